@@ -1,0 +1,6 @@
+package forward
+
+// Destination is where a stream is pushed.
+type Destination struct {
+	URL string
+}

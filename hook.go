@@ -1,0 +1,88 @@
+package forward
+
+import (
+	"context"
+	"net"
+)
+
+// DefaultVhost is the vhost of a request that names none.
+const DefaultVhost = "__defaultVhost__"
+
+// PublishRequest says who asks to publish what, in the terms of SRS's HTTP
+// callbacks. Once a publisher is accepted its request is frozen: neither the
+// Server nor the host changes it.
+type PublishRequest struct {
+	// ServerID identifies the Server, ClientID the connection; both are
+	// random and hold no secret.
+	ServerID string
+	ClientID string
+
+	// RemoteAddr is the publisher's address, nil for a publisher inside
+	// the process.
+	RemoteAddr net.Addr
+
+	Vhost  string // DefaultVhost when the encoder names none
+	App    string // without vhost, query and trailing slash
+	Stream string // without query
+	// Param is the query of the publish name (or, when that has none, of
+	// the app) with its leading "?"; empty if there is none. It may hold
+	// a token and is as secret as a stream key.
+	Param string
+	// TcURL is tcUrl as the encoder sent it. It may hold a secret.
+	TcURL string
+}
+
+// IP is the host part of RemoteAddr, empty when there is none.
+func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
+
+// Name is the stream's name: "app/stream", after "vhost/" when the vhost is
+// not DefaultVhost.
+func (r *PublishRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
+
+// PlayRequest says who asks to play what. Its fields are those of
+// PublishRequest.
+type PlayRequest PublishRequest
+
+// IP is the host part of RemoteAddr, empty when there is none.
+func (r *PlayRequest) IP() string { return addrIP(r.RemoteAddr) }
+
+// Name is the name of the stream to play, as PublishRequest.Name.
+func (r *PlayRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
+
+func streamName(vhost, app, stream string) string {
+	name := app + "/" + stream
+	if vhost != "" && vhost != DefaultVhost {
+		name = vhost + "/" + name
+	}
+	return name
+}
+
+func addrIP(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return host
+}
+
+// DestinationResolver says where a stream goes. It is asked once for each
+// accepted publish, before the publisher is answered.
+//
+// ResolveDestinations is called concurrently for different streams and must
+// not change req. ctx ends when the publisher goes or the Server closes. No
+// destinations and a nil error mean that the stream is not forwarded; an
+// error refuses the publisher.
+type DestinationResolver interface {
+	ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error)
+}
+
+// ResolverFunc makes a function a DestinationResolver.
+type ResolverFunc func(ctx context.Context, req *PublishRequest) ([]Destination, error)
+
+// ResolveDestinations calls f.
+func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error) {
+	return f(ctx, req)
+}
