@@ -58,10 +58,10 @@ func NewDecoder(b []byte, lim Limits) *Decoder {
 // at the end of the input. Every other error is one of ErrTooDeep, ErrLimit
 // and ErrMalformed, and is returned by all later calls.
 //
-// An ECMA array's count is ignored. An object or ECMA array that is not
-// within another value may lack its end marker if the input ends after one
-// of its properties, as onMetaData of some encoders does. MovieClip and
-// RecordSet, which the specification reserves, are malformed.
+// An ECMA array's count is ignored. An object (typed or not) or ECMA array
+// that is not within another value may lack its end marker if the input ends
+// where a property could begin, as onMetaData of some encoders does.
+// MovieClip and RecordSet, which the specification reserves, are malformed.
 func (d *Decoder) Decode() (any, error) {
 	if d.err != nil {
 		return nil, d.err
