@@ -1,0 +1,439 @@
+package conf
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Ignored is a directive of the format that this module does not do.
+type Ignored struct {
+	Name string
+	Pos  Position
+}
+
+// Check compares f with the directives there are. The directives done are:
+//
+//	listen ADDRESS…; max_connections N; chunk_size BYTES; pid PATH;
+//	rtmps { enabled; listen ADDRESS…; key PATH; cert PATH; }
+//	vhost NAME {
+//	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
+//	    forward { enabled; destination DESTINATION…; backend URL; }
+//	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS; }
+//	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS; }
+//	    http_hooks { enabled; on_connect URL…; on_close, on_publish,
+//	                 on_unpublish, on_play, on_stop likewise; }
+//	}
+//
+// Those with "…" take several values and may be given several times, which adds
+// to their values; of any other a second one in the same block is an error, and
+// so is a second vhost of a name.
+//
+// What SRS has beyond these (to its version 7, with the older spellings it still
+// reads) is returned in ignored, in the file's order; what is inside it is not
+// looked at. Any other name is an error, as is a wrong value. err is always an
+// *Error, and tells the first fault; ignored is what came before it.
+func Check(f *File) (ignored []Ignored, err error) {
+	c := checker{}
+	err = c.block(topLevel, f.Root)
+	return c.ignored, err
+}
+
+// context is what may stand in one kind of block.
+type context struct {
+	name    string
+	done    map[string]rule
+	ignored map[string]bool
+}
+
+// rule says what follows a directive's name.
+type rule struct {
+	value *value   // nil: nothing
+	many  bool     // one or more values, in one or more directives
+	block *context // nil: ";"
+}
+
+// value is a kind of value.
+type value struct {
+	expected string
+	valid    func(string) bool
+	secret   bool // may hold a key or a token: never shown
+}
+
+var (
+	onOff        = &value{expected: `"on" or "off"`, valid: func(s string) bool { return s == "on" || s == "off" }}
+	name         = &value{expected: "a name", valid: notEmpty}
+	path         = &value{expected: "a path", valid: notEmpty}
+	connections  = integer("a number of connections", 1, 1<<31-1)
+	chunkSize    = integer("a chunk size in bytes", 128, 65536) // the range SRS accepts
+	seconds      = integer("whole seconds", 0, 1<<31-1)
+	milliseconds = integer("whole milliseconds", 0, 1<<31-1)
+	address      = &value{expected: "a port, host:port or [ipv6]:port", valid: isAddress}
+	destination  = &value{expected: "host, host:port, [ipv6]:port, or an rtmp:// or rtmps:// URL", valid: isDestination, secret: true}
+	httpURL      = &value{expected: "an http:// or https:// URL", valid: isHTTPURL, secret: true}
+)
+
+var (
+	topLevel = &context{
+		name: "the top level",
+		done: map[string]rule{
+			"listen":          {value: address, many: true},
+			"max_connections": {value: connections},
+			"chunk_size":      {value: chunkSize},
+			"pid":             {value: path},
+			"rtmps":           {block: rtmps},
+			"vhost":           {value: name, block: vhost},
+		},
+		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
+			disable_daemon_for_docker empty_ip_ok exporter ff_log_dir ff_log_level
+			first_wait_for_qlv force_grace_quit grace_final_wait grace_start_wait
+			heartbeat http_api http_server http_stream in_docker include
+			inotify_auto_reload is_full pithy_print_ms query_latest_version
+			rtc_server rtmp rtsp_server server_id srs_log_file srs_log_level
+			srs_log_level_v2 srs_log_tank srt_server stats stream_caster
+			tcmalloc_release_rate tencentcloud_apm tencentcloud_cls threads
+			utc_time work_dir`),
+	}
+	rtmps = &context{
+		name: "rtmps",
+		done: map[string]rule{
+			"enabled": {value: onOff},
+			"listen":  {value: address, many: true},
+			"key":     {value: path},
+			"cert":    {value: path},
+		},
+		ignored: names("include"),
+	}
+	vhost = &context{
+		name: "vhost",
+		done: map[string]rule{
+			"enabled":     {value: onOff},
+			"tcp_nodelay": {value: onOff},
+			"chunk_size":  {value: chunkSize},
+			"forward":     {block: forward},
+			"play":        {block: play},
+			"publish":     {block: publish},
+			"http_hooks":  {block: httpHooks},
+		},
+		// The second list is of names that SRS has since moved into blocks.
+		ignored: names(`bandcheck cluster dash dvr exec hds hls http_remux
+			http_static in_ack_size include ingest min_latency out_ack_size refer
+			rtc rtsp security srt transcode`,
+			`atc atc_auto debug_srs_upnode gop_cache gop_cache_max_frames http
+			mix_correct mode mr mw_latency nack origin publish_1stpkt_timeout
+			publish_normal_timeout queue_length reduce_sequence_header refer_play
+			refer_publish send_min_interval time_jitter token_traverse twcc vhost`),
+	}
+	forward = &context{
+		name: "forward",
+		done: map[string]rule{
+			"enabled":     {value: onOff},
+			"destination": {value: destination, many: true},
+			"backend":     {value: httpURL},
+		},
+		ignored: names("include"),
+	}
+	play = &context{
+		name: "play",
+		done: map[string]rule{
+			"gop_cache":    {value: onOff},
+			"queue_length": {value: seconds},
+			"mw_latency":   {value: milliseconds},
+		},
+		ignored: names(`atc atc_auto gop_cache_max_frames include mix_correct mw_msgs
+			reduce_sequence_header send_min_interval time_jitter`),
+	}
+	publish = &context{
+		name: "publish",
+		done: map[string]rule{
+			"firstpkt_timeout": {value: milliseconds},
+			"normal_timeout":   {value: milliseconds},
+		},
+		ignored: names("include kickoff_for_idle mr mr_latency parse_sps try_annexb_first"),
+	}
+	httpHooks = &context{
+		name: "http_hooks",
+		done: map[string]rule{
+			"enabled":      {value: onOff},
+			"on_connect":   {value: httpURL, many: true},
+			"on_close":     {value: httpURL, many: true},
+			"on_publish":   {value: httpURL, many: true},
+			"on_unpublish": {value: httpURL, many: true},
+			"on_play":      {value: httpURL, many: true},
+			"on_stop":      {value: httpURL, many: true},
+		},
+		ignored: names("include on_dvr on_hls on_hls_notify"),
+	}
+
+	contexts = []*context{topLevel, rtmps, vhost, forward, play, publish, httpHooks}
+)
+
+func names(lists ...string) map[string]bool {
+	set := map[string]bool{}
+	for _, name := range strings.Fields(strings.Join(lists, " ")) {
+		set[name] = true
+	}
+	return set
+}
+
+type checker struct{ ignored []Ignored }
+
+func (c *checker) block(in *context, block []*Directive) error {
+	seen := map[string]*Directive{}
+	for _, d := range block {
+		r, ok := in.done[d.Name]
+		if !ok && in.ignored[d.Name] {
+			c.ignored = append(c.ignored, Ignored{Name: d.Name, Pos: d.Pos})
+			continue
+		}
+		if !ok {
+			return &Error{Pos: d.Pos, Found: shown(d.Name), Expected: in.expected(d.Name)}
+		}
+		if err := r.check(d); err != nil {
+			return err
+		}
+		if err := once(seen, d, r); err != nil {
+			return err
+		}
+		if r.block == nil {
+			continue
+		}
+		if err := c.block(r.block, d.Block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check compares the words after d's name, in their order, with r.
+func (r rule) check(d *Directive) error {
+	end := `";"`
+	if r.block != nil {
+		end = `"{"`
+	}
+	most := 0
+	switch {
+	case r.many:
+		most = len(d.Args)
+	case r.value != nil:
+		most = 1
+	}
+	for i, arg := range d.Args {
+		found := shown(arg)
+		if r.value != nil && r.value.secret {
+			found = fmt.Sprintf("value %d of %s", i+1, d.Name)
+		}
+		if i >= most {
+			return &Error{Pos: d.ArgPos(i), Found: found, Expected: end}
+		}
+		if r.value.valid(arg) {
+			continue
+		}
+		expected := r.value.expected
+		if i > 0 {
+			expected = end + " or " + expected
+		}
+		return &Error{Pos: d.ArgPos(i), Found: found, Expected: expected}
+	}
+	found := `";"`
+	if d.Block != nil {
+		found = `"{"`
+	}
+	if r.value != nil && len(d.Args) == 0 {
+		return &Error{Pos: d.ArgPos(0), Found: found, Expected: r.value.expected}
+	}
+	if found != end {
+		return &Error{Pos: d.ArgPos(len(d.Args)), Found: found, Expected: end}
+	}
+	return nil
+}
+
+// once notes d in seen, where it must be the first unless r takes many. A
+// directive with both a value and a block, which is vhost, is known by both.
+func once(seen map[string]*Directive, d *Directive, r rule) error {
+	key, found := d.Name, fmt.Sprintf("a second %q", d.Name)
+	if r.value != nil && r.block != nil {
+		key += " " + d.Args[0]
+		found = fmt.Sprintf("a second %s %q", d.Name, d.Args[0])
+	}
+	first, again := seen[key]
+	if again && !r.many {
+		return &Error{Pos: d.Pos, Found: found, Expected: fmt.Sprintf("only the one at %s", first.Pos)}
+	}
+	seen[key] = d
+	return nil
+}
+
+// expected says what to write in place of the unknown name.
+func (in *context) expected(unknown string) string {
+	expected := "a directive of " + in.name
+	if s := in.similar(unknown); s != "" {
+		return fmt.Sprintf("%s (did you mean %q?)", expected, s)
+	}
+	var homes []string
+	for _, other := range contexts {
+		if r, ok := other.done[unknown]; ok && r.block == nil {
+			homes = append(homes, other.name)
+		}
+	}
+	if len(homes) > 0 {
+		return fmt.Sprintf("%s (%q belongs in %s)", expected, unknown, strings.Join(homes, " or "))
+	}
+	return expected
+}
+
+// similar is the name nearest to unknown, empty if it takes more than two
+// edits, or more than half of a short name.
+func (in *context) similar(unknown string) string {
+	limit := min(2, len(unknown)/2)
+	candidates := slices.Sorted(maps.Keys(in.done))
+	candidates = append(candidates, slices.Sorted(maps.Keys(in.ignored))...)
+	nearest := ""
+	for _, s := range candidates {
+		// The lengths come first: a word may be as long as the file.
+		if max(len(s)-len(unknown), len(unknown)-len(s)) > limit {
+			continue
+		}
+		if n := edits(s, unknown); n <= limit {
+			nearest, limit = s, n-1
+		}
+	}
+	return nearest
+}
+
+// edits is the Levenshtein distance of a and b, in bytes.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			n := diagonal
+			if a[i] != b[j] {
+				n = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], n
+		}
+	}
+	return row[len(b)]
+}
+
+// shown is a word as errors show it. A word in the wrong place may be a URL
+// with a stream key or a token, so it is cut where these would begin.
+func shown(s string) string {
+	const longest = 40 // characters
+	start := strings.Index(s, "://")
+	if start >= 0 {
+		start += len("://")
+	} else {
+		start = 0
+	}
+	end := len(s)
+	if n := strings.IndexAny(s[start:], "/?#=%&"); n >= 0 {
+		end = start + n
+	}
+	if strings.Contains(s[start:], "@") { // what stands before it may be a password
+		end = start
+	}
+	runes := 0
+	for i := range s[:end] {
+		if runes++; runes > longest {
+			end = i
+			break
+		}
+	}
+	if end < len(s) {
+		return strconv.Quote(s[:end] + "…")
+	}
+	return strconv.Quote(s)
+}
+
+func integer(what string, lowest, highest uint64) *value {
+	return &value{
+		expected: fmt.Sprintf("%s from %d to %d", what, lowest, highest),
+		valid: func(s string) bool {
+			n, err := strconv.ParseUint(s, 10, 64)
+			return err == nil && lowest <= n && n <= highest
+		},
+	}
+}
+
+func notEmpty(s string) bool { return s != "" }
+
+func isPort(s string) bool {
+	_, err := strconv.ParseUint(s, 10, 16)
+	return err == nil
+}
+
+// isAddress accepts an empty host, which is every address of the machine, and
+// port 0, which is any free one.
+func isAddress(s string) bool {
+	if isPort(s) {
+		return true
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || !isPort(port) {
+		return false
+	}
+	return host == "" || isHost(host, s[0] == '[')
+}
+
+// isHost says whether host, taken out of its brackets if bracketed, can be a
+// host. Only an IPv6 address stands in brackets.
+func isHost(host string, bracketed bool) bool {
+	if bracketed {
+		ip, err := netip.ParseAddr(host)
+		return err == nil && ip.Is6()
+	}
+	return host != "" && !strings.ContainsAny(host, ":/?#@[]% \t")
+}
+
+// isDestination checks what must hold of every destination. It leaves what
+// comes after a URL's host alone, where a stream key may hold anything, and a
+// host that holds a placeholder such as [vhost].
+func isDestination(s string) bool {
+	scheme, rest, isURL := strings.Cut(s, "://")
+	if !isURL {
+		return isHostPort(s)
+	}
+	if !strings.EqualFold(scheme, "rtmp") && !strings.EqualFold(scheme, "rtmps") {
+		return false
+	}
+	if n := strings.IndexAny(rest, "/?#"); n >= 0 {
+		rest = rest[:n]
+	}
+	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	for _, placeholder := range []string{"[vhost]", "[app]", "[stream]", "[param]"} {
+		if strings.Contains(rest, placeholder) {
+			return true
+		}
+	}
+	return isHostPort(rest)
+}
+
+// isHostPort accepts host, host:port, [ipv6] and [ipv6]:port.
+func isHostPort(s string) bool {
+	bracketed := strings.HasPrefix(s, "[")
+	if bracketed && strings.HasSuffix(s, "]") {
+		return isHost(s[1:len(s)-1], true)
+	}
+	if isHost(s, false) {
+		return true
+	}
+	host, port, err := net.SplitHostPort(s)
+	return err == nil && isPort(port) && port != "0" && isHost(host, bracketed)
+}
+
+func isHTTPURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" &&
+		(u.Port() == "" || isPort(u.Port()))
+}

@@ -1,0 +1,198 @@
+package conf
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPublishedConfigurationsRunUnchanged(t *testing.T) {
+	forwardOf := func(f *File) *Directive { return f.Root[len(f.Root)-1].Block[0] }
+	for _, tt := range []struct {
+		file  string
+		check func(t *testing.T, f *File)
+	}{
+		{"master.conf", func(t *testing.T, f *File) {
+			require.Equal(t, []string{"1935"}, f.Root[0].Args)
+			require.Equal(t, []string{"./objs/srs.pid"}, f.Root[1].Args)
+			require.Equal(t, []string{"10240"}, f.Root[2].Args)
+			d := forwardOf(f).Block[1]
+			require.Equal(t, []string{"192.168.1.6:1935", "192.168.1.6:1936", "192.168.1.7:1935", "192.168.1.7:1936"}, d.Args)
+			require.Equal(t, 7, d.Pos.Line)
+		}},
+		{"slave.1935.conf", func(t *testing.T, f *File) { require.Empty(t, f.Root[3].Block) }},
+		{"slave.1936.conf", func(t *testing.T, f *File) { require.Equal(t, []string{"1936"}, f.Root[0].Args) }},
+		{"forward.conf", func(t *testing.T, f *File) {
+			require.Equal(t, []string{"127.0.0.1:1936", "127.0.0.1:1937"}, forwardOf(f).Block[1].Args)
+			require.Equal(t, []string{"http://127.0.0.1:8085/api/v1/forward"}, forwardOf(f).Block[2].Args)
+		}},
+		{"forward.backend.conf", func(t *testing.T, f *File) {
+			require.Equal(t, "backend", forwardOf(f).Block[1].Name)
+		}},
+	} {
+		t.Run(tt.file, func(t *testing.T) {
+			src, err := os.ReadFile("../../testdata/conf/" + tt.file)
+			require.NoError(t, err)
+			f, err := Parse(tt.file, src)
+			require.NoError(t, err)
+			ignored, err := Check(f)
+			require.NoError(t, err)
+			require.Empty(t, ignored)
+			tt.check(t, f)
+		})
+	}
+}
+
+func TestCheckAcceptsAllThatIsDone(t *testing.T) {
+	const src = `
+listen 1935 127.0.0.1:1935 [::]:1935;
+listen :0 live.example.com:1936 [fe80::1%eth0]:1;
+max_connections 10240; chunk_size 60000; pid ./objs/srs.pid;
+rtmps { enabled on; listen 443 [::1]:443; key "a b.key"; cert a.crt; }
+vhost __defaultVhost__ {
+	enabled on; tcp_nodelay off; chunk_size 128;
+	forward {
+		enabled on;
+		destination a b:1 [::1] [::1]:1935 RTMP://a/[app]/[stream] rtmps://u:p@h:443/a/k:@/%?x#;
+		destination rtmp://[vhost]:1935/live rtmp://h;
+		backend https://user:pass@[::1]:8085/api?token=1;
+	}
+	play { gop_cache on; queue_length 10; mw_latency 0; }
+	publish { firstpkt_timeout 20000; normal_timeout 7000; }
+	http_hooks {
+		enabled on;
+		on_connect http://a http://b; on_connect http://c;
+		on_close http://a; on_publish http://a; on_unpublish http://a; on_play http://a; on_stop http://a;
+	}
+}
+vhost other { enabled off; }
+`
+	ignored, err := check(t, src)
+	require.NoError(t, err)
+	require.Empty(t, ignored)
+}
+
+func TestCheckReportsIgnoredInOrder(t *testing.T) {
+	const src = `daemon off;
+http_server { listen nonsense; whatever { } }
+include a.conf;
+vhost a {
+	hls { no_such_word; }
+	play { mw_msgs 8; gop_cache on; }
+	ingest one { } ingest two { }
+	http_hooks { on_dvr x; }
+	gop_cache off;
+}`
+	ignored, err := check(t, src)
+	require.NoError(t, err)
+	var got []string
+	for _, i := range ignored {
+		got = append(got, i.Name+" "+i.Pos.String())
+	}
+	require.Equal(t, []string{
+		"daemon srs.conf:1:1", "http_server srs.conf:2:1", "include srs.conf:3:1", "hls srs.conf:5:2",
+		"mw_msgs srs.conf:6:9", "ingest srs.conf:7:2", "ingest srs.conf:7:17", "on_dvr srs.conf:8:15", "gop_cache srs.conf:9:2",
+	}, got)
+}
+
+func TestCheckErrors(t *testing.T) {
+	const (
+		addresses    = `a port, host:port or [ipv6]:port`
+		destinations = `host, host:port, [ipv6]:port, or an rtmp:// or rtmps:// URL`
+		httpURLs     = `an http:// or https:// URL`
+	)
+	for _, tt := range []struct{ name, src, want string }{
+		{"unknown", "colour red;", `1:1: found "colour", expected a directive of the top level`},
+		{"unknown, one edit", "lisen 1935;", `1:1: found "lisen", expected a directive of the top level (did you mean "listen"?)`},
+		{"unknown, two edits", "vhost a { forwrad {} }", `1:11: found "forwrad", expected a directive of vhost (did you mean "forward"?)`},
+		{"unknown, like an ignored one", "deamon off;", `1:1: found "deamon", expected a directive of the top level (did you mean "daemon"?)`},
+		{"unknown, short", "vhost a { x; }", `1:11: found "x", expected a directive of vhost`},
+		{"unknown, upper case", "PID a;", `1:1: found "PID", expected a directive of the top level`},
+		{"in the wrong block", "vhost a { destination b; }", `1:11: found "destination", expected a directive of vhost ("destination" belongs in forward)`},
+		{"in the wrong block, of several", "enabled on;", `1:1: found "enabled", expected a directive of the top level ("enabled" belongs in rtmps or vhost or forward or http_hooks)`},
+		{"unknown and secret", "rtmp://host:1935/live/key?token=x;", `1:1: found "rtmp://host:1935…", expected a directive of the top level`},
+		{"unknown and a password", "rtmp://user:pass@host/a;", `1:1: found "rtmp://…", expected a directive of the top level`},
+		{"unknown and long", strings.Repeat("é", 50) + ";", `1:1: found "` + strings.Repeat("é", 40) + `…", expected a directive of the top level`},
+
+		{"second of one", "pid a;\npid b;", `2:1: found a second "pid", expected only the one at srs.conf:1:1`},
+		{"second block", "vhost a {\n play {}\n play {}\n}", `3:2: found a second "play", expected only the one at srs.conf:2:2`},
+		{"second vhost", "vhost a {}\nvhost b {}\n vhost a {}", `3:2: found a second vhost "a", expected only the one at srs.conf:1:1`},
+
+		{"no value", "listen;", `1:7: found ";", expected ` + addresses},
+		{"no value but a block", "vhost {}", `1:7: found "{", expected a name`},
+		{"two values", "pid a b;", `1:7: found "b", expected ";"`},
+		{"two values and a block", "vhost a b {}", `1:9: found "b", expected "{"`},
+		{"no block", "vhost a;", `1:8: found ";", expected "{"`},
+		{"a block", "pid a {}", `1:7: found "{", expected ";"`},
+		{"value of a block", "vhost a { forward b { } }", `1:19: found "b", expected "{"`},
+		{"forward of old", "vhost a { forward b; }", `1:19: found "b", expected "{"`},
+		{"empty name", `vhost "" {}`, `1:7: found "", expected a name`},
+
+		{"on or off", "vhost a { enabled yes; }", `1:19: found "yes", expected "on" or "off"`},
+		{"connections", "max_connections 0;", `1:17: found "0", expected a number of connections from 1 to 2147483647`},
+		{"chunk size too small", "chunk_size 127;", `1:12: found "127", expected a chunk size in bytes from 128 to 65536`},
+		{"chunk size too large", "chunk_size 65537;", `1:12: found "65537", expected a chunk size in bytes from 128 to 65536`},
+		{"chunk size in words", "chunk_size 60k;", `1:12: found "60k", expected a chunk size in bytes from 128 to 65536`},
+		{"seconds", "vhost a { play { queue_length 1.5; } }", `1:31: found "1.5", expected whole seconds from 0 to 2147483647`},
+		{"milliseconds", "vhost a { publish { normal_timeout -1; } }", `1:36: found "-1", expected whole milliseconds from 0 to 2147483647`},
+		{"milliseconds beyond 64 bits", "vhost a { play { mw_latency 99999999999999999999; } }", `1:29: found "99999999999999999999", expected whole milliseconds from 0 to 2147483647`},
+
+		{"port", "listen 65536;", `1:8: found "65536", expected ` + addresses},
+		{"address without port", "listen 127.0.0.1;", `1:8: found "127.0.0.1", expected ` + addresses},
+		{"address without brackets", "listen ::1:1935;", `1:8: found "::1:1935", expected ` + addresses},
+		{"IPv4 in brackets", "listen [127.0.0.1]:1935;", `1:8: found "[127.0.0.1]:1935", expected ` + addresses},
+		{"second address", "listen 1935 pid;", `1:13: found "pid", expected ";" or ` + addresses},
+
+		{"destination", "vhost a { forward {\n\tdestination a:b; } }", `2:14: found value 1 of destination, expected ` + destinations},
+		{"destination of port 0", "vhost a { forward { destination a:0; } }", `1:33: found value 1 of destination, expected ` + destinations},
+		{"second destination", "vhost a { forward { destination a http://a/key; } }", `1:35: found value 2 of destination, expected ";" or ` + destinations},
+		{"destination with a path", "vhost a { forward { destination a/live; } }", `1:33: found value 1 of destination, expected ` + destinations},
+		{"destination without host", "vhost a { forward { destination rtmp:///live/key; } }", `1:33: found value 1 of destination, expected ` + destinations},
+		{"backend", "vhost a { forward { backend rtmp://a?token; } }", `1:29: found value 1 of backend, expected ` + httpURLs},
+		{"backend not a URL", "vhost a { forward { backend http://%zz; } }", `1:29: found value 1 of backend, expected ` + httpURLs},
+		{"backend of port 65536", "vhost a { forward { backend http://a:65536; } }", `1:29: found value 1 of backend, expected ` + httpURLs},
+		{"two backends", "vhost a { forward { backend http://a http://b; } }", `1:38: found value 2 of backend, expected ";"`},
+		{"hook without host", "vhost a { http_hooks { on_play http:///x; } }", `1:32: found value 1 of on_play, expected ` + httpURLs},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := check(t, tt.src)
+			require.EqualError(t, err, "srs.conf:"+tt.want)
+			require.IsType(t, &Error{}, err)
+		})
+	}
+}
+
+func TestCheckErrorKeepsWhatWasIgnored(t *testing.T) {
+	ignored, err := check(t, "daemon on; nonsense;")
+	require.Error(t, err)
+	require.Len(t, ignored, 1)
+}
+
+func TestNoNameIsBothDoneAndIgnored(t *testing.T) {
+	for _, in := range contexts {
+		for name := range in.done {
+			require.False(t, in.ignored[name], "%s in %s", name, in.name)
+		}
+	}
+}
+
+func TestEdits(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"listen", "listen", 0}, {"listen", "lisen", 1},
+		{"forward", "forwrad", 2}, {"kitten", "sitting", 3}, {"abc", "xyz", 3},
+	} {
+		require.Equal(t, tt.want, edits(tt.a, tt.b), "%q %q", tt.a, tt.b)
+		require.Equal(t, tt.want, edits(tt.b, tt.a), "%q %q", tt.b, tt.a)
+	}
+}
+
+func check(t *testing.T, src string) ([]Ignored, error) {
+	f, err := Parse("srs.conf", []byte(src))
+	require.NoError(t, err)
+	return Check(f)
+}
