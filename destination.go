@@ -1,6 +1,439 @@
 package forward
 
-// Destination is where a stream is pushed.
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of a Destination.
+const (
+	maxURLLen       = 4096 // bytes of URL, StreamKey, User, Password and TcURL, each
+	maxFlashVerLen  = 255
+	minOutChunkSize = 128
+	maxOutChunkSize = 65536 // above, some servers take the size for an attack
+)
+
+// Destination is where a stream is pushed, and how. The zero value of each
+// option is its default, which suits the platforms known to us. A Destination
+// is a value: copies are independent, and the library never changes one.
+//
+// String, LogValue and everything else that prints a Destination masks its
+// secrets: see String.
 type Destination struct {
+	// URL is where to push, in one of two forms.
+	//
+	// Without a StreamKey it holds all:
+	//
+	//	rtmp[s]://[user[:password]@]host[:port]/app[/more]/key[?query]
+	//
+	// The authority ends at the first "/"; user and password end at its last
+	// "@", are separated by their first ":" and percent-decoded. The key is
+	// what follows the last "/" before the first "?", with the query; the
+	// app is what comes before. Where only one path element precedes the
+	// "?" and the query holds a "/", as in
+	// rtmps://b.rtmps.youtube.com/live2?backup=1/key, the query belongs to
+	// the app and the key follows the last "/".
+	//
+	// With a StreamKey the whole path and query is the app, and a "/" at
+	// its end does not count.
+	//
+	// App, query and key are sent as they stand: nothing in them is decoded,
+	// "#" included. The port is 1935 for rtmp and 443 for rtmps unless
+	// given. IPv6 addresses stand in brackets, with their zone if need be.
+	// At most 4096 bytes, without control characters.
 	URL string
+
+	// StreamKey is the name to publish, sent exactly as it is. Keys that
+	// hold a "/" can be given in this way only.
+	StreamKey Secret
+
+	// User and Password answer a server that asks for authentication (Adobe
+	// or Limelight). If either is set, both replace those of URL.
+	User     string
+	Password Secret
+
+	// TcURL replaces tcUrl in connect. By default it is
+	// scheme://host[:port]/app with the port as in URL, as OBS does.
+	TcURL string
+
+	// FlashVer replaces flashVer in connect, by default one that begins
+	// with "FMLE/3.0": some servers ask only such clients to authenticate.
+	// Servers cut off what is longer than 31 bytes.
+	FlashVer string
+
+	// ChunkSize is the size of the chunks sent, 128 to 65536 bytes, by
+	// default that of the Server. A destination with its own does not share
+	// its framing with the others and costs a little more.
+	ChunkSize int
+
+	// NoReleaseStream and NoFCPublish leave out these commands, and with
+	// NoFCPublish also FCUnpublish.
+	NoReleaseStream bool
+	NoFCPublish     bool
+
+	// PlainMetadata sends onMetaData without @setDataFrame in front of it.
+	PlainMetadata bool
+	// NoMetadata sends no onMetaData.
+	NoMetadata bool
+
+	// DigestHandshake makes the handshake with digests, which some old
+	// servers insist on. By default it is the plain one of RTMP 1.0, 5.2.
+	DigestHandshake bool
+
+	// MergeWindow is how long messages may be held back to send more of
+	// them in one write; by default that of the Server.
+	MergeWindow time.Duration
+
+	// DialTimeout limits name resolution, TCP and TLS together, by default
+	// 10 s. SetupTimeout limits what follows, from the handshake to the
+	// answer to publish, by default 20 s: servers ask their own backends
+	// before they answer.
+	DialTimeout  time.Duration
+	SetupTimeout time.Duration
+
+	// DialContext makes the TCP connection, by default a net.Dialer. TLS is
+	// put on top of what it returns. It is called again at each reconnect,
+	// maybe concurrently for several streams.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// TLSConfig is for rtmps. By default certificates are verified against
+	// the system's roots and the URL's host, which is also the SNI, with
+	// TLS 1.2 or later. It must not be changed once it is in use.
+	TLSConfig *tls.Config
+
+	// Fingerprint is the SHA-256 of the server's public key
+	// (SubjectPublicKeyInfo) in hex; colons and case do not matter. If set,
+	// a certificate with this key is accepted, whoever signed it, and no
+	// other is.
+	Fingerprint string
+
+	// untrusted marks a URL that came over the network, from a backend or a
+	// publisher. Where it may lead is checked at each dial.
+	untrusted bool
+}
+
+// Validate says what is wrong with d, or nil. The error names d as String
+// does and holds no secret.
+func (d Destination) Validate() error {
+	_, err := d.endpoint()
+	return err
+}
+
+// String is the URL with its secrets masked, such as rtmps://host/app/***.
+// Masked are user and password, every query, the stream key, and the last
+// path element except when it is the only one and StreamKey is set (a URL
+// that holds a key by mistake must not show it either). What is no URL is
+// masked altogether.
+func (d Destination) String() string { return redactURL(d.URL, d.StreamKey != "") }
+
+// GoString is as String, for %#v.
+func (d Destination) GoString() string { return d.String() }
+
+// Format writes String for every verb.
+func (d Destination) Format(f fmt.State, _ rune) { io.WriteString(f, d.String()) }
+
+// MarshalText gives String: there is no way back to the Destination.
+func (d Destination) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// LogValue gives String.
+func (d Destination) LogValue() slog.Value { return slog.StringValue(d.String()) }
+
+// equal says whether d and o push to the same place in the same way.
+// TLSConfig is compared as a pointer and DialContext by its function, not by
+// what that has captured: two answers of a resolver that makes a closure each
+// time are equal.
+func (d Destination) equal(o Destination) bool {
+	if reflect.ValueOf(d.DialContext).Pointer() != reflect.ValueOf(o.DialContext).Pointer() ||
+		d.TLSConfig != o.TLSConfig {
+		return false
+	}
+	d.DialContext, o.DialContext = nil, nil
+	d.TLSConfig, o.TLSConfig = nil, nil
+	return reflect.DeepEqual(d, o)
+}
+
+// id names d in metrics and lists: 8 hex digits, the same for the same URL,
+// key and user as long as the process lives. The key of the hash is random, so
+// that nobody can try stream keys against it.
+func (d Destination) id() string {
+	h := hmac.New(sha256.New, idKey())
+	for _, s := range []string{d.URL, string(d.StreamKey), d.User} {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(s))))
+		io.WriteString(h, s)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:4])
+}
+
+var idKey = sync.OnceValue(func() []byte {
+	key := make([]byte, sha256.Size)
+	rand.Read(key)
+	return key
+})
+
+// endpoint is a Destination taken apart.
+type endpoint struct {
+	scheme         string // "rtmp" or "rtmps"
+	host, port     string // host without brackets; port never empty
+	app            string // as sent in connect, with its query, no slash at either end
+	tcURL          string
+	key            string // as sent in publish, never parsed or encoded
+	user, password string
+	pin            []byte   // SHA-256 of the server's public key, or nil
+	profile        *profile // of the platform, or nil
+}
+
+// endpoint parses and checks d. Its errors name d and hold no secret.
+func (d Destination) endpoint() (endpoint, error) {
+	e, err := d.parse()
+	if err != nil {
+		return endpoint{}, fmt.Errorf("destination %s: %w", d, err)
+	}
+	return e, nil
+}
+
+func (d Destination) parse() (e endpoint, err error) {
+	if err := d.checkOptions(); err != nil {
+		return e, err
+	}
+	scheme, rest, ok := strings.Cut(d.URL, "://")
+	switch e.scheme = strings.ToLower(scheme); {
+	case !ok:
+		return e, errors.New("no URL: it begins with neither rtmp:// nor rtmps://")
+	case e.scheme == "rtmp":
+		e.port = "1935"
+	case e.scheme == "rtmps":
+		e.port = "443"
+	default:
+		return e, errors.New("unknown scheme: want rtmp or rtmps")
+	}
+
+	authority, path, _ := strings.Cut(rest, "/")
+	userinfo, hostport, _ := cutLast(authority, "@")
+	if e.user, e.password, err = parseUserinfo(userinfo); err != nil {
+		return e, err
+	}
+	if d.User != "" || d.Password != "" {
+		e.user, e.password = d.User, string(d.Password)
+	}
+	typed, port, err := splitAuthority(hostport)
+	if err != nil {
+		return e, err
+	}
+	e.host = strings.Trim(typed, "[]")
+	e.tcURL = e.scheme + "://" + withoutZone(typed)
+	if port != "" {
+		e.port = port
+		e.tcURL += ":" + port
+	}
+
+	e.profile = profileOf(e.host)
+	if d.StreamKey != "" {
+		e.app, e.key = joinApp(strings.Cut(path, "?")), string(d.StreamKey)
+	} else {
+		e.app, e.key = splitPath(path)
+	}
+	e.profile.complete(&e)
+	switch {
+	case e.key == "":
+		return e, errors.New("no stream key")
+	case e.app == "":
+		return e, errors.New("no app in the path")
+	}
+	e.tcURL += "/" + e.app
+	if d.TcURL != "" {
+		e.tcURL = d.TcURL
+	}
+	e.pin, err = parseFingerprint(d.Fingerprint)
+	return e, err
+}
+
+func (d Destination) checkOptions() error {
+	for _, f := range []struct{ name, value string }{
+		{"URL", d.URL}, {"stream key", string(d.StreamKey)},
+		{"user", d.User}, {"password", string(d.Password)},
+		{"TcURL", d.TcURL}, {"FlashVer", d.FlashVer},
+	} {
+		if len(f.value) > maxURLLen {
+			return fmt.Errorf("%s longer than %d bytes", f.name, maxURLLen)
+		}
+		if hasControl(f.value) {
+			return fmt.Errorf("control character in the %s", f.name)
+		}
+	}
+	switch {
+	case len(d.FlashVer) > maxFlashVerLen:
+		return fmt.Errorf("FlashVer longer than %d bytes", maxFlashVerLen)
+	case d.ChunkSize != 0 && (d.ChunkSize < minOutChunkSize || d.ChunkSize > maxOutChunkSize):
+		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
+	case d.DialTimeout < 0, d.SetupTimeout < 0, d.MergeWindow < 0:
+		return errors.New("negative duration")
+	}
+	return nil
+}
+
+// splitPath splits the path and query of a URL without its leading slash into
+// app and key, as said at Destination.URL.
+func splitPath(path string) (app, key string) {
+	p, query, hasQuery := strings.Cut(path, "?")
+	p = strings.TrimLeft(p, "/")
+	if i := strings.LastIndexByte(p, '/'); i >= 0 && strings.Trim(p[:i], "/") != "" && i < len(p)-1 {
+		if key = p[i+1:]; hasQuery {
+			key += "?" + query
+		}
+		return strings.Trim(p[:i], "/"), key
+	}
+	if !strings.Contains(strings.Trim(p, "/"), "/") {
+		if before, after, ok := cutLast(query, "/"); ok {
+			query, key = before, after
+		}
+	}
+	return joinApp(p, query, hasQuery), key
+}
+
+// joinApp puts an app and its query together, without slashes at either end.
+func joinApp(path, query string, hasQuery bool) string {
+	app := strings.Trim(path, "/")
+	if hasQuery && app != "" {
+		app += "?" + strings.TrimRight(query, "/")
+	}
+	return app
+}
+
+// splitAuthority splits host and port. The host keeps its brackets.
+func splitAuthority(s string) (host, port string, err error) {
+	host, port = s, ""
+	bracket := strings.LastIndexByte(s, ']')
+	if i := strings.LastIndexByte(s, ':'); i > bracket {
+		host, port = s[:i], s[i+1:]
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", "", errors.New("bad port")
+		}
+	}
+	switch {
+	case host == "":
+		return "", "", errors.New("no host")
+	case !validHost(host):
+		return "", "", errors.New("bad host: want a name, an IPv4 address or an IPv6 address in brackets")
+	}
+	return host, port, nil
+}
+
+func validHost(host string) bool {
+	if strings.HasPrefix(host, "[") {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(host[1:], "]"))
+		return err == nil && addr.Is6() && strings.HasSuffix(host, "]")
+	}
+	return len(host) <= 253 && utf8.ValidString(host) && !strings.ContainsFunc(host, func(r rune) bool {
+		return !(unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsDigit(r) || strings.ContainsRune(".-_", r))
+	})
+}
+
+// withoutZone takes the zone out of an IPv6 address in brackets: it means
+// nothing to anybody but this machine.
+func withoutZone(host string) string {
+	if i := strings.IndexByte(host, '%'); i >= 0 {
+		return host[:i] + "]"
+	}
+	return host
+}
+
+func parseUserinfo(s string) (user, password string, err error) {
+	user, password, _ = strings.Cut(s, ":")
+	if user, err = url.PathUnescape(user); err == nil {
+		password, err = url.PathUnescape(password)
+	}
+	if err != nil {
+		// err quotes what it could not read.
+		return "", "", errors.New("bad percent-encoding in user or password")
+	}
+	if hasControl(user) || hasControl(password) {
+		return "", "", errors.New("control character in user or password")
+	}
+	return user, password, nil
+}
+
+func parseFingerprint(s string) ([]byte, error) {
+	if s == "" {
+		return nil, nil
+	}
+	pin, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	if err != nil || len(pin) != sha256.Size {
+		return nil, errors.New("bad Fingerprint: want 64 hex digits")
+	}
+	return pin, nil
+}
+
+// redactURL is Destination.String for any text, URL or not. hasKey says that
+// the stream key is given apart.
+func redactURL(s string, hasKey bool) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	scheme = strings.ToLower(scheme)
+	if !ok || scheme != "rtmp" && scheme != "rtmps" {
+		return masked
+	}
+	authority, path, hasPath := strings.Cut(rest, "/")
+	path, query, hasQuery := strings.Cut(path, "?")
+	path = strings.Trim(path, "/")
+	app, last, _ := cutLast(path, "/")
+	if app == "" && hasKey {
+		app, last = last, ""
+	}
+	userinfo, hostport, _ := cutLast(authority, "@")
+	_, _, err := splitAuthority(hostport)
+	// A password with a "/" in it moves part of itself into the path and
+	// leaves a bad port behind.
+	if err != nil || strings.Contains(app, "@") || strings.Contains(query, "@") || !printable(app) {
+		return scheme + "://" + masked
+	}
+
+	b := scheme + "://"
+	if userinfo != "" {
+		b += masked + "@"
+	}
+	b += hostport
+	if app != "" {
+		b += "/" + app
+	}
+	if hasQuery && (app == "" || last == "") {
+		b += "?" + masked
+	}
+	if last != "" || hasKey || hasPath && app == "" {
+		b += "/" + masked
+	}
+	return b
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, unicode.IsControl)
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// cutLast splits s at its last sep; without one, all of s is after.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return "", s, false
 }

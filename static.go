@@ -1,0 +1,170 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Static sends every stream to the same servers. Each of urls is one of
+//
+//	host, host:port, [ipv6], [ipv6]:port, rtmp[s]://[user:password@]host[:port]
+//	rtmp[s]://[user:password@]host[:port]/app
+//	rtmp[s]://[user:password@]host[:port]/app[/more]/key[?query]
+//
+// A host alone gets the stream under the name it has here: app, stream and
+// param are those of the request, and its vhost, unless it is DefaultVhost, is
+// carried as ?vhost= on the app. In terms of the placeholders below it is
+// rtmp://host/[app]?vhost=[vhost]/[stream][param].
+//
+// A host with a single path element, or with a path that ends in "/", gets the
+// stream under its own name in that app: rtmp://host/app is
+// rtmp://host/app/[stream]. Neither param nor vhost goes along; param may hold
+// a token that is nobody else's business.
+//
+// A full URL is taken apart as Destination.URL says. In app, key and query each
+// [vhost], [app], [stream] and [param] stands for what the request has; [param]
+// comes with its "?" or is empty. Any other word of lower-case letters in
+// brackets is an error. Placeholders cannot choose the host.
+//
+// Whether param and vhost go along is thus up to the URL: [param] after the
+// stream or not, ?vhost=[vhost] on the app or not.
+//
+// What a request brings is put in after the URL was taken apart: whatever a
+// stream is called, it changes no more than the part where its placeholder
+// stands, and is sent as it is.
+//
+// The error of a malformed entry tells its place in urls, and masks secrets as
+// Destination.String does. A stream whose name cannot make a destination, such
+// as an empty one, is refused when it is published.
+func Static(urls ...string) (DestinationResolver, error) {
+	s := make(static, len(urls))
+	for i, u := range urls {
+		t, err := parseTemplate(u)
+		if err != nil {
+			return nil, fmt.Errorf("destination %d: %w", i+1, err)
+		}
+		s[i] = t
+	}
+	return s, nil
+}
+
+// MustStatic is Static for URLs that are part of the program: it panics where
+// Static returns an error.
+func MustStatic(urls ...string) DestinationResolver {
+	r, err := Static(urls...)
+	if err != nil {
+		panic("forward: " + err.Error())
+	}
+	return r
+}
+
+type static []template
+
+func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]Destination, error) {
+	out := make([]Destination, len(s))
+	for i, t := range s {
+		d, err := t.expand(requestVar(req))
+		if err != nil {
+			return nil, err
+		}
+		out[i] = d
+	}
+	return out, nil
+}
+
+// template makes a Destination of a request.
+type template struct {
+	server     string // scheme://[userinfo@]host[:port]
+	app, key   string // with placeholders
+	carryVhost bool   // as ?vhost= on the app
+}
+
+// parseTemplate reads a URL in one of the forms of Static.
+func parseTemplate(s string) (template, error) {
+	full := s
+	if !strings.Contains(s, "://") {
+		if strings.ContainsAny(s, "/?") {
+			return template{}, errors.New("neither a host nor a URL: a path needs rtmp:// or rtmps:// before the host")
+		}
+		full = "rtmp://" + s
+	}
+	scheme, rest, _ := strings.Cut(full, "://")
+	authority, path, _ := strings.Cut(rest, "/")
+	t := template{server: scheme + "://" + authority}
+	if strings.Trim(path, "/") == "" {
+		t.app, t.key, t.carryVhost = "[app]", "[stream][param]", true
+	} else {
+		t.app, t.key = templatePath(authority, path)
+	}
+	for _, part := range []string{t.app, t.key} {
+		for _, m := range bracketed.FindAllString(part, -1) {
+			if !slices.Contains(requestVars, m) {
+				return template{}, fmt.Errorf("%s: unknown placeholder: want one of %s",
+					redactURL(full, false), strings.Join(requestVars, " "))
+			}
+		}
+	}
+	_, err := t.destination(t.app, t.key)
+	return t, err
+}
+
+// templatePath splits a path that is not empty into app and key. A single path
+// element is the app, and a path that ends in a slash is one too.
+func templatePath(authority, path string) (app, key string) {
+	var e endpoint
+	e.app, e.key = splitPath(path)
+	_, hostport, _ := cutLast(authority, "@")
+	if host, _, err := splitAuthority(hostport); err == nil {
+		profileOf(host).complete(&e)
+	}
+	if e.key == "" {
+		e.key = "[stream]"
+	}
+	return e.app, e.key
+}
+
+var (
+	bracketed   = regexp.MustCompile(`\[[a-z]+\]`)
+	requestVars = []string{"[vhost]", "[app]", "[stream]", "[param]"}
+)
+
+// requestVar gives the value of each placeholder.
+func requestVar(req *PublishRequest) func(name string) string {
+	return func(name string) string {
+		switch name {
+		case "[vhost]":
+			return req.Vhost
+		case "[app]":
+			return req.App
+		case "[stream]":
+			return req.Stream
+		case "[param]":
+			return req.Param
+		}
+		return name
+	}
+}
+
+// expand puts in the values that value gives for the words in brackets.
+func (t template) expand(value func(name string) string) (Destination, error) {
+	app := bracketed.ReplaceAllStringFunc(t.app, value)
+	if vhost := value("[vhost]"); t.carryVhost && vhost != "" && vhost != DefaultVhost {
+		app += "?vhost=" + url.QueryEscape(vhost)
+	}
+	return t.destination(app, bracketed.ReplaceAllStringFunc(t.key, value))
+}
+
+// destination gives the key apart, so that nothing in it is taken for a part
+// of the URL.
+func (t template) destination(app, key string) (Destination, error) {
+	d := Destination{URL: t.server + "/" + app, StreamKey: Secret(key)}
+	if key == "" {
+		return d, fmt.Errorf("destination %s: no stream key", redactURL(d.URL, true))
+	}
+	return d, d.Validate()
+}
