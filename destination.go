@@ -115,9 +115,14 @@ type Destination struct {
 	// maybe concurrently for several streams.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// ServerName replaces the URL's host in TLS, as SNI and as the name
+	// that the certificate must have, for a URL with a bare address.
+	ServerName string
+
 	// TLSConfig is for rtmps. By default certificates are verified against
 	// the system's roots and the URL's host, which is also the SNI, with
-	// TLS 1.2 or later. It must not be changed once it is in use.
+	// TLS 1.2 or later. Its own ServerName, if set, comes before the other.
+	// It must not be changed once it is in use.
 	TLSConfig *tls.Config
 
 	// Fingerprint is the SHA-256 of the server's public key
@@ -193,6 +198,7 @@ var idKey = sync.OnceValue(func() []byte {
 type endpoint struct {
 	scheme         string // "rtmp" or "rtmps"
 	host, port     string // host without brackets; port never empty
+	serverName     string // for TLS
 	app            string // as sent in connect, with its query, no slash at either end
 	tcURL          string
 	key            string // as sent in publish, never parsed or encoded
@@ -215,14 +221,11 @@ func (d Destination) parse() (e endpoint, err error) {
 		return e, err
 	}
 	scheme, rest, ok := strings.Cut(d.URL, "://")
-	switch e.scheme = strings.ToLower(scheme); {
-	case !ok:
+	if !ok {
 		return e, errors.New("no URL: it begins with neither rtmp:// nor rtmps://")
-	case e.scheme == "rtmp":
-		e.port = "1935"
-	case e.scheme == "rtmps":
-		e.port = "443"
-	default:
+	}
+	e.scheme = strings.ToLower(scheme)
+	if e.port = defaultPort(e.scheme); e.port == "" {
 		return e, errors.New("unknown scheme: want rtmp or rtmps")
 	}
 
@@ -239,6 +242,9 @@ func (d Destination) parse() (e endpoint, err error) {
 		return e, err
 	}
 	e.host = strings.Trim(typed, "[]")
+	if e.serverName = d.ServerName; e.serverName == "" {
+		e.serverName = e.host
+	}
 	e.tcURL = e.scheme + "://" + withoutZone(typed)
 	if port != "" {
 		e.port = port
@@ -266,11 +272,22 @@ func (d Destination) parse() (e endpoint, err error) {
 	return e, err
 }
 
+// defaultPort is the port of a scheme, empty if the scheme is none of ours.
+func defaultPort(scheme string) string {
+	switch scheme {
+	case "rtmp":
+		return "1935"
+	case "rtmps":
+		return "443"
+	}
+	return ""
+}
+
 func (d Destination) checkOptions() error {
 	for _, f := range []struct{ name, value string }{
 		{"URL", d.URL}, {"stream key", string(d.StreamKey)},
 		{"user", d.User}, {"password", string(d.Password)},
-		{"TcURL", d.TcURL}, {"FlashVer", d.FlashVer},
+		{"TcURL", d.TcURL}, {"FlashVer", d.FlashVer}, {"ServerName", d.ServerName},
 	} {
 		if len(f.value) > maxURLLen {
 			return fmt.Errorf("%s longer than %d bytes", f.name, maxURLLen)

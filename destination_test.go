@@ -105,6 +105,10 @@ func TestDestinationEndpoint(t *testing.T) {
 			Destination{URL: "rtmp://10.0.0.1/live/key", TcURL: "rtmp://name/live/"},
 			endpoint{scheme: "rtmp", host: "10.0.0.1", port: "1935", app: "live", tcURL: "rtmp://name/live/", key: "key"},
 		},
+		"server name": {
+			Destination{URL: "rtmps://10.0.0.1/live/key", ServerName: "h.example"},
+			endpoint{scheme: "rtmps", host: "10.0.0.1", port: "443", serverName: "h.example", app: "live", tcURL: "rtmps://10.0.0.1/live", key: "key"},
+		},
 		"key that is a query only": {
 			Destination{URL: "rtmp://h/live", StreamKey: "?token=1"},
 			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "live", tcURL: "rtmp://h/live", key: "?token=1"},
@@ -118,6 +122,9 @@ func TestDestinationEndpoint(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := tt.d.endpoint()
 			require.NoError(t, err)
+			if tt.want.serverName == "" {
+				tt.want.serverName = tt.want.host
+			}
 			require.Equal(t, tt.want, got)
 			require.NoError(t, tt.d.Validate())
 		})

@@ -44,7 +44,7 @@ import (
 func Static(urls ...string) (DestinationResolver, error) {
 	s := make(static, len(urls))
 	for i, u := range urls {
-		t, err := parseTemplate(u)
+		t, err := parseTemplate(u, requestVars, requestVarNames)
 		if err != nil {
 			return nil, fmt.Errorf("destination %d: %w", i+1, err)
 		}
@@ -82,10 +82,12 @@ type template struct {
 	server     string // scheme://[userinfo@]host[:port]
 	app, key   string // with placeholders
 	carryVhost bool   // as ?vhost= on the app
+	vars       *regexp.Regexp
 }
 
-// parseTemplate reads a URL in one of the forms of Static.
-func parseTemplate(s string) (template, error) {
+// parseTemplate reads a URL in one of the forms of Static. What vars finds in
+// its app and key must be one of names.
+func parseTemplate(s string, vars *regexp.Regexp, names []string) (template, error) {
 	full := s
 	if !strings.Contains(s, "://") {
 		if strings.ContainsAny(s, "/?") {
@@ -95,17 +97,17 @@ func parseTemplate(s string) (template, error) {
 	}
 	scheme, rest, _ := strings.Cut(full, "://")
 	authority, path, _ := strings.Cut(rest, "/")
-	t := template{server: scheme + "://" + authority}
+	t := template{server: scheme + "://" + authority, vars: vars}
 	if strings.Trim(path, "/") == "" {
 		t.app, t.key, t.carryVhost = "[app]", "[stream][param]", true
 	} else {
 		t.app, t.key = templatePath(authority, path)
 	}
 	for _, part := range []string{t.app, t.key} {
-		for _, m := range bracketed.FindAllString(part, -1) {
-			if !slices.Contains(requestVars, m) {
+		for _, m := range vars.FindAllString(part, -1) {
+			if !slices.Contains(names, m) {
 				return template{}, fmt.Errorf("%s: unknown placeholder: want one of %s",
-					redactURL(full, false), strings.Join(requestVars, " "))
+					redactURL(full, false), strings.Join(names, " "))
 			}
 		}
 	}
@@ -129,8 +131,8 @@ func templatePath(authority, path string) (app, key string) {
 }
 
 var (
-	bracketed   = regexp.MustCompile(`\[[a-z]+\]`)
-	requestVars = []string{"[vhost]", "[app]", "[stream]", "[param]"}
+	requestVars     = regexp.MustCompile(`\[[a-z]+\]`)
+	requestVarNames = []string{"[vhost]", "[app]", "[stream]", "[param]"}
 )
 
 // requestVar gives the value of each placeholder.
@@ -150,13 +152,13 @@ func requestVar(req *PublishRequest) func(name string) string {
 	}
 }
 
-// expand puts in the values that value gives for the words in brackets.
+// expand puts in the values that value gives for the placeholders.
 func (t template) expand(value func(name string) string) (Destination, error) {
-	app := bracketed.ReplaceAllStringFunc(t.app, value)
+	app := t.vars.ReplaceAllStringFunc(t.app, value)
 	if vhost := value("[vhost]"); t.carryVhost && vhost != "" && vhost != DefaultVhost {
 		app += "?vhost=" + url.QueryEscape(vhost)
 	}
-	return t.destination(app, bracketed.ReplaceAllStringFunc(t.key, value))
+	return t.destination(app, t.vars.ReplaceAllStringFunc(t.key, value))
 }
 
 // destination gives the key apart, so that nothing in it is taken for a part

@@ -105,7 +105,7 @@ func FuzzStaticRequest(f *testing.F) {
 		if err == nil {
 			e := must(ds[0].endpoint())
 			require.Equal(t, endpoint{
-				scheme: "rtmp", host: "h", port: "1936", user: "u", password: "p",
+				scheme: "rtmp", host: "h", port: "1936", serverName: "h", user: "u", password: "p",
 				app: "fixed?q=1", tcURL: "rtmp://h:1936/fixed?q=1", key: stream + param,
 			}, e)
 		}

@@ -1,0 +1,200 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Route sends the streams that match to To, and to what Resolver says.
+type Route struct {
+	// Vhost, App and Stream must all match the request's. Each is a glob,
+	// in which "*" stands for any characters, "/" included, and "?" for
+	// one; or, after "~", a regular expression of package regexp that must
+	// match the whole of it. Empty matches anything.
+	Vhost, App, Stream string
+
+	// To are URLs as for Static. In app and key, $1, $2 … (or ${1} …) and
+	// ${name} are what the patterns have captured: each "*" and "?" of a
+	// glob and each group of a regular expression, counted from Vhost over
+	// App to Stream. A "$" before anything else is just that.
+	To []string
+
+	// Resolver, if not nil, is asked too.
+	Resolver DestinationResolver
+}
+
+// RouteMode says which of several routes that match count.
+type RouteMode int
+
+const (
+	FirstMatch RouteMode = iota // only the first
+	AllMatches                  // all; the same destination twice counts once
+)
+
+// Routes is a table of rules. A stream that matches none is not forwarded. The
+// error of a malformed route tells its place, counted from 1, and masks
+// secrets as Destination.String does.
+func Routes(mode RouteMode, routes ...Route) (DestinationResolver, error) {
+	t := routeTable{mode: mode, rules: make([]rule, len(routes))}
+	for i, r := range routes {
+		compiled, err := compileRoute(r)
+		if err != nil {
+			return nil, fmt.Errorf("route %d: %w", i+1, err)
+		}
+		t.rules[i] = compiled
+	}
+	return t, nil
+}
+
+type routeTable struct {
+	mode  RouteMode
+	rules []rule
+}
+
+func (t routeTable) ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error) {
+	ds, _, err := t.ResolveTTL(ctx, req)
+	return ds, err
+}
+
+func (t routeTable) ResolveTTL(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error) {
+	var all []Destination
+	var ttl time.Duration
+	for _, r := range t.rules {
+		captures, ok := r.match(req)
+		if !ok {
+			continue
+		}
+		ds, d, err := r.resolve(ctx, req, captures)
+		if err != nil {
+			return nil, 0, err
+		}
+		all = append(all, ds...)
+		ttl = shorterTTL(ttl, d)
+		if t.mode == FirstMatch {
+			break
+		}
+	}
+	return distinct(all), ttl, nil
+}
+
+// rule is a compiled Route.
+type rule struct {
+	vhost, app, stream *regexp.Regexp
+	to                 []template
+	resolver           DestinationResolver
+}
+
+func compileRoute(r Route) (c rule, err error) {
+	c.resolver = r.Resolver
+	names := slices.Clone(requestVarNames)
+	captures := 0
+	for _, p := range []struct {
+		name, pattern string
+		re            **regexp.Regexp
+	}{{"Vhost", r.Vhost, &c.vhost}, {"App", r.App, &c.app}, {"Stream", r.Stream, &c.stream}} {
+		if *p.re, err = compilePattern(p.pattern); err != nil {
+			return rule{}, fmt.Errorf("%s: %w", p.name, err)
+		}
+		for _, name := range (*p.re).SubexpNames()[1:] {
+			captures++
+			n := strconv.Itoa(captures)
+			names = append(names, "$"+n, "${"+n+"}")
+			if name != "" {
+				names = append(names, "${"+name+"}")
+			}
+		}
+	}
+	for i, u := range r.To {
+		t, err := parseTemplate(u, routeVars, names)
+		if err != nil {
+			return rule{}, fmt.Errorf("destination %d: %w", i+1, err)
+		}
+		c.to = append(c.to, t)
+	}
+	return c, nil
+}
+
+var routeVars = regexp.MustCompile(requestVars.String() + `|\$[0-9]+|\$\{\w*\}`)
+
+// compilePattern makes a pattern of Route a regular expression that matches
+// only the whole of a string.
+func compilePattern(p string) (*regexp.Regexp, error) {
+	if p == "" {
+		return regexp.MustCompile(``), nil
+	}
+	if re, ok := strings.CutPrefix(p, "~"); ok {
+		if _, err := regexp.Compile(re); err != nil {
+			return nil, err
+		}
+		return regexp.Compile(`\A(?:` + re + `)\z`)
+	}
+	return globPattern(p), nil
+}
+
+// globPattern is a glob as a regular expression; "*" and "?" are groups.
+func globPattern(glob string) *regexp.Regexp {
+	var b strings.Builder
+	for _, r := range glob {
+		switch r {
+		case '*':
+			b.WriteString(`(.*)`)
+		case '?':
+			b.WriteString(`(.)`)
+		default:
+			b.WriteString(regexp.QuoteMeta(string(r)))
+		}
+	}
+	return regexp.MustCompile(`(?s)\A` + b.String() + `\z`)
+}
+
+// match gives what the patterns of r capture, by placeholder.
+func (r rule) match(req *PublishRequest) (captures map[string]string, ok bool) {
+	captures = make(map[string]string)
+	n := 0
+	for _, p := range []struct {
+		re    *regexp.Regexp
+		value string
+	}{{r.vhost, req.Vhost}, {r.app, req.App}, {r.stream, req.Stream}} {
+		groups := p.re.FindStringSubmatch(p.value)
+		if groups == nil {
+			return nil, false
+		}
+		for i, name := range p.re.SubexpNames()[1:] {
+			n++
+			captures["$"+strconv.Itoa(n)] = groups[i+1]
+			captures["${"+strconv.Itoa(n)+"}"] = groups[i+1]
+			if name != "" {
+				captures["${"+name+"}"] = groups[i+1]
+			}
+		}
+	}
+	return captures, true
+}
+
+func (r rule) resolve(ctx context.Context, req *PublishRequest, captures map[string]string) (ds []Destination, ttl time.Duration, err error) {
+	if r.resolver != nil {
+		if ds, ttl, err = resolveTTL(ctx, r.resolver, req); err != nil {
+			return nil, 0, err
+		}
+		ds = slices.Clip(ds) // it is the resolver's
+	}
+	ofRequest := requestVar(req)
+	for _, t := range r.to {
+		d, err := t.expand(func(name string) string {
+			if v, ok := captures[name]; ok {
+				return v
+			}
+			return ofRequest(name)
+		})
+		if err != nil {
+			return nil, 0, err
+		}
+		ds = append(ds, d)
+	}
+	return ds, ttl, nil
+}

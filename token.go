@@ -1,0 +1,142 @@
+package forward
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrToken is wrapped by the errors of Token. Their texts hold no secret and
+// nothing of the request but the parameter's name.
+var ErrToken = errors.New("token refused")
+
+// Token checks what a publisher or player brings in the query of its URL:
+// either one of the Secrets as it is (Check) or a signature made with one, for
+// one stream and until some time (Sign, Verify). It is a value and may be used
+// concurrently. Use it in a hook; for a PlayRequest, convert the pointer:
+// t.Verify((*PublishRequest)(req)).
+//
+// Values are compared in constant time. A parameter that comes twice, or in
+// tcUrl with another value than in the query, is refused: which of them counts
+// must not be a matter of opinion.
+type Token struct {
+	// Secrets are all valid, so that they can be replaced one after the
+	// other; the first one signs. Empty ones count for nothing, and without
+	// any all is refused.
+	Secrets []Secret
+
+	// Purpose, such as "publish" or "play", is signed too: a URL signed for
+	// one is not valid for the other.
+	Purpose string
+
+	// Param is the name of the parameter for Check, "token" by default.
+	Param string
+}
+
+// The parameters of a signed URL.
+const (
+	paramExpires = "expires" // in seconds since 1970
+	paramSign    = "sign"    // HMAC-SHA256 in hex
+)
+
+// Check returns nil if the parameter named Param is one of the Secrets.
+func (t Token) Check(req *PublishRequest) error {
+	name := t.Param
+	if name == "" {
+		name = "token"
+	}
+	given, err := onlyParam(req, name)
+	if err != nil {
+		return err
+	}
+	ok := 0
+	for _, s := range t.Secrets {
+		if s != "" {
+			ok |= constantTimeEqual(given, string(s))
+		}
+	}
+	if ok == 0 {
+		return fmt.Errorf("%w: parameter %s is wrong", ErrToken, name)
+	}
+	return nil
+}
+
+// Sign gives the query, without "?", that makes a URL valid for the stream of
+// that name (as PublishRequest.Name) before expires. It is an error to sign
+// without a secret.
+func (t Token) Sign(name string, expires time.Time) (query string, err error) {
+	if len(t.Secrets) == 0 || t.Secrets[0] == "" {
+		return "", errors.New("sign: no secret")
+	}
+	at := strconv.FormatInt(expires.Unix(), 10)
+	return paramExpires + "=" + at + "&" + paramSign + "=" + t.signature(t.Secrets[0], name, at), nil
+}
+
+// Verify returns nil if the request carries a signature for its stream that
+// was made with any of the Secrets and has not expired.
+func (t Token) Verify(req *PublishRequest) error {
+	at, err := onlyParam(req, paramExpires)
+	if err != nil {
+		return err
+	}
+	given, err := onlyParam(req, paramSign)
+	if err != nil {
+		return err
+	}
+	given = strings.ToLower(given)
+	ok := 0
+	for _, s := range t.Secrets {
+		if s != "" {
+			ok |= constantTimeEqual(given, t.signature(s, req.Name(), at))
+		}
+	}
+	if ok == 0 {
+		return fmt.Errorf("%w: parameter %s is wrong", ErrToken, paramSign)
+	}
+	expires, err := strconv.ParseInt(at, 10, 64)
+	if err != nil || !time.Now().Before(time.Unix(expires, 0)) {
+		return fmt.Errorf("%w: it has expired", ErrToken)
+	}
+	return nil
+}
+
+// signature covers what it is for, the stream and the time. The time comes
+// last and has no NUL in what Sign makes: no two triples give the same text.
+func (t Token) signature(s Secret, name, at string) string {
+	mac := hmac.New(sha256.New, []byte(s))
+	fmt.Fprintf(mac, "%s\x00%s\x00%s", t.Purpose, name, at)
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// onlyParam is the value of a parameter that the request must have once.
+func onlyParam(req *PublishRequest, name string) (string, error) {
+	values, err := queryValues(req.Param, name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	_, tcQuery, _ := strings.Cut(req.TcURL, "?")
+	inTcURL, err := queryValues(tcQuery, name)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	switch {
+	case len(values) == 0:
+		return "", fmt.Errorf("%w: no parameter %s", ErrToken, name)
+	case len(values) > 1 || len(inTcURL) > 1 || len(inTcURL) == 1 && constantTimeEqual(inTcURL[0], values[0]) == 0:
+		return "", fmt.Errorf("%w: parameter %s given twice", ErrToken, name)
+	}
+	return values[0], nil
+}
+
+// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths the
+// same, so that time does not tell those either.
+func constantTimeEqual(a, b string) int {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:])
+}
