@@ -1,0 +1,250 @@
+package rtmp
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+)
+
+// FlashVer is the flashVer of our clients: some servers ask for credentials,
+// or take no publish at all, unless it looks like this encoder's. nginx-rtmp
+// keeps 31 bytes of it.
+const FlashVer = "FMLE/3.0 (compatible; FMSc/1.0)"
+
+// Options says how a client connects.
+type Options struct {
+	App      string
+	TcURL    string
+	FlashVer string // FlashVer where empty
+	Key      string // the name to publish or play, sent as it is
+
+	NoReleaseStream bool
+	NoFCPublish     bool
+	// Properties are added to the connect command's object.
+	Properties amf.Object
+
+	// Step is called with the name of each step before it is waited for:
+	// connect, createStream, publish, play.
+	Step func(string)
+}
+
+// Transaction ids. connect's is 1 by specification.
+const (
+	txnConnect       = 1
+	txnReleaseStream = 2
+	txnFCPublish     = 3
+	txnCreateStream  = 4
+	txnPublish       = 5
+)
+
+// Client is the client's side of a connection.
+type Client struct {
+	*Conn
+	opt      Options
+	streamID uint32
+}
+
+// NewClient returns the client's side of c, whose handshake is done.
+func NewClient(c *Conn, opt Options) *Client {
+	if opt.FlashVer == "" {
+		opt.FlashVer = FlashVer
+	}
+	return &Client{Conn: c, opt: opt}
+}
+
+// StreamID is the message stream id that the server gave.
+func (c *Client) StreamID() uint32 { return c.streamID }
+
+// Publish goes through connect, createStream and publish and returns when the
+// server has accepted. Its error is a *StatusError where the server refused.
+func (c *Client) Publish() error {
+	if err := c.connect("nonprivate"); err != nil {
+		return err
+	}
+	b := chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize)
+	if !c.opt.NoReleaseStream {
+		b = c.appendCommand(b, 0, "releaseStream", txnReleaseStream, nil, c.opt.Key)
+	}
+	if !c.opt.NoFCPublish {
+		b = c.appendCommand(b, 0, "FCPublish", txnFCPublish, nil, c.opt.Key)
+	}
+	if err := c.createStream(b); err != nil {
+		return err
+	}
+	c.step("publish")
+	if err := c.send(c.appendCommand(nil, c.streamID, "publish", txnPublish, nil, c.opt.Key, "live")); err != nil {
+		return err
+	}
+	return c.status("publish", "NetStream.Publish.Start")
+}
+
+// Play goes through connect, createStream and play and returns when the
+// server has accepted.
+func (c *Client) Play() error {
+	if err := c.connect("nonprivate"); err != nil {
+		return err
+	}
+	if err := c.createStream(chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize)); err != nil {
+		return err
+	}
+	c.step("play")
+	b := c.appendCommand(nil, c.streamID, "play", txnPublish, nil, c.opt.Key, -2000)
+	if err := c.send(b); err != nil {
+		return err
+	}
+	return c.status("play", "NetStream.Play.Start")
+}
+
+// AppendUnpublish appends what tells the server that the stream has ended.
+func (c *Client) AppendUnpublish(b []byte) []byte {
+	if !c.opt.NoFCPublish {
+		b = c.appendCommand(b, 0, "FCUnpublish", txnPublish+1, nil, c.opt.Key)
+	}
+	return c.appendCommand(b, 0, "deleteStream", txnPublish+2, nil, int(c.streamID))
+}
+
+// Watch reads until the server ends what was accepted, and returns why: a
+// *StatusError, or the error of reading. message, where it is not nil, takes
+// what else comes.
+func (c *Client) Watch(message func(chunk.Message) error) error {
+	for {
+		m, err := c.Next()
+		if err != nil {
+			return err
+		}
+		cmd, ok, err := parseCommand(m)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if err := c.watched(&cmd); err != nil {
+				return err
+			}
+		}
+		if message != nil {
+			if err := message(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (c *Client) watched(cmd *Command) error {
+	switch cmd.Name {
+	case "onStatus":
+		if level, code, _ := cmd.info(); refusal(level, code) {
+			return c.refused("stream", cmd)
+		}
+	case "close":
+		return &StatusError{Command: "stream", Code: "close"}
+	}
+	return nil
+}
+
+func (c *Client) step(name string) {
+	if c.opt.Step != nil {
+		c.opt.Step(name)
+	}
+}
+
+func (c *Client) connect(kind string) error {
+	c.step("connect")
+	props := amf.Object{
+		{Key: "app", Value: c.opt.App},
+		{Key: "type", Value: kind},
+		{Key: "flashVer", Value: c.opt.FlashVer},
+		{Key: "swfUrl", Value: c.opt.TcURL},
+		{Key: "tcUrl", Value: c.opt.TcURL},
+	}
+	props = append(props, c.opt.Properties...)
+	b := chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(c.size))
+	if err := c.send(c.appendCommand(b, 0, "connect", txnConnect, props)); err != nil {
+		return err
+	}
+	return c.await("connect", func(cmd *Command) (bool, error) {
+		_, code, _ := cmd.info()
+		switch {
+		case cmd.Name == "_result" && (cmd.Txn == txnConnect || code == "NetConnection.Connect.Success"):
+			return true, nil
+		case cmd.Name == "_error" && (cmd.Txn == txnConnect || cmd.Txn == 0):
+			return true, c.refused("connect", cmd)
+		}
+		return false, nil
+	})
+}
+
+func (c *Client) createStream(b []byte) error {
+	c.step("createStream")
+	if err := c.send(c.appendCommand(b, 0, "createStream", txnCreateStream, nil)); err != nil {
+		return err
+	}
+	return c.await("createStream", func(cmd *Command) (bool, error) {
+		id, isNumber := cmd.Number(1)
+		switch {
+		case cmd.Name == "_result" && isNumber && cmd.Txn != txnReleaseStream && cmd.Txn != txnFCPublish:
+			if id < 0 || id >= 1<<32 {
+				return true, fmt.Errorf("%w: stream id %v", chunk.ErrProtocol, id)
+			}
+			c.streamID = uint32(id)
+			return true, nil
+		case cmd.Name == "_error" && cmd.Txn == txnCreateStream:
+			return true, c.refused("createStream", cmd)
+		}
+		return false, nil
+	})
+}
+
+// status waits for an onStatus with a code.
+func (c *Client) status(step, want string) error {
+	return c.await(step, func(cmd *Command) (bool, error) {
+		if cmd.Name == "_error" && cmd.Txn == txnPublish {
+			return true, c.refused(step, cmd)
+		}
+		_, code, _ := cmd.info()
+		return cmd.Name == "onStatus" && code == want, nil
+	})
+}
+
+// await reads until answer says that it has seen what step waits for. An
+// onStatus that refuses, or close, ends any step. Whatever else comes is of no interest: the answers to
+// releaseStream, FCPublish and _checkbw may be errors or missing.
+func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
+	for {
+		m, err := c.Next()
+		if err != nil {
+			return err
+		}
+		cmd, ok, err := parseCommand(m)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		if done, err := answer(&cmd); done || err != nil {
+			return err
+		}
+		level, code, _ := cmd.info()
+		if cmd.Name == "onStatus" && refusal(level, code) || cmd.Name == "close" {
+			return c.refused(step, &cmd)
+		}
+	}
+}
+
+// refused makes the typed error of a refusal. Servers like to repeat the
+// stream key in their descriptions; it does not get into an error.
+func (c *Client) refused(step string, cmd *Command) error {
+	level, code, text := cmd.info()
+	if code == "" {
+		code = cmd.Name
+	}
+	if c.opt.Key != "" {
+		text = strings.ReplaceAll(text, c.opt.Key, "***")
+		if name, _, ok := strings.Cut(c.opt.Key, "?"); ok && name != "" {
+			text = strings.ReplaceAll(text, name, "***")
+		}
+	}
+	return &StatusError{Command: step, Level: level, Code: clip(code, 64), Description: clip(text, 256)}
+}

@@ -1,0 +1,159 @@
+package rtmp
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+const (
+	version       = 3
+	handshakeSize = 1536
+	digestSize    = sha256.Size
+)
+
+// ErrVersion says that a peer's first byte asks for something other than
+// plain RTMP: an encrypted variant, or no RTMP at all.
+var ErrVersion = errors.New("handshake: version is not 3")
+
+// The keys of the digest handshake. Its text is the partial key, the whole is
+// the full key; Flash Player's and Flash Media Server's share the tail.
+var (
+	keyTail = []byte{
+		0xf0, 0xee, 0xc2, 0x4a, 0x80, 0x68, 0xbe, 0xe8, 0x2e, 0x00, 0xd0, 0xd1,
+		0x02, 0x9e, 0x7e, 0x57, 0x6e, 0xec, 0x5d, 0x2d, 0x29, 0x80, 0x6f, 0xab,
+		0x93, 0xb8, 0xe6, 0x36, 0xcf, 0xeb, 0x31, 0xae,
+	}
+	playerKey     = []byte("Genuine Adobe Flash Player 001")
+	serverKey     = []byte("Genuine Adobe Flash Media Server 001")
+	playerKeyFull = slices.Concat(playerKey, keyTail)
+	serverKeyFull = slices.Concat(serverKey, keyTail)
+)
+
+// ServerHandshake does the server's side on rw (RTMP 1.0, 5.2): plain, or
+// with digest where C1 holds a valid one in either schema. It writes once and
+// reads nothing past C2, whose content is not looked at: too many clients
+// send something else than the specification asks.
+func ServerHandshake(rw io.ReadWriter) error {
+	var c0 [1]byte
+	if _, err := io.ReadFull(rw, c0[:]); err != nil {
+		return fmt.Errorf("handshake: read C0: %w", err)
+	}
+	if c0[0] != version {
+		return fmt.Errorf("%w (%d)", ErrVersion, c0[0])
+	}
+	c1 := make([]byte, handshakeSize)
+	if _, err := io.ReadFull(rw, c1); err != nil {
+		return fmt.Errorf("handshake: read C1: %w", err)
+	}
+
+	s := make([]byte, 1+2*handshakeSize)
+	s[0] = version
+	s1, s2 := s[1:1+handshakeSize], s[1+handshakeSize:]
+	fillRandom(s1[8:])
+	if schema, digest := findDigest(c1, playerKey); digest != nil {
+		copy(s1[4:8], []byte{5, 0, 1, 1})
+		at := schema(s1)
+		copy(s1[at:], digestOf(s1, at, serverKey))
+		fillRandom(s2[:handshakeSize-digestSize])
+		sign(s2, serverKeyFull, digest)
+	} else {
+		copy(s2, c1)
+	}
+	if _, err := rw.Write(s); err != nil {
+		return fmt.Errorf("handshake: write S0, S1, S2: %w", err)
+	}
+	if _, err := io.ReadFull(rw, c1); err != nil {
+		return fmt.Errorf("handshake: read C2: %w", err)
+	}
+	return nil
+}
+
+// ClientHandshake does the client's side on rw, plain unless digest is asked
+// for. C2 is an exact echo of S1, as strict servers want it, or signed where
+// both sides use digests. S2's content is not looked at.
+func ClientHandshake(rw io.ReadWriter, digest bool) error {
+	c := make([]byte, 1+handshakeSize)
+	c[0] = version
+	c1 := c[1:]
+	fillRandom(c1[8:])
+	if digest {
+		copy(c1[4:8], []byte{9, 0, 124, 2})
+		at := schema0(c1)
+		copy(c1[at:], digestOf(c1, at, playerKey))
+	}
+	if _, err := rw.Write(c); err != nil {
+		return fmt.Errorf("handshake: write C0, C1: %w", err)
+	}
+	s := make([]byte, 1+handshakeSize)
+	if _, err := io.ReadFull(rw, s); err != nil {
+		return fmt.Errorf("handshake: read S0, S1: %w", err)
+	}
+	if s[0] != version {
+		return fmt.Errorf("%w (%d)", ErrVersion, s[0])
+	}
+	c2 := s[1:]
+	if digest {
+		if _, d := findDigest(c2, serverKey); d != nil {
+			c2 = c1
+			fillRandom(c2[:handshakeSize-digestSize])
+			sign(c2, playerKeyFull, d)
+		}
+	}
+	if _, err := rw.Write(c2); err != nil {
+		return fmt.Errorf("handshake: write C2: %w", err)
+	}
+	if _, err := io.ReadFull(rw, s[1:]); err != nil {
+		return fmt.Errorf("handshake: read S2: %w", err)
+	}
+	return nil
+}
+
+// schema0 and schema1 are the two places where a digest may lie in C1 or S1.
+func schema0(p []byte) int { return sum4(p[8:12])%728 + 12 }
+func schema1(p []byte) int { return sum4(p[772:776])%728 + 776 }
+
+// findDigest returns the schema under which p holds a digest made with key,
+// and the digest; nil where it holds none.
+func findDigest(p, key []byte) (schema func([]byte) int, digest []byte) {
+	if bytes.Equal(p[4:8], make([]byte, 4)) {
+		return nil, nil
+	}
+	for _, schema := range []func([]byte) int{schema0, schema1} {
+		at := schema(p)
+		if d := p[at : at+digestSize]; hmac.Equal(d, digestOf(p, at, key)) {
+			return schema, d
+		}
+	}
+	return nil, nil
+}
+
+// digestOf is the digest of p, which is to lie at the offset at.
+func digestOf(p []byte, at int, key []byte) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write(p[:at])
+	m.Write(p[at+digestSize:])
+	return m.Sum(nil)
+}
+
+// sign puts into p's last bytes what answers a peer's digest.
+func sign(p, key, digest []byte) {
+	m := hmac.New(sha256.New, key)
+	m.Write(digest)
+	m = hmac.New(sha256.New, m.Sum(nil))
+	m.Write(p[:handshakeSize-digestSize])
+	copy(p[handshakeSize-digestSize:], m.Sum(nil))
+}
+
+func sum4(p []byte) int {
+	return int(p[0]) + int(p[1]) + int(p[2]) + int(p[3])
+}
+
+func fillRandom(p []byte) {
+	rand.Read(p) // never fails: crypto/rand ends the process instead
+}

@@ -1,0 +1,182 @@
+package rtmp
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// MaxName is the longest app or stream name taken, MaxURL the longest tcUrl
+// or query, in bytes.
+const (
+	MaxName = 255
+	MaxURL  = 4 << 10
+)
+
+// ErrName is wrapped by every error about an app, stream or vhost name.
+var ErrName = errors.New("malformed name")
+
+// Request is what a publish or play asks for.
+type Request struct {
+	TcURL  string // as sent
+	Host   string // the host of tcUrl, without port
+	Vhost  string // named explicitly: ?vhost= or ...vhost...; else empty
+	App    string
+	Stream string
+	Param  string // the query with its leading "?", or empty
+}
+
+// ParseRequest finds vhost, app, stream and param in the tcUrl and app of a
+// connect and the name of a publish or play, in the ways the encoders use:
+//
+//   - the query on the name, the app or tcUrl (the first of them is Param);
+//   - the vhost in a query (vhost=, or domain=) or after "...vhost...";
+//   - an empty name, when the stream is the app's last path segment, or what
+//     follows the last slash of the app's query;
+//   - no app, when tcUrl's path is the app;
+//   - several path levels, which belong to the app; trailing slashes and a
+//     trailing "/_definst_", which belong to nothing.
+func ParseRequest(tcURL, app, name string) (Request, error) {
+	r := Request{TcURL: tcURL}
+	if len(tcURL) > MaxURL || len(app) > MaxURL || len(name) > MaxURL {
+		return r, fmt.Errorf("%w: longer than %d bytes", ErrName, MaxURL)
+	}
+	tcURL = strings.Trim(tcURL, `'" `)
+	host, path := splitTcURL(tcURL)
+	r.Host = host
+	if app == "" {
+		app = path
+	}
+	_, tcQuery := splitQuery(path)
+	app, appQuery := splitQuery(app)
+	name, nameQuery := splitQuery(name)
+
+	if name == "" {
+		if at := strings.LastIndexByte(appQuery, '/'); at >= 0 {
+			appQuery, name = appQuery[:at], appQuery[at+1:]
+		} else {
+			app = cleanApp(app)
+			if at := strings.LastIndexByte(app, '/'); at >= 0 {
+				app, name = app[:at], app[at+1:]
+			}
+		}
+	}
+	name = strings.TrimPrefix(strings.TrimSuffix(name, "/"), "/")
+
+	for _, q := range []string{nameQuery, appQuery, tcQuery} {
+		if r.Vhost == "" {
+			r.Vhost = queryVhost(q)
+		}
+		if r.Param == "" && q != "" && !onlyVhost(q) {
+			r.Param = "?" + q
+		}
+	}
+	app, v := dotsVhost(app)
+	if r.Vhost == "" {
+		r.Vhost = v
+	}
+	r.App, r.Stream = cleanApp(app), name
+
+	for _, n := range []struct{ what, name string }{{"app", r.App}, {"stream", r.Stream}} {
+		if err := CheckName(n.name); err != nil {
+			return r, fmt.Errorf("%s: %w", n.what, err)
+		}
+	}
+	if r.Vhost != "" {
+		if err := CheckName(r.Vhost); err != nil {
+			return r, fmt.Errorf("vhost: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// CheckName checks an app, stream or vhost name: 1 to MaxName bytes of valid
+// UTF-8 without control characters, backslashes, empty, "." or ".." segments.
+// Its errors do not repeat the name, which may be a stream key.
+func CheckName(s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%w: empty", ErrName)
+	case len(s) > MaxName:
+		return fmt.Errorf("%w: longer than %d bytes", ErrName, MaxName)
+	case !utf8.ValidString(s):
+		return fmt.Errorf("%w: not UTF-8", ErrName)
+	case strings.ContainsRune(s, '\\'):
+		return fmt.Errorf("%w: holds a backslash", ErrName)
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return fmt.Errorf("%w: holds a control character", ErrName)
+	}
+	for seg := range strings.SplitSeq(s, "/") {
+		if seg == "" || seg == "." || seg == ".." {
+			return fmt.Errorf("%w: holds an empty, \".\" or \"..\" path segment", ErrName)
+		}
+	}
+	return nil
+}
+
+// splitTcURL returns the host and the path, with its query, of a tcUrl.
+func splitTcURL(u string) (host, path string) {
+	_, rest, ok := strings.Cut(u, "://")
+	if !ok {
+		return "", ""
+	}
+	authority := rest
+	if at := strings.IndexAny(rest, "/?"); at >= 0 {
+		authority, path = rest[:at], strings.TrimPrefix(rest[at:], "/")
+	}
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		authority = authority[at+1:]
+	}
+	if h, _, err := net.SplitHostPort(authority); err == nil {
+		return h, path
+	}
+	return strings.Trim(authority, "[]"), path
+}
+
+func splitQuery(s string) (path, query string) {
+	path, query, _ = strings.Cut(s, "?")
+	return path, query
+}
+
+func cleanApp(app string) string {
+	app = strings.Trim(app, "/")
+	return strings.TrimSuffix(app, "/_definst_")
+}
+
+// queryVhost finds the vhost in a query.
+func queryVhost(query string) string {
+	for pair := range strings.SplitSeq(query, "&") {
+		if k, v, ok := strings.Cut(pair, "="); ok && (k == "vhost" || k == "domain") {
+			return strings.TrimSuffix(v, "/")
+		}
+	}
+	return ""
+}
+
+// onlyVhost reports whether a query says nothing besides the vhost.
+func onlyVhost(query string) bool {
+	k, _, ok := strings.Cut(query, "=")
+	return ok && (k == "vhost" || k == "domain") && !strings.Contains(query, "&")
+}
+
+// dotsVhost cuts the vhost in the form of FMLE's time, app...vhost...NAME,
+// off an app.
+func dotsVhost(app string) (rest, vhost string) {
+	rest, after, ok := strings.Cut(app, "...")
+	if !ok {
+		return app, ""
+	}
+	words := strings.Split(after, "...")
+	for i := 0; i+1 < len(words); i += 2 {
+		if words[i] == "vhost" {
+			vhost = strings.Trim(words[i+1], "/")
+		}
+	}
+	if vhost == "" {
+		return app, ""
+	}
+	return rest, vhost
+}

@@ -1,0 +1,223 @@
+// Package rtmp is the handshake and the connection: the server's and the
+// client's side of connect, publish and play, and the protocol's control
+// messages. It does not know where media comes from or goes to.
+package rtmp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+)
+
+// User control events (RTMP 1.0, 7.1.7).
+const (
+	eventStreamBegin  = 0
+	eventStreamEOF    = 1
+	eventPingRequest  = 6
+	eventPingResponse = 7
+)
+
+// windowAckSize is the window we announce, and the one we acknowledge by
+// until the peer announces its own: some encoders stop when nothing comes.
+const windowAckSize = 2_500_000
+
+// StatusError is an onStatus or _error, received or to be sent.
+type StatusError struct {
+	Command     string // what it answers: connect, createStream, publish, play
+	Level       string // "error" where empty
+	Code        string // for example NetStream.Publish.BadName
+	Description string
+}
+
+func (e *StatusError) Error() string {
+	s := e.Command + " refused"
+	if e.Code != "" {
+		s += ": " + e.Code
+	}
+	if e.Description != "" {
+		s += ": " + e.Description
+	}
+	return s
+}
+
+// Command is a command message (RTMP 1.0, 7.1.1).
+type Command struct {
+	Name     string
+	Txn      float64
+	Args     []any
+	StreamID uint32
+}
+
+// String returns argument i as a string, empty where it is none.
+func (c *Command) String(i int) string {
+	if i < len(c.Args) {
+		s, _ := c.Args[i].(string)
+		return s
+	}
+	return ""
+}
+
+// Number returns argument i as a number.
+func (c *Command) Number(i int) (float64, bool) {
+	if i < len(c.Args) {
+		n, ok := c.Args[i].(float64)
+		return n, ok
+	}
+	return 0, false
+}
+
+// info is the first object among the arguments that has a code.
+func (c *Command) info() (level, code, description string) {
+	for _, a := range c.Args {
+		if o, ok := amf.AsObject(a); ok {
+			if code = text(o, "code"); code != "" {
+				return text(o, "level"), code, text(o, "description")
+			}
+		}
+	}
+	return "", "", ""
+}
+
+// text returns a property that should be a string, empty where it is none.
+func text(o amf.Object, key string) string {
+	s, _ := o.GetString(key)
+	return s
+}
+
+// Conn is one side of a connection after its handshake. Reading is for one
+// goroutine; what is sent goes to send, which is safe for concurrent use.
+type Conn struct {
+	*chunk.Reader
+	send func([]byte) error // takes whole chunks, not kept after return
+	size int                // our chunk size
+
+	src    io.Reader
+	count  uint64 // bytes read, the handshake's included
+	acked  uint64
+	window uint64
+}
+
+// NewConn returns a Conn that reads from src and sends with send, in chunks
+// of chunkSize bytes once it has announced them.
+func NewConn(src io.Reader, send func([]byte) error, bufSize, chunkSize int, lim chunk.Limits) *Conn {
+	c := &Conn{src: src, send: send, size: chunkSize, window: windowAckSize, count: 1 + 2*handshakeSize}
+	c.Reader = chunk.NewReader((*ackReader)(c), bufSize, lim)
+	return c
+}
+
+// ackReader acknowledges what is read, also in the middle of a message: a
+// peer may wait for it there (RTMP 1.0, 5.4.3). Half the window leaves time
+// for the way back.
+type ackReader Conn
+
+func (r *ackReader) Read(p []byte) (int, error) {
+	n, err := r.src.Read(p)
+	r.count += uint64(n)
+	if r.count-r.acked >= max(r.window/2, 1) {
+		r.acked = r.count
+		if err := r.send(chunk.AppendControl(nil, chunk.TypeAck, uint32(r.count))); err != nil {
+			return n, err
+		}
+	}
+	return n, err
+}
+
+// Next returns the next message that is not about the connection itself.
+func (c *Conn) Next() (chunk.Message, error) {
+	for {
+		m, err := c.Reader.Next()
+		if err != nil {
+			return m, err
+		}
+		switch m.Type {
+		case chunk.TypeSetChunkSize, chunk.TypeAbort, chunk.TypeAck:
+		case chunk.TypeWindowAckSize:
+			if len(m.Payload) >= 4 {
+				c.window = uint64(binary.BigEndian.Uint32(m.Payload))
+			}
+		case chunk.TypeSetPeerBandwidth:
+			err = c.send(chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize))
+		case chunk.TypeUserControl:
+			if len(m.Payload) >= 6 && binary.BigEndian.Uint16(m.Payload) == eventPingRequest {
+				err = c.send(chunk.AppendUserControl(nil, eventPingResponse, binary.BigEndian.Uint32(m.Payload[2:])))
+			}
+		default:
+			return m, nil
+		}
+		if err != nil {
+			return m, err
+		}
+	}
+}
+
+// parseCommand decodes a command message; ok is false for other messages.
+func parseCommand(m chunk.Message) (cmd Command, ok bool, err error) {
+	var args []any
+	switch m.Type {
+	case chunk.TypeCommand:
+		args, err = amf.DecodeAll(m.Payload, amf.Limits{})
+	case chunk.TypeCommandAMF3:
+		args, err = amf.DecodeAMF3Command(m.Payload, amf.Limits{})
+	default:
+		return cmd, false, nil
+	}
+	if err != nil {
+		return cmd, true, fmt.Errorf("command: %w", err)
+	}
+	cmd.StreamID = m.StreamID
+	if len(args) == 0 {
+		return cmd, true, fmt.Errorf("%w: empty command", chunk.ErrProtocol)
+	}
+	name, isString := args[0].(string)
+	if !isString {
+		return cmd, true, fmt.Errorf("%w: command name is not a string", chunk.ErrProtocol)
+	}
+	cmd.Name = name
+	if args = args[1:]; len(args) > 0 {
+		if txn, isNumber := args[0].(float64); isNumber {
+			cmd.Txn, args = txn, args[1:]
+		}
+	}
+	cmd.Args = args
+	return cmd, true, nil
+}
+
+// appendCommand appends a command message.
+func (c *Conn) appendCommand(b []byte, streamID uint32, values ...any) []byte {
+	var p []byte
+	for _, v := range values {
+		p = amf.Append(p, v)
+	}
+	return chunk.Append(b, chunk.Header{Type: chunk.TypeCommand, StreamID: streamID}, p, c.size)
+}
+
+// appendStatus appends an onStatus (RTMP 1.0, 7.2.2).
+func (c *Conn) appendStatus(b []byte, streamID uint32, level, code, description string) []byte {
+	return c.appendCommand(b, streamID, "onStatus", 0, nil, statusInfo(level, code, description))
+}
+
+func statusInfo(level, code, description string) amf.Object {
+	return amf.Object{
+		{Key: "level", Value: level},
+		{Key: "code", Value: code},
+		{Key: "description", Value: description},
+	}
+}
+
+// refusal is the level of a status that ends what was asked for. Servers
+// differ in what they put into level; the code decides where it is known.
+func refusal(level, code string) bool {
+	if level == "error" {
+		return true
+	}
+	for _, s := range []string{".BadName", ".Denied", ".Rejected", ".Failed", ".InvalidApp", ".StreamNotFound", ".AppShutdown"} {
+		if strings.HasSuffix(code, s) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,394 @@
+package rtmp
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+)
+
+const (
+	// MaxCommands is how many commands a client may send before its
+	// publish or play is accepted.
+	MaxCommands = 32
+	// MaxStreams is how many message streams a connection may have.
+	MaxStreams = 8
+
+	fmsVersion = "FMS/3,0,1,123"
+)
+
+// Capability bits of Enhanced RTMP v2, "Enhancing NetConnection connect
+// Command".
+const (
+	capsMultitrack = 2
+	capsModEx      = 4
+	capsNanoOffset = 8
+	canForward     = 4
+)
+
+// Connect is a client's connect command.
+type Connect struct {
+	TcURL, App, FlashVer string
+	// Properties is the whole command object.
+	Properties amf.Object
+}
+
+// Handler decides what a client may do and takes what it sends. Its methods
+// are called by Serve's goroutine, one at a time. An error of Connect,
+// Publish or Play ends the connection; where it wraps a *StatusError the
+// client is told before.
+type Handler interface {
+	Connect(c *Connect) error
+
+	// Publish decides about a publish; media of the stream is read only
+	// after it has returned.
+	Publish(streamID uint32, name string) error
+	// Unpublish ends an accepted publish.
+	Unpublish(streamID uint32)
+	// Message takes an audio, video, data or aggregate message of a stream
+	// that is publishing.
+	Message(m chunk.Message) error
+
+	// Play decides about a play. After it the client is answered, then
+	// Playing is called: from there on media may be sent.
+	Play(streamID uint32, name string) error
+	Playing(streamID uint32)
+	Pause(streamID uint32, pause bool)
+	// StopPlay ends an accepted play.
+	StopPlay(streamID uint32)
+}
+
+// Server is the server's side of a connection.
+type Server struct {
+	*Conn
+	h Handler
+
+	connected bool
+	accepted  bool
+	commands  int
+	nextID    uint32
+	streams   map[uint32]*serverStream
+}
+
+type serverStream struct {
+	publishing, playing bool
+	name                string
+}
+
+// NewServer returns the server's side of c.
+func NewServer(c *Conn, h Handler) *Server {
+	return &Server{Conn: c, h: h, streams: make(map[uint32]*serverStream)}
+}
+
+// Serve reads until the connection ends and returns why. Streams that are
+// still publishing or playing then are ended.
+func (s *Server) Serve() error {
+	defer s.end()
+	for {
+		m, err := s.Next()
+		if err != nil {
+			return err
+		}
+		switch m.Type {
+		case chunk.TypeCommand, chunk.TypeCommandAMF3:
+			err = s.command(m)
+		case chunk.TypeAudio, chunk.TypeVideo, chunk.TypeData, chunk.TypeDataAMF3, chunk.TypeAggregate:
+			if st := s.streams[m.StreamID]; st != nil && st.publishing {
+				err = s.h.Message(m)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Server) end() {
+	for id, st := range s.streams {
+		s.stop(id, st)
+	}
+}
+
+func (s *Server) stop(id uint32, st *serverStream) {
+	if st.publishing {
+		st.publishing = false
+		s.h.Unpublish(id)
+	}
+	if st.playing {
+		st.playing = false
+		s.h.StopPlay(id)
+	}
+}
+
+func (s *Server) command(m chunk.Message) error {
+	cmd, _, err := parseCommand(m)
+	if err != nil {
+		return err
+	}
+	if s.commands++; !s.accepted && s.commands > MaxCommands {
+		return fmt.Errorf("%w: more than %d commands before publish or play", chunk.ErrLimit, MaxCommands)
+	}
+	if cmd.Name == "connect" {
+		return s.connect(&cmd)
+	}
+	if !s.connected {
+		return fmt.Errorf("%w: %q before connect", chunk.ErrProtocol, clip(cmd.Name, 32))
+	}
+	switch cmd.Name {
+	case "releaseStream", "_checkbw":
+		return s.result(&cmd, nil, amf.Undefined{})
+	case "getStreamLength":
+		return s.result(&cmd, nil, 0)
+	case "FCPublish":
+		b := s.appendResult(nil, &cmd, nil, amf.Undefined{})
+		return s.send(s.appendCommand(b, 0, "onFCPublish", 0, nil,
+			statusInfo("status", "NetStream.Publish.Start", "Publishing may begin.")))
+	case "FCUnpublish":
+		s.unpublishName(cmd.String(1))
+		b := s.appendResult(nil, &cmd, nil, amf.Undefined{})
+		return s.send(s.appendCommand(b, 0, "onFCUnpublish", 0, nil,
+			statusInfo("status", "NetStream.Unpublish.Success", "Stopped publishing.")))
+	case "createStream":
+		return s.createStream(&cmd)
+	case "publish":
+		return s.publish(&cmd)
+	case "play":
+		return s.play(&cmd)
+	case "pause", "pauseRaw":
+		return s.pause(&cmd)
+	case "closeStream":
+		s.closeStream(cmd.StreamID)
+	case "deleteStream":
+		if id, ok := cmd.Number(1); ok && id >= 0 && id < 1<<32 {
+			s.closeStream(uint32(id))
+			delete(s.streams, uint32(id))
+		}
+	case "seek":
+		return s.send(s.appendStatus(nil, cmd.StreamID, "error", "NetStream.Seek.Failed", "A live stream can't be seeked."))
+	}
+	return nil
+}
+
+func (s *Server) connect(cmd *Command) error {
+	if s.connected {
+		return fmt.Errorf("%w: second connect", chunk.ErrProtocol)
+	}
+	var props amf.Object
+	if len(cmd.Args) > 0 {
+		props, _ = amf.AsObject(cmd.Args[0])
+	}
+	err := s.h.Connect(&Connect{
+		TcURL:      text(props, "tcUrl"),
+		App:        text(props, "app"),
+		FlashVer:   text(props, "flashVer"),
+		Properties: props,
+	})
+	// The chunk size goes first: librtmp does not put together what is
+	// longer than its default of 128 bytes.
+	b := chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize)
+	b = chunk.Append(b, chunk.Header{Type: chunk.TypeSetPeerBandwidth}, []byte{0, 0x26, 0x25, 0xa0, 2}, s.size)
+	b = chunk.AppendControl(b, chunk.TypeSetChunkSize, uint32(s.size))
+	if err != nil {
+		var st *StatusError
+		if errors.As(err, &st) {
+			s.send(s.appendCommand(b, 0, "_error", cmd.Txn, nil, statusInfo("error", st.Code, st.Description)))
+		}
+		return err
+	}
+	s.connected = true
+	any4 := amf.Object{{Key: "*", Value: canForward}}
+	info := statusInfo("status", "NetConnection.Connect.Success", "Connection succeeded.")
+	info = append(info,
+		amf.Property{Key: "objectEncoding", Value: 0},
+		amf.Property{Key: "capsEx", Value: capsMultitrack | capsModEx | capsNanoOffset},
+		amf.Property{Key: "fourCcList", Value: amf.StrictArray{"*"}},
+		amf.Property{Key: "videoFourCcInfoMap", Value: any4},
+		amf.Property{Key: "audioFourCcInfoMap", Value: any4},
+	)
+	return s.send(s.appendCommand(b, 0, "_result", cmd.Txn, amf.Object{
+		{Key: "fmsVer", Value: fmsVersion},
+		{Key: "capabilities", Value: 31},
+	}, info))
+}
+
+func (s *Server) createStream(cmd *Command) error {
+	if len(s.streams) >= MaxStreams {
+		b := s.appendCommand(nil, 0, "_error", cmd.Txn, nil,
+			statusInfo("error", "NetConnection.Call.Failed", fmt.Sprintf("At most %d streams a connection.", MaxStreams)))
+		return s.send(b)
+	}
+	s.nextID++
+	s.streams[s.nextID] = &serverStream{}
+	return s.result(cmd, nil, int(s.nextID))
+}
+
+// stream returns the stream that a command is about. A client that publishes
+// without createStream is taken as one that did.
+func (s *Server) stream(id uint32) (*serverStream, error) {
+	st := s.streams[id]
+	if st == nil {
+		if len(s.streams) >= MaxStreams {
+			return nil, fmt.Errorf("%w: more than %d message streams", chunk.ErrLimit, MaxStreams)
+		}
+		st = &serverStream{}
+		s.streams[id] = st
+		s.nextID = max(s.nextID, min(id, 1<<16))
+	}
+	return st, nil
+}
+
+func (s *Server) publish(cmd *Command) error {
+	st, err := s.stream(cmd.StreamID)
+	if err != nil {
+		return err
+	}
+	name := cmd.firstString()
+	if st.publishing || st.playing {
+		err = &StatusError{Command: "publish", Code: "NetStream.Publish.BadName", Description: "This message stream is in use."}
+	} else {
+		err = s.h.Publish(cmd.StreamID, name)
+	}
+	if err != nil {
+		return s.refuse(cmd.StreamID, err)
+	}
+	s.accepted = true
+	st.publishing, st.name = true, name
+	return s.send(s.appendStatus(nil, cmd.StreamID, "status", "NetStream.Publish.Start", "Publishing."))
+}
+
+func (s *Server) play(cmd *Command) error {
+	st, err := s.stream(cmd.StreamID)
+	if err != nil {
+		return err
+	}
+	name := cmd.firstString()
+	for _, other := range s.streams {
+		if other.playing || st.publishing {
+			err = &StatusError{Command: "play", Code: "NetStream.Play.Failed", Description: "One play a connection."}
+		}
+	}
+	if err == nil {
+		err = s.h.Play(cmd.StreamID, name)
+	}
+	if err != nil {
+		return s.refuse(cmd.StreamID, err)
+	}
+	s.accepted = true
+	st.playing, st.name = true, name
+	b := chunk.AppendUserControl(nil, eventStreamBegin, cmd.StreamID)
+	b = s.appendStatus(b, cmd.StreamID, "status", "NetStream.Play.Reset", "Playing and resetting.")
+	b = s.appendStatus(b, cmd.StreamID, "status", "NetStream.Play.Start", "Playing.")
+	if err := s.send(b); err != nil {
+		return err
+	}
+	s.h.Playing(cmd.StreamID)
+	return nil
+}
+
+// refuse tells the client why and ends the connection.
+func (s *Server) refuse(streamID uint32, err error) error {
+	var st *StatusError
+	if errors.As(err, &st) {
+		s.send(s.appendStatus(nil, streamID, "error", st.Code, st.Description))
+	}
+	return err
+}
+
+func (s *Server) pause(cmd *Command) error {
+	st := s.streams[cmd.StreamID]
+	if st == nil || !st.playing || len(cmd.Args) < 2 {
+		return nil
+	}
+	pause, ok := cmd.Args[1].(bool)
+	if !ok {
+		return nil
+	}
+	code, text := "NetStream.Unpause.Notify", "Playing."
+	if pause {
+		s.h.Pause(cmd.StreamID, true)
+		code, text = "NetStream.Pause.Notify", "Paused."
+	}
+	if err := s.send(s.appendStatus(nil, cmd.StreamID, "status", code, text)); err != nil {
+		return err
+	}
+	if !pause {
+		s.h.Pause(cmd.StreamID, false)
+	}
+	return nil
+}
+
+func (s *Server) closeStream(id uint32) {
+	if st := s.streams[id]; st != nil {
+		s.stop(id, st)
+	}
+}
+
+func (s *Server) unpublishName(name string) {
+	for id, st := range s.streams {
+		if st.publishing && st.name == name {
+			s.closeStream(id)
+		}
+	}
+}
+
+// result answers cmd. A command with transaction id 0 wants no answer
+// (RTMP 1.0, 7.1.1).
+func (s *Server) result(cmd *Command, values ...any) error {
+	if b := s.appendResult(nil, cmd, values...); b != nil {
+		return s.send(b)
+	}
+	return nil
+}
+
+func (s *Server) appendResult(b []byte, cmd *Command, values ...any) []byte {
+	if cmd.Txn == 0 {
+		return b
+	}
+	return s.appendCommand(b, 0, append([]any{"_result", cmd.Txn}, values...)...)
+}
+
+// AppendPlayEnd appends what tells a player that the publisher has gone.
+func (s *Server) AppendPlayEnd(b []byte, streamID uint32) []byte {
+	b = chunk.AppendUserControl(b, eventStreamEOF, streamID)
+	return s.appendStatus(b, streamID, "status", "NetStream.Play.UnpublishNotify", "The publisher has gone.")
+}
+
+// AppendPlayBegin appends what tells a waiting player that a publisher has
+// come.
+func (s *Server) AppendPlayBegin(b []byte, streamID uint32) []byte {
+	b = chunk.AppendUserControl(b, eventStreamBegin, streamID)
+	return s.appendStatus(b, streamID, "status", "NetStream.Play.PublishNotify", "A publisher has come.")
+}
+
+// AppendKick appends what tells a publisher that its stream is ended by the
+// server.
+func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byte {
+	return s.appendStatus(b, streamID, "error", "NetStream.Publish.Rejected", description)
+}
+
+// firstString is the first string argument: publish and play have their name
+// behind a null, which some clients leave out.
+func (c *Command) firstString() string {
+	for _, a := range c.Args {
+		if s, ok := a.(string); ok {
+			return s
+		}
+	}
+	return ""
+}
+
+// clip makes a peer's words fit for an error.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
