@@ -1,0 +1,234 @@
+package fanout
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// shardSize is how many senders are walked by one goroutine while others may
+// take the next ones, and how many pointers a join copies.
+const shardSize = 128
+
+// Group is the receivers of one log.
+type Group struct {
+	log  *gop.Log
+	pool *Pool
+
+	mu     sync.Mutex
+	shards atomic.Pointer[[]*shard]
+	taps   atomic.Pointer[[]*Tap]
+	armed  atomic.Bool
+	timer  *time.Timer // guarded by mu
+}
+
+type shard struct {
+	group   *Group
+	senders atomic.Pointer[[]*Sender]
+	queued  atomic.Bool
+}
+
+// NewGroup returns the receivers of l, of which there are none. Large groups
+// are walked with the help of pool.
+func NewGroup(l *gop.Log, pool *Pool) *Group {
+	g := &Group{log: l, pool: pool}
+	g.shards.Store(new([]*shard))
+	g.taps.Store(new([]*Tap))
+	l.Slowest = g.slowest
+	return g
+}
+
+// Add adds a sender, which then gets the log.
+func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdown bool)) {
+	g.mu.Lock()
+	shards := *g.shards.Load()
+	i := slices.IndexFunc(shards, func(sh *shard) bool { return len(*sh.senders.Load()) < shardSize })
+	if i < 0 {
+		sh := &shard{group: g}
+		sh.senders.Store(new([]*Sender))
+		shards = append(slices.Clone(shards), sh)
+		g.shards.Store(&shards)
+		i = len(shards) - 1
+	}
+	senders := append(slices.Clone(*shards[i].senders.Load()), s)
+	shards[i].senders.Store(&senders)
+	g.mu.Unlock()
+	s.Attach(g.log, o, end)
+}
+
+// Remove takes a sender out. What it was about to send it may still send: see
+// Detach.
+func (g *Group) Remove(s *Sender) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, sh := range *g.shards.Load() {
+		old := *sh.senders.Load()
+		if i := slices.Index(old, s); i >= 0 {
+			senders := slices.Delete(slices.Clone(old), i, i+1)
+			sh.senders.Store(&senders)
+			return
+		}
+	}
+}
+
+// Wake sends what was appended. The caller walks the senders himself, with
+// the pool's help where there are many.
+func (g *Group) Wake() {
+	g.armed.Store(false)
+	for _, t := range *g.taps.Load() {
+		t.notify()
+	}
+	shards := *g.shards.Load()
+	if len(shards) == 0 {
+		return
+	}
+	help := len(shards) > 1 && runtime.GOMAXPROCS(0) > 1
+	if help {
+		for _, sh := range shards[1:] {
+			if sh.queued.CompareAndSwap(false, true) && !g.pool.offer(sh) {
+				sh.queued.Store(false)
+			}
+		}
+	}
+	w := walks.Get().(*walk)
+	shards[0].walk(w)
+	for _, sh := range shards[1:] {
+		if !help || sh.queued.CompareAndSwap(true, false) || !g.pool.running() {
+			sh.walk(w)
+		}
+	}
+	w.put()
+}
+
+// WakeWithin calls Wake after the merge window, once for all messages that
+// arrive in it.
+func (g *Group) WakeWithin(window time.Duration) {
+	if window <= 0 {
+		g.Wake()
+		return
+	}
+	if g.armed.CompareAndSwap(false, true) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.timer == nil {
+			g.timer = time.AfterFunc(window, g.Wake)
+		} else {
+			g.timer.Reset(window)
+		}
+	}
+}
+
+// End sends what is left when the log has ended.
+func (g *Group) End() {
+	g.mu.Lock()
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.mu.Unlock()
+	g.Wake()
+}
+
+func (sh *shard) walk(w *walk) {
+	for _, s := range *sh.senders.Load() {
+		s.kick(w)
+	}
+}
+
+// each calls f for each sender of the group.
+func (g *Group) each(f func(*Sender)) {
+	for _, sh := range *g.shards.Load() {
+		for _, s := range *sh.senders.Load() {
+			f(s)
+		}
+	}
+}
+
+// slowest is the first message that any receiver needs.
+func (g *Group) slowest() uint64 {
+	least := g.log.Head()
+	g.each(func(s *Sender) {
+		if seq, ok := s.needs(g.log); ok {
+			least = min(least, seq)
+		}
+	})
+	for _, t := range *g.taps.Load() {
+		least = min(least, t.cursor.Next())
+	}
+	return least
+}
+
+// Backlog is how many bytes the slowest of the receivers is behind that
+// have taken something within the given time.
+func (g *Group) Backlog(within time.Duration) int {
+	since := Clock() - int64(within)
+	least := g.log.Head()
+	g.each(func(s *Sender) {
+		if seq, ok := s.needs(g.log); ok && s.progress.Load() >= since {
+			least = min(least, seq)
+		}
+	})
+	return g.log.Since(least)
+}
+
+// Pool is the goroutines that help to walk large groups: one for each CPU but
+// one, started when first needed.
+type Pool struct {
+	mu      sync.Mutex
+	work    chan *shard
+	started atomic.Bool
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+// NewPool returns a Pool. Close ends it.
+func NewPool() *Pool { return &Pool{work: make(chan *shard, 256)} }
+
+func (p *Pool) running() bool { return p.started.Load() }
+
+// offer hands out a shard; false means that nobody can take it now.
+func (p *Pool) offer(sh *shard) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	if !p.started.Load() {
+		p.started.Store(true)
+		for range runtime.GOMAXPROCS(0) - 1 {
+			p.wg.Go(p.run)
+		}
+	}
+	select {
+	case p.work <- sh:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *Pool) run() {
+	for sh := range p.work {
+		if sh.queued.CompareAndSwap(true, false) {
+			w := walks.Get().(*walk)
+			sh.walk(w)
+			w.put()
+		}
+	}
+}
+
+// Close ends the pool's goroutines and returns when they have ended. Groups
+// go on without help.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
+		p.started.Store(false)
+		close(p.work)
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+}

@@ -1,0 +1,443 @@
+// Package fanout is the writers: who writes which cursor's bytes to which
+// socket, and when.
+//
+// A Sender is one connection's way out. Whoever has something for it, the
+// goroutine that appended to the log first of all, takes the Sender for a
+// moment, gives the socket everything there is in one write that does not
+// block, and lets go. Only when a socket is full a goroutine is started that
+// waits for it; all others go on. Connections without such writes (TLS, pipes,
+// wrapped ones) are always served by a goroutine of their own, which lives as
+// long as there is something to send.
+package fanout
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/sys"
+)
+
+const (
+	// turn is how many bytes a sender is given at a time while others wait,
+	// and at once when it catches up: more spills the cache, less costs
+	// writes.
+	turn = 128 << 10
+	// catchUp is how many bytes are written at a time to a socket that has
+	// been full.
+	catchUp = 64 << 10
+	// maxControl bounds the control messages queued for a peer that does not
+	// read them.
+	maxControl = 64 << 10
+)
+
+var (
+	// ErrStalled says that a peer has taken nothing for the write timeout.
+	ErrStalled = errors.New("write stalled")
+	// ErrControl says that a peer makes us answer and does not read.
+	ErrControl = errors.New("answers are not read")
+	// ErrClosed is returned for what is sent after Close.
+	ErrClosed = errors.New("sender closed")
+)
+
+// The states of a Sender. Only the goroutine that moves it out of idle, or
+// inherits it from that one, touches what the state guards.
+const (
+	idle    = iota
+	running // somebody is in run
+	again   // somebody is in run and is to look once more
+	parked  // a goroutine is in catchUp and looks before it ends
+)
+
+// Sender sends to one connection: control messages, and what its cursor has
+// before it. All methods are safe for concurrent use.
+type Sender struct {
+	conn    net.Conn
+	raw     syscall.RawConn // nil where writes can't be tried
+	timeout time.Duration
+
+	state    atomic.Int32
+	closed   atomic.Bool
+	progress atomic.Int64 // when bytes were taken last, nanoseconds on Clock
+	bytes    atomic.Uint64
+	messages atomic.Uint64
+
+	wg sync.WaitGroup // goroutines in catchUp
+
+	mu       sync.Mutex
+	control  []byte
+	attach   *attachment // to be started
+	detach   bool        // to be ended, before attach
+	shutdown bool        // close for writing when all is sent
+	err      error
+
+	// Guarded by state.
+	active *attachment
+	rest   [][]byte // of a message sent in part
+	out    []byte   // control messages being sent
+	try    attempt
+
+	current atomic.Pointer[attachment] // active, for Stats
+}
+
+// attachment is a log that a Sender sends.
+type attachment struct {
+	cursor gop.Cursor
+	log    *gop.Log
+	opt    gop.Options
+	end    func() (control []byte, shutdown bool)
+}
+
+var start = time.Now()
+
+// Clock is the time on a clock that never goes back, in nanoseconds.
+func Clock() int64 { return int64(time.Since(start)) }
+
+// NewSender returns a Sender for conn. A batch that the peer does not take
+// within timeout ends the connection.
+func NewSender(conn net.Conn, timeout time.Duration) *Sender {
+	s := &Sender{conn: conn, timeout: timeout, raw: rawConn(conn)}
+	s.progress.Store(Clock())
+	s.try.init(s)
+	sys.Tune(conn)
+	return s
+}
+
+// Send queues control messages, whole chunks, which go out before the next
+// media message. b is not kept.
+func (s *Sender) Send(b []byte) error {
+	s.mu.Lock()
+	if err := s.err; err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	if len(s.control)+len(b) > maxControl && len(s.control) > 0 {
+		s.mu.Unlock()
+		s.fail(ErrControl)
+		return ErrControl
+	}
+	s.control = append(s.control, b...)
+	s.mu.Unlock()
+	s.Kick()
+	return nil
+}
+
+// Attach begins to send a log, from where a new receiver begins. What was
+// queued before goes first. When the log has ended and all of it is sent, end
+// is called, without locks held: it must not block, and returns what is sent
+// then and whether to shut down.
+func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
+	a := &attachment{log: l, opt: o, end: end}
+	s.mu.Lock()
+	s.attach = a
+	s.mu.Unlock()
+	s.Kick()
+}
+
+// Detach ends sending media, behind the message that is being sent.
+func (s *Sender) Detach() {
+	s.mu.Lock()
+	s.detach, s.attach = true, nil
+	s.mu.Unlock()
+	s.Kick()
+}
+
+// Shutdown closes the connection for writing when what is queued is sent.
+// Where the connection can't be half closed it is closed.
+func (s *Sender) Shutdown() {
+	s.mu.Lock()
+	s.shutdown = true
+	s.mu.Unlock()
+	s.Kick()
+}
+
+// Close ends the connection at once.
+func (s *Sender) Close() { s.fail(ErrClosed) }
+
+// Err is why sending has ended, nil while it has not.
+func (s *Sender) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Stats is a snapshot of a Sender.
+type Stats struct {
+	Bytes, Messages   uint64
+	Overtaken, Waited uint64 // messages not sent: too slow, no keyframe yet
+	Lag               uint64 // messages
+	// Full is how long the socket has taken nothing although there is
+	// something to send.
+	Full time.Duration
+}
+
+// Stats returns a snapshot. Of the counters, Overtaken and Waited are those
+// of the log that is being sent.
+func (s *Sender) Stats() Stats {
+	st := Stats{Bytes: s.bytes.Load(), Messages: s.messages.Load()}
+	if a := s.current.Load(); a != nil {
+		st.Overtaken, st.Waited = a.cursor.Skipped()
+		st.Lag = a.cursor.Lag()
+	}
+	if s.state.Load() == parked {
+		st.Full = time.Duration(Clock() - s.progress.Load())
+	}
+	return st
+}
+
+// needs is the first message that s still needs of the log.
+func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
+	a := s.current.Load()
+	if a == nil || a.log != l {
+		return 0, false
+	}
+	return a.cursor.Next(), true
+}
+
+// Kick makes sure that what there is to send gets sent: by the caller where
+// it does not block, else by a goroutine. It must not be called with locks
+// held that Attach's end takes.
+func (s *Sender) Kick() {
+	w := walks.Get().(*walk)
+	s.kick(w)
+	w.put()
+}
+
+func (s *Sender) kick(w *walk) {
+	for {
+		switch st := s.state.Load(); {
+		case st == again || st == parked:
+			return
+		case st == running:
+			if s.state.CompareAndSwap(running, again) {
+				return
+			}
+		case s.raw == nil:
+			if !s.pending() {
+				return
+			}
+			if s.state.CompareAndSwap(idle, parked) {
+				s.park()
+				return
+			}
+		case s.state.CompareAndSwap(idle, running):
+			s.run(w)
+			return
+		}
+	}
+}
+
+// run tries to send what there is.
+func (s *Sender) run(w *walk) {
+	for {
+		full := false
+		for !full && !s.closed.Load() {
+			iov, batch := s.next(w, turn)
+			if iov == nil {
+				break
+			}
+			n, err := s.try.write(iov, w)
+			if err != nil {
+				s.fail(fmt.Errorf("write: %w", err))
+				break
+			}
+			full = s.sent(batch, iov, n)
+		}
+		if full {
+			s.state.Store(parked)
+			s.park()
+			return
+		}
+		if s.state.CompareAndSwap(running, idle) {
+			return
+		}
+		s.state.Store(running)
+	}
+}
+
+// park hands the sender, whose state is parked, to a goroutine of its own.
+func (s *Sender) park() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		s.state.Store(idle)
+		return
+	}
+	s.wg.Go(s.catchUp)
+}
+
+// Wait waits, after Close, until nobody sends any more.
+func (s *Sender) Wait() { s.wg.Wait() }
+
+// catchUp sends until everything is sent, waiting for the socket.
+func (s *Sender) catchUp() {
+	w := walks.Get().(*walk)
+	defer w.put()
+	for {
+		for !s.closed.Load() {
+			iov, batch := s.next(w, catchUp)
+			if iov == nil {
+				break
+			}
+			// One deadline for a batch, so that a byte now and then is no
+			// progress.
+			s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
+			n, err := s.wait(iov, w)
+			if err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					err = ErrStalled
+				}
+				s.fail(fmt.Errorf("write: %w", err))
+				break
+			}
+			s.sent(batch, iov, n)
+		}
+		s.state.Store(idle)
+		if !s.pending() || !s.state.CompareAndSwap(idle, parked) {
+			return
+		}
+	}
+}
+
+// pending reports whether there is something to do. It may say so in vain.
+func (s *Sender) pending() bool {
+	if s.closed.Load() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.control) > 0 || s.attach != nil || s.detach || s.shutdown {
+		return true
+	}
+	a := s.current.Load()
+	return a != nil && (a.cursor.Lag() > 0 || a.log.Ended())
+}
+
+// next is what is to be sent next: the rest of a message, control messages,
+// or a batch of at least one message. nil: nothing.
+func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
+	for {
+		if s.rest != nil {
+			return s.rest, nil
+		}
+		if len(s.out) == 0 {
+			s.take()
+		}
+		if len(s.out) > 0 {
+			return append(w.one[:0], s.out), nil
+		}
+		a := s.active
+		if a == nil {
+			return nil, nil
+		}
+		b := w.batch(a.opt.Push)
+		b.Fill(&a.cursor, limit)
+		if b.Len() > 0 {
+			return b.IOV(), b
+		}
+		if !a.cursor.Done() {
+			return nil, nil
+		}
+		s.setActive(nil)
+		control, shutdown := a.end()
+		s.mu.Lock()
+		s.control = append(s.control, control...)
+		s.shutdown = s.shutdown || shutdown
+		s.mu.Unlock()
+	}
+}
+
+// take takes over what others have asked for.
+func (s *Sender) take() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.detach {
+		s.detach = false
+		s.setActive(nil)
+	}
+	if len(s.control) > 0 {
+		s.out, s.control = s.control, nil
+		return
+	}
+	if a := s.attach; a != nil {
+		s.attach = nil
+		a.log.Start(&a.cursor, a.opt)
+		s.setActive(a)
+	}
+	if s.shutdown && s.active == nil {
+		s.shutdown = false
+		if err := closeWrite(s.conn); err != nil && s.err == nil {
+			s.err = err
+			s.closed.Store(true)
+			s.conn.Close()
+		}
+	}
+}
+
+func (s *Sender) setActive(a *attachment) {
+	s.active = a
+	s.current.Store(a)
+}
+
+// sent notes that n bytes of iov were taken. It reports whether the socket is
+// full.
+func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int) (full bool) {
+	total := 0
+	for _, p := range iov {
+		total += len(p)
+	}
+	if n > 0 {
+		s.progress.Store(Clock())
+		s.bytes.Add(uint64(n))
+	}
+	switch {
+	case s.rest != nil:
+		s.rest = dropFirst(s.rest, n)
+	case batch != nil:
+		var messages int
+		messages, s.rest = batch.Sent(&s.active.cursor, n)
+		s.messages.Add(uint64(messages))
+	default:
+		if s.out = s.out[n:]; len(s.out) == 0 {
+			s.out = nil
+		}
+	}
+	return n < total
+}
+
+// fail ends the connection. The first error is kept.
+func (s *Sender) fail(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.control, s.attach = nil, nil
+	s.mu.Unlock()
+	s.closed.Store(true)
+	s.conn.Close()
+}
+
+func dropFirst(iov [][]byte, n int) [][]byte {
+	for len(iov) > 0 && n >= len(iov[0]) {
+		n -= len(iov[0])
+		iov = iov[1:]
+	}
+	if len(iov) == 0 {
+		return nil
+	}
+	iov[0] = iov[0][n:]
+	return iov
+}
+
+func closeWrite(c net.Conn) error {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return c.Close()
+}

@@ -1,0 +1,68 @@
+package fanout
+
+import (
+	"context"
+	"io"
+	"slices"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// Tap reads a log inside the process. It is for one goroutine.
+type Tap struct {
+	group  *Group
+	cursor gop.Cursor
+	wake   chan struct{}
+}
+
+// Tap returns a new reader of the log. Close ends it.
+func (g *Group) Tap() *Tap {
+	t := &Tap{group: g, wake: make(chan struct{}, 1)}
+	g.log.Start(&t.cursor, gop.Options{
+		Layout: chunk.Layout{StreamID: chunk.MediaStreamID, Size: chunk.MaxMessage},
+	})
+	g.mu.Lock()
+	taps := append(slices.Clone(*g.taps.Load()), t)
+	g.taps.Store(&taps)
+	g.mu.Unlock()
+	return t
+}
+
+func (t *Tap) notify() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Next calls f for the next messages: headers, which have no sequence number,
+// then one message. It returns io.EOF behind the last one of a stream that
+// has ended.
+func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload []byte)) error {
+	for {
+		m, set := t.cursor.Read()
+		if m != nil {
+			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, payload) })
+			f(m.Type, m.Time, m.Frame.Payload())
+			return nil
+		}
+		if t.cursor.Done() {
+			return io.EOF
+		}
+		select {
+		case <-t.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Close ends the reader.
+func (t *Tap) Close() {
+	g := t.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	taps := slices.DeleteFunc(slices.Clone(*g.taps.Load()), func(o *Tap) bool { return o == t })
+	g.taps.Store(&taps)
+}

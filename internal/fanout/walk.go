@@ -1,0 +1,57 @@
+package fanout
+
+import (
+	"net"
+	"sync"
+
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// walk is what a goroutine carries from sender to sender: the batches that
+// senders at the same place share.
+type walk struct {
+	play, push gop.Batch
+	one        [1][]byte
+	gather     []byte
+	scratch    ioScratch
+}
+
+var walks = sync.Pool{New: func() any { return new(walk) }}
+
+func (w *walk) batch(push bool) *gop.Batch {
+	if push {
+		return &w.push
+	}
+	return &w.play
+}
+
+// put gives the walk back, holding on to nothing.
+func (w *walk) put() {
+	w.play.Reset()
+	w.push.Reset()
+	w.one[0] = nil
+	w.scratch.reset()
+	walks.Put(w)
+}
+
+// writeAll writes iov to a connection that can't be tried. What is gathered
+// first leaves in full TLS records and in few calls.
+func (s *Sender) writeAll(iov [][]byte, w *walk) (int, error) {
+	if tcp, ok := s.conn.(*net.TCPConn); ok {
+		buffers := append(net.Buffers(nil), iov...) // WriteTo uses it up
+		n, err := buffers.WriteTo(tcp)
+		return int(n), err
+	}
+	if len(iov) == 1 {
+		return s.conn.Write(iov[0])
+	}
+	w.gather = w.gather[:0]
+	for _, p := range iov {
+		w.gather = append(w.gather, p...)
+	}
+	n, err := s.conn.Write(w.gather)
+	if cap(w.gather) > 2*catchUp {
+		w.gather = nil
+	}
+	return n, err
+}

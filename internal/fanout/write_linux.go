@@ -1,0 +1,118 @@
+package fanout
+
+import (
+	"net"
+	"syscall"
+	"unsafe"
+)
+
+// maxIOV is the most slices one system call takes.
+const maxIOV = 1024
+
+// ioScratch is the system's form of a batch, made once for all senders that
+// send the same.
+type ioScratch struct {
+	iov  []syscall.Iovec
+	from [][]byte
+}
+
+func (s *ioScratch) reset() {
+	clear(s.iov)
+	s.iov, s.from = s.iov[:0], nil
+}
+
+// rawConn returns the connection below c that writes can be tried on, nil
+// where c is not a plain TCP connection.
+func rawConn(c net.Conn) syscall.RawConn {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
+}
+
+// attempt is one write. It lives in the Sender, with its functions made once,
+// so that a write allocates nothing.
+type attempt struct {
+	raw     syscall.RawConn
+	once    func(fd uintptr) bool
+	waiting func(fd uintptr) bool
+
+	iov []syscall.Iovec
+	n   int
+	err syscall.Errno
+}
+
+func (a *attempt) init(s *Sender) {
+	a.raw = s.raw
+	a.once = func(fd uintptr) bool { a.writev(fd); return true }
+	a.waiting = func(fd uintptr) bool { a.writev(fd); return a.err != syscall.EAGAIN }
+}
+
+// writev makes the system call raw: it does not block, and the scheduler
+// would only be disturbed by being told of it.
+func (a *attempt) writev(fd uintptr) {
+	for {
+		var n uintptr
+		if len(a.iov) == 1 {
+			n, _, a.err = syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(a.iov[0].Base)), uintptr(a.iov[0].Len))
+		} else {
+			n, _, a.err = syscall.RawSyscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&a.iov[0])), uintptr(len(a.iov)))
+		}
+		if a.err == syscall.EINTR {
+			continue
+		}
+		a.n = 0
+		if a.err == 0 {
+			a.n = int(n)
+		}
+		return
+	}
+}
+
+// write gives iov to the socket and returns how much it took.
+func (a *attempt) write(iov [][]byte, w *walk) (int, error) {
+	return a.do(iov, w, a.once)
+}
+
+func (a *attempt) do(iov [][]byte, w *walk, f func(uintptr) bool) (int, error) {
+	a.iov = w.scratch.convert(iov)
+	err := a.raw.Write(f)
+	a.iov = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case a.err == syscall.EAGAIN:
+		return 0, nil
+	case a.err != 0:
+		return 0, a.err
+	}
+	return a.n, nil
+}
+
+// wait writes some of iov, when the socket takes something.
+func (s *Sender) wait(iov [][]byte, w *walk) (int, error) {
+	if s.raw == nil {
+		return s.writeAll(iov, w)
+	}
+	return s.try.do(iov, w, s.try.waiting)
+}
+
+func (s *ioScratch) convert(iov [][]byte) []syscall.Iovec {
+	if len(iov) > maxIOV {
+		iov = iov[:maxIOV]
+	}
+	if len(s.from) > 0 && len(iov) == len(s.from) && &iov[0] == &s.from[0] && len(iov[0]) == int(s.iov[0].Len) &&
+		unsafe.SliceData(iov[0]) == s.iov[0].Base {
+		return s.iov
+	}
+	s.iov = s.iov[:0]
+	for _, p := range iov {
+		v := syscall.Iovec{Base: unsafe.SliceData(p)}
+		v.SetLen(len(p))
+		s.iov = append(s.iov, v)
+	}
+	s.from = iov
+	return s.iov
+}

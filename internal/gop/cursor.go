@@ -1,0 +1,296 @@
+package gop
+
+import (
+	"sync/atomic"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+)
+
+// Cursor is one receiver's place in a Log. Its methods are for the one
+// goroutine that sends to the receiver at a time, but for those that say
+// otherwise.
+type Cursor struct {
+	log    *Log
+	push   bool
+	noMeta bool
+	layout chunk.Layout
+	shared bool
+
+	next    atomic.Uint64
+	set     *HeaderSet // what the receiver has
+	preface bool       // the header set goes before the next message
+	needKey bool       // video waits for a keyframe
+
+	overtaken, waited atomic.Uint64
+}
+
+// Options says how a cursor reads.
+type Options struct {
+	// Live: begin with the next keyframe, not the last.
+	Live bool
+	// Push: metadata goes out inside @setDataFrame. NoMeta: it does not go
+	// out at all.
+	Push, NoMeta bool
+	// Layout is the receiver's; size is the chunk size of the log's frames.
+	Layout chunk.Layout
+	Size   int
+}
+
+// Start places a new cursor: at the last keyframe; where there is none, at
+// the head, to begin with the next one; in a stream without video at the
+// newest message.
+func (l *Log) Start(c *Cursor, o Options) {
+	c.log, c.push, c.noMeta, c.layout = l, o.Push, o.NoMeta, o.Layout
+	c.shared = o.Layout.Shared(o.Size)
+	c.set, c.preface, c.needKey = nil, true, true
+	if o.Live {
+		c.next.Store(l.head.Load())
+		return
+	}
+	c.place(l.tail.Load())
+}
+
+// place puts the cursor where a receiver may begin, not before from.
+func (c *Cursor) place(from uint64) {
+	l := c.log
+	head := l.head.Load()
+	switch key := l.key.Load(); {
+	case key != nil && key.Seq >= from:
+		c.next.Store(key.Seq)
+	case l.video.Load():
+		c.next.Store(head)
+	default:
+		c.next.Store(max(from, head-1))
+	}
+	c.needKey = true
+}
+
+// Next is the sequence number of the next message to send. It is safe for
+// concurrent use.
+func (c *Cursor) Next() uint64 { return c.next.Load() }
+
+// Lag is how many messages the cursor is behind. It is safe for concurrent
+// use.
+func (c *Cursor) Lag() uint64 {
+	if c.log == nil {
+		return 0
+	}
+	return c.log.head.Load() - c.next.Load()
+}
+
+// Skipped counts the messages that the receiver did not get: because it was
+// too slow, and because they referred to a keyframe it had not got. It is
+// safe for concurrent use.
+func (c *Cursor) Skipped() (overtaken, waited uint64) {
+	return c.overtaken.Load(), c.waited.Load()
+}
+
+// Done reports whether everything of a log that has ended is sent.
+func (c *Cursor) Done() bool {
+	// In this order: nothing is appended after the end.
+	return c.log.Ended() && c.next.Load() == c.log.head.Load()
+}
+
+// jump goes on at the newest keyframe after the log has dropped what came
+// next.
+func (c *Cursor) jump() {
+	old := c.next.Load()
+	c.place(max(old, c.log.tail.Load()))
+	c.preface = true
+	c.overtaken.Add(c.next.Load() - old)
+}
+
+// Read moves on by one message and returns it, nil when the cursor is up to
+// date. Before the message comes set, where it is not nil.
+func (c *Cursor) Read() (m *Message, set *HeaderSet) {
+	for c.next.Load() < c.log.head.Load() {
+		m := c.log.Get(c.next.Load())
+		if m == nil {
+			c.jump()
+			continue
+		}
+		c.next.Store(m.Seq + 1)
+		if c.needKey && m.Inter {
+			c.waited.Add(1)
+			continue
+		}
+		c.needKey = c.needKey && !m.Keyframe
+		if c.preface && m.Set != c.set {
+			set = m.Set
+		}
+		c.preface, c.set = false, m.After
+		return m, set
+	}
+	return nil, nil
+}
+
+// Batch is what is sent at once. It can be filled for one cursor after the
+// other; those at the same place share the work.
+type Batch struct {
+	iov   [][]byte
+	marks []mark
+	bytes int
+
+	// what it was filled for, when others may share it
+	log      *Log
+	from, to uint64
+	limit    int
+	push     bool
+
+	scratch []byte
+}
+
+// mark is the end of a message in a batch.
+type mark struct {
+	end int
+	m   *Message
+	// skipped is how many messages were left out before it, needKey
+	// whether the cursor still waits for a keyframe after it.
+	skipped uint64
+	needKey bool
+}
+
+// Fill collects what c sends next: everything there is, up to the message
+// with which limit bytes are reached. It is empty when c is up to date.
+func (b *Batch) Fill(c *Cursor, limit int) {
+	head := c.log.head.Load()
+	from := c.next.Load()
+	plain := c.shared && !c.preface && !c.needKey && !c.noMeta
+	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.push && b.limit == limit {
+		return
+	}
+	b.Reset()
+	if from == head {
+		return
+	}
+	f := filler{b, c, c.preface, c.needKey, 0}
+	for seq := from; seq < head && b.bytes < limit; seq++ {
+		m := c.log.Get(seq)
+		if m == nil {
+			if len(b.marks) > 0 {
+				break
+			}
+			c.jump()
+			plain, f.preface, f.needKey = false, true, true
+			seq = c.next.Load() - 1
+			continue
+		}
+		f.add(m)
+	}
+	if plain && len(b.marks) > 0 {
+		b.log, b.from, b.to, b.push, b.limit = c.log, from, head, c.push, limit
+	}
+}
+
+// filler is the state of a cursor as it will be when the batch is sent.
+type filler struct {
+	*Batch
+	c                *Cursor
+	preface, needKey bool
+	skipped          uint64
+}
+
+func (f *filler) add(m *Message) {
+	c := f.c
+	waits := f.needKey && m.Inter
+	if waits || c.noMeta && m.Metadata {
+		switch {
+		case len(f.marks) == 0:
+			c.next.Store(m.Seq + 1)
+			if waits {
+				c.waited.Add(1)
+			}
+		case waits:
+			f.skipped++
+		}
+		return
+	}
+	f.needKey = f.needKey && !m.Keyframe
+	if f.preface {
+		f.preface = false
+		if m.Set != c.set {
+			f.append(m.Set.Append(nil, m.Time, c.push, c.noMeta, c.layout))
+		}
+	}
+	fr := m.frame(c.push)
+	if c.shared {
+		f.append(fr.Bytes())
+		if n := len(f.marks); n > 0 && fr.Follows(f.marks[n-1].m.frame(c.push)) {
+			// Neighbours in memory: one range.
+			last := len(f.iov) - 2
+			f.iov[last] = f.iov[last][:len(f.iov[last])+fr.Len()]
+			f.iov = f.iov[:last+1]
+		}
+	} else {
+		n := len(f.iov)
+		f.iov, f.scratch = c.layout.AppendTo(f.iov, f.scratch, fr)
+		for _, p := range f.iov[n:] {
+			f.bytes += len(p)
+		}
+	}
+	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey})
+}
+
+func (b *Batch) append(p []byte) {
+	if len(p) > 0 {
+		b.iov = append(b.iov, p)
+		b.bytes += len(p)
+	}
+}
+
+// Reset empties the batch.
+func (b *Batch) Reset() {
+	clear(b.iov)
+	clear(b.marks)
+	b.iov, b.marks, b.bytes, b.log = b.iov[:0], b.marks[:0], 0, nil
+	b.scratch = b.scratch[:0]
+}
+
+// IOV is what is to be sent. It stays valid until the next Fill for another
+// place.
+func (b *Batch) IOV() [][]byte { return b.iov }
+
+// Len is the number of bytes to be sent.
+func (b *Batch) Len() int { return b.bytes }
+
+// Sent moves c on after n bytes of the batch were sent. A message sent in
+// part counts as sent: rest, its other bytes, must go out before anything
+// else. It returns the number of messages.
+func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
+	if n == 0 {
+		return 0, nil
+	}
+	i := len(b.marks) - 1
+	for i > 0 && b.marks[i-1].end >= n {
+		i--
+	}
+	last := b.marks[i]
+	c.next.Store(last.m.Seq + 1)
+	c.set, c.preface, c.needKey = last.m.After, false, last.needKey
+	c.waited.Add(last.skipped)
+	if n < last.end {
+		rest = cut(b.iov, n, last.end)
+		if !c.shared {
+			// rest lies in scratch, too.
+			b.scratch = nil
+		}
+	}
+	return i + 1, rest
+}
+
+// cut returns bytes from to to of iov, in slices of its own.
+func cut(iov [][]byte, from, to int) [][]byte {
+	var out [][]byte
+	at := 0
+	for _, p := range iov {
+		lo, hi := max(from-at, 0), min(to-at, len(p))
+		if lo < hi {
+			out = append(out, p[lo:hi:hi])
+		}
+		at += len(p)
+		if at >= to {
+			break
+		}
+	}
+	return out
+}

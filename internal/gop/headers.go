@@ -1,0 +1,167 @@
+package gop
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/flv"
+)
+
+// A header set is bounded: 256 tracks of two kinds with 16 MiB each would be
+// an attack. What goes over is passed on live and not kept.
+const (
+	maxHeaders     = 64
+	maxHeaderBytes = 1 << 20
+)
+
+// HeaderSet is what a receiver needs before its first frame: the metadata,
+// each track's sequence header and configuration. It never changes; the nil
+// set is empty.
+type HeaderSet struct {
+	meta    *chunk.Frame // as players get it
+	push    *chunk.Frame // as destinations do
+	headers []header
+	bytes   int
+}
+
+type header struct {
+	typ     uint8
+	slots   []slot // what it is in force for
+	payload []byte
+}
+
+type slot struct {
+	flv.Slot
+	codec flv.Codec
+}
+
+// with returns the set after a header message.
+func (s *HeaderSet) with(typ uint8, body []byte) *HeaderSet {
+	var slots []slot
+	for place, codec := range flv.Slots(typ, body) {
+		slots = append(slots, slot{place, codec})
+	}
+	if len(slots) == 0 {
+		return s
+	}
+	var old HeaderSet
+	if s != nil {
+		old = *s
+	}
+	// Many encoders repeat their headers at each keyframe.
+	for _, h := range old.headers {
+		if h.typ == typ && bytes.Equal(h.payload, body) && slices.Equal(h.slots, slots) {
+			return s
+		}
+	}
+
+	n := &HeaderSet{meta: old.meta, push: old.push}
+	next := header{typ: typ, slots: slots, payload: bytes.Clone(body)}
+	placed := false
+	for _, h := range old.headers {
+		left := h.slots
+		for _, new := range slots {
+			left = without(left, func(old slot) bool { return new.ends(old) })
+		}
+		switch {
+		case len(left) == len(h.slots):
+			n.headers = append(n.headers, h)
+		case len(left) > 0:
+			h.slots = left
+			n.headers = append(n.headers, h)
+		case !placed:
+			n.headers, placed = append(n.headers, next), true
+		}
+	}
+	if !placed {
+		n.headers = append(n.headers, next)
+	}
+	for _, h := range n.headers {
+		n.bytes += len(h.payload)
+	}
+	if len(n.headers) > maxHeaders || n.bytes > maxHeaderBytes {
+		return s
+	}
+	return n
+}
+
+// ends reports whether s takes the place of old. Another codec on a track
+// ends its old configuration too.
+func (s slot) ends(old slot) bool {
+	return s.Slot == old.Slot ||
+		!s.Config && old.Config && s.Type == old.Type && s.Track == old.Track && s.codec != old.codec
+}
+
+func without(slots []slot, drop func(slot) bool) []slot {
+	if !slices.ContainsFunc(slots, drop) {
+		return slots
+	}
+	return slices.DeleteFunc(slices.Clone(slots), drop)
+}
+
+// withMetadata returns the set after onMetaData, or with none after
+// @clearDataFrame.
+func (s *HeaderSet) withMetadata(m *Message) *HeaderSet {
+	var n HeaderSet
+	if s != nil {
+		n = *s
+	}
+	n.meta, n.push = nil, nil
+	if m != nil {
+		if s != nil && s.meta != nil && bytes.Equal(s.meta.Payload(), m.Frame.Payload()) {
+			return s
+		}
+		// Copied, so that one small message does not keep a slab.
+		size := m.Frame.Length + m.Push.Length
+		n.meta = chunk.NewFrame(m.Frame.Header, m.Frame.Payload(), size)
+		n.push = chunk.NewFrame(m.Push.Header, m.Push.Payload(), size)
+	}
+	return &n
+}
+
+// Append appends the set's messages, all of them with the given time.
+func (s *HeaderSet) Append(b []byte, time uint32, push, noMeta bool, l chunk.Layout) []byte {
+	if s == nil {
+		return b
+	}
+	h := chunk.Header{Time: time + l.Offset, StreamID: l.StreamID}
+	meta := s.meta
+	if push {
+		meta = s.push
+	}
+	if meta != nil && !noMeta {
+		h.Type = chunk.TypeData
+		b = chunk.Append(b, h, meta.Payload(), l.Size)
+	}
+	for _, hd := range s.headers {
+		h.Type = hd.typ
+		b = chunk.Append(b, h, hd.payload, l.Size)
+	}
+	return b
+}
+
+// All calls f for each of the set's messages.
+func (s *HeaderSet) All(f func(typ uint8, payload []byte)) {
+	if s == nil {
+		return
+	}
+	if s.meta != nil {
+		f(chunk.TypeData, s.meta.Payload())
+	}
+	for _, h := range s.headers {
+		f(h.typ, h.payload)
+	}
+}
+
+// count is the number of messages in the set.
+func (s *HeaderSet) count() int {
+	if s == nil {
+		return 0
+	}
+	n := len(s.headers)
+	if s.meta != nil {
+		n++
+	}
+	return n
+}

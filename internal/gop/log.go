@@ -1,0 +1,259 @@
+// Package gop is the log of a live stream: each message once, framed, with
+// the header set in force at its place. One goroutine appends; any number of
+// cursors read it without locks.
+package gop
+
+import (
+	"sync/atomic"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/flv"
+)
+
+// Message is one message in a Log. It never changes.
+type Message struct {
+	Seq  uint64 // from 1
+	Time uint32
+	Type uint8
+	// Frame is what players get. Push is what destinations get: the same,
+	// but for metadata, which goes to them inside @setDataFrame.
+	Frame, Push *chunk.Frame
+	// Set is the header set in force before the message, After behind it.
+	Set, After *HeaderSet
+	// Keyframe: a cursor may start here.
+	Keyframe bool
+	// Inter: the message holds video that refers to what came before.
+	Inter bool
+	// Metadata: onMetaData.
+	Metadata bool
+
+	arrived int64
+	end     uint64 // bytes of the stream up to and with this message
+}
+
+func (m *Message) frame(push bool) *chunk.Frame {
+	if push {
+		return m.Push
+	}
+	return m.Frame
+}
+
+// Limits bounds a Log. What goes over a limit is dropped at the old end.
+type Limits struct {
+	Bytes    int
+	Messages int
+	Age      int64 // nanoseconds since arrival
+}
+
+// Log is a live stream's messages, from the last keyframe on, or from where
+// the slowest cursor is, within Limits. Append and End are for one goroutine;
+// all else is safe for concurrent use.
+type Log struct {
+	limits Limits
+	// Slowest, where it is set, is the sequence number of the first message
+	// that a cursor still needs. It is called while appending.
+	Slowest func() uint64
+
+	ring  atomic.Pointer[ring]
+	head  atomic.Uint64 // sequence number of the next message
+	tail  atomic.Uint64 // and of the first that is kept
+	key   atomic.Pointer[Message]
+	video atomic.Bool // video has been seen
+	ended atomic.Bool
+
+	// Owned by the appending goroutine.
+	set   *HeaderSet
+	bytes int
+	total uint64
+	track uint8 // lowest video track seen
+	info  Info
+	stats atomic.Pointer[Info]
+}
+
+// ring holds the messages by sequence number. It is replaced by a larger one
+// when it is full.
+type ring struct {
+	mask  uint64
+	slots []atomic.Pointer[Message]
+}
+
+func newRing(n int) *ring {
+	return &ring{mask: uint64(n - 1), slots: make([]atomic.Pointer[Message], n)}
+}
+
+func (r *ring) at(seq uint64) *atomic.Pointer[Message] { return &r.slots[seq&r.mask] }
+
+// trimEvery is how often, in messages, a stream without keyframes is trimmed
+// to what is needed.
+const trimEvery = 64
+
+// New returns an empty Log.
+func New(limits Limits) *Log {
+	l := &Log{limits: limits, track: 255}
+	l.ring.Store(newRing(64))
+	l.head.Store(1)
+	l.tail.Store(1)
+	return l
+}
+
+// Head is the sequence number that the next message will get.
+func (l *Log) Head() uint64 { return l.head.Load() }
+
+// End says that nothing more will come.
+func (l *Log) End() { l.ended.Store(true) }
+
+// Ended reports whether End has been called.
+func (l *Log) Ended() bool { return l.ended.Load() }
+
+// Len is what the log holds.
+func (l *Log) Len() (messages, bytes int) {
+	return int(l.head.Load() - l.tail.Load()), l.Since(0)
+}
+
+// Since is the number of bytes kept from a message on.
+func (l *Log) Since(seq uint64) int {
+	head := l.head.Load()
+	first, last := l.Get(max(seq, l.tail.Load())), l.Get(head-1)
+	if first == nil || last == nil {
+		return 0
+	}
+	return int(last.end - first.end)
+}
+
+// Append appends a message: frame as players get it, push as destinations do.
+// now is when it arrived, in nanoseconds of a clock that never goes back.
+func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
+	m := &Message{
+		Seq: l.head.Load(), Time: frame.Time, Type: frame.Type,
+		Frame: frame, Push: push, Set: l.set, arrived: now,
+	}
+	l.classify(m)
+	m.After = l.set
+
+	l.bytes += frame.Len()
+	l.total += uint64(frame.Len())
+	m.end = l.total
+	r := l.ring.Load()
+	if m.Seq-l.tail.Load() == uint64(len(r.slots)) {
+		r = l.grow(r)
+	}
+	r.at(m.Seq).Store(m)
+	if m.Keyframe {
+		l.key.Store(m)
+	}
+	l.head.Store(m.Seq + 1)
+	l.trim(m, now)
+	return m
+}
+
+// Get returns a message, nil where it is not kept any more or not there yet.
+func (l *Log) Get(seq uint64) *Message {
+	if m := l.ring.Load().at(seq).Load(); m != nil && m.Seq == seq {
+		return m
+	}
+	return nil
+}
+
+// classify looks at the message and brings the header set up to date.
+func (l *Log) classify(m *Message) {
+	switch body := m.Frame.Head(); m.Type {
+	case chunk.TypeVideo:
+		t := flv.Video(body)
+		if m.Frame.Length > len(body) && (t.Multitrack || t.SequenceHeader || t.Config) {
+			body = m.Frame.Payload() // what matters lies across chunks
+			t = flv.Video(body)
+		}
+		l.video.Store(true)
+		l.track = min(l.track, t.Track)
+		m.Keyframe = t.Keyframe && t.Track == l.track
+		m.Inter = t.Frames && !m.Keyframe
+		if t.SequenceHeader || t.Config {
+			l.set = l.set.with(m.Type, body)
+		}
+		l.note(&l.info.Video, t)
+	case chunk.TypeAudio:
+		t := flv.Audio(body)
+		if m.Frame.Length > len(body) && (t.Multitrack || t.SequenceHeader || t.Config) {
+			body = m.Frame.Payload()
+			t = flv.Audio(body)
+		}
+		if t.SequenceHeader || t.Config {
+			l.set = l.set.with(m.Type, body)
+		}
+		l.note(&l.info.Audio, t)
+	case chunk.TypeData:
+		d := flv.Data(body, false)
+		m.Metadata = d.OnMetaData
+		switch {
+		case d.OnMetaData && d.Clear:
+			l.set = l.set.withMetadata(nil)
+		case d.OnMetaData:
+			l.set = l.set.withMetadata(m)
+		}
+	}
+}
+
+func (l *Log) grow(r *ring) *ring {
+	n := newRing(2 * len(r.slots))
+	for seq := l.tail.Load(); seq < l.head.Load(); seq++ {
+		n.at(seq).Store(r.at(seq).Load())
+	}
+	l.ring.Store(n)
+	return n
+}
+
+// trim drops what nobody needs, and what is over the limits.
+func (l *Log) trim(m *Message, now int64) {
+	tail, head := l.tail.Load(), m.Seq+1
+	to := tail
+	if m.Keyframe || m.Seq%trimEvery == 0 {
+		to = head
+		if key := l.key.Load(); key != nil {
+			to = key.Seq
+		}
+		if l.Slowest != nil {
+			to = min(to, l.Slowest())
+		}
+		to = max(to, tail)
+	}
+	r := l.ring.Load()
+	for ; tail < head; tail++ {
+		old := r.at(tail).Load()
+		if tail >= to && l.bytes <= l.limits.Bytes && head-tail <= uint64(l.limits.Messages) &&
+			now-old.arrived <= l.limits.Age {
+			break
+		}
+		// A message larger than the whole limit still reaches those who
+		// are up to date.
+		if tail == m.Seq && tail >= to {
+			break
+		}
+		if key := l.key.Load(); key == old {
+			l.key.Store(nil)
+		}
+		l.bytes -= old.Frame.Len()
+		l.tail.Store(tail + 1)
+		r.at(tail).Store(nil)
+	}
+}
+
+// Info is what is known of a stream's codecs.
+type Info struct {
+	Video, Audio flv.Codec
+}
+
+// Info returns the codecs seen last.
+func (l *Log) Info() Info {
+	if i := l.stats.Load(); i != nil {
+		return *i
+	}
+	return Info{}
+}
+
+func (l *Log) note(c *flv.Codec, t flv.Tag) {
+	if t.Codec != 0 && t.Codec != *c {
+		*c = t.Codec
+		info := l.info
+		l.stats.Store(&info)
+	}
+}

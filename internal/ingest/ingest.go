@@ -1,0 +1,97 @@
+// Package ingest reads a connection as fast as it comes or, where that saves
+// wake-ups, a merge window at a time (the field's merged read).
+package ingest
+
+import (
+	"io"
+	"net"
+	"syscall"
+	"time"
+)
+
+// Reader reads a connection. Before it waits for more it has Flush called:
+// what arrived together can leave together. It is for one goroutine, but for
+// what the connection itself allows.
+type Reader struct {
+	// Flush, where it is not nil, is called when everything that has
+	// arrived is read.
+	Flush func()
+
+	conn net.Conn
+	raw  syscall.RawConn // nil where reads can't be tried
+
+	window time.Duration
+	limit  time.Time // the owner's deadline
+	try    attempt
+	read   int // bytes since the last Flush
+}
+
+// drain is how many bytes are read before they are passed on even though more
+// have arrived: batches that are larger cost more than they save.
+const drain = 64 << 10
+
+// NewReader returns a Reader of conn.
+func NewReader(conn net.Conn) *Reader {
+	r := &Reader{conn: conn, raw: rawConn(conn)}
+	r.try.init()
+	return r
+}
+
+// SetDeadline sets the time after which Read fails; zero means never.
+func (r *Reader) SetDeadline(t time.Time) {
+	r.limit = t
+	r.conn.SetReadDeadline(t)
+}
+
+// SetWindow lets Read leave arrived bytes where they are for so long, to read
+// more of them at once. Only plain TCP on Linux does so: Merging tells.
+func (r *Reader) SetWindow(d time.Duration) {
+	if r.raw == nil || d == r.window {
+		return
+	}
+	r.window = d
+	if d > 0 {
+		setLowWater(r.raw, drain)
+	} else {
+		setLowWater(r.raw, 1)
+		r.conn.SetReadDeadline(r.limit)
+	}
+}
+
+// Merging reports whether reads are merged.
+func (r *Reader) Merging() bool { return r.window > 0 }
+
+// Read reads what has arrived, and waits only when nothing has.
+func (r *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.raw == nil {
+		r.flush()
+		return r.conn.Read(p)
+	}
+	if r.read >= drain {
+		r.flush()
+	}
+	n, err := r.try.do(r.raw, p, false)
+	if err == syscall.EAGAIN {
+		r.flush()
+		n, err = r.wait(p)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		r.flush()
+		return 0, io.EOF
+	}
+	r.read += n
+	return n, nil
+}
+
+func (r *Reader) flush() {
+	r.read = 0
+	if r.Flush != nil {
+		r.Flush()
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package sys
+
+import "net"
+
+func tune(*net.TCPConn) {}
