@@ -104,8 +104,8 @@ type Destination struct {
 	MergeWindow time.Duration
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default
-	// 10 s. SetupTimeout limits what follows, from the handshake to the
-	// answer to publish, by default 20 s: servers ask their own backends
+	// 5 s. SetupTimeout limits what follows, from the handshake to the
+	// answer to publish, by default 10 s: servers ask their own backends
 	// before they answer.
 	DialTimeout  time.Duration
 	SetupTimeout time.Duration

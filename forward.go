@@ -1,4 +1,807 @@
 // Package forward is an embeddable RTMP fan-out: encoders publish to a Server,
 // and every published stream is pushed, live and untouched, to any number of
-// other RTMP servers.
+// other RTMP servers. The same Server serves players.
+//
+// A stream is one log in memory, and everything that sends is a cursor on it:
+// a destination costs a place in the log, whatever it does.
 package forward
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+var (
+	// ErrServerClosed is returned by Serve and its kin after Shutdown or
+	// Close.
+	ErrServerClosed = errors.New("forward: server closed")
+	// ErrStreamBusy says that a stream of this name is being published.
+	ErrStreamBusy = errors.New("forward: stream is being published")
+	// ErrLimit is wrapped by errors that say a limit of Config is reached.
+	ErrLimit = errors.New("forward: limit reached")
+)
+
+// Server accepts publishers and players, on one port. Its methods are safe
+// for concurrent use.
+type Server struct {
+	cfg  Config
+	err  error // of the Config
+	id   string
+	log  *slog.Logger
+	pool *fanout.Pool
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // connections, streams
+
+	mu        sync.Mutex
+	closing   bool
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	pending   []*conn // in their handshake, the oldest first
+	sources   map[string]*Source
+	waiting   map[string]map[*player]struct{} // for a publisher
+	pushing   map[string]*Forwarder           // by stream and destination
+	pushes    int
+}
+
+// NewServer returns a Server. A Config that is not valid is reported by the
+// methods that serve.
+func NewServer(cfg Config) *Server {
+	s := &Server{
+		err:       cfg.Validate(),
+		cfg:       cfg.withDefaults(),
+		id:        randomID(),
+		pool:      fanout.NewPool(),
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*conn]struct{}),
+		sources:   make(map[string]*Source),
+		waiting:   make(map[string]map[*player]struct{}),
+		pushing:   make(map[string]*Forwarder),
+	}
+	s.log = s.cfg.Logger
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// ListenAndServe listens on Config.Addr and serves until Shutdown or Close,
+// after which it returns ErrServerClosed.
+func (s *Server) ListenAndServe() error {
+	l, err := net.Listen("tcp", s.cfg.Addr)
+	if err != nil {
+		return err
+	}
+	return s.Serve(l)
+}
+
+// Accept errors back off from acceptMin to acceptMax: the listener outlives a
+// lack of file descriptors.
+const (
+	acceptMin = 5 * time.Millisecond
+	acceptMax = time.Second
+)
+
+// Serve accepts connections on l until Shutdown or Close, after which it
+// returns ErrServerClosed, or until l is closed by others. It closes l. Errors
+// of l that may pass, such as a lack of file descriptors, are waited out.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if s.err != nil {
+		return s.err
+	}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+	}()
+
+	delay := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			delay = 0
+			c, err := s.admit(nc)
+			if err != nil {
+				nc.Close()
+				continue
+			}
+			go func() {
+				defer s.wg.Done()
+				c.serve(s.ctx)
+			}()
+			continue
+		}
+		if s.isClosing() {
+			return ErrServerClosed
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if delay = min(max(2*delay, acceptMin), acceptMax); delay == acceptMax || delay == acceptMin {
+			s.log.Warn("accept", "err", err)
+		}
+		select {
+		case <-time.After(delay):
+		case <-s.ctx.Done():
+			return ErrServerClosed
+		}
+	}
+}
+
+// ServeConn serves one connection, which it closes, and returns when
+// everything that the connection started has ended, with the reason: nil when
+// the peer has just gone. ctx ends it early.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
+	if s.err != nil {
+		nc.Close()
+		return s.err
+	}
+	c, err := s.admit(nc)
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	defer s.wg.Done()
+	return c.serve(ctx)
+}
+
+// Source returns a live stream by its name, as PublishRequest.Name gives it;
+// nil when there is none.
+func (s *Server) Source(name string) *Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if src := s.sources[name]; src != nil && src.live {
+		return src
+	}
+	return nil
+}
+
+// Sources returns the live streams, sorted by name.
+func (s *Server) Sources() []*Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*Source
+	for _, name := range slices.Sorted(maps.Keys(s.sources)) {
+		if src := s.sources[name]; src.live {
+			out = append(out, src)
+		}
+	}
+	return out
+}
+
+// Shutdown closes the listeners and ends every stream: what is in its log is
+// sent, then its destinations are told that it has ended. It returns when all
+// of it is gone, or with ctx's error when that ends before; then Close ends
+// the rest. It does not wait for publishers to leave: an encoder that is cut
+// off connects elsewhere.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.beginClosing()
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	sources := slices.Collect(maps.Values(s.sources))
+	s.mu.Unlock()
+	for _, src := range sources {
+		src.end()
+	}
+	for _, c := range conns {
+		c.finish()
+	}
+	gone := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		s.Close()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends everything at once and returns when all of it is gone.
+func (s *Server) Close() error {
+	s.beginClosing()
+	s.cancel()
+	s.mu.Lock()
+	sources := slices.Collect(maps.Values(s.sources))
+	s.mu.Unlock()
+	for _, src := range sources {
+		src.end()
+	}
+	s.wg.Wait()
+	s.pool.Close()
+	return nil
+}
+
+func (s *Server) beginClosing() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = true
+	for l := range s.listeners {
+		l.Close()
+	}
+}
+
+func (s *Server) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// admit makes room for a connection, which counts in wg until its caller is
+// done with it.
+func (s *Server) admit(nc net.Conn) (*conn, error) {
+	c := &conn{srv: s, nc: nc, id: randomID(), pubs: make(map[uint32]*Source)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, ErrServerClosed
+	}
+	if l := s.cfg.Limits.Connections; l >= 0 && len(s.conns) >= l {
+		return nil, fmt.Errorf("%w: %d connections", ErrLimit, l)
+	}
+	s.wg.Add(1)
+	s.conns[c] = struct{}{}
+	s.pending = append(s.pending, c)
+	if l := s.cfg.Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
+		s.pending[0].nc.Close()
+		s.pending = s.pending[1:]
+	}
+	return c, nil
+}
+
+// shaken takes c out of those in their handshake.
+func (s *Server) shaken(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.pending, c); i >= 0 {
+		s.pending = slices.Delete(s.pending, i, i+1)
+	}
+}
+
+// publish accepts a publisher or says why not. The name is taken before
+// anybody is asked, so that a second publisher changes nothing.
+func (s *Server) publish(ctx context.Context, req *PublishRequest) (*Source, error) {
+	src, err := s.reserve(req)
+	if err != nil {
+		return nil, err
+	}
+	if f := s.cfg.Hooks.OnPublish; f != nil {
+		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
+			s.release(src)
+			src.abandon()
+			return nil, fmt.Errorf("publish of %s: %w", req.logName(), err)
+		}
+		src.hooked = true
+	}
+	var dests []Destination
+	err = s.guard("Resolver", func() (err error) {
+		dests, err = src.vhost.Resolver.ResolveDestinations(ctx, req)
+		return err
+	})
+	if err == nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		s.release(src)
+		src.abandon()
+		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), err)
+	}
+	if err := src.start(dests); err != nil {
+		return nil, err
+	}
+	return src, nil
+}
+
+// reserve takes a stream's name.
+func (s *Server) reserve(req *PublishRequest) (*Source, error) {
+	name := req.Name()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch l := s.cfg.Limits.Streams; {
+	case s.closing:
+		return nil, ErrServerClosed
+	case s.sources[name] != nil:
+		return nil, ErrStreamBusy
+	case l >= 0 && len(s.sources) >= l:
+		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
+	}
+	src := newSource(s, req)
+	s.sources[name] = src
+	s.wg.Add(1) // until src.done
+	return src, nil
+}
+
+// release gives a stream's name back.
+func (s *Server) release(src *Source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sources[src.name] == src {
+		delete(s.sources, src.name)
+	}
+}
+
+// enliven makes src visible and returns the players that wait for it.
+func (s *Server) enliven(src *Source) ([]*player, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, ErrServerClosed
+	}
+	src.live = true
+	players := slices.Collect(maps.Keys(s.waiting[src.name]))
+	delete(s.waiting, src.name)
+	return players, nil
+}
+
+// join returns the live stream a player wants; when there is none the player
+// waits for it.
+func (s *Server) join(p *player) (src *Source, closing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, true
+	}
+	if src := s.sources[p.name]; src != nil && src.live {
+		return src, false
+	}
+	if s.waiting[p.name] == nil {
+		s.waiting[p.name] = make(map[*player]struct{})
+	}
+	s.waiting[p.name][p] = struct{}{}
+	return nil, false
+}
+
+// leave ends the waiting of a player.
+func (s *Server) leave(p *player) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.waiting[p.name]; m != nil {
+		delete(m, p)
+		if len(m) == 0 {
+			delete(s.waiting, p.name)
+		}
+	}
+}
+
+// guard calls the host's code. A panic there ends what it was called for, not
+// the process.
+func (s *Server) guard(what string, f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.log.Error("panic in host code", "in", what, "panic", v, "stack", stack())
+			err = fmt.Errorf("%s panicked", what)
+		}
+	}()
+	return f()
+}
+
+// conn is a client's connection. Its fields belong to the goroutine that
+// reads it, unless they say otherwise.
+type conn struct {
+	srv    *Server
+	nc     net.Conn
+	id     string
+	ctx    context.Context
+	in     *ingest.Reader
+	out    *fanout.Sender
+	rt     *rtmp.Server
+	tcURL  string
+	app    string
+	hooked *ConnectRequest // accepted by OnConnect
+
+	pubs    map[uint32]*Source
+	ended   []*Source // to be waited for
+	last    *Source   // that got the last message
+	touched bool      // since the last flush
+	media   int64     // when the last message came
+	limit   int64     // media time that the read deadline counts from
+
+	// Guarded by srv.mu, and written by the reading goroutine alone.
+	player *player
+	drain  *time.Timer // closes a player that does not end at Shutdown
+}
+
+// serve runs the connection to its end.
+func (c *conn) serve(ctx context.Context) (err error) {
+	s := c.srv
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.ctx = ctx
+	stop := context.AfterFunc(ctx, func() { c.nc.Close() })
+	defer stop()
+	stopServer := context.AfterFunc(s.ctx, cancel)
+	defer stopServer()
+	log := s.log.With("client", c.id, "addr", c.nc.RemoteAddr())
+
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("panic", "panic", v, "stack", stack())
+			err = errors.New("forward: internal error")
+		}
+		c.end()
+		switch {
+		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), ctx.Err() != nil:
+			log.Debug("connection ended", "err", err)
+			err = nil
+		default:
+			log.Info("connection ended", "err", err)
+		}
+	}()
+
+	c.nc.SetDeadline(time.Now().Add(orForever(s.cfg.HandshakeTimeout)))
+	err = rtmp.ServerHandshake(c.nc)
+	s.shaken(c)
+	if err != nil {
+		return err
+	}
+	c.nc.SetDeadline(time.Time{})
+	c.in = ingest.NewReader(c.nc)
+	c.in.Flush = c.flush
+	c.in.SetDeadline(time.Now().Add(orForever(s.cfg.SetupTimeout)))
+	c.out = fanout.NewSender(c.nc, orForever(s.cfg.WriteTimeout))
+	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, s.cfg.ChunkSize, setupLimits)
+	rc.Framer = c.framer
+	c.rt = rtmp.NewServer(rc, c)
+	if s.isClosing() {
+		return ErrServerClosed
+	}
+
+	err = c.rt.Serve()
+	if werr := c.out.Err(); werr != nil && !errors.Is(werr, fanout.ErrClosed) {
+		err = werr
+	}
+	var refused *rtmp.StatusError
+	if errors.As(err, &refused) {
+		c.linger()
+	}
+	return err
+}
+
+// lingerTime is how long a client that was told why it is refused may take to
+// read it.
+const lingerTime = time.Second
+
+// linger waits until the client has closed: closing first would throw away
+// what it has not read yet.
+func (c *conn) linger() {
+	c.out.Shutdown()
+	c.in.SetDeadline(time.Now().Add(lingerTime))
+	io.CopyN(io.Discard, c.in, 1<<20)
+}
+
+// end releases what the connection has.
+func (c *conn) end() {
+	s := c.srv
+	c.nc.Close()
+	s.shaken(c)
+	if c.out != nil {
+		c.out.Close()
+		c.out.Wait()
+	}
+	if c.hooked != nil && s.cfg.Hooks.OnClose != nil {
+		s.guard("OnClose", func() error { s.cfg.Hooks.OnClose(context.WithoutCancel(c.ctx), c.hooked); return nil })
+	}
+	for _, src := range c.ended {
+		<-src.done
+	}
+	s.mu.Lock()
+	delete(s.conns, c)
+	if c.drain != nil {
+		c.drain.Stop()
+	}
+	s.mu.Unlock()
+}
+
+// finish ends the connection for Shutdown: a player when it has got all, any
+// other at once.
+func (c *conn) finish() {
+	s := c.srv
+	s.mu.Lock()
+	p := c.player
+	waiting := p != nil && s.waiting[p.name] != nil
+	if waiting {
+		_, waiting = s.waiting[p.name][p]
+	}
+	s.mu.Unlock()
+	if p == nil || waiting {
+		c.nc.Close()
+		return
+	}
+	c.closeWithin(orForever(s.cfg.DrainTimeout))
+}
+
+// closeWithin closes the connection unless it ends by itself before.
+func (c *conn) closeWithin(d time.Duration) {
+	c.srv.mu.Lock()
+	defer c.srv.mu.Unlock()
+	if _, open := c.srv.conns[c]; open && c.drain == nil {
+		c.drain = time.AfterFunc(d, func() { c.nc.Close() })
+	}
+}
+
+// request parses what a publish or play asks for.
+func (c *conn) request(name string) (*PublishRequest, error) {
+	r, err := rtmp.ParseRequest(c.tcURL, c.app, name)
+	if err != nil {
+		return nil, err
+	}
+	vhost, ok := c.srv.cfg.resolveVhost(r.Vhost, r.Host)
+	if !ok {
+		return nil, errors.New("no such vhost")
+	}
+	return &PublishRequest{
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
+		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
+	}, nil
+}
+
+// Connect implements rtmp.Handler.
+func (c *conn) Connect(m *rtmp.Connect) error {
+	c.tcURL, c.app = m.TcURL, m.App
+	f := c.srv.cfg.Hooks.OnConnect
+	req := &ConnectRequest{
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
+		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, FlashVer: m.FlashVer,
+	}
+	// The name is not known yet; any will do to find vhost and app.
+	if r, err := c.request("stream"); err == nil {
+		req.Vhost, req.App = r.Vhost, r.App
+	} else if !errors.Is(err, rtmp.ErrName) {
+		return c.refused("connect", "NetConnection.Connect.InvalidApp", "No such vhost.", err)
+	}
+	if f != nil {
+		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
+			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
+		}
+	}
+	c.hooked = req
+	return nil
+}
+
+// refused makes the error that tells the client, and the log.
+func (c *conn) refused(command, code, description string, cause error) error {
+	var st *StatusError
+	if errors.As(cause, &st) {
+		if st.Code != "" {
+			code = st.Code
+		}
+		description = st.Description
+	}
+	return fmt.Errorf("%w (%w)", &rtmp.StatusError{Command: command, Code: code, Description: description}, cause)
+}
+
+// Publish implements rtmp.Handler.
+func (c *conn) Publish(streamID uint32, name string) error {
+	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
+	req, err := c.request(name)
+	if err != nil {
+		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
+	}
+	src, err := c.srv.publish(c.ctx, req)
+	switch {
+	case errors.Is(err, ErrStreamBusy):
+		return c.refused("publish", badName, "A stream of this name is being published.", err)
+	case errors.Is(err, ErrLimit):
+		return c.refused("publish", denied, "The server has no room for another stream.", err)
+	case errors.Is(err, ErrServerClosed):
+		return c.refused("publish", denied, "The server is shutting down.", err)
+	case err != nil:
+		return c.refused("publish", denied, "Publishing is refused.", err)
+	}
+	src.setPublisher(c)
+	c.pubs[streamID] = src
+	c.rt.Limits = c.srv.cfg.mediaLimits()
+	c.rt.Resize(publishBuffer)
+	c.in.SetWindow(src.vhost.MergeWindow)
+	c.in.SetDeadline(deadline(src.vhost.FirstMediaTimeout))
+	return nil
+}
+
+// Unpublish implements rtmp.Handler.
+func (c *conn) Unpublish(streamID uint32) {
+	src := c.pubs[streamID]
+	delete(c.pubs, streamID)
+	c.ended = append(c.ended, src)
+	if c.last == src {
+		c.last = nil
+	}
+	if len(c.pubs) == 0 {
+		c.in.SetWindow(0)
+		c.in.SetDeadline(deadline(c.srv.cfg.SetupTimeout))
+	}
+	src.end()
+}
+
+// framer places the media of a stream.
+func (c *conn) framer(streamID uint32) *chunk.Framer {
+	if src := c.pubs[streamID]; src != nil {
+		return &src.framer
+	}
+	return nil
+}
+
+// Message implements rtmp.Handler.
+func (c *conn) Message(m chunk.Message) error {
+	src := c.pubs[m.StreamID]
+	if src != c.last {
+		c.flush()
+		c.last = src
+	}
+	c.touched = true
+	c.media = fanout.Clock()
+	return src.message(m, c.media)
+}
+
+// flush passes on what has been read.
+func (c *conn) flush() {
+	if !c.touched {
+		return
+	}
+	c.touched = false
+	src := c.last
+	if src == nil {
+		return
+	}
+	if c.media-c.limit > int64(time.Second) {
+		c.limit = c.media
+		c.in.SetDeadline(deadline(src.vhost.ReadTimeout))
+	}
+	if c.in.Merging() {
+		src.group.Wake()
+	} else {
+		src.group.WakeWithin(src.vhost.MergeWindow)
+	}
+	src.holdBack(c.ctx)
+}
+
+// player is a client that plays.
+type player struct {
+	conn     *conn
+	name     string
+	req      *PlayRequest
+	streamID uint32
+
+	src     atomic.Pointer[Source] // that it plays
+	waited  atomic.Bool            // has been without a publisher since play
+	stopped atomic.Bool            // paused, or stopped for good
+}
+
+// Play implements rtmp.Handler.
+func (c *conn) Play(streamID uint32, name string) error {
+	const notFound, failed = "NetStream.Play.StreamNotFound", "NetStream.Play.Failed"
+	r, err := c.request(name)
+	if err != nil {
+		return c.refused("play", notFound, "The stream's name can't be used: "+err.Error()+".", err)
+	}
+	req := (*PlayRequest)(r)
+	if f := c.srv.cfg.Hooks.OnPlay; f != nil {
+		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
+			return c.refused("play", failed, "Playing is refused.", err)
+		}
+	}
+	c.srv.mu.Lock()
+	c.player = &player{conn: c, name: req.Name(), req: req, streamID: streamID}
+	c.srv.mu.Unlock()
+	c.rt.Limits.Streams = c.srv.cfg.mediaLimits().Streams
+	c.rt.Resize(playBuffer)
+	return nil
+}
+
+// Playing implements rtmp.Handler.
+func (c *conn) Playing(uint32) {
+	// A player has nothing to say; the system's keep-alive and our writes
+	// find out when it has gone.
+	c.in.SetDeadline(time.Time{})
+	c.player.join()
+}
+
+// Pause implements rtmp.Handler.
+func (c *conn) Pause(_ uint32, pause bool) {
+	c.player.detach()
+	if !pause {
+		c.player.stopped.Store(false)
+		c.player.join()
+	}
+}
+
+// StopPlay implements rtmp.Handler.
+func (c *conn) StopPlay(uint32) {
+	p := c.player
+	p.detach()
+	c.srv.mu.Lock()
+	c.player = nil
+	c.srv.mu.Unlock()
+	if f := c.srv.cfg.Hooks.OnStop; f != nil {
+		c.srv.guard("OnStop", func() error { f(context.WithoutCancel(c.ctx), p.req); return nil })
+	}
+}
+
+// join begins to play, now or when a publisher comes.
+func (p *player) join() {
+	switch src, closing := p.conn.srv.join(p); {
+	case closing:
+		p.conn.out.Shutdown()
+	case src != nil:
+		p.attach(src)
+	default:
+		p.waited.Store(true)
+	}
+}
+
+// attach begins to play src.
+func (p *player) attach(src *Source) {
+	c := p.conn
+	defer func() {
+		if p.stopped.Load() { // meanwhile
+			p.detach()
+		}
+	}()
+	if p.waited.Swap(false) {
+		c.out.Send(c.rt.AppendPlayBegin(nil, p.streamID))
+	}
+	p.src.Store(src)
+	src.group.Add(c.out, src.cursorOptions(p.streamID), func() ([]byte, bool) {
+		src.group.Remove(c.out)
+		c.out.Send(c.rt.AppendPlayEnd(nil, p.streamID))
+		p.join()
+		return nil, false
+	})
+}
+
+// detach ends playing and waiting.
+func (p *player) detach() {
+	p.stopped.Store(true)
+	p.conn.srv.leave(p)
+	if src := p.src.Swap(nil); src != nil {
+		src.group.Remove(p.conn.out)
+	}
+	p.conn.out.Detach()
+}
+
+func randomID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// deadline is the time d from now; never where d is negative.
+func deadline(d time.Duration) time.Time {
+	if d < 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d)
+}
+
+// orForever turns "negative means none" into a time that is never reached.
+func orForever(d time.Duration) time.Duration {
+	if d < 0 {
+		return 100 * 365 * 24 * time.Hour
+	}
+	return d
+}

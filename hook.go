@@ -68,6 +68,52 @@ func addrIP(a net.Addr) string {
 	return host
 }
 
+// ConnectRequest says who connects. Vhost and App are what the connect
+// command alone tells; publish or play may still change them.
+type ConnectRequest struct {
+	ServerID, ClientID string
+	RemoteAddr         net.Addr
+	Vhost, App         string
+	TcURL              string // may hold a secret
+	FlashVer           string
+}
+
+// Hooks are asked and told what clients do. All are optional. They are called
+// from the goroutine of the client they are about, or of the destination, with
+// no lock held, concurrently for different ones, and may call back into the
+// API. One that hangs holds nobody but that client.
+//
+// An error refuses: the client is told the code and description of a
+// *StatusError, else only that it is refused.
+type Hooks struct {
+	OnConnect func(ctx context.Context, req *ConnectRequest) error
+	OnPublish func(ctx context.Context, req *PublishRequest) error
+	// OnUnpublish follows each accepted OnPublish exactly once.
+	OnUnpublish func(ctx context.Context, req *PublishRequest)
+	OnPlay      func(ctx context.Context, req *PlayRequest) error
+	// OnStop follows each accepted OnPlay exactly once.
+	OnStop func(ctx context.Context, req *PlayRequest)
+	// OnClose follows each accepted OnConnect exactly once.
+	OnClose func(ctx context.Context, req *ConnectRequest)
+	// OnForward is told each change of a forwarder's state, with the error
+	// that caused it, if one did.
+	OnForward func(f *Forwarder, state State, err error)
+}
+
+// StatusError is a refusal that a hook or resolver words itself: Code and
+// Description reach the client in onStatus.
+type StatusError struct {
+	Code        string // default NetStream.Publish.Denied or NetStream.Play.Failed
+	Description string
+}
+
+func (e *StatusError) Error() string {
+	if e.Code == "" {
+		return e.Description
+	}
+	return e.Code + ": " + e.Description
+}
+
 // DestinationResolver says where a stream goes. It is asked once for each
 // accepted publish, before the publisher is answered.
 //

@@ -1,0 +1,308 @@
+package forward
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/sys"
+)
+
+// Config is everything tunable of a Server. The zero value works: each zero
+// field stands for the default named with it. A negative duration or limit
+// means none, or at once where that is said.
+type Config struct {
+	// Addr is the TCP address ListenAndServe listens on. Default ":1935".
+	Addr string
+
+	// Resolver says where a stream goes. Default: nowhere, the Server only
+	// serves players.
+	Resolver DestinationResolver
+
+	// Hooks are asked and told what publishers and players do.
+	Hooks Hooks
+
+	// Logger gets the Server's log: Info for a stream's start and end, Warn
+	// for a destination that is lost, Debug for protocol detail, nothing
+	// for each message. Default slog.Default().
+	Logger *slog.Logger
+
+	// Dial connects to destinations that have no DialContext of their own.
+	// Default: a net.Dialer, which resolves names anew each time and tries
+	// all addresses.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// TLSConfig is for rtmps destinations that have none of their own.
+	TLSConfig *tls.Config
+
+	// Vhosts overrides settings for single vhosts. When it is not empty, a
+	// client that names a vhost not listed is served as DefaultVhost, and
+	// refused when that is not listed either; a tcUrl whose host is listed
+	// names that vhost.
+	Vhosts map[string]Vhost
+
+	// NoGOPCache makes players and destinations begin with the next
+	// keyframe instead of the last one.
+	NoGOPCache bool
+
+	// MaxLatency is how far in time a player or destination may lag, and
+	// with it the longest GOP that is kept for new ones; who lags more goes
+	// on at the newest keyframe. Default 10 s.
+	MaxLatency time.Duration
+
+	// MaxBytes is how many bytes of a stream are kept for those who lag and
+	// for new ones, whatever their number. Default 16 MiB.
+	MaxBytes int
+
+	// MergeWindow is how long messages are held back at most to send more
+	// of them in one write (the field's merged write; mw_latency). It is the
+	// latency added, and what saves most of the CPU time. Default 50 ms;
+	// negative sends at once.
+	MergeWindow time.Duration
+
+	// ChunkSize is the size of the chunks we send, 128 to 65536 bytes.
+	// Default 60000.
+	ChunkSize int
+
+	// HandshakeTimeout limits the handshake, SetupTimeout the time from
+	// accepting a connection to its publish or play, without the time hooks
+	// take. Defaults 5 s and 10 s.
+	HandshakeTimeout time.Duration
+	SetupTimeout     time.Duration
+
+	// FirstMediaTimeout and ReadTimeout end a publisher that sends no media
+	// after its publish, and later. Defaults 15 s and 10 s.
+	FirstMediaTimeout time.Duration
+	ReadTimeout       time.Duration
+
+	// WriteTimeout ends a connection that does not take a batch of at most
+	// 128 KiB in this time. Default 10 s.
+	WriteTimeout time.Duration
+
+	// DrainTimeout is how long a destination may take, after the publisher
+	// has gone, for what is left and its unpublish. Default 5 s.
+	DrainTimeout time.Duration
+
+	// Backoff says when a lost destination is tried again.
+	Backoff Backoff
+
+	// Limits bounds what peers may ask for.
+	Limits Limits
+}
+
+// Vhost holds the settings of one vhost. A zero field means the Config's.
+type Vhost struct {
+	Disabled          bool // refuse its clients
+	Resolver          DestinationResolver
+	NoGOPCache        bool
+	MaxLatency        time.Duration
+	MergeWindow       time.Duration
+	FirstMediaTimeout time.Duration
+	ReadTimeout       time.Duration
+}
+
+// Backoff is the delay between two attempts to reach a destination: a random
+// time up to Min, doubled with each attempt up to Max (full jitter).
+type Backoff struct {
+	Min time.Duration // default 1 s
+	Max time.Duration // default 30 s
+	// Healthy is how long a destination must have been sent to until the
+	// next loss begins at Min again. Default 30 s.
+	Healthy time.Duration
+	// RefusedMin and RefusedMax take the place of Min and Max after a
+	// refusal that will not change by itself, such as a wrong stream key.
+	// The delay is at least RefusedMin. Defaults 10 s and 5 min.
+	RefusedMin time.Duration
+	RefusedMax time.Duration
+}
+
+// Limits bounds what peers may ask for. Before a publish or play is accepted
+// the limits are small constants: messages of 64 KiB, 128 KiB in unfinished
+// ones, 16 chunk streams, 32 commands.
+type Limits struct {
+	// Connections at once. Default 80 % of the file descriptors that the
+	// process may open, 10000 where the system does not tell.
+	Connections int
+	// PendingHandshakes is how many connections may be in their handshake
+	// at once; above, the oldest is closed. Default 1024.
+	PendingHandshakes int
+	// Streams at once. Default 4096.
+	Streams int
+	// Destinations of a stream, and of all streams together. Defaults 1024
+	// and 16384.
+	Destinations      int
+	TotalDestinations int
+	// MediaSize of an audio or video message, DataSize of a data message or
+	// command, of an accepted publisher, in bytes. Defaults 8 MiB, 256 KiB.
+	MediaSize int
+	DataSize  int
+	// PartialSize bounds the bytes of a publisher's unfinished messages.
+	// Default 16 MiB.
+	PartialSize int
+	// ChunkStreams that an accepted publisher or player may use. Default 32.
+	ChunkStreams int
+	// Messages of a stream that are kept at most. Default 2500.
+	Messages int
+}
+
+// setupLimits are those of a connection before its publish or play is
+// accepted, and of what a destination sends us.
+var setupLimits = chunk.Limits{
+	Media:    64 << 10,
+	Command:  64 << 10,
+	Partial:  128 << 10,
+	Streams:  16,
+	TinySize: 64 << 10,
+}
+
+const (
+	// setupBuffer is the read buffer of a connection that has not been
+	// accepted yet, playBuffer that of a player, which sends next to
+	// nothing, publishBuffer that of a publisher.
+	setupBuffer   = 4 << 10
+	playBuffer    = 512
+	publishBuffer = 64 << 10
+	// maxMergeWindow keeps a mistaken unit from looking like a dead stream.
+	maxMergeWindow = 10 * time.Second
+)
+
+// withDefaults fills in the defaults.
+func (c Config) withDefaults() Config {
+	def(&c.Addr, ":1935")
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Resolver == nil {
+		c.Resolver = static(nil)
+	}
+	def(&c.MaxLatency, 10*time.Second)
+	def(&c.MaxBytes, 16<<20)
+	def(&c.MergeWindow, 50*time.Millisecond)
+	def(&c.ChunkSize, 60000)
+	def(&c.HandshakeTimeout, 5*time.Second)
+	def(&c.SetupTimeout, 10*time.Second)
+	def(&c.FirstMediaTimeout, 15*time.Second)
+	def(&c.ReadTimeout, 10*time.Second)
+	def(&c.WriteTimeout, 10*time.Second)
+	def(&c.DrainTimeout, 5*time.Second)
+	def(&c.Backoff.Min, time.Second)
+	def(&c.Backoff.Max, 30*time.Second)
+	def(&c.Backoff.Healthy, 30*time.Second)
+	def(&c.Backoff.RefusedMin, 10*time.Second)
+	def(&c.Backoff.RefusedMax, 5*time.Minute)
+	l := &c.Limits
+	def(&l.Connections, sys.MaxFiles()/5*4)
+	def(&l.Connections, 10000)
+	def(&l.PendingHandshakes, 1024)
+	def(&l.Streams, 4096)
+	def(&l.Destinations, 1024)
+	def(&l.TotalDestinations, 16384)
+	def(&l.MediaSize, 8<<20)
+	def(&l.DataSize, 256<<10)
+	def(&l.PartialSize, 16<<20)
+	def(&l.ChunkStreams, 32)
+	def(&l.Messages, 2500)
+	return c
+}
+
+// def sets a zero field to its default.
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Validate says what is wrong with c, or nil. NewServer does not check: a
+// Server with a wrong Config refuses to serve with this error.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	if c.ChunkSize < chunk.DefaultSize || c.ChunkSize > 65536 {
+		return fmt.Errorf("config: ChunkSize is %d, expected 128 to 65536", c.ChunkSize)
+	}
+	if c.MergeWindow > maxMergeWindow {
+		return fmt.Errorf("config: MergeWindow is %v, expected at most %v", c.MergeWindow, maxMergeWindow)
+	}
+	for name, v := range c.Vhosts {
+		if v.MergeWindow > maxMergeWindow {
+			return fmt.Errorf("config: MergeWindow of vhost %s is %v, expected at most %v", name, v.MergeWindow, maxMergeWindow)
+		}
+	}
+	return nil
+}
+
+// vhost returns the settings for a vhost: those of the Config with what the
+// vhost has of its own.
+func (c *Config) vhost(name string) Vhost {
+	v := c.Vhosts[name]
+	if v.Resolver == nil {
+		v.Resolver = c.Resolver
+	}
+	v.NoGOPCache = v.NoGOPCache || c.NoGOPCache
+	def(&v.MaxLatency, c.MaxLatency)
+	def(&v.MergeWindow, c.MergeWindow)
+	def(&v.FirstMediaTimeout, c.FirstMediaTimeout)
+	def(&v.ReadTimeout, c.ReadTimeout)
+	return v
+}
+
+// resolveVhost returns the vhost that serves a client which names one, or
+// whose tcUrl has the given host.
+func (c *Config) resolveVhost(named, host string) (string, bool) {
+	if len(c.Vhosts) == 0 {
+		if named == "" {
+			return DefaultVhost, true
+		}
+		return named, true
+	}
+	for _, name := range []string{named, host, DefaultVhost} {
+		if v, ok := c.Vhosts[name]; ok && name != "" {
+			return name, !v.Disabled
+		}
+		if name == named && named != "" {
+			host = "" // what is named explicitly counts alone
+		}
+	}
+	return "", false
+}
+
+// logLimits are those of a stream's log.
+func (c *Config) logLimits(v Vhost) gop.Limits {
+	return gop.Limits{
+		Bytes:    unlimited(c.MaxBytes),
+		Messages: unlimited(c.Limits.Messages),
+		Age:      age(v.MaxLatency),
+	}
+}
+
+func age(d time.Duration) int64 {
+	if d < 0 {
+		return math.MaxInt64
+	}
+	return int64(d)
+}
+
+// mediaLimits are those of an accepted publisher or player.
+func (c *Config) mediaLimits() chunk.Limits {
+	return chunk.Limits{
+		Media:    unlimited(c.Limits.MediaSize),
+		Command:  unlimited(c.Limits.DataSize),
+		Partial:  unlimited(c.Limits.PartialSize),
+		Streams:  unlimited(c.Limits.ChunkStreams),
+		TinySize: 64 << 10,
+	}
+}
+
+// unlimited turns "negative means none" into a number that is never reached.
+func unlimited(v int) int {
+	if v < 0 {
+		return math.MaxInt32
+	}
+	return v
+}

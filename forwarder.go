@@ -1,0 +1,583 @@
+package forward
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// State is what a Forwarder is doing.
+type State int
+
+// The states of a Forwarder, in the order it goes through them.
+const (
+	StateWaiting     State = iota // until the next attempt
+	StateConnecting               // resolving, dialling, TLS
+	StateHandshaking              // from the handshake to the answer to publish
+	StatePublishing               // media is sent
+	StateStalled                  // publishing, but the destination takes nothing
+	StateDraining                 // the stream has ended, the rest is sent
+	StateClosed
+)
+
+var stateNames = [...]string{"waiting", "connecting", "handshaking", "publishing", "stalled", "draining", "closed"}
+
+// String is the state's name in lower case.
+func (s State) String() string {
+	if s < 0 || int(s) >= len(stateNames) {
+		return fmt.Sprintf("State(%d)", int(s))
+	}
+	return stateNames[s]
+}
+
+// stalledAfter is how long a destination must take nothing to count as
+// stalled.
+const stalledAfter = 2 * time.Second
+
+// DestinationError is why a destination is not being sent to.
+type DestinationError struct {
+	// Op is what went wrong: resolve, dial, tls, handshake, connect,
+	// createStream, publish, write, read, or closed by the destination.
+	Op          string
+	Destination Destination
+	Err         error
+	// Code is the code of a refusal, for example
+	// NetStream.Publish.BadName; empty for other errors.
+	Code string
+}
+
+func (e *DestinationError) Error() string {
+	return fmt.Sprintf("destination %s: %s: %v", e.Destination, e.Op, e.Err)
+}
+
+// Unwrap returns the error below.
+func (e *DestinationError) Unwrap() error { return e.Err }
+
+// Temporary reports whether the next attempt may well succeed: all but
+// refusals and failed certificates. Those, too, are tried again, but after
+// Backoff.RefusedMin at the earliest.
+func (e *DestinationError) Temporary() bool {
+	if e.Code != "" {
+		return false
+	}
+	var cert *tls.CertificateVerificationError
+	return !errors.As(e.Err, &cert) && !errors.Is(e.Err, errPin)
+}
+
+// Forwarder pushes one Source to one Destination and reconnects for as long
+// as the Source lives. Its methods are safe for concurrent use.
+type Forwarder struct {
+	src  *Source
+	dst  Destination
+	ep   endpoint
+	id   string
+	log  *slog.Logger
+	done chan struct{}
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when the stream has ended, or Close begins
+
+	mu      sync.Mutex
+	state   State
+	since   time.Time
+	step    string
+	lastErr error
+	failing bool // the last attempt failed, and was logged
+	out     *fanout.Sender
+	client  *rtmp.Client
+	stop    bool
+	drain   *time.Timer
+	total   ForwarderStats
+}
+
+func newForwarder(s *Source, d Destination) (*Forwarder, error) {
+	ep, err := d.endpoint()
+	if err != nil {
+		return nil, err
+	}
+	f := &Forwarder{
+		src: s, dst: d, ep: ep, id: d.id(),
+		done:  make(chan struct{}),
+		ended: make(chan struct{}),
+		since: time.Now(),
+	}
+	def(&f.dst.DialTimeout, 5*time.Second)
+	def(&f.dst.SetupTimeout, 10*time.Second)
+	f.log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", f.id)
+	f.ctx, f.cancel = context.WithCancel(s.ctx)
+	return f, nil
+}
+
+// Destination is where f pushes.
+func (f *Forwarder) Destination() Destination { return f.dst }
+
+// Done is closed when f has ended.
+func (f *Forwarder) Done() <-chan struct{} { return f.done }
+
+// ForwarderStats is a snapshot of a Forwarder. Counters only grow.
+type ForwarderStats struct {
+	// ID names the destination in metrics: 8 hex digits that tell nothing
+	// about it.
+	ID    string
+	State State
+	Since time.Time // of the state
+
+	Connects uint64 // attempts
+	Accepted uint64 // attempts that were publishing
+	Bytes    uint64
+	Messages uint64
+	// DroppedLate counts the messages that were not sent because the
+	// destination was too slow, DroppedNoKeyframe those that would have
+	// referred to a keyframe it did not have.
+	DroppedLate       uint64
+	DroppedNoKeyframe uint64
+	// Lag is how many messages are waiting to be sent.
+	Lag uint64
+	// LastErr is why the last attempt ended, a *DestinationError; nil when
+	// none has failed.
+	LastErr error
+}
+
+// Stats returns a snapshot.
+func (f *Forwarder) Stats() ForwarderStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.total
+	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
+	if f.out != nil {
+		o := f.out.Stats()
+		st.add(o)
+		st.Lag = o.Lag
+		if st.State == StatePublishing && o.Full >= stalledAfter {
+			st.State = StateStalled
+		}
+	}
+	return st
+}
+
+func (st *ForwarderStats) add(o fanout.Stats) {
+	st.Bytes += o.Bytes
+	st.Messages += o.Messages
+	st.DroppedLate += o.Overtaken
+	st.DroppedNoKeyframe += o.Waited
+}
+
+// Close ends the destination: it is told that the stream has ended, and
+// disconnected. Close returns when it is gone; when ctx ends before, it is cut
+// off.
+func (f *Forwarder) Close(ctx context.Context) error {
+	f.mu.Lock()
+	if !f.stop {
+		f.stop = true
+		f.endLocked()
+	}
+	out, client := f.out, f.client
+	f.mu.Unlock()
+	if out != nil {
+		out.Detach()
+		out.Send(client.AppendUnpublish(nil))
+		out.Shutdown()
+	}
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		f.cancel()
+		<-f.done
+		return ctx.Err()
+	}
+}
+
+// sourceEnded tells f that nothing more will come.
+func (f *Forwarder) sourceEnded() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.endLocked()
+}
+
+// endLocked ends waiting for attempts, and limits the time for the rest.
+func (f *Forwarder) endLocked() {
+	select {
+	case <-f.ended:
+		return
+	default:
+	}
+	close(f.ended)
+	f.drain = time.AfterFunc(orForever(f.src.srv.cfg.DrainTimeout), f.cancel)
+}
+
+// run pushes until the stream has ended.
+func (f *Forwarder) run() {
+	defer f.finish()
+	release, ok := f.takeTurn()
+	if !ok {
+		return
+	}
+	defer release()
+	b := &f.src.srv.cfg.Backoff
+	refused := 0
+	for attempt := 0; ; attempt++ {
+		began := time.Now()
+		err := f.session()
+		if f.isEnded() || f.ctx.Err() != nil {
+			return
+		}
+		f.failed(err)
+		lo, hi, n := time.Duration(0), b.Max, attempt
+		base := b.Min
+		var de *DestinationError
+		if errors.As(err, &de) && !de.Temporary() {
+			lo, base, hi, n = b.RefusedMin, b.RefusedMin, b.RefusedMax, refused
+			refused++
+		} else {
+			refused = 0
+			if f.wasHealthy(began, b.Healthy) {
+				attempt, n = 0, 0
+			}
+		}
+		if !f.pause(jitter(lo, base, hi, n)) {
+			return
+		}
+	}
+}
+
+// jitter is a random time up to base, doubled n times, at most hi, and at
+// least lo.
+func jitter(lo, base, hi time.Duration, n int) time.Duration {
+	d := base
+	for ; n > 0 && d < hi; n-- {
+		d *= 2
+	}
+	d = min(d, hi)
+	return max(lo, time.Duration(rand.Int64N(int64(max(d, 1)))))
+}
+
+// takeTurn waits until an earlier publish of the same stream is gone from the
+// same destination, which would refuse a second one.
+func (f *Forwarder) takeTurn() (release func(), ok bool) {
+	s := f.src.srv
+	key := f.src.name + "\x00" + f.dst.URL + "\x00" + string(f.dst.StreamKey)
+	for {
+		s.mu.Lock()
+		before := s.pushing[key]
+		if before == nil || before.src == f.src {
+			s.pushing[key] = f
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if s.pushing[key] == f {
+					delete(s.pushing, key)
+				}
+			}, true
+		}
+		s.mu.Unlock()
+		select {
+		case <-before.done:
+		case <-f.ended:
+			return nil, false
+		case <-f.ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+func (f *Forwarder) finish() {
+	f.mu.Lock()
+	if f.drain != nil {
+		f.drain.Stop()
+	}
+	f.mu.Unlock()
+	f.cancel()
+	f.setState(StateClosed, nil)
+	close(f.done)
+}
+
+func (f *Forwarder) isEnded() bool {
+	select {
+	case <-f.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// wasHealthy reports whether the session that began then was publishing long
+// enough.
+func (f *Forwarder) wasHealthy(began time.Time, healthy time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state == StatePublishing && f.since.After(began) && time.Since(f.since) >= healthy
+}
+
+// failed notes and logs the end of a session, once for a row of failures.
+func (f *Forwarder) failed(err error) {
+	f.mu.Lock()
+	f.lastErr = err
+	first := !f.failing
+	f.failing = true
+	f.mu.Unlock()
+	if first {
+		f.log.Warn("destination lost", "err", err)
+	} else {
+		f.log.Debug("destination", "err", err)
+	}
+}
+
+// pause waits until the next attempt. It is false when there is none.
+func (f *Forwarder) pause(d time.Duration) bool {
+	f.mu.Lock()
+	err := f.lastErr
+	f.mu.Unlock()
+	f.setState(StateWaiting, err)
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-f.ended:
+		return false
+	case <-f.ctx.Done():
+		return false
+	}
+}
+
+func (f *Forwarder) setState(s State, err error) {
+	f.mu.Lock()
+	if f.state == s && s != StateWaiting {
+		f.mu.Unlock()
+		return
+	}
+	f.state, f.since = s, time.Now()
+	switch s {
+	case StateConnecting:
+		f.total.Connects++
+	case StatePublishing:
+		f.total.Accepted++
+		f.failing = false
+	}
+	f.mu.Unlock()
+	if h := f.src.srv.cfg.Hooks.OnForward; h != nil {
+		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })
+	}
+}
+
+// session connects once and sends until that ends. Its error is a
+// *DestinationError, nil when the stream has ended.
+func (f *Forwarder) session() error {
+	f.setState(StateConnecting, nil)
+	nc, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	defer context.AfterFunc(f.ctx, func() { nc.Close() })()
+
+	f.setState(StateHandshaking, nil)
+	nc.SetDeadline(time.Now().Add(f.dst.SetupTimeout))
+	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
+		return f.error("handshake", err)
+	}
+	cfg := &f.src.srv.cfg
+	out := fanout.NewSender(nc, orForever(cfg.WriteTimeout))
+	defer func() {
+		out.Close()
+		out.Wait()
+	}()
+	size := f.dst.ChunkSize
+	def(&size, cfg.ChunkSize)
+	in := ingest.NewReader(nc)
+	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{
+		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
+		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
+		Step: f.setStep,
+	})
+	if err := client.Publish(); err != nil {
+		return f.error(f.currentStep(), first(out.Err(), err))
+	}
+	nc.SetDeadline(time.Time{})
+	client.Resize(playBuffer)
+	if !f.begin(out, client) {
+		return nil
+	}
+	defer f.end()
+
+	f.setState(StatePublishing, nil)
+	f.log.Info("destination publishing")
+	o := gop.Options{
+		Push:   !f.dst.PlainMetadata,
+		NoMeta: f.dst.NoMetadata,
+		Layout: chunk.Layout{StreamID: client.StreamID(), Size: size},
+		Size:   cfg.ChunkSize,
+		Live:   f.src.vhost.NoGOPCache,
+	}
+	group := f.src.group
+	group.Add(out, o, func() ([]byte, bool) {
+		group.Remove(out)
+		nc.SetReadDeadline(time.Now().Add(lingerTime))
+		return client.AppendUnpublish(nil), true
+	})
+	defer group.Remove(out)
+	err = client.Watch(nil)
+	if f.isEnded() {
+		return nil
+	}
+	if werr := out.Err(); werr != nil {
+		return f.error("write", werr)
+	}
+	return f.error("read", err)
+}
+
+// begin makes a session's sender and client known to Stats and Close. It is
+// false when Close has come before.
+func (f *Forwarder) begin(out *fanout.Sender, client *rtmp.Client) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stop {
+		return false
+	}
+	f.out, f.client = out, client
+	return true
+}
+
+// end adds a session's counters to the total.
+func (f *Forwarder) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.total.add(f.out.Stats())
+	f.out, f.client = nil, nil
+}
+
+func (f *Forwarder) setStep(step string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.step = step
+}
+
+func (f *Forwarder) currentStep() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.step
+}
+
+// error makes the typed error of a session's end.
+func (f *Forwarder) error(op string, err error) error {
+	de := &DestinationError{Op: op, Destination: f.dst, Err: err}
+	var st *rtmp.StatusError
+	switch {
+	case errors.As(err, &st):
+		de.Code = st.Code
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		de.Err = fmt.Errorf("closed by the destination%s: %w", f.hint(), err)
+	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write":
+		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, f.hint(), err)
+	}
+	return de
+}
+
+// hint is what is known to go wrong with the destination's platform.
+func (f *Forwarder) hint() string {
+	if p := f.ep.profile; p != nil && p.hint != "" {
+		return " (" + p.name + ": " + p.hint + ")"
+	}
+	return ""
+}
+
+// dial connects, with TLS where the destination asks for it.
+func (f *Forwarder) dial() (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(f.ctx, f.dst.DialTimeout)
+	defer cancel()
+	dial := f.dst.DialContext
+	if dial == nil {
+		dial = f.src.srv.cfg.Dial
+	}
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	var nc net.Conn
+	err := f.src.srv.guard("Dial", func() (err error) {
+		nc, err = dial(ctx, "tcp", net.JoinHostPort(f.ep.host, f.ep.port))
+		return err
+	})
+	if err != nil {
+		op := "dial"
+		var dns *net.DNSError
+		if errors.As(err, &dns) {
+			op = "resolve"
+		}
+		return nil, f.error(op, err)
+	}
+	if f.ep.scheme != "rtmps" {
+		return nc, nil
+	}
+	tc := tls.Client(nc, f.tlsConfig())
+	if err := tc.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, f.error("tls", err)
+	}
+	return tc, nil
+}
+
+var errPin = errors.New("the server's public key is not the one of Fingerprint")
+
+func (f *Forwarder) tlsConfig() *tls.Config {
+	base := f.dst.TLSConfig
+	if base == nil {
+		base = f.src.srv.cfg.TLSConfig
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if base != nil {
+		cfg = base.Clone()
+	}
+	if cfg.ServerName == "" {
+		cfg.ServerName = f.ep.host
+	}
+	if pin := f.ep.pin; pin != nil {
+		cfg.InsecureSkipVerify = true // the key is verified instead
+		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+			sum := sha256.Sum256(spki(cs.PeerCertificates[0]))
+			if subtle.ConstantTimeCompare(sum[:], pin) != 1 {
+				return errPin
+			}
+			return nil
+		}
+	}
+	return cfg
+}
+
+func spki(c *x509.Certificate) []byte { return c.RawSubjectPublicKeyInfo }
+
+// first is the first error that is not nil and not our own closing.
+func first(errs ...error) error {
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, fanout.ErrClosed) {
+			return err
+		}
+	}
+	return nil
+}
+
+// pushed counts forwarders.
+func (s *Server) pushed(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pushes += n
+}

@@ -1,0 +1,398 @@
+package forward
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// Source is one live stream, from its publish to its unpublish. Its methods
+// are safe for concurrent use.
+type Source struct {
+	srv   *Server
+	req   *PublishRequest
+	name  string
+	vhost Vhost
+	began time.Time
+
+	log   *gop.Log
+	group *fanout.Group
+	ctx   context.Context // ends with Close of the Server
+	done  chan struct{}
+	once  sync.Once // end
+	wg    sync.WaitGroup
+
+	live   bool // guarded by srv.mu
+	hooked bool // OnPublish has accepted
+
+	mu         sync.Mutex
+	publisher  interface{ kick(error) }
+	forwarders []*Forwarder
+	ending     bool
+
+	messages, bytes atomic.Uint64
+
+	// Owned by the publisher's goroutine.
+	framer chunk.Framer
+	pace   pace
+}
+
+func newSource(s *Server, req *PublishRequest) *Source {
+	vhost := s.cfg.vhost(req.Vhost)
+	src := &Source{
+		srv: s, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
+		log:    gop.New(s.cfg.logLimits(vhost)),
+		ctx:    s.ctx,
+		done:   make(chan struct{}),
+		framer: chunk.Framer{Size: s.cfg.ChunkSize},
+	}
+	src.group = fanout.NewGroup(src.log, s.pool)
+	return src
+}
+
+// Name is the stream's name, as PublishRequest.Name gives it.
+func (s *Source) Name() string { return s.name }
+
+// Request is what the publisher asked for. It must not be changed.
+func (s *Source) Request() *PublishRequest { return s.req }
+
+// Done is closed when the stream and everything that sent it have ended.
+func (s *Source) Done() <-chan struct{} { return s.done }
+
+// Forwarders returns those that push the stream now.
+func (s *Source) Forwarders() []*Forwarder {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.forwarders)
+}
+
+// Forward pushes the stream to one more destination, from its last keyframe
+// on, until the stream ends or the Forwarder is closed.
+func (s *Source) Forward(d Destination) (*Forwarder, error) {
+	f, err := newForwarder(s, d)
+	if err != nil {
+		return nil, err
+	}
+	s.srv.mu.Lock()
+	if l := s.srv.cfg.Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
+		s.srv.mu.Unlock()
+		return nil, fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
+	}
+	s.srv.pushes++
+	s.srv.mu.Unlock()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.srv.cfg.Limits.Destinations
+	switch {
+	case s.ending:
+		err = fmt.Errorf("forward %s: the stream has ended", s.req.logName())
+	case l >= 0 && len(s.forwarders) >= l:
+		err = fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
+	}
+	if err != nil {
+		s.srv.pushed(-1)
+		return nil, err
+	}
+	s.forwarders = append(s.forwarders, f)
+	s.wg.Go(func() {
+		defer s.srv.pushed(-1)
+		f.run()
+		s.remove(f)
+	})
+	return f, nil
+}
+
+func (s *Source) remove(f *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
+}
+
+// SourceStats is a snapshot of a Source. Counters only grow.
+type SourceStats struct {
+	Since      time.Time
+	Bytes      uint64 // received, with their framing
+	Messages   uint64
+	VideoCodec string // empty while none is known
+	AudioCodec string
+	// LogMessages and LogBytes are what is kept for those who lag and for
+	// new players.
+	LogMessages int
+	LogBytes    int
+}
+
+// Stats returns a snapshot.
+func (s *Source) Stats() SourceStats {
+	st := SourceStats{Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load()}
+	info := s.log.Info()
+	if info.Video != 0 {
+		st.VideoCodec = info.Video.String()
+	}
+	if info.Audio != 0 {
+		st.AudioCodec = info.Audio.String()
+	}
+	st.LogMessages, st.LogBytes = s.log.Len()
+	return st
+}
+
+// ErrKicked is what a publisher inside the process gets after Source.Close.
+var ErrKicked = errors.New("forward: the stream was closed by the host")
+
+// Close ends the stream: its publisher is told and disconnected, what is in
+// the log is sent, the destinations are told. It returns at once; see Done.
+func (s *Source) Close() {
+	s.mu.Lock()
+	p := s.publisher
+	s.mu.Unlock()
+	s.end()
+	if p != nil {
+		p.kick(ErrKicked)
+	}
+}
+
+func (s *Source) setPublisher(p interface{ kick(error) }) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.publisher = p
+}
+
+// start makes an accepted stream live.
+func (s *Source) start(dests []Destination) error {
+	for _, d := range dests {
+		if _, err := s.Forward(d); err != nil {
+			s.srv.log.Warn("destination skipped", "source", s.req.logName(), "destination", d, "err", err)
+		}
+	}
+	players, err := s.srv.enliven(s)
+	if err != nil {
+		s.end()
+		return err
+	}
+	s.srv.log.Info("publish", "source", s.req.logName(), "addr", s.req.RemoteAddr, "destinations", len(dests))
+	for _, p := range players {
+		p.attach(s)
+	}
+	return nil
+}
+
+// abandon ends a stream that was not accepted after all.
+func (s *Source) abandon() {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.once.Do(func() { s.finish() })
+}
+
+// end ends the stream. It may be called more than once. The name is free when
+// it returns.
+func (s *Source) end() {
+	s.once.Do(func() {
+		s.srv.release(s)
+		s.mu.Lock()
+		s.ending = true
+		forwarders := slices.Clone(s.forwarders)
+		s.mu.Unlock()
+		s.log.End()
+		s.group.End()
+		for _, f := range forwarders {
+			f.sourceEnded()
+		}
+		go s.finish()
+	})
+}
+
+// finish waits for what the stream has started.
+func (s *Source) finish() {
+	defer s.srv.wg.Done()
+	s.wg.Wait()
+	if f := s.srv.cfg.Hooks.OnUnpublish; f != nil && s.hooked {
+		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), s.req); return nil })
+	}
+	if s.log.Ended() {
+		s.srv.log.Info("unpublish", "source", s.req.logName(),
+			"after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
+	}
+	close(s.done)
+}
+
+// message takes a message of the publisher, whose goroutine it is called by.
+func (s *Source) message(m chunk.Message, now int64) error {
+	switch m.Type {
+	case chunk.TypeAudio, chunk.TypeVideo:
+		if m.Frame == nil {
+			m.Frame = s.framer.Frame(m.Header, m.Payload)
+		}
+		s.append(m.Frame, m.Frame, now)
+	case chunk.TypeData:
+		s.data(m.Time, m.Payload, false, now)
+	case chunk.TypeDataAMF3:
+		s.data(m.Time, m.Payload, true, now)
+	case chunk.TypeAggregate:
+		return splitAggregate(m, func(h chunk.Header, payload []byte) {
+			switch h.Type {
+			case chunk.TypeAudio, chunk.TypeVideo:
+				f := s.framer.Frame(h, payload)
+				s.append(f, f, now)
+			case chunk.TypeData:
+				s.data(h.Time, payload, false, now)
+			}
+		})
+	}
+	return nil
+}
+
+// data takes a data message: to players it goes without @setDataFrame, to
+// destinations metadata goes with it and all else as it came. An AMF3 data
+// message is an AMF0 one behind a format byte.
+func (s *Source) data(ms uint32, body []byte, amf3 bool, now int64) {
+	t := flv.Data(body, amf3)
+	body = body[t.Head:]
+	plain := body[t.Payload-t.Head:]
+	if len(plain) == 0 {
+		return
+	}
+	h := chunk.Header{Type: chunk.TypeData, Time: ms}
+	frame := s.framer.Frame(h, plain)
+	push := frame
+	switch {
+	case t.Set:
+		push = s.framer.Frame(h, body)
+	case t.OnMetaData && !t.Clear:
+		push = s.framer.Frame(h, slices.Concat([]byte(flv.SetDataFrame), plain))
+	}
+	s.append(frame, push, now)
+}
+
+func (s *Source) append(frame, push *chunk.Frame, now int64) {
+	s.log.Append(frame, push, now)
+	s.pace.note(frame.Time, now)
+	s.messages.Add(1)
+	s.bytes.Add(uint64(frame.Len()))
+}
+
+// maxAggregate bounds the messages in an aggregate.
+const maxAggregate = 1024
+
+// splitAggregate calls f for each message in an aggregate (RTMP 1.0, 7.1.6).
+// Times inside count from that of the first, which is the aggregate's own.
+func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
+	var first uint32
+	p := m.Payload
+	for n := 0; len(p) >= 11; n++ {
+		if n == maxAggregate {
+			return fmt.Errorf("%w: more than %d messages in an aggregate", chunk.ErrLimit, maxAggregate)
+		}
+		size := int(p[1])<<16 | int(p[2])<<8 | int(p[3])
+		at := uint32(p[4])<<16 | uint32(p[5])<<8 | uint32(p[6]) | uint32(p[7])<<24
+		if n == 0 {
+			first = at
+		}
+		if 11+size > len(p) {
+			return fmt.Errorf("%w: a message in an aggregate is longer than the aggregate", chunk.ErrProtocol)
+		}
+		f(chunk.Header{Type: p[0], Time: m.Time + at - first}, p[11:11+size])
+		p = p[min(11+size+4, len(p)):] // behind it lies a back pointer
+	}
+	return nil
+}
+
+// cursorOptions are a player's.
+func (s *Source) cursorOptions(streamID uint32) gop.Options {
+	return gop.Options{
+		Layout: chunk.Layout{StreamID: streamID, Size: s.framer.Size},
+		Size:   s.framer.Size,
+		Live:   s.vhost.NoGOPCache,
+	}
+}
+
+// A publisher that is faster than real time, such as a file sent without
+// pacing, is held back while receivers that take something are behind; never
+// below real time.
+const (
+	// paceSlack is how far its media may be ahead of the clock before it
+	// counts as faster than real time.
+	paceSlack = 2 * time.Second
+	// paceLate is how far it may be behind the clock and catch up again.
+	paceLate = 10 * time.Second
+	// paceJump is a step in its times after which counting begins anew.
+	paceJump = 2 * time.Second
+	// paceBacklog is how many bytes the slowest receiver may be behind.
+	paceBacklog = 512 << 10
+	// paceWithin is how recently a receiver must have taken something.
+	paceWithin = time.Second
+)
+
+// pace compares a publisher's times with the clock.
+type pace struct {
+	started bool
+	last    uint32
+	media   int64 // milliseconds of media since anchor
+	anchor  int64 // on fanout.Clock
+}
+
+func (p *pace) note(ms uint32, now int64) {
+	step := int64(int32(ms - p.last))
+	p.last = ms
+	if !p.started || step > paceJump.Milliseconds() || step < -paceJump.Milliseconds() {
+		p.started, p.media, p.anchor = true, 0, now
+		return
+	}
+	p.media += step
+	// An encoder that was cut off for a while catches up; what is later than
+	// that does not earn the right to hurry.
+	p.anchor = max(p.anchor, now-p.media*int64(time.Millisecond)-int64(paceLate))
+}
+
+// fast reports whether the media is ahead of the clock.
+func (p *pace) fast(now int64) bool {
+	return p.media*int64(time.Millisecond)-(now-p.anchor) > int64(paceSlack)
+}
+
+// holdBack keeps a publisher that is faster than real time from running away
+// from its receivers.
+func (s *Source) holdBack(ctx context.Context) {
+	backlog := min(paceBacklog, unlimited(s.srv.cfg.MaxBytes)/4)
+	for s.pace.fast(fanout.Clock()) && s.group.Backlog(paceWithin) > backlog {
+		s.group.Wake()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// kick tells the publisher that its stream is over and disconnects it.
+func (c *conn) kick(cause error) {
+	for id := range uint32(2) {
+		c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
+	}
+	c.out.Shutdown()
+	c.closeWithin(lingerTime)
+}
+
+// logName names the stream for the log. In many set-ups the stream's name is
+// the key that allows publishing, so an id takes its place: 8 hex digits, the
+// same for the same name as long as the process lives.
+func (r *PublishRequest) logName() string {
+	h := hmac.New(sha256.New, idKey())
+	io.WriteString(h, r.Stream)
+	return streamName(r.Vhost, r.App, "#"+hex.EncodeToString(h.Sum(nil)[:4]))
+}
+
+func stack() string { return string(debug.Stack()) }
