@@ -97,6 +97,12 @@ func ClientHandshake(rw io.ReadWriter, digest bool) error {
 	if s[0] != version {
 		return fmt.Errorf("%w (%d)", ErrVersion, s[0])
 	}
+	// S2 is read before C2 is sent, as ffmpeg does it: a server that is
+	// still writing it may not read yet.
+	var s2 [handshakeSize]byte
+	if _, err := io.ReadFull(rw, s2[:]); err != nil {
+		return fmt.Errorf("handshake: read S2: %w", err)
+	}
 	c2 := s[1:]
 	if digest {
 		if _, d := findDigest(c2, serverKey); d != nil {
@@ -107,9 +113,6 @@ func ClientHandshake(rw io.ReadWriter, digest bool) error {
 	}
 	if _, err := rw.Write(c2); err != nil {
 		return fmt.Errorf("handshake: write C2: %w", err)
-	}
-	if _, err := io.ReadFull(rw, s[1:]); err != nil {
-		return fmt.Errorf("handshake: read S2: %w", err)
 	}
 	return nil
 }
