@@ -55,6 +55,7 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 	name, nameQuery := splitQuery(name)
 
 	if name == "" {
+		appQuery = strings.TrimRight(appQuery, "/")
 		if at := strings.LastIndexByte(appQuery, '/'); at >= 0 {
 			appQuery, name = appQuery[:at], appQuery[at+1:]
 		} else {
