@@ -368,9 +368,8 @@ func (r *Reader) need(n int) error {
 			r.end = copy(r.buf, r.buf[r.pos:r.end])
 			r.pos = 0
 		}
-		m, err := r.src.Read(r.buf[r.end:])
+		m, err := r.receive(r.buf[r.end:])
 		r.end += m
-		r.received += uint64(m)
 		if err != nil && r.end-r.pos < n {
 			return err
 		}
@@ -383,8 +382,7 @@ func (r *Reader) need(n int) error {
 func (r *Reader) read(dst []byte) (int, error) {
 	if r.pos == r.end {
 		if len(dst) >= directRead {
-			n, err := r.src.Read(dst)
-			r.received += uint64(n)
+			n, err := r.receive(dst)
 			if n > 0 {
 				err = nil
 			}
@@ -397,6 +395,19 @@ func (r *Reader) read(dst []byte) (int, error) {
 	n := copy(dst, r.buf[r.pos:r.end])
 	r.pos += n
 	return n, nil
+}
+
+// receive reads from the source, which may give nothing and no error now and
+// then but not for ever.
+func (r *Reader) receive(p []byte) (int, error) {
+	for range 100 {
+		n, err := r.src.Read(p)
+		r.received += uint64(n)
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+	return 0, io.ErrNoProgress
 }
 
 func unexpected(err error) error {
