@@ -35,8 +35,9 @@ type Message struct {
 // returns. It is for one goroutine.
 //
 // Memory follows what has arrived, never what was announced: a message gets
-// its whole place at once only while the sum of such places stays in
-// proportion to the bytes the connection has sent so far; else it grows.
+// its whole place at once only while the sum of such places, those of aborted
+// messages included, stays in proportion to the bytes the connection has sent
+// so far; else it grows.
 type Reader struct {
 	// Framer, when it returns non-nil for a message stream id, places the
 	// audio and video messages of that stream.
@@ -52,7 +53,8 @@ type Reader struct {
 	tiny     int // payload bytes taken at a small chunk size
 	streams  []*stream
 	last     *stream
-	reserved int // bytes of places of unfinished messages
+	reserved int    // bytes of places of unfinished messages
+	wasted   uint64 // and of what was left empty when they were aborted
 }
 
 // stream is one chunk stream.
@@ -69,6 +71,13 @@ type stream struct {
 	frame   *Frame
 	payload []byte
 }
+
+const (
+	// firstPlace is the place of a message that may not have all of it yet.
+	firstPlace = 512
+	// frameCost is about what a frame takes beyond its payload.
+	frameCost = 112
+)
 
 // directRead is the size from which a place is filled by the source itself
 // and not by way of the buffer.
@@ -231,7 +240,7 @@ func (r *Reader) begin(s *stream) error {
 	}
 	s.busy, s.got = true, 0
 	s.frame, s.payload = nil, nil
-	affordable := uint64(r.reserved+s.h.Length) <= 4*r.received+4096
+	affordable := uint64(r.reserved+s.h.Length)+r.wasted <= 2*r.received+4096
 	if media && affordable && r.Framer != nil {
 		if f := r.Framer(s.h.StreamID); f != nil {
 			s.frame = f.begin(s.h)
@@ -240,7 +249,7 @@ func (r *Reader) begin(s *stream) error {
 	}
 	n := s.h.Length
 	if !affordable {
-		n = min(n, 512)
+		n = min(n, r.size, firstPlace)
 	}
 	if n > 0 {
 		s.payload = make([]byte, 0, n)
@@ -330,12 +339,15 @@ func (r *Reader) control(m Message) error {
 	return nil
 }
 
-// drop ends the unfinished message of s.
+// drop ends the message of s, finished or not.
 func (r *Reader) drop(s *stream) {
+	place := s.h.Length
 	if s.payload != nil {
-		r.reserved -= cap(s.payload)
-	} else {
-		r.reserved -= s.h.Length
+		place = cap(s.payload)
+	}
+	r.reserved -= place
+	if s.got < s.h.Length {
+		r.wasted += uint64(place - s.got + frameCost)
 	}
 	s.busy, s.frame, s.payload = false, nil, nil
 }
