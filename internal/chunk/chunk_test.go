@@ -93,7 +93,7 @@ func reference(h Header, payload []byte, size int) []byte {
 type refHeader struct {
 	format byte
 	csid   uint32
-	form   int // bytes of the basic header, 0: as few as possible
+	form   int // least bytes of the basic header, from chunk stream 64 on
 	field  uint32
 	repeat bool // the extended timestamp in continuations
 }
@@ -107,7 +107,7 @@ func referenceChunks(r refHeader, h Header, payload []byte, size int) [][]byte {
 			format = 3
 		}
 		switch {
-		case r.csid < 64 && r.form <= 1:
+		case r.csid < 64:
 			b.WriteByte(format<<6 + byte(r.csid))
 		case r.csid < 320 && r.form <= 2:
 			b.Write([]byte{format << 6, byte(r.csid - 64)})
