@@ -281,7 +281,7 @@ func (h *HTTPResolver) answer(urls []json.RawMessage, ttl time.Duration, req *Pu
 	for i, raw := range urls {
 		d, err := hookDestination(raw)
 		if err != nil {
-			h.logger().Warn("on_forward: entry left out", "stream", req.Name(), "entry", i, "err", err)
+			h.logger().Warn("on_forward: entry left out", "source", req.Name(), "entry", i, "err", err)
 			continue
 		}
 		a.destinations = append(a.destinations, d)

@@ -112,7 +112,7 @@ func compileRoute(r Route) (c rule, err error) {
 	for i, u := range r.To {
 		t, err := parseTemplate(u, routeVars, names)
 		if err != nil {
-			return rule{}, fmt.Errorf("destination %d: %w", i+1, err)
+			return rule{}, fmt.Errorf("entry %d of To: %w", i+1, err)
 		}
 		c.to = append(c.to, t)
 	}

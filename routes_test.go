@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -69,10 +70,10 @@ func TestRoutesRefuseMalformedRules(t *testing.T) {
 	for want, r := range map[string]Route{
 		"route 2: Stream: error parsing regexp":                        {Stream: "~("},
 		"route 2: App: error parsing regexp":                           {App: "~a)|(b"},
-		"route 2: destination 2: rtmp://h/app/***: unknown":            {Stream: "*", To: []string{"h", "rtmp://h/app/" + canary + "$2"}},
+		"route 2: entry 2 of To: rtmp://h/app/***: unknown":            {Stream: "*", To: []string{"h", "rtmp://h/app/" + canary + "$2"}},
 		"unknown placeholder: want one of [vhost] [app] [stream]":      {To: []string{"rtmp://h/app/${name}"}},
 		"[param] $1 ${1} $2 ${2} ${n}":                                 {App: "?", Stream: "~(?P<n>x)", To: []string{"rtmp://h/app/$3"}},
-		"destination 1: destination rtmp://***: bad host: want a name": {Stream: "*", To: []string{"rtmp://$1/app/" + canary}},
+		"entry 1 of To: destination rtmp://***: bad host: want a name": {Stream: "*", To: []string{"rtmp://$1/app/" + canary}},
 	} {
 		_, err := Routes(FirstMatch, Route{}, r)
 		require.ErrorContains(t, err, want)
@@ -91,4 +92,15 @@ func TestRoutesDoNotTouchTheResolversAnswer(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, ds, 2)
 	require.Empty(t, shared[:2][1].URL)
+}
+
+func TestRoutesPassErrorsOn(t *testing.T) {
+	down := errors.New("down")
+	r := must(Routes(AllMatches, Route{To: []string{"h"}}, Route{Resolver: answering(0, down)}))
+	_, err := r.ResolveDestinations(t.Context(), seedRequest())
+	require.ErrorIs(t, err, down)
+
+	r = must(Routes(FirstMatch, Route{Stream: "cam-*", To: []string{"rtmp://h/app/$1"}}))
+	_, err = r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: "cam-"})
+	require.ErrorContains(t, err, "destination rtmp://h/app/***: no stream key")
 }

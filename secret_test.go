@@ -2,9 +2,11 @@ package forward
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -45,8 +47,24 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 }
 
 func TestEmptySecretStaysEmpty(t *testing.T) {
-	require.Equal(t, `||""`, fmt.Sprintf("%v|%s|", Secret(""), Secret(""))+string(must(json.Marshal(Secret("")))))
+	require.Empty(t, fmt.Sprintf("%v%s%#v", Secret(""), Secret(""), Secret("")))
+	require.Equal(t, `""`, string(must(json.Marshal(Secret("")))))
 	require.NotContains(t, everyPrint(t, Secret("")), "***")
+}
+
+// Printers other than fmt call these by name.
+func TestSecretMethods(t *testing.T) {
+	s, d := Secret(canary), Destination{URL: "rtmp://h/app/" + canary}
+	for _, v := range []interface {
+		fmt.GoStringer
+		fmt.Stringer
+		encoding.TextMarshaler
+		slog.LogValuer
+	}{s, d} {
+		out := v.GoString() + v.String() + string(must(v.MarshalText())) + v.LogValue().String()
+		require.NotContains(t, out, canary)
+		require.Equal(t, 4, strings.Count(out, "***"))
+	}
 }
 
 func TestSecretIsReadFromJSON(t *testing.T) {

@@ -46,7 +46,7 @@ func Static(urls ...string) (DestinationResolver, error) {
 	for i, u := range urls {
 		t, err := parseTemplate(u, requestVars, requestVarNames)
 		if err != nil {
-			return nil, fmt.Errorf("destination %d: %w", i+1, err)
+			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
 		s[i] = t
 	}

@@ -57,8 +57,8 @@ func TestStatic(t *testing.T) {
 
 func TestStaticRefusesMalformedEntries(t *testing.T) {
 	for url, want := range map[string]string{
-		"":                                "destination 2: destination rtmp://***: no host",
-		"host/app/" + canary:              "destination 2: neither a host nor a URL",
+		"":                                "entry 2: destination rtmp://***: no host",
+		"host/app/" + canary:              "entry 2: neither a host nor a URL",
 		"10.0.0.6:99999":                  "bad port",
 		"2001:db8::1":                     "bad host",
 		"[::1":                            "bad host",
@@ -74,7 +74,7 @@ func TestStaticRefusesMalformedEntries(t *testing.T) {
 	} {
 		_, err := Static("10.0.0.5", url)
 		require.ErrorContains(t, err, want, url)
-		require.ErrorContains(t, err, "destination 2: ")
+		require.ErrorContains(t, err, "entry 2: ")
 		require.NotContains(t, err.Error(), canary)
 		require.Panics(t, func() { MustStatic(url) })
 	}

@@ -1,0 +1,108 @@
+package forward
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTokenCheck(t *testing.T) {
+	token := Token{Secrets: []Secret{"old", "", "new+1"}}
+	for _, tt := range []struct {
+		param, tcURL string
+		want         string // part of the error
+	}{
+		{"?token=old", "", ""},
+		{"?a=b&token=new+1", "", ""},
+		{"?token=new%2B1&c", "", ""},
+		{"?token=old", "rtmp://h/live?token=old", ""},
+		{"", "", "no parameter token"},
+		{"?x=old", "", "no parameter token"},
+		{"?Token=old", "", "no parameter token"},
+		{"?token", "", "parameter token is wrong"},
+		{"?token=", "", "parameter token is wrong"},
+		{"?token=" + canary, "", "parameter token is wrong"},
+		{"?token=old%20", "", "parameter token is wrong"},
+		{"?token=" + canary + "%zz", "", "bad percent-encoding"},
+		{"?token=old&token=" + canary, "", "given twice"},
+		{"?token=old&token=old", "", "given twice"},
+		{"?token=old&%74oken=old", "", "given twice"},
+		{"?token=old", "rtmp://h/live?token=" + canary, "given twice"},
+		{"?token=old", "rtmp://h/live?token=old&token=old", "given twice"},
+		{"?token=old", "rtmp://h/live?token=" + canary + "%", "bad percent-encoding"},
+		{"", "rtmp://h/live?token=old", "no parameter token"},
+	} {
+		err := token.Check(&PublishRequest{Param: tt.param, TcURL: tt.tcURL})
+		if tt.want == "" {
+			require.NoError(t, err, tt.param)
+			continue
+		}
+		require.ErrorIs(t, err, ErrToken, tt.param)
+		require.ErrorContains(t, err, tt.want, tt.param)
+		require.NotContains(t, err.Error(), canary)
+	}
+	require.NoError(t, Token{Secrets: []Secret{"x"}, Param: "key"}.Check(&PublishRequest{Param: "?key=x"}))
+	require.ErrorIs(t, Token{}.Check(&PublishRequest{Param: "?token="}), ErrToken)
+	require.ErrorIs(t, Token{Secrets: []Secret{""}}.Check(&PublishRequest{Param: "?token="}), ErrToken)
+}
+
+func TestTokenSign(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the clock stands at 2000-01-01
+		token := Token{Secrets: []Secret{"k"}, Purpose: "publish"}
+		expires := time.Now().Add(time.Minute)
+		query, err := token.Sign("live/s", expires)
+		require.NoError(t, err)
+		// printf 'publish\0live/s\0946684860' | openssl dgst -sha256 -hmac k
+		require.Equal(t, "expires=946684860&sign=be4952fec8d13fdd1e4f9b0bc650ae6e7f0680391f50f101ec0b86ff378ac52c", query)
+
+		req := func(param string) *PublishRequest {
+			return &PublishRequest{Vhost: DefaultVhost, App: "live", Stream: "s", Param: param}
+		}
+		require.NoError(t, token.Verify(req("?"+query)))
+		require.NoError(t, token.Verify(req("?x=y&"+query)))
+		play := PlayRequest(*req("?" + query))
+		require.NoError(t, token.Verify((*PublishRequest)(&play)))
+
+		rotated := Token{Secrets: []Secret{"k2", "k"}, Purpose: "publish"}
+		require.NoError(t, rotated.Verify(req("?"+query)), "signed before the secret was replaced")
+
+		other := req("?" + query)
+		other.Stream = "s2"
+		vhost := req("?" + query)
+		vhost.Vhost = "v"
+		for _, tt := range []struct {
+			name  string
+			token Token
+			req   *PublishRequest
+			want  string
+		}{
+			{"another stream", token, other, "sign is wrong"},
+			{"another vhost", token, vhost, "sign is wrong"},
+			{"another purpose", Token{Secrets: token.Secrets, Purpose: "play"}, req("?" + query), "sign is wrong"},
+			{"another secret", Token{Secrets: []Secret{"k2", ""}, Purpose: "publish"}, req("?" + query), "sign is wrong"},
+			{"no secret", Token{Purpose: "publish"}, req("?" + query), "sign is wrong"},
+			{"another time", token, req("?expires=946684861&" + query[len("expires=946684860&"):]), "sign is wrong"},
+			{"no time", token, req("?" + query[len("expires=946684860&"):]), "no parameter expires"},
+			{"no signature", token, req("?expires=946684860"), "no parameter sign"},
+			{"two times", token, req("?expires=1&" + query), "given twice"},
+			{"two signatures", token, req("?sign=1&" + query), "given twice"},
+		} {
+			err := tt.token.Verify(tt.req)
+			require.ErrorIs(t, err, ErrToken, tt.name)
+			require.ErrorContains(t, err, tt.want, tt.name)
+		}
+
+		time.Sleep(time.Minute - 1)
+		require.NoError(t, token.Verify(req("?"+query)))
+		time.Sleep(time.Nanosecond)
+		require.ErrorContains(t, token.Verify(req("?"+query)), "expired")
+
+		for _, none := range []Token{{}, {Secrets: []Secret{""}}} {
+			_, err := none.Sign("live/s", expires)
+			require.ErrorContains(t, err, "no secret")
+		}
+		require.ErrorContains(t, token.Verify(req("?expires=soon&sign="+token.signature("k", "live/s", "soon"))), "expired")
+	})
+}
