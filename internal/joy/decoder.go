@@ -1,0 +1,319 @@
+package joy
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/nareix/joy4/av"
+	"github.com/nareix/joy4/codec"
+	"github.com/nareix/joy4/format/flv/flvio"
+
+	"github.com/rtmp-forward/forward/internal/flv"
+)
+
+// The probe for streams ends with the first of these.
+const (
+	probeMessages = 256
+	probeTime     = 2000    // milliseconds of media
+	probeBytes    = 8 << 20 // of messages held
+)
+
+const (
+	// restartStep is how far, in milliseconds, a track's time must go back to
+	// be a new beginning rather than a disorder.
+	restartStep = 10_000
+	// maxTime bounds times in milliseconds, so that no time.Duration overflows.
+	maxTime = math.MaxInt64 / int64(time.Millisecond) / 2
+
+	speexRate = 16000 // FLV, E.4.2.1
+)
+
+// Decoder turns messages into what an av.Demuxer gives. It is for one
+// goroutine.
+//
+// It takes legacy tags and Enhanced RTMP ones alike, if the codec is H.264, AAC
+// or Speex; of tracks with ids it takes track 0 and leaves out the others.
+// Messages that are broken or not understood are left out, as is video before
+// its first keyframe and media before its sequence header.
+//
+// Times never go back within a stream: timestamps continue past 2^32, small
+// disorder is evened out, and where they begin anew, more than 10 s lower, the
+// packets' times continue from the latest one.
+type Decoder struct {
+	streams      []av.CodecData // nil during the probe
+	video, audio track
+	err          error
+
+	// The timestamps' common clock, in milliseconds.
+	started bool
+	last    uint32
+	now     int64 // last, without the wrap
+	offset  int64 // from now to the packets' times
+	latest  int64 // of the packets' times
+
+	// The probe.
+	begin     int64
+	messages  int
+	held      []av.Packet
+	heldBytes int
+
+	one [1]av.Packet
+}
+
+// track is what the Decoder knows of the audio or video.
+type track struct {
+	codec  flv.Codec // 0 until the sequence header
+	data   av.CodecData
+	header []byte
+	idx    int8
+	open   bool  // had its first keyframe
+	time   int64 // of its last packet, in milliseconds
+}
+
+// NewDecoder returns a Decoder for a stream that begins with its sequence
+// headers, or soon has them.
+func NewDecoder() *Decoder {
+	// Held packets are numbered for the case that there are both.
+	return &Decoder{video: track{idx: 0}, audio: track{idx: 1}}
+}
+
+// Write takes a message: its type, its timestamp in milliseconds, and its body,
+// which it keeps and which must not change. It returns the packets that follow
+// from it, none or one, but when the streams become known all that were held
+// until then, at most 256 or some 8 MiB. The slice is valid until the next
+// call; the packets' Data are parts of the bodies.
+//
+// Types other than audio and video are ignored. The error is a *CodecError,
+// ErrStreamsChanged, ErrNoStreams, or that of a broken sequence header; it is
+// final and is returned by all later calls too.
+func (d *Decoder) Write(typ uint8, ms uint32, body []byte) ([]av.Packet, error) {
+	if d.err != nil {
+		return nil, d.err
+	}
+	pkts, err := d.write(typ, ms, body)
+	d.err = err
+	return pkts, err
+}
+
+// Streams returns the streams, video before audio; a packet's Idx is the index
+// in it. They are known as soon as there are sequence headers of both, and else
+// with those there are after 256 messages, 2 s of media time or 8 MiB, or after
+// Flush. Until then the error is ErrProbing, and after an error of Write it is
+// that one.
+func (d *Decoder) Streams() ([]av.CodecData, error) {
+	switch {
+	case d.err != nil:
+		return nil, d.err
+	case d.streams == nil:
+		return nil, ErrProbing
+	}
+	return d.streams, nil
+}
+
+// Flush ends the probe, since no more messages will come, and returns what was
+// held. Without any stream it is ErrNoStreams. Once the streams are known it
+// does nothing.
+func (d *Decoder) Flush() ([]av.Packet, error) {
+	if d.err != nil || d.streams != nil {
+		return nil, d.err
+	}
+	pkts, err := d.endProbe()
+	d.err = err
+	return pkts, err
+}
+
+func (d *Decoder) write(typ uint8, ms uint32, body []byte) ([]av.Packet, error) {
+	tr := d.track(typ)
+	if tr == nil {
+		return nil, nil
+	}
+	d.tick(ms)
+	pkt, ok, err := d.message(tr, typ, body)
+	switch {
+	case err != nil:
+		return nil, err
+	case d.streams == nil:
+		if ok {
+			d.held = append(d.held, pkt)
+			d.heldBytes += len(body)
+		}
+		return d.probe()
+	case ok:
+		d.one[0] = pkt
+		return d.one[:], nil
+	}
+	return nil, nil
+}
+
+func (d *Decoder) track(typ uint8) *track {
+	switch typ {
+	case flv.TypeVideo:
+		return &d.video
+	case flv.TypeAudio:
+		return &d.audio
+	}
+	return nil
+}
+
+// tick advances the clock to a timestamp, to the nearest time it can mean.
+func (d *Decoder) tick(ms uint32) {
+	if !d.started {
+		d.started = true
+		d.last, d.now, d.begin = ms, int64(ms), int64(ms)
+	}
+	d.now += int64(int32(ms - d.last))
+	d.last = ms
+}
+
+// message looks at track 0's part of a message.
+func (d *Decoder) message(tr *track, typ uint8, body []byte) (pkt av.Packet, ok bool, err error) {
+	for part := range flv.Tracks(typ, body) {
+		if part.ID != 0 {
+			continue
+		}
+		switch part.Kind {
+		case flv.KindFrame, flv.KindKeyframe, flv.KindSequenceHeader:
+		default:
+			return pkt, false, nil
+		}
+		if !supported(typ, part.Codec, body) {
+			return pkt, false, &CodecError{Codec: part.Codec.String()}
+		}
+		if part.Kind == flv.KindSequenceHeader {
+			return pkt, false, d.header(tr, part, body)
+		}
+		return d.frame(tr, typ, part, body)
+	}
+	return pkt, false, nil
+}
+
+func supported(typ uint8, c flv.Codec, body []byte) bool {
+	if typ == flv.TypeVideo {
+		return c == flv.CodecAVC
+	}
+	// Speex has no Enhanced form, but nobody keeps a peer from its FourCC.
+	return c == flv.CodecAAC || c == flv.CodecSpeex && body[0]>>4 == flvio.SOUND_SPEEX
+}
+
+// header takes a sequence header. Many encoders repeat theirs.
+func (d *Decoder) header(tr *track, part flv.Track, body []byte) error {
+	config := payload(part, body)
+	if tr.codec == part.Codec && bytes.Equal(tr.header, config) {
+		return nil
+	}
+	if d.streams != nil {
+		return ErrStreamsChanged
+	}
+	var data av.CodecData
+	var err error
+	if part.Codec == flv.CodecAVC {
+		data, err = parseAVC(config)
+	} else {
+		data, err = parseAAC(config)
+	}
+	if err != nil {
+		return err
+	}
+	d.begins(tr, part.Codec, data, config)
+	return nil
+}
+
+// begins sets what the track is, in place of what it was during the probe.
+func (d *Decoder) begins(tr *track, c flv.Codec, data av.CodecData, config []byte) {
+	tr.codec, tr.data, tr.header, tr.open = c, data, config, false
+	d.held = slices.DeleteFunc(d.held, func(p av.Packet) bool { return p.Idx == tr.idx })
+}
+
+// frame makes a packet of a frame, if its track has begun.
+func (d *Decoder) frame(tr *track, typ uint8, part flv.Track, body []byte) (pkt av.Packet, ok bool, err error) {
+	if part.Codec == flv.CodecSpeex && tr.codec != flv.CodecSpeex {
+		if d.streams != nil {
+			return pkt, false, ErrStreamsChanged
+		}
+		layout := av.CH_MONO
+		if body[0]&1 != 0 {
+			layout = av.CH_STEREO
+		}
+		d.begins(tr, part.Codec, codec.NewSpeexCodecData(speexRate, layout), nil)
+	}
+	if tr.codec != part.Codec {
+		return pkt, false, nil
+	}
+	pkt = av.Packet{Idx: tr.idx, Data: payload(part, body)}
+	if typ == flv.TypeVideo {
+		composition := int32(0)
+		switch enhanced := body[0]&0x80 != 0; {
+		case !enhanced:
+			composition = int24(body[2:])
+		case part.PacketType == codedFrames:
+			composition, pkt.Data = int24(pkt.Data), pkt.Data[3:]
+		}
+		if !wholeNALU(pkt.Data) {
+			return pkt, false, nil
+		}
+		pkt.IsKeyFrame = part.Kind == flv.KindKeyframe
+		if tr.open = tr.open || pkt.IsKeyFrame; !tr.open {
+			return pkt, false, nil
+		}
+		pkt.CompositionTime = time.Duration(composition) * time.Millisecond
+	}
+	pkt.Time = d.time(tr)
+	return pkt, true, nil
+}
+
+// codedFrames is the packet type of Enhanced RTMP whose payload begins with a
+// composition time (Enhanced RTMP v2, ExVideoTagBody).
+const codedFrames = 1
+
+func payload(part flv.Track, body []byte) []byte {
+	end := part.Offset + part.Size
+	return body[part.Offset:end:end]
+}
+
+func int24(b []byte) int32 {
+	return int32(uint32(b[0])<<24|uint32(b[1])<<16|uint32(b[2])<<8) >> 8
+}
+
+// time returns the time of the track's packet at the clock's.
+func (d *Decoder) time(tr *track) time.Duration {
+	t := d.now + d.offset
+	if t < tr.time-restartStep {
+		d.offset += d.latest - t
+		t = d.latest
+	}
+	tr.time = min(max(t, tr.time), maxTime)
+	d.latest = max(d.latest, tr.time)
+	return time.Duration(tr.time) * time.Millisecond
+}
+
+// probe ends the probe if it is time.
+func (d *Decoder) probe() ([]av.Packet, error) {
+	d.messages++
+	if d.video.data != nil && d.audio.data != nil ||
+		d.messages >= probeMessages || d.now-d.begin >= probeTime || d.heldBytes >= probeBytes {
+		return d.endProbe()
+	}
+	return nil, nil
+}
+
+func (d *Decoder) endProbe() ([]av.Packet, error) {
+	for _, tr := range []*track{&d.video, &d.audio} {
+		if tr.data != nil {
+			tr.idx = int8(len(d.streams))
+			d.streams = append(d.streams, tr.data)
+		}
+	}
+	if d.streams == nil {
+		return nil, ErrNoStreams
+	}
+	pkts := d.held
+	d.held = nil
+	if d.video.data == nil {
+		for i := range pkts {
+			pkts[i].Idx = d.audio.idx
+		}
+	}
+	return pkts, nil
+}

@@ -1,0 +1,171 @@
+// Package joy maps between joy4's packets and message bodies: what a joy4
+// muxer is given becomes audio, video and data messages (Encoder), and messages
+// become what a joy4 demuxer gives (Decoder).
+//
+// joy4 knows H.264, AAC and Speex in FLV; any other codec is a *CodecError.
+// joy4's parsers are called only behind guard, since they were not written for
+// input from the network, and what they return is checked before it goes to
+// joy4's muxers, which trust it.
+//
+// Sources: Adobe Flash Video File Format 10.1, annex E; ISO/IEC 14496-15,
+// 5.2.4.1 (AVCDecoderConfigurationRecord); ISO/IEC 14496-3, 1.6.2.1
+// (AudioSpecificConfig).
+package joy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/nareix/joy4/av"
+	"github.com/nareix/joy4/codec/aacparser"
+	"github.com/nareix/joy4/codec/h264parser"
+)
+
+// Errors of a Decoder.
+var (
+	// ErrProbing: the streams are not known yet.
+	ErrProbing = errors.New("streams not known yet")
+	// ErrNoStreams: the probe ended, or the messages did, without a sequence
+	// header or Speex frame.
+	ErrNoStreams = errors.New("no sequence header")
+	// ErrStreamsChanged: there is a new stream, or a new sequence header for a
+	// known one, which joy4's interface has no means to tell. The stream is
+	// well: a new Decoder goes on with the new headers.
+	ErrStreamsChanged = errors.New("streams changed")
+)
+
+// errParser is a parser's panic. What it panicked with may hold input.
+var errParser = errors.New("parser panicked")
+
+// CodecError is for a codec that joy4 has no form for.
+type CodecError struct {
+	// Codec is its FourCC, such as "hvc1", "av01", "Opus" or ".mp3", or joy4's
+	// name for it.
+	Codec string
+}
+
+func (e *CodecError) Error() string { return "codec not supported by joy4: " + e.Codec }
+
+// guard calls f and turns its panic into an error.
+func guard(f func() error) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errParser
+		}
+	}()
+	return f()
+}
+
+// maxDimension bounds a picture's width and height: joy4's MP4 muxer has 16 bits
+// and a sign for it. No level of H.264 allows above 16,880; far beyond, joy4's
+// parser has underflowed.
+const maxDimension = 1<<15 - 1
+
+// parseAVC reads an AVCDecoderConfigurationRecord, which it keeps.
+func parseAVC(record []byte) (h264parser.CodecData, error) {
+	c := h264parser.CodecData{Record: record}
+	err := guard(func() error {
+		if _, err := c.RecordInfo.Unmarshal(record); err != nil {
+			return err
+		}
+		if len(c.RecordInfo.SPS) == 0 || len(c.RecordInfo.PPS) == 0 {
+			return errors.New("no parameter sets")
+		}
+		// joy4 takes all lengths for ones of four bytes.
+		if n := c.RecordInfo.LengthSizeMinusOne + 1; n != nalLength {
+			return fmt.Errorf("NAL unit lengths of %d bytes", n)
+		}
+		// joy4's own constructor reads the SPS without unescaping it.
+		info, err := h264parser.ParseSPS(unescape(c.RecordInfo.SPS[0]))
+		c.SPSInfo = info
+		return err
+	})
+	if err == nil && (!plausible(c.SPSInfo.Width) || !plausible(c.SPSInfo.Height)) {
+		err = errors.New("impossible frame size")
+	}
+	if err != nil {
+		return h264parser.CodecData{}, fmt.Errorf("AVC sequence header: %w", err)
+	}
+	return c, nil
+}
+
+// nalLength is the size of the length before each NAL unit.
+const nalLength = 4
+
+// wholeNALU tells whether there is a whole NAL unit at the begin of a frame. If
+// its length goes beyond, by less than its own size, joy4's TS muxer panics.
+func wholeNALU(frame []byte) bool {
+	return len(frame) >= nalLength && uint64(binary.BigEndian.Uint32(frame)) <= uint64(len(frame)-nalLength)
+}
+
+func plausible(dimension uint) bool { return dimension > 0 && dimension <= maxDimension }
+
+// unescape returns a NAL unit without its emulation prevention bytes (H.264,
+// 7.4.1.1).
+func unescape(nalu []byte) []byte {
+	rbsp := make([]byte, 0, len(nalu))
+	zeros := 0
+	for _, b := range nalu {
+		if zeros >= 2 && b == 3 {
+			zeros = 0
+			continue
+		}
+		if zeros++; b != 0 {
+			zeros = 0
+		}
+		rbsp = append(rbsp, b)
+	}
+	return rbsp
+}
+
+// Values of AudioSpecificConfig (ISO/IEC 14496-3, 1.5.1.1 and 1.6.3.4). joy4's
+// constants from 12 on are off.
+const (
+	objectLC      = 2
+	objectSBR     = 5
+	objectPS      = 29
+	explicitRate  = 0xf
+	maxSampleRate = 192000
+)
+
+// parseAAC reads an AudioSpecificConfig, which it keeps.
+func parseAAC(config []byte) (aacparser.CodecData, error) {
+	c := aacparser.CodecData{ConfigBytes: config}
+	err := guard(func() (err error) {
+		c.Config, err = aacparser.ParseMPEG4AudioConfigBytes(config)
+		return err
+	})
+	if err != nil {
+		return aacparser.CodecData{}, fmt.Errorf("AAC sequence header: %w", err)
+	}
+	// joy4 returns an explicit rate as the index, and divides by the rate.
+	if c.Config.SampleRate == 0 && c.Config.SampleRateIndex > explicitRate {
+		c.Config.SampleRate = int(c.Config.SampleRateIndex)
+	}
+	if c.Config.SampleRate <= 0 || c.Config.SampleRate > maxSampleRate {
+		return aacparser.CodecData{}, errors.New("AAC sequence header: impossible sample rate")
+	}
+	// joy4's TS muxer puts the type into an ADTS header, whose two bits have no
+	// room for SBR or PS: there they are signalled implicitly, with LC.
+	if t := c.Config.ObjectType; t == objectSBR || t == objectPS {
+		c.Config.ObjectType = objectLC
+	}
+	return c, nil
+}
+
+// Both of joy4's interfaces, where a host brings its own type.
+var (
+	_ avcStream = h264parser.CodecData{}
+	_ aacStream = aacparser.CodecData{}
+)
+
+type avcStream interface {
+	av.VideoCodecData
+	AVCDecoderConfRecordBytes() []byte
+}
+
+type aacStream interface {
+	av.AudioCodecData
+	MPEG4AudioConfigBytes() []byte
+}
