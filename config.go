@@ -100,6 +100,7 @@ type Config struct {
 type Vhost struct {
 	Disabled          bool // refuse its clients
 	Resolver          DestinationResolver
+	ChunkSize         int
 	NoGOPCache        bool
 	MaxLatency        time.Duration
 	MergeWindow       time.Duration
@@ -168,6 +169,8 @@ const (
 	setupBuffer   = 4 << 10
 	playBuffer    = 512
 	publishBuffer = 64 << 10
+	// maxChunkSize is what all servers known to us take.
+	maxChunkSize = 65536
 	// maxMergeWindow keeps a mistaken unit from looking like a dead stream.
 	maxMergeWindow = 10 * time.Second
 )
@@ -223,15 +226,22 @@ func def[T comparable](field *T, value T) {
 // Server with a wrong Config refuses to serve with this error.
 func (c Config) Validate() error {
 	c = c.withDefaults()
-	if c.ChunkSize < chunk.DefaultSize || c.ChunkSize > 65536 {
-		return fmt.Errorf("config: ChunkSize is %d, expected 128 to 65536", c.ChunkSize)
+	check := func(where string, chunkSize int, window time.Duration) error {
+		if chunkSize < chunk.DefaultSize || chunkSize > maxChunkSize {
+			return fmt.Errorf("config%s: ChunkSize is %d, expected %d to %d", where, chunkSize, chunk.DefaultSize, maxChunkSize)
+		}
+		if window > maxMergeWindow {
+			return fmt.Errorf("config%s: MergeWindow is %v, expected at most %v", where, window, maxMergeWindow)
+		}
+		return nil
 	}
-	if c.MergeWindow > maxMergeWindow {
-		return fmt.Errorf("config: MergeWindow is %v, expected at most %v", c.MergeWindow, maxMergeWindow)
+	if err := check("", c.ChunkSize, c.MergeWindow); err != nil {
+		return err
 	}
-	for name, v := range c.Vhosts {
-		if v.MergeWindow > maxMergeWindow {
-			return fmt.Errorf("config: MergeWindow of vhost %s is %v, expected at most %v", name, v.MergeWindow, maxMergeWindow)
+	for name := range c.Vhosts {
+		v := c.vhost(name)
+		if err := check(": vhost "+name, v.ChunkSize, v.MergeWindow); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -244,6 +254,7 @@ func (c *Config) vhost(name string) Vhost {
 	if v.Resolver == nil {
 		v.Resolver = c.Resolver
 	}
+	def(&v.ChunkSize, c.ChunkSize)
 	v.NoGOPCache = v.NoGOPCache || c.NoGOPCache
 	def(&v.MaxLatency, c.MaxLatency)
 	def(&v.MergeWindow, c.MergeWindow)

@@ -581,6 +581,9 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		}
 	}
 	c.hooked = req
+	if req.Vhost != "" {
+		c.rt.SetChunkSize(c.srv.cfg.vhost(req.Vhost).ChunkSize)
+	}
 	return nil
 }
 
@@ -766,7 +769,7 @@ func (p *player) attach(src *Source) {
 		c.out.Send(c.rt.AppendPlayBegin(nil, p.streamID))
 	}
 	p.src.Store(src)
-	src.group.Add(c.out, src.cursorOptions(p.streamID), func() ([]byte, bool) {
+	src.group.Add(c.out, src.cursorOptions(p.streamID, c.rt.ChunkSize()), func() ([]byte, bool) {
 		src.group.Remove(c.out)
 		c.out.Send(c.rt.AppendPlayEnd(nil, p.streamID))
 		p.join()

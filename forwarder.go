@@ -403,7 +403,7 @@ func (f *Forwarder) session() error {
 		out.Wait()
 	}()
 	size := f.dst.ChunkSize
-	def(&size, cfg.ChunkSize)
+	def(&size, f.src.vhost.ChunkSize)
 	in := ingest.NewReader(nc)
 	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{
 		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
@@ -426,7 +426,7 @@ func (f *Forwarder) session() error {
 		Push:   !f.dst.PlainMetadata,
 		NoMeta: f.dst.NoMetadata,
 		Layout: chunk.Layout{StreamID: client.StreamID(), Size: size},
-		Size:   cfg.ChunkSize,
+		Size:   f.src.vhost.ChunkSize,
 		Live:   f.src.vhost.NoGOPCache,
 	}
 	group := f.src.group
@@ -486,19 +486,11 @@ func (f *Forwarder) error(op string, err error) error {
 	case errors.As(err, &st):
 		de.Code = st.Code
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		de.Err = fmt.Errorf("closed by the destination%s: %w", f.hint(), err)
+		de.Err = fmt.Errorf("closed by the destination%s: %w", f.ep.hint(), err)
 	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, f.hint(), err)
+		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, f.ep.hint(), err)
 	}
 	return de
-}
-
-// hint is what is known to go wrong with the destination's platform.
-func (f *Forwarder) hint() string {
-	if p := f.ep.profile; p != nil && p.hint != "" {
-		return " (" + p.name + ": " + p.hint + ")"
-	}
-	return ""
 }
 
 // dial connects, with TLS where the destination asks for it.
@@ -548,7 +540,7 @@ func (f *Forwarder) tlsConfig() *tls.Config {
 		cfg = base.Clone()
 	}
 	if cfg.ServerName == "" {
-		cfg.ServerName = f.ep.host
+		cfg.ServerName = f.ep.serverName
 	}
 	if pin := f.ep.pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead

@@ -58,7 +58,7 @@ func newSource(s *Server, req *PublishRequest) *Source {
 		log:    gop.New(s.cfg.logLimits(vhost)),
 		ctx:    s.ctx,
 		done:   make(chan struct{}),
-		framer: chunk.Framer{Size: s.cfg.ChunkSize},
+		framer: chunk.Framer{Size: vhost.ChunkSize},
 	}
 	src.group = fanout.NewGroup(src.log, s.pool)
 	return src
@@ -312,9 +312,9 @@ func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
 }
 
 // cursorOptions are a player's.
-func (s *Source) cursorOptions(streamID uint32) gop.Options {
+func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 	return gop.Options{
-		Layout: chunk.Layout{StreamID: streamID, Size: s.framer.Size},
+		Layout: chunk.Layout{StreamID: streamID, Size: chunkSize},
 		Size:   s.framer.Size,
 		Live:   s.vhost.NoGOPCache,
 	}

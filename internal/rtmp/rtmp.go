@@ -109,6 +109,13 @@ func NewConn(src io.Reader, send func([]byte) error, bufSize, chunkSize int, lim
 	return c
 }
 
+// ChunkSize is our chunk size.
+func (c *Conn) ChunkSize() int { return c.size }
+
+// SetChunkSize changes our chunk size before it is announced: by the client
+// before Publish or Play, by the server's Handler in Connect.
+func (c *Conn) SetChunkSize(n int) { c.size = n }
+
 // ackReader acknowledges what is read, also in the middle of a message: a
 // peer may wait for it there (RTMP 1.0, 5.4.3). Half the window leaves time
 // for the way back.

@@ -1,0 +1,228 @@
+package forward
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/conf"
+)
+
+// File is what a configuration file says.
+type File struct {
+	// Config is for NewServer. Addr is the first of Listen.
+	Config Config
+	// Listen has the addresses to listen on, at least one.
+	Listen []string
+	// RTMPS has what to listen on with TLS, nil where the file says nothing
+	// of it or has not enabled it.
+	RTMPS *RTMPSFile
+	// PID is the file to write the process id to, empty for none.
+	PID string
+	// Ignored names what the format has and this library does not do, with
+	// the place: "srs.conf:3:1: daemon".
+	Ignored []string
+}
+
+// RTMPSFile is the rtmps block of a configuration file.
+type RTMPSFile struct {
+	Listen            []string
+	CertFile, KeyFile string
+}
+
+// LoadConfig reads a file in SRS's configuration format. It takes what the
+// format has about receiving, forwarding and playing RTMP:
+//
+//	listen, max_connections, chunk_size, pid;
+//	rtmps { enabled; listen; cert; key; }
+//	vhost NAME { enabled; chunk_size; forward { enabled; destination; backend; }
+//	  play { gop_cache; queue_length; mw_latency; }
+//	  publish { firstpkt_timeout; normal_timeout; } http_hooks { … } }
+//
+// What else the format has is listed in File.Ignored. Any other word, and what
+// does not fit, is an error that tells file, line, column and what was
+// expected. As in SRS, a forward block does nothing until it is enabled, and
+// with a backend its destinations are not used.
+func LoadConfig(path string) (*File, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseConfig(path, src)
+}
+
+// ParseConfig is LoadConfig for a file that has been read; name is for errors.
+func ParseConfig(name string, src []byte) (*File, error) {
+	tree, err := conf.Parse(name, src)
+	if err != nil {
+		return nil, err
+	}
+	ignored, err := conf.Check(tree)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{Config: Config{Vhosts: make(map[string]Vhost)}}
+	for _, i := range ignored {
+		f.ignore(i.Pos, i.Name)
+	}
+	for _, d := range tree.Root {
+		switch d.Name {
+		case "listen":
+			f.Listen = append(f.Listen, addresses(d.Args)...)
+		case "max_connections":
+			f.Config.Limits.Connections = number(d)
+		case "chunk_size":
+			f.Config.ChunkSize = number(d)
+		case "pid":
+			f.PID = d.Args[0]
+		case "rtmps":
+			f.RTMPS = rtmpsFile(d)
+		case "vhost":
+			v, err := f.vhost(d)
+			if err != nil {
+				return nil, err
+			}
+			f.Config.Vhosts[d.Args[0]] = v
+		}
+	}
+	if len(f.Listen) == 0 {
+		f.Listen = []string{":1935"}
+	}
+	f.Config.Addr = f.Listen[0]
+	return f, nil
+}
+
+func (f *File) ignore(pos conf.Position, what string) {
+	f.Ignored = append(f.Ignored, fmt.Sprintf("%s: %s", pos, what))
+}
+
+func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
+	for _, d := range d.Block {
+		switch d.Name {
+		case "enabled":
+			v.Disabled = !on(d)
+		case "chunk_size":
+			v.ChunkSize = number(d)
+		case "tcp_nodelay":
+			if !on(d) {
+				f.ignore(d.Pos, "tcp_nodelay off: what belongs together leaves in one write anyway")
+			}
+		case "forward":
+			if v.Resolver, err = forwardResolver(d); err != nil {
+				return v, err
+			}
+		case "play":
+			for _, d := range d.Block {
+				switch d.Name {
+				case "gop_cache":
+					v.NoGOPCache = !on(d)
+				case "queue_length":
+					v.MaxLatency = orNone(time.Duration(number(d)) * time.Second)
+				case "mw_latency":
+					v.MergeWindow = orNone(time.Duration(number(d)) * time.Millisecond)
+				}
+			}
+		case "publish":
+			for _, d := range d.Block {
+				ms := orNone(time.Duration(number(d)) * time.Millisecond)
+				switch d.Name {
+				case "firstpkt_timeout":
+					v.FirstMediaTimeout = ms
+				case "normal_timeout":
+					v.ReadTimeout = ms
+				}
+			}
+		}
+	}
+	if v.MergeWindow > maxMergeWindow {
+		return v, fmt.Errorf("%s: vhost %s: mw_latency is %v, expected at most %v", d.Pos, d.Args[0], v.MergeWindow, maxMergeWindow)
+	}
+	return v, nil
+}
+
+// forwardResolver makes the resolver of a forward block.
+func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
+	var enabled bool
+	var urls []string
+	var places []conf.Position
+	var backend *HTTPResolver
+	for _, d := range d.Block {
+		switch d.Name {
+		case "enabled":
+			enabled = on(d)
+		case "destination":
+			for i, u := range d.Args {
+				urls, places = append(urls, u), append(places, d.ArgPos(i))
+			}
+		case "backend":
+			backend = &HTTPResolver{URL: d.Args[0]}
+			if err := backend.Validate(); err != nil {
+				return nil, fmt.Errorf("%s: %w", d.ArgPos(0), err)
+			}
+		}
+	}
+	for i, u := range urls {
+		if _, err := Static(u); err != nil {
+			return nil, fmt.Errorf("%s: %w", places[i], errors.Unwrap(err))
+		}
+	}
+	switch {
+	case !enabled:
+		return Static()
+	case backend != nil:
+		return backend, nil
+	}
+	return Static(urls...)
+}
+
+func rtmpsFile(d *conf.Directive) *RTMPSFile {
+	r, enabled := &RTMPSFile{}, false
+	for _, d := range d.Block {
+		switch d.Name {
+		case "enabled":
+			enabled = on(d)
+		case "listen":
+			r.Listen = append(r.Listen, addresses(d.Args)...)
+		case "cert":
+			r.CertFile = d.Args[0]
+		case "key":
+			r.KeyFile = d.Args[0]
+		}
+	}
+	if !enabled {
+		return nil
+	}
+	return r
+}
+
+// addresses makes what listen takes, a port or host:port, fit for net.Listen.
+func addresses(args []string) []string {
+	var out []string
+	for _, a := range args {
+		if !strings.Contains(a, ":") {
+			a = net.JoinHostPort("", a)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func on(d *conf.Directive) bool { return d.Args[0] == "on" }
+
+// number is a value that Check has found to be one.
+func number(d *conf.Directive) int {
+	n, _ := strconv.Atoi(d.Args[0])
+	return n
+}
+
+// orNone is d, or what means "none" and "at once" in a Config where d is 0.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
