@@ -129,8 +129,7 @@ func (d *Decoder) write(typ uint8, ms uint32, body []byte) ([]av.Packet, error) 
 	if tr == nil {
 		return nil, nil
 	}
-	d.tick(ms)
-	pkt, ok, err := d.message(tr, typ, body)
+	pkt, ok, err := d.message(tr, typ, ms, body)
 	switch {
 	case err != nil:
 		return nil, err
@@ -157,7 +156,8 @@ func (d *Decoder) track(typ uint8) *track {
 	return nil
 }
 
-// tick advances the clock to a timestamp, to the nearest time it can mean.
+// tick advances the clock to a frame's timestamp, to the nearest time it can
+// mean. Headers are left out: many have 0, or the time they were first sent.
 func (d *Decoder) tick(ms uint32) {
 	if !d.started {
 		d.started = true
@@ -168,7 +168,7 @@ func (d *Decoder) tick(ms uint32) {
 }
 
 // message looks at track 0's part of a message.
-func (d *Decoder) message(tr *track, typ uint8, body []byte) (pkt av.Packet, ok bool, err error) {
+func (d *Decoder) message(tr *track, typ uint8, ms uint32, body []byte) (pkt av.Packet, ok bool, err error) {
 	for part := range flv.Tracks(typ, body) {
 		if part.ID != 0 {
 			continue
@@ -184,6 +184,7 @@ func (d *Decoder) message(tr *track, typ uint8, body []byte) (pkt av.Packet, ok 
 		if part.Kind == flv.KindSequenceHeader {
 			return pkt, false, d.header(tr, part, body)
 		}
+		d.tick(ms)
 		return d.frame(tr, typ, part, body)
 	}
 	return pkt, false, nil

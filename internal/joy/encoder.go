@@ -153,7 +153,7 @@ func describeStream(meta amf.ECMAArray, s av.CodecData) (amf.ECMAArray, flvio.Ta
 	case av.H264:
 		h, ok := s.(avcStream)
 		if !ok || len(h.AVCDecoderConfRecordBytes()) == 0 {
-			return nil, flvio.Tag{}, errors.New("H.264 stream without configuration")
+			return nil, flvio.Tag{}, errors.New("stream of H.264 without configuration")
 		}
 		tag := videoTag(true)
 		tag.AVCPacketType, tag.Data = flvio.AVC_SEQHDR, h.AVCDecoderConfRecordBytes()
@@ -165,7 +165,7 @@ func describeStream(meta amf.ECMAArray, s av.CodecData) (amf.ECMAArray, flvio.Ta
 	case av.AAC:
 		a, ok := s.(aacStream)
 		if !ok || len(a.MPEG4AudioConfigBytes()) == 0 {
-			return nil, flvio.Tag{}, errors.New("AAC stream without configuration")
+			return nil, flvio.Tag{}, errors.New("stream of AAC without configuration")
 		}
 		tag := audioTag(s)
 		tag.AACPacketType, tag.Data = flvio.AAC_SEQHDR, a.MPEG4AudioConfigBytes()
@@ -173,7 +173,7 @@ func describeStream(meta amf.ECMAArray, s av.CodecData) (amf.ECMAArray, flvio.Ta
 	case av.SPEEX:
 		a, ok := s.(av.AudioCodecData)
 		if !ok {
-			return nil, flvio.Tag{}, errors.New("Speex stream without parameters")
+			return nil, flvio.Tag{}, errors.New("stream of Speex without parameters")
 		}
 		return describeAudio(meta, a, flvio.SOUND_SPEEX), flvio.Tag{}, nil
 	}
