@@ -15,9 +15,7 @@ import (
 type Message struct {
 	Type      uint8  // TagAudio, TagVideo or TagData
 	Timestamp uint32 // milliseconds, modulo 2^32
-	// Payload is the body of an FLV tag. It may be shared and must not be
-	// changed.
-	Payload []byte
+	Payload   []byte // the body of an FLV tag; the receiver's own
 }
 
 // Subscription reads a stream inside the process. It is for one goroutine; but

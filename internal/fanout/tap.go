@@ -44,7 +44,8 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 		m, set := t.cursor.Read()
 		if m != nil {
 			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, payload) })
-			f(m.Type, m.Time, m.Frame.Payload())
+			// A copy: the log's bytes are shared, and a slab would be kept for them.
+			f(m.Type, m.Time, m.Frame.AppendPayload(make([]byte, 0, m.Frame.Length)))
 			return nil
 		}
 		if t.cursor.Done() {
