@@ -69,7 +69,7 @@ type Server struct {
 	connected bool
 	accepted  bool
 	commands  int
-	nextID    uint32
+	nextID    uint32 // the last id that createStream gave
 	streams   map[uint32]*serverStream
 }
 
@@ -221,8 +221,11 @@ func (s *Server) createStream(cmd *Command) error {
 		return s.send(b)
 	}
 	s.nextID++
+	for s.streams[s.nextID] != nil {
+		s.nextID++
+	}
 	s.streams[s.nextID] = &serverStream{}
-	return s.result(cmd, nil, int(s.nextID))
+	return s.result(cmd, nil, s.nextID)
 }
 
 // stream returns the stream that a command is about. A client that publishes
@@ -235,7 +238,6 @@ func (s *Server) stream(id uint32) (*serverStream, error) {
 		}
 		st = &serverStream{}
 		s.streams[id] = st
-		s.nextID = max(s.nextID, min(id, 1<<16))
 	}
 	return st, nil
 }
