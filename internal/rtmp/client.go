@@ -183,9 +183,9 @@ func (c *Client) createStream(b []byte) error {
 	return c.await("createStream", func(cmd *Command) (bool, error) {
 		id, isNumber := cmd.Number(1)
 		switch {
-		case cmd.Name == "_result" && isNumber && cmd.Txn != txnReleaseStream && cmd.Txn != txnFCPublish:
-			if id < 0 || id >= 1<<32 {
-				return true, fmt.Errorf("%w: stream id %v", chunk.ErrProtocol, id)
+		case cmd.Name == "_result" && (cmd.Txn == txnCreateStream || isNumber && cmd.Txn != txnReleaseStream && cmd.Txn != txnFCPublish):
+			if !isNumber || !(id >= 0 && id < 1<<32) { // nor NaN
+				return true, fmt.Errorf("%w: createStream's result is no stream id", chunk.ErrProtocol)
 			}
 			c.streamID = uint32(id)
 			return true, nil
@@ -208,8 +208,9 @@ func (c *Client) status(step, want string) error {
 }
 
 // await reads until answer says that it has seen what step waits for. An
-// onStatus that refuses, or close, ends any step. Whatever else comes is of no interest: the answers to
-// releaseStream, FCPublish and _checkbw may be errors or missing.
+// onStatus that refuses, or close, ends any step. Whatever else comes is of no
+// interest: the answers to releaseStream, FCPublish and _checkbw may be errors
+// or missing.
 func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
 	for {
 		m, err := c.Next()
@@ -233,18 +234,51 @@ func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
 	}
 }
 
-// refused makes the typed error of a refusal. Servers like to repeat the
-// stream key in their descriptions; it does not get into an error.
+// refused makes the typed error of a refusal. Servers like to repeat what they
+// were asked; the secret parts of it do not get into an error.
 func (c *Client) refused(step string, cmd *Command) error {
 	level, code, text := cmd.info()
 	if code == "" {
 		code = cmd.Name
 	}
-	if c.opt.Key != "" {
-		text = strings.ReplaceAll(text, c.opt.Key, "***")
-		if name, _, ok := strings.Cut(c.opt.Key, "?"); ok && name != "" {
-			text = strings.ReplaceAll(text, name, "***")
+	// A code of the usual form stays as it is, even if the key is a part of
+	// it: callers branch on it.
+	if !usualCode(code) {
+		code = c.mask(code)
+	}
+	return &StatusError{
+		Command:     step,
+		Level:       clip(c.mask(level), 16),
+		Code:        clip(code, 64),
+		Description: clip(c.mask(text), 256),
+	}
+}
+
+// mask puts *** for the key, its name, and all queries and their values.
+func (c *Client) mask(s string) string {
+	name, query := splitQuery(c.opt.Key)
+	_, appQuery := splitQuery(c.opt.App)
+	_, tcQuery := splitQuery(c.opt.TcURL)
+	for _, secret := range []string{c.opt.Key, query, appQuery, tcQuery, name} {
+		if secret != "" {
+			s = strings.ReplaceAll(s, secret, "***")
 		}
 	}
-	return &StatusError{Command: step, Level: level, Code: clip(code, 64), Description: clip(text, 256)}
+	for _, q := range []string{query, appQuery, tcQuery} {
+		for pair := range strings.SplitSeq(q, "&") {
+			// Without shorter ones the text stays readable.
+			if _, v, _ := strings.Cut(pair, "="); len(v) >= 4 {
+				s = strings.ReplaceAll(s, v, "***")
+			}
+		}
+	}
+	return s
+}
+
+// usualCode reports whether code is of the form NetStream.Publish.BadName.
+func usualCode(code string) bool {
+	return (strings.HasPrefix(code, "NetStream.") || strings.HasPrefix(code, "NetConnection.")) &&
+		!strings.ContainsFunc(code, func(r rune) bool {
+			return r != '.' && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+		})
 }
