@@ -156,7 +156,7 @@ func TestClientStreamIDs(t *testing.T) {
 		require.EqualValues(t, id, c.StreamID())
 		require.Contains(t, r.log, fmt.Sprintf("publish@%.0f 5 null %s live", id, testKey))
 	}
-	for _, id := range []any{-1, 1 << 32, math.Inf(1), math.Inf(-1), math.NaN(), "1", nil, true} {
+	for _, id := range []any{-1, float64(1 << 32), math.Inf(1), math.Inf(-1), math.NaN(), "1", nil, true} {
 		err := client(&record{}, Options{}, connectOK, command(0, "_result", 4, nil, id), publishOK).Publish()
 		require.ErrorIs(t, err, chunk.ErrProtocol, "%v", id)
 	}
