@@ -121,8 +121,8 @@ func messages(script []byte) []Message {
 	var msgs []Message
 	total := 0
 	for ; len(script) >= 8 && len(msgs) < 64; script = script[8:] {
-		n := int(binary.BigEndian.Uint16(script[5:])) >> (script[7] & 15)
-		if total += n; total > 200000 {
+		n := int(binary.BigEndian.Uint16(script[5:])) >> (script[7] & 7)
+		if total += n; total > 20000 {
 			break
 		}
 		msgs = append(msgs, Message{
