@@ -153,15 +153,3 @@ func (s *HeaderSet) All(f func(typ uint8, payload []byte)) {
 		f(h.typ, h.payload)
 	}
 }
-
-// count is the number of messages in the set.
-func (s *HeaderSet) count() int {
-	if s == nil {
-		return 0
-	}
-	n := len(s.headers)
-	if s.meta != nil {
-		n++
-	}
-	return n
-}

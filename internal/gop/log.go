@@ -65,7 +65,7 @@ type Log struct {
 	set   *HeaderSet
 	bytes int
 	total uint64
-	track uint8 // lowest video track seen
+	track uint8 // lowest video track with media
 	info  Info
 	stats atomic.Pointer[Info]
 }
@@ -164,7 +164,10 @@ func (l *Log) classify(m *Message) {
 			t = flv.Video(body)
 		}
 		l.video.Store(true)
-		l.track = min(l.track, t.Track)
+		// What holds no media has no track of its own, and says 0.
+		if t.SequenceHeader || t.Frames && !t.Opaque {
+			l.track = min(l.track, t.Track)
+		}
 		m.Keyframe = t.Keyframe && t.Track == l.track
 		m.Inter = t.Frames && !m.Keyframe
 		if t.SequenceHeader || t.Config {
