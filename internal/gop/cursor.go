@@ -75,7 +75,8 @@ func (c *Cursor) Lag() uint64 {
 	if c.log == nil {
 		return 0
 	}
-	return c.log.head.Load() - c.next.Load()
+	next := c.next.Load() // first, since it may move on up to the head
+	return c.log.head.Load() - next
 }
 
 // Skipped counts the messages that the receiver did not get: because it was
