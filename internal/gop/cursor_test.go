@@ -185,6 +185,8 @@ func TestBatch_Shared(t *testing.T) {
 
 	other := stream()
 	fresh := func() *Cursor { return at(began(f, layouts[0], false)) }
+	waiting := fresh()
+	waiting.needKey = true
 	for _, tt := range []struct {
 		name   string
 		cursor *Cursor
@@ -195,6 +197,7 @@ func TestBatch_Shared(t *testing.T) {
 		{"a destination", at(began(f, layouts[0], true)), 1 << 20},
 		{"another layout", at(began(f, layouts[1], false)), 1 << 20},
 		{"a new cursor", began(f, layouts[0], false), 1 << 20},
+		{"one that waits for a keyframe", waiting, 1 << 20},
 		{"another log", at(began(other, layouts[0], false)), 1 << 20},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -233,12 +233,15 @@ func TestLog_Concurrent(t *testing.T) {
 			for !c.Done() {
 				if i < 3 {
 					if m, set := c.Read(); m != nil {
-						s.message(m, set)
+						if set == nil && m.Set != s.set || set != nil && (set != m.Set || set == s.set) {
+							t.Errorf("message %d with other headers", m.Seq)
+						}
+						s.message(m)
 					}
 				} else {
 					b.Fill(c, 1+rnd.IntN(2000))
 					for _, mark := range b.marks {
-						s.message(mark.m, nil)
+						s.message(mark.m)
 					}
 					if n, rest := b.Sent(c, b.Len()); n != len(b.marks) || rest != nil {
 						t.Errorf("%d of %d messages sent, %d slices left", n, len(b.marks), len(rest))
@@ -297,7 +300,7 @@ type sequence struct {
 	set   *HeaderSet
 }
 
-func (s *sequence) message(m *Message, set *HeaderSet) {
+func (s *sequence) message(m *Message) {
 	s.seen++
 	if s.begin == 0 {
 		s.begin = m.Seq
@@ -311,10 +314,7 @@ func (s *sequence) message(m *Message, set *HeaderSet) {
 	if s.last != 0 && m.Seq != s.last+1 && m.Inter {
 		s.t.Errorf("message %d, no keyframe, after %d", m.Seq, s.last)
 	}
-	if set != nil && set != m.Set {
-		s.t.Errorf("message %d with other headers", m.Seq)
-	}
-	s.last = m.Seq
+	s.last, s.set = m.Seq, m.After
 }
 
 func BenchmarkAppend(b *testing.B) {
