@@ -127,6 +127,10 @@ func TestFramer_Slabs(t *testing.T) {
 	}
 	require.Equal(t, minSlab, small.next)
 	require.Equal(t, maxSlab, large.next)
+	for range 1000 {
+		small.Frame(Header{Type: TypeVideo}, pattern(3000))
+	}
+	require.Equal(t, maxSlab, small.next)
 }
 
 func TestLayout_Shared(t *testing.T) {
@@ -183,6 +187,12 @@ func TestLayout_AppendToSharesPayload(t *testing.T) {
 	iov, _ := Layout{2, 0, 600}.AppendTo(nil, nil, f)
 	require.Len(t, iov, 4)
 	require.Same(t, &f.Head()[0], &iov[1][0])
+
+	// Nor is there anything to allocate when both slices are used again.
+	f = NewFrame(Header{Type: TypeVideo}, pattern(10000), 600)
+	l := Layout{2, 0, 128}
+	iov, scratch := l.AppendTo(nil, make([]byte, 0, 2000), f)
+	require.Zero(t, testing.AllocsPerRun(10, func() { iov, scratch = l.AppendTo(iov[:0], scratch[:0], f) }))
 }
 
 // Whatever the splits, and whatever the peer's chunk size, a message read

@@ -115,7 +115,10 @@ func (r *Reader) Next() (Message, error) {
 		if s.got < s.h.Length {
 			continue
 		}
-		m := Message{Header: s.h, Payload: s.payload, Frame: s.frame}
+		m := Message{Header: s.h, Frame: s.frame}
+		if m.Frame == nil {
+			m.Payload = s.payload
+		}
 		r.drop(s)
 		if err := r.control(m); err != nil {
 			return Message{}, err
