@@ -384,7 +384,7 @@ func TestHeaderSet_Append(t *testing.T) {
 	set := f.audio(aacHeader).After
 	for _, l := range []chunk.Layout{{StreamID: 1, Size: chunkSize}, {StreamID: 7, Offset: 0xffffff, Size: 10}, {StreamID: 7, Size: 128}} {
 		for _, push := range []bool{false, true} {
-			b := set.Append([]byte("before"), 500, push, l)
+			b := set.Append([]byte("before"), 500, push, false, l)
 			want := []byte("before")
 			for i, p := range [][]byte{metadata, avcHeader, aacHeader} {
 				if i == 0 && push {
@@ -398,7 +398,7 @@ func TestHeaderSet_Append(t *testing.T) {
 		}
 	}
 	var none *HeaderSet
-	require.Empty(t, none.Append(nil, 0, true, chunk.Layout{Size: 1}))
+	require.Empty(t, none.Append(nil, 0, true, false, chunk.Layout{Size: 1}))
 	none.All(func(uint8, []byte) { t.Fail() })
 }
 

@@ -117,7 +117,7 @@ func (l *Log) Since(seq uint64) int {
 	if first == nil || last == nil {
 		return 0
 	}
-	return int(last.end - first.end)
+	return int(last.end-first.end) + first.Frame.Len()
 }
 
 // Append appends a message: frame as players get it, push as destinations do.

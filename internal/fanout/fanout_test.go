@@ -1,0 +1,449 @@
+package fanout
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 && leaked() {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaked reports goroutines of this package that are still there.
+func leaked() bool {
+	buf := make([]byte, 1<<20)
+	for range 1000 {
+		buf = buf[:runtime.Stack(buf[:cap(buf)], true)]
+		if !strings.Contains(string(buf), "fanout.(") {
+			return false
+		}
+		runtime.Gosched()
+	}
+	fmt.Printf("leaked:\n%s\n", buf)
+	return true
+}
+
+// chunkSize is large, as in the Server, so that some messages take several
+// chunks and most do not.
+const chunkSize = 6000
+
+// stream appends numbered messages to a log.
+type stream struct {
+	log    *gop.Log
+	framer chunk.Framer
+	n      uint32
+	now    int64
+}
+
+func newStream(bytes int) *stream {
+	return &stream{
+		log:    gop.New(gop.Limits{Bytes: bytes, Messages: 5000, Age: 1 << 62}),
+		framer: chunk.Framer{Size: chunkSize},
+	}
+}
+
+// frame appends the next message, of about size bytes; every 25th is a
+// keyframe.
+func (s *stream) frame(size int) {
+	body := make([]byte, 9+size)
+	body[0], body[1] = 0x27, 1
+	if s.n%25 == 0 {
+		body[0] = 0x17
+	}
+	binary.BigEndian.PutUint32(body[5:], s.n)
+	for i := 9; i < len(body); i++ {
+		body[i] = byte(s.n) + byte(i)
+	}
+	f := s.framer.Frame(chunk.Header{Type: chunk.TypeVideo, Time: 40 * s.n}, body)
+	s.log.Append(f, f, s.now)
+	s.n++
+	s.now++
+}
+
+// received reads a peer's side and checks what comes: whole messages, numbers
+// that only grow, gaps that end at keyframes.
+type received struct {
+	frames, gaps, control int
+	first, last           uint32
+	err                   error
+}
+
+func receive(conn net.Conn, pace func()) (r received) {
+	rd := chunk.NewReader(conn, 4096, chunk.Limits{Media: 1 << 24, Command: 1 << 16, Partial: 1 << 25, Streams: 8, TinySize: 1 << 20})
+	for {
+		m, err := rd.Next()
+		if err != nil {
+			if err != io.EOF {
+				r.err = err
+			}
+			return r
+		}
+		if pace != nil {
+			pace()
+		}
+		if m.Type != chunk.TypeVideo {
+			r.control++
+			continue
+		}
+		n := binary.BigEndian.Uint32(m.Payload[5:])
+		for i := 9; i < len(m.Payload); i++ {
+			if m.Payload[i] != byte(n)+byte(i) {
+				r.err = fmt.Errorf("frame %d is corrupt at byte %d", n, i)
+				return r
+			}
+		}
+		key := m.Payload[0] == 0x17
+		switch {
+		case r.frames == 0:
+			r.first = n
+			if !key {
+				r.err = fmt.Errorf("begins with frame %d, no keyframe", n)
+				return r
+			}
+		case n != r.last+1:
+			r.gaps++
+			if n <= r.last || !key {
+				r.err = fmt.Errorf("frame %d, keyframe %v, comes after %d", n, key, r.last)
+				return r
+			}
+		}
+		r.last = n
+		r.frames++
+	}
+}
+
+func setChunkSize() []byte { return chunk.AppendControl(nil, chunk.TypeSetChunkSize, chunkSize) }
+
+var options = gop.Options{Layout: chunk.Layout{StreamID: chunk.MediaStreamID, Size: chunkSize}, Size: chunkSize}
+
+// end shuts a sender down behind the last message.
+func end() ([]byte, bool) { return nil, true }
+
+func tcpPair(t testing.TB) (a, b net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	a, err = net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	b, err = l.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// hidden hides what kind of connection it is, as a wrapper of the host does.
+type hidden struct{ net.Conn }
+
+func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
+
+func TestSenderDeliversEverythingInOrder(t *testing.T) {
+	kinds := map[string]func(net.Conn) net.Conn{
+		"tcp":     func(c net.Conn) net.Conn { return c },
+		"wrapped": func(c net.Conn) net.Conn { return hidden{c} },
+	}
+	layouts := map[string]chunk.Layout{
+		"shared":           {StreamID: chunk.MediaStreamID, Size: chunkSize},
+		"other stream id":  {StreamID: 7, Size: chunkSize},
+		"other chunk size": {StreamID: chunk.MediaStreamID, Size: 4096},
+		"other time":       {StreamID: chunk.MediaStreamID, Size: chunkSize, Offset: 1<<24 - 20000},
+	}
+	for kind, wrap := range kinds {
+		for name, layout := range layouts {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				s := newStream(1 << 30)
+				pool := NewPool()
+				defer pool.Close()
+				g := NewGroup(s.log, pool)
+				a, b := tcpPair(t)
+				b.(*net.TCPConn).SetReadBuffer(64 << 10)
+				snd := NewSender(wrap(a), time.Minute)
+				defer snd.Wait()
+				defer snd.Close()
+				require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
+				o := options
+				o.Layout = layout
+				s.frame(100)
+				g.Add(snd, o, end)
+				var got received
+				var wg sync.WaitGroup
+				wg.Go(func() { got = receive(b, nil) })
+
+				rng := rand.New(rand.NewPCG(1, 2))
+				for i := range 2000 {
+					s.frame(rng.IntN(20000))
+					g.Wake()
+					if i%10 == 0 {
+						require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeAck, uint32(i))))
+					}
+				}
+				s.log.End()
+				g.End()
+				wg.Wait()
+				require.NoError(t, got.err)
+				require.Equal(t, 2001, got.frames)
+				require.Zero(t, got.gaps)
+				require.Equal(t, 201, got.control)
+			})
+		}
+	}
+}
+
+func TestSlowReceiverGoesOnAtAKeyframe(t *testing.T) {
+	s := newStream(400 << 10)
+	pool := NewPool()
+	defer pool.Close()
+	g := NewGroup(s.log, pool)
+
+	gate := make(chan struct{})
+	add := func(pace func()) (*Sender, chan received) {
+		a, b := tcpPair(t)
+		a.(*net.TCPConn).SetWriteBuffer(64 << 10)
+		b.(*net.TCPConn).SetReadBuffer(64 << 10)
+		snd := NewSender(a, time.Minute)
+		require.NoError(t, snd.Send(setChunkSize()))
+		g.Add(snd, options, end)
+		got := make(chan received, 1)
+		go func() { got <- receive(b, pace) }()
+		return snd, got
+	}
+	slow, slowGot := add(func() { <-gate })
+	fast, fastGot := add(nil)
+
+	for range 1000 {
+		s.frame(10000)
+		g.Wake()
+		// The fast one is given the time to keep up; that the slow one does
+		// not read must not matter to it.
+		for fast.Stats().Lag > 20 {
+			runtime.Gosched()
+		}
+	}
+	require.Positive(t, slow.Stats().Lag)
+	close(gate)
+	s.log.End()
+	g.End()
+
+	got := <-fastGot
+	require.NoError(t, got.err)
+	require.Equal(t, 1000, got.frames)
+	got = <-slowGot
+	require.NoError(t, got.err)
+	require.Positive(t, got.gaps)
+	overtaken := slow.Stats().Overtaken
+	for _, snd := range []*Sender{slow, fast} {
+		snd.Close()
+		snd.Wait()
+	}
+	require.Zero(t, overtaken, "counters of an ended log belong to whoever ended it")
+}
+
+func TestManyReceivers(t *testing.T) {
+	s := newStream(1 << 30)
+	pool := NewPool()
+	defer pool.Close()
+	g := NewGroup(s.log, pool)
+	s.frame(100)
+
+	const n = 3*shardSize + 5
+	results := make(chan received, n)
+	var senders []*Sender
+	for range n {
+		a, b := tcpPair(t)
+		snd := NewSender(a, time.Minute)
+		senders = append(senders, snd)
+		require.NoError(t, snd.Send(setChunkSize()))
+		g.Add(snd, options, end)
+		go func() { results <- receive(b, nil) }()
+	}
+	for i := range 200 {
+		s.frame(1000)
+		g.Wake()
+		if i%50 == 10 { // some leave in between
+			g.Remove(senders[i])
+			senders[i].Detach()
+			senders[i].Shutdown()
+		}
+	}
+	s.log.End()
+	g.End()
+	whole := 0
+	for range n {
+		got := <-results
+		require.NoError(t, got.err)
+		require.Zero(t, got.gaps)
+		if got.frames == 201 {
+			whole++
+		}
+	}
+	require.GreaterOrEqual(t, whole, n-4)
+	for _, snd := range senders {
+		snd.Close()
+		snd.Wait()
+	}
+}
+
+func TestStalledReceiverIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(1 << 30)
+		pool := NewPool()
+		defer pool.Close()
+		g := NewGroup(s.log, pool)
+		a, b := net.Pipe()
+		defer b.Close()
+		snd := NewSender(a, 10*time.Second)
+		g.Add(snd, options, end)
+		s.frame(1000)
+		g.Wake()
+
+		time.Sleep(10*time.Second - time.Millisecond)
+		synctest.Wait()
+		require.NoError(t, snd.Err())
+		require.Greater(t, snd.Stats().Full, 9*time.Second)
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		require.ErrorIs(t, snd.Err(), ErrStalled)
+		snd.Wait()
+	})
+}
+
+func TestAnswersNobodyReadsEndTheConnection(t *testing.T) {
+	a, _ := tcpPair(t)
+	a.(*net.TCPConn).SetWriteBuffer(4096)
+	snd := NewSender(a, time.Minute)
+	defer snd.Wait()
+	defer snd.Close()
+	ping := make([]byte, 1000)
+	var err error
+	for range 100000 {
+		if err = snd.Send(ping); err != nil {
+			break
+		}
+	}
+	require.ErrorIs(t, err, ErrControl)
+}
+
+func TestSenderAfterClose(t *testing.T) {
+	a, _ := tcpPair(t)
+	snd := NewSender(a, time.Minute)
+	snd.Close()
+	snd.Wait()
+	require.ErrorIs(t, snd.Send([]byte{1}), ErrClosed)
+	s := newStream(1 << 20)
+	g := NewGroup(s.log, NewPool())
+	g.Add(snd, options, end)
+	s.frame(10)
+	g.Wake()
+	require.ErrorIs(t, snd.Err(), ErrClosed)
+}
+
+func TestWakeWithinMergesWhatArrives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(1 << 20)
+		g := NewGroup(s.log, NewPool())
+		a, b := net.Pipe()
+		counter := &countWrites{Conn: a}
+		snd := NewSender(counter, time.Minute)
+		g.Add(snd, options, end)
+		defer b.Close()
+		go io.Copy(io.Discard, b)
+		synctest.Wait()
+		for range 5 {
+			s.frame(100)
+			g.WakeWithin(50 * time.Millisecond)
+			time.Sleep(9 * time.Millisecond)
+		}
+		synctest.Wait()
+		require.Zero(t, counter.n.Load(), "before the window has ended")
+		time.Sleep(10 * time.Millisecond)
+		synctest.Wait()
+		require.EqualValues(t, 1, counter.n.Load())
+		s.log.End()
+		g.End()
+		synctest.Wait()
+		snd.Wait()
+	})
+}
+
+type countWrites struct {
+	net.Conn
+	n atomic.Int32
+}
+
+func (c *countWrites) Write(p []byte) (int, error) { c.n.Add(1); return c.Conn.Write(p) }
+
+func TestTapSeesEveryMessage(t *testing.T) {
+	s := newStream(1 << 30)
+	g := NewGroup(s.log, NewPool())
+	s.frame(10)
+	tap := g.Tap()
+	defer tap.Close()
+	go func() {
+		for range 500 {
+			s.frame(100)
+			g.Wake()
+		}
+		s.log.End()
+		g.End()
+	}()
+	var n uint32
+	for {
+		err := tap.Next(t.Context(), func(_ uint8, ms uint32, payload []byte) {
+			require.Equal(t, n, binary.BigEndian.Uint32(payload[5:]))
+			require.Equal(t, 40*n, ms)
+			n++
+		})
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 501, n)
+}
+
+func TestWalkAllocatesNothing(t *testing.T) {
+	s := newStream(1 << 20)
+	g := NewGroup(s.log, NewPool())
+	var senders []*Sender
+	for range 8 {
+		a, b := tcpPair(t)
+		go io.Copy(io.Discard, b)
+		snd := NewSender(a, time.Minute)
+		senders = append(senders, snd)
+		g.Add(snd, options, end)
+	}
+	defer func() {
+		for _, snd := range senders {
+			snd.Close()
+			snd.Wait()
+		}
+	}()
+	s.frame(500)
+	g.Wake()
+	appendOnly := testing.AllocsPerRun(200, func() { s.frame(500) })
+	withSends := testing.AllocsPerRun(200, func() { s.frame(500); g.Wake() })
+	// What a message costs is paid once; eight receivers add nothing. The
+	// rest is the slab and the pool of walks, seen now and then.
+	require.LessOrEqual(t, withSends, appendOnly+1)
+}
