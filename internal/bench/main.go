@@ -1,0 +1,185 @@
+//go:build linux
+
+// Command bench measures what fan-out costs: whole server processes, beside
+// Debian's nginx-rtmp and beside the bare writes, over loopback.
+//
+// The server under test runs in a process of its own, alone on one CPU; the
+// publishers, destinations and players run in this process on the others. CPU
+// time is the system's account of all of the server's threads. Every frame
+// carries its number, its time and a CRC: order, loss, corruption and latency
+// are checked at every receiver.
+//
+//	go run ./internal/bench -list
+//	go run ./internal/bench -scenario play-500,forward-50 -rounds 5
+//
+// It needs Linux 5.11, two CPUs and, for the nginx rows, the packages nginx
+// and libnginx-mod-rtmp. It prints its tables in Markdown on standard output
+// and its progress on standard error. Absolute figures differ from machine to
+// machine and from hour to hour: compare the ratios of one run.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The servers under test live as long as the thread that starts them, and
+// they inherit its CPU.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case argServe:
+			return serveMain(args[1:])
+		case argLimit:
+			return limitMain(args[1:])
+		}
+	}
+	b := bench{out: os.Stdout, log: os.Stderr}
+	chosen, err := b.flags(args)
+	if err != nil || chosen == nil {
+		return err
+	}
+	if b.cpus, err = placeLoad(); err != nil {
+		return err
+	}
+	if err := raiseFileLimit(1 << 16); err != nil {
+		return err
+	}
+	// More than one, so that a wait for sockets keeps no goroutine waiting.
+	runtime.GOMAXPROCS(max(4, len(b.cpus.load)))
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b.ctx = ctx
+	dir, err := os.MkdirTemp("", "forward-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if b.cert, err = newCertificate(dir); err != nil {
+		return err
+	}
+	b.printMachine(args)
+	for _, sc := range chosen {
+		servers, err := b.serversOf(sc)
+		if err != nil {
+			return err
+		}
+		if err := sc.run(&b, servers); err != nil {
+			return fmt.Errorf("%s: %w", sc.name, err)
+		}
+	}
+	printLegend(b.out)
+	return nil
+}
+
+// flags reads the command line and returns the scenarios to run; none if the
+// user only asked what there is.
+func (b *bench) flags(args []string) ([]scenario, error) {
+	all := scenarios()
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	names := flags.String("scenario", "play-500,forward-50,forward-max,many-streams", "scenarios to run, or \"all\"")
+	servers := flags.String("servers", "", "servers to measure: nginx-rtmp, nginx-rtmp-64k, forward[-wN][-tls], limit[-wN]\n(N: the merge window in ms); each scenario has its own list otherwise")
+	list := flags.Bool("list", false, "list the scenarios and end")
+	flags.IntVar(&b.rounds, "rounds", 3, "rounds over all servers; the tables show medians")
+	seconds := flags.Float64("seconds", 10, "length of a measurement")
+	warmup := flags.Float64("warmup", 2, "seconds between the last receiver's first frame and the measurement")
+	flags.IntVar(&b.chunkSize, "publisher-chunk", 4096, "chunk size of the publishers")
+	flags.IntVar(&b.crc, "crc", 0, fmt.Sprintf("check the CRC of one frame in n (default 1, forward-max %d)", flatCRC))
+	flags.IntVar(&b.maxPlayers, "max-players", 12000, "where players-until-it-breaks stops")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case b.rounds < 1 || *seconds <= 0 || *warmup < 0 || b.chunkSize < 128 || b.crc < 0 || b.maxPlayers < 1:
+		return nil, errors.New("a flag is out of its range")
+	}
+	b.duration = time.Duration(*seconds * float64(time.Second))
+	b.warmup = time.Duration(*warmup * float64(time.Second))
+	if *servers != "" {
+		b.servers = strings.Split(*servers, ",")
+	}
+	if *list {
+		for _, sc := range all {
+			fmt.Printf("%-24s %s\n%24s %s\n", sc.name, sc.about, "", strings.Join(sc.servers, ", "))
+		}
+		return nil, nil
+	}
+	if *names == "all" {
+		return all, nil
+	}
+	var chosen []scenario
+	for name := range strings.SplitSeq(*names, ",") {
+		i := slices.IndexFunc(all, func(sc scenario) bool { return sc.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("unknown scenario %q; -list lists them", name)
+		}
+		chosen = append(chosen, all[i])
+	}
+	return chosen, nil
+}
+
+// printMachine says on what the figures were taken, and how to take them
+// again.
+func (b *bench) printMachine(args []string) {
+	w := b.out
+	model := "unknown CPU"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if _, rest, ok := bytes.Cut(info, []byte("model name\t: ")); ok {
+			line, _, _ := bytes.Cut(rest, []byte("\n"))
+			model = string(line)
+		}
+	}
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	fmt.Fprintf(w, "%s, Linux %s, %s, %s; server on CPU %d, load on %v.\n",
+		model, bytes.TrimSpace(kernel), runtime.Version(), nginxVersion(), b.cpus.server, b.cpus.load)
+	if slices.Contains(b.cpus.load, b.cpus.server) {
+		fmt.Fprintln(w, "The server and the load SHARE a CPU: the figures mean little.")
+	}
+	fmt.Fprintf(w, "Rounds of %v after %v of warm-up, servers interleaved, medians; publishers send chunks of %d bytes.\n",
+		b.duration, b.warmup, b.chunkSize)
+	fmt.Fprintf(w, "Again: `go run ./internal/bench %s`\n\n", strings.Join(args, " "))
+}
+
+func nginxVersion() string {
+	out, err := exec.Command(nginxPath, "-v").CombinedOutput()
+	if err != nil {
+		return "no nginx"
+	}
+	return strings.TrimPrefix(strings.TrimSpace(string(out)), "nginx version: ")
+}
+
+func printLegend(w io.Writer) {
+	fmt.Fprint(w, `MB/CPU-s: bytes arrived at all receivers per second of the server's CPU time (range in brackets); ×: the same relative
+to a server of the same round, the median of the rounds. µs/f/r: the server's CPU time per frame and receiver. Latency: from
+the publisher's first byte of a frame to the receiver's last. lost: frames skipped; tail: frames that had not come 3 s after the
+publishers stopped. bad gaps: gaps in video that resume in mid-GOP. KB per receiver: over the memory with the stream and
+no player, or one destination; over the idle server in forward-max and many-streams, and for the limit. load: CPU of the
+publishers and receivers; foreign: of everything else on the machine, both in % of a core.
+`)
+}

@@ -1,0 +1,324 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Bounds of a run's steps.
+const (
+	startTimeout = 20 * time.Second // until all receivers get media
+	drainTimeout = 3 * time.Second
+	maxJoining   = 32 // players that join at the same time
+)
+
+// rig is a server under test with its publishers, destinations and players.
+type rig struct {
+	*loop
+	server server
+	load   fan
+	proc   *process
+	cancel context.CancelCauseFunc
+	tally  *tally // of destinations and players
+
+	publishers   []*publisher
+	destinations []*listener
+	secure       []*secureListener
+	players      []*conn
+}
+
+// newRig starts s for the streams and receivers of f.
+func (b *bench) newRig(s server, f fan) (_ *rig, err error) {
+	ctx, cancel := context.WithCancelCause(b.ctx)
+	l, err := newLoop(ctx, b.crcEvery(f))
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	r := &rig{loop: l, server: s, load: f, cancel: cancel, tally: new(tally)}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	need := launch{streams: f.streams, receivers: f.receivers, profile: f.profile, flat: f.flat}
+	if f.forward && s.kind != "limit" {
+		for range f.receivers {
+			port, err := r.addDestination(b)
+			if err != nil {
+				return nil, err
+			}
+			need.destinations = append(need.destinations, port)
+		}
+		if s.tls {
+			need.rootCA = b.cert.file
+		}
+	}
+	r.proc, err = s.start(ctx, b.cpus, need, cancel)
+	return r, err
+}
+
+func (r *rig) addDestination(b *bench) (port int, err error) {
+	if r.server.tls {
+		d, err := r.listenTLS(b.cert, r.tally)
+		if err != nil {
+			return 0, err
+		}
+		r.secure = append(r.secure, d)
+		return d.port, nil
+	}
+	d, err := r.listen(0, r.tally)
+	if err != nil {
+		return 0, err
+	}
+	r.destinations = append(r.destinations, d)
+	return d.port, nil
+}
+
+// close ends everything that the rig started.
+func (r *rig) close() {
+	if r.proc != nil {
+		r.proc.stop()
+	}
+	for _, d := range r.secure {
+		d.close()
+	}
+	r.loop.close()
+	r.cancel(nil)
+}
+
+// streamName is the name that publisher i uses.
+func streamName(i int) string { return fmt.Sprintf("stream%d", i) }
+
+// stagger is how long after the first stream stream i of n starts.
+func stagger(i, n int) int64 {
+	return int64(i) * int64(time.Second) / videoRate / int64(n)
+}
+
+// publish starts the publishers and returns when the server accepted them.
+// The limit has none.
+func (r *rig) publish(chunkSize int) error {
+	if r.server.kind == "limit" {
+		return nil
+	}
+	for i := range r.load.streams {
+		s := stream{profile: r.load.profile, id: uint32(i), chunkSize: chunkSize}
+		p, err := r.loop.publish(r.proc.port, streamName(i), s, r.load.flat, time.Duration(stagger(i, r.load.streams)))
+		if err != nil {
+			return err
+		}
+		r.publishers = append(r.publishers, p)
+		ok, err := r.until(startTimeout, func() bool { return p.stage >= stageLive })
+		if err != nil {
+			return err
+		}
+		if !ok || p.stage == stageClosed {
+			return fmt.Errorf("publish: %w", cmpErr(p.err))
+		}
+	}
+	return nil
+}
+
+// attach brings in the receivers and returns when each has video:
+// destinations by themselves, players by joining.
+func (r *rig) attach() error {
+	switch {
+	case r.server.kind == "limit":
+		return r.join(r.load.streams*r.load.receivers, roleRaw, r.tally)
+	case !r.load.forward:
+		return r.join(r.load.streams*r.load.receivers, rolePlayer, r.tally)
+	}
+	want := r.load.streams * r.load.receivers
+	ok, err := r.until(startTimeout, func() bool { return r.ready() >= want })
+	if err == nil && !ok {
+		err = fmt.Errorf("%d of %d destinations get video", r.ready(), want)
+	}
+	return err
+}
+
+// ready counts the receivers that get video.
+func (r *rig) ready() int {
+	n := 0
+	for c := range r.receivers {
+		if c.receiver.started {
+			n++
+		}
+	}
+	return n
+}
+
+// join adds n players, a few at a time, and returns when each has video.
+func (r *rig) join(n int, as role, t *tally) error {
+	begun, live, got := 0, 0, 0
+	var err error
+	ok, lerr := r.until(startTimeout+time.Duration(n)*5*time.Millisecond, func() bool {
+		for err == nil && begun < n && begun-live < maxJoining {
+			var c *conn
+			if c, err = r.joinOne(as, t, func() { got++ }); err == nil {
+				c.live = func() { live++ }
+				begun++
+			}
+		}
+		return err != nil || got == n || t.closed > 0
+	})
+	switch {
+	case err != nil || lerr != nil:
+		return errors.Join(err, lerr)
+	case t.closed > 0:
+		return fmt.Errorf("join: %w", cmpErr(r.firstError()))
+	case !ok:
+		return fmt.Errorf("join: %d of %d players get video", got, n)
+	}
+	return nil
+}
+
+// joinOne adds a player; onVideo is called with its first video frame.
+func (r *rig) joinOne(as role, t *tally, onVideo func()) (*conn, error) {
+	c, err := r.dial(r.proc.port, as, streamName(len(r.players)%r.load.streams))
+	if err != nil {
+		return nil, err
+	}
+	c.receiver.tally = t
+	c.receiver.onVideo = onVideo
+	r.players = append(r.players, c)
+	return c, nil
+}
+
+// receivers ranges over all players and destination connections.
+func (r *rig) receivers(yield func(*conn) bool) {
+	for _, c := range r.players {
+		if !yield(c) {
+			return
+		}
+	}
+	for _, d := range r.destinations {
+		for _, c := range d.conns {
+			if !yield(c) {
+				return
+			}
+		}
+	}
+	for _, d := range r.secure {
+		for _, c := range d.conns {
+			if !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+func (r *rig) firstError() error {
+	for c := range r.receivers {
+		if c.err != nil {
+			return c.err
+		}
+	}
+	return nil
+}
+
+func cmpErr(err error) error {
+	if err == nil {
+		return errors.New("no answer in time")
+	}
+	return err
+}
+
+// drain stops the publishers and waits until the receivers have what was
+// sent. It returns the frames that did not come and those that should have,
+// over all receivers.
+func (r *rig) drain() (tail, expected uint64, err error) {
+	sent := map[uint32]uint64{}
+	for i, p := range r.publishers {
+		p.stopped = true
+		if _, err := r.until(drainTimeout, func() bool { return !p.waiting() }); err != nil {
+			return 0, 0, err
+		}
+		sent[uint32(i)] = p.stream.number
+	}
+	_, err = r.until(drainTimeout, func() bool { tail, expected = r.missing(sent); return tail == 0 })
+	return tail, expected, err
+}
+
+// missing compares what the receivers got with what was sent of each stream.
+// The limit's streams do not stop, so nothing of them is missing at the end.
+func (r *rig) missing(sent map[uint32]uint64) (tail, expected uint64) {
+	for c := range r.receivers {
+		rc := &c.receiver
+		if !rc.started || c.stage == stageClosed {
+			continue
+		}
+		end := rc.next
+		if r.server.kind != "limit" {
+			end = max(end, sent[rc.stream])
+		}
+		tail += end - rc.next
+		expected += end - rc.first
+	}
+	return tail, expected
+}
+
+// measurement is what one server did in one run.
+type measurement struct {
+	receivers                          int
+	seconds                            float64
+	cpu, load, foreign                 float64 // CPU seconds
+	bytes, frames                      float64
+	p50, p99, max                      float64 // ms
+	lost, tail, expected               uint64
+	badGaps, reordered, corrupt, ended uint64
+	rssBefore, rssAfter, rssPeak       float64 // MB
+	perReceiver                        float64 // KB
+	switches                           float64 // a second
+	late                               float64 // ms, of the publishers
+}
+
+// measure runs the rig for d and takes the accounts.
+func (r *rig) measure(d time.Duration) (m measurement, p *phase, err error) {
+	for _, p := range r.publishers {
+		p.late = 0
+	}
+	before, err := r.proc.usage()
+	if err != nil {
+		return m, nil, err
+	}
+	bytes, frames := r.tally.bytes, r.tally.frames
+	p = r.tally.begin(now())
+	if err := r.run(d); err != nil {
+		return m, nil, err
+	}
+	r.tally.end(now())
+	after, err := r.proc.usage()
+	if err != nil {
+		return m, nil, err
+	}
+	m.receivers = r.load.streams * r.load.receivers
+	m.seconds = time.Duration(after.at - before.at).Seconds()
+	m.cpu = (after.server - before.server).Seconds()
+	m.load = (after.load - before.load).Seconds()
+	m.foreign = (after.all - before.all).Seconds() - m.cpu - m.load
+	m.bytes, m.frames = float64(r.tally.bytes-bytes), float64(r.tally.frames-frames)
+	m.switches = float64(after.switches-before.switches) / m.seconds
+	m.rssAfter, m.rssPeak = float64(after.rss)/1e6, float64(after.peak)/1e6
+	for _, p := range r.publishers {
+		m.late = max(m.late, ms(p.late))
+	}
+	return m, p, nil
+}
+
+// finish takes the latencies and losses, when all that was sent has had time
+// to arrive.
+func (m *measurement) finish(t *tally, p *phase) {
+	m.p50, m.p99, m.max = ms(p.latency.quantile(0.5)), ms(p.latency.quantile(0.99)), ms(p.latency.max)
+	m.lost, m.badGaps, m.reordered, m.corrupt, m.ended = t.lost, t.badGaps, t.reordered, t.corrupt, t.closed
+}
+
+func (r *rig) rss() (float64, error) {
+	u, err := r.proc.usage()
+	return float64(u.rss) / 1e6, err
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

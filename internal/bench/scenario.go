@@ -1,0 +1,268 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// bench is what all scenarios share.
+type bench struct {
+	ctx  context.Context
+	out  io.Writer // the report
+	log  io.Writer // progress
+	cpus placement
+	cert certificate
+
+	servers    []string // in place of a scenario's own, if any
+	rounds     int
+	duration   time.Duration
+	warmup     time.Duration
+	chunkSize  int // of the publishers
+	crc        int // 0: by scenario
+	maxPlayers int
+}
+
+// scenario is one line of the -scenario flag.
+type scenario struct {
+	name    string
+	about   string
+	servers []string
+	run     func(*bench, []server) error
+}
+
+// fan is a load of which the server's costs are measured.
+type fan struct {
+	name      string
+	profile   profile
+	streams   int
+	receivers int      // of each stream
+	forward   bool     // receivers are destinations, not players
+	flat      bool     // the publisher goes as fast as it is let
+	ratios    []string // the servers to which the others are compared
+}
+
+// flatCRC is how rarely CRCs are checked when the publisher goes flat out,
+// where checking each would make the load the limit.
+const flatCRC = 8
+
+var (
+	play500     = fan{name: "play-500", profile: profile2M, streams: 1, receivers: 500, ratios: nginxRows}
+	forward50   = fan{name: "forward-50", profile: profile4M, streams: 1, receivers: 50, forward: true, ratios: nginxRows}
+	forwardMax  = fan{name: "forward-max", profile: profile8M, streams: 1, receivers: 8, forward: true, flat: true, ratios: nginxRows}
+	manyStreams = fan{name: "many-streams", profile: profile500k, streams: 100, receivers: 2, forward: true, ratios: nginxRows[:1]}
+	nginxRows   = []string{"nginx-rtmp", "nginx-rtmp-64k"}
+)
+
+// scenarios lists all scenarios in the order in which "all" runs them.
+func scenarios() []scenario {
+	return []scenario{
+		fanScenario(play500, "500 players of one 2 Mbit/s stream",
+			"nginx-rtmp", "nginx-rtmp-64k", "forward-w0", "forward", "forward-w350", "limit", "limit-w350"),
+		fanScenario(forward50, "one 4 Mbit/s stream to 50 destinations",
+			"nginx-rtmp", "nginx-rtmp-64k", "forward-w0", "forward", "limit"),
+		fanScenario(forwardMax, "one publisher as fast as it is let, to 8 destinations",
+			"nginx-rtmp", "nginx-rtmp-64k", "forward", "limit"),
+		fanScenario(manyStreams, "100 publishers of 0.5 Mbit/s to 2 destinations each",
+			"nginx-rtmp", "forward-w0", "forward", "limit"),
+		fanScenario(rtmps(), "one 4 Mbit/s stream to 50 destinations over TLS", "forward", "forward-tls"),
+		{"players-until-it-breaks", "players of a 2 Mbit/s stream, 500 and half as many again until p99 passes 500 ms",
+			[]string{"nginx-rtmp", "forward"}, (*bench).untilItBreaks},
+		{"stall", "one of 8 destinations of a 20 Mbit/s stream stops reading for 15 s",
+			[]string{"nginx-rtmp", "forward"}, (*bench).stall},
+		{"reconnect", "one of 4 destinations is reset and listens again after 2 s",
+			[]string{"nginx-rtmp", "forward"}, (*bench).reconnect},
+		{"joins", "1000 players join a stream of 100 within one second",
+			[]string{"nginx-rtmp", "forward"}, (*bench).joins},
+		{"scale", "1, 10, 100, 1000 and 5000 players of a 0.5 Mbit/s stream",
+			[]string{"nginx-rtmp", "forward"}, (*bench).scale},
+		{"limit", "the writes of play-500, forward-50 and forward-max without protocol",
+			[]string{"limit", "limit-w20", "limit-w50", "limit-w350"}, (*bench).limit},
+	}
+}
+
+func rtmps() fan {
+	f := forward50
+	f.name, f.ratios = "rtmps", []string{"forward"}
+	return f
+}
+
+func fanScenario(f fan, about string, servers ...string) scenario {
+	return scenario{f.name, about, servers, func(b *bench, servers []server) error { return b.fan(f, servers) }}
+}
+
+// scale runs the same stream with more and more players.
+func (b *bench) scale(servers []server) error {
+	for _, n := range []int{1, 10, 100, 1000, 5000} {
+		f := fan{name: fmt.Sprintf("scale, %d receivers", n), profile: profile500k, streams: 1, receivers: n, ratios: nginxRows[:1]}
+		if err := b.fan(f, servers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) limit(servers []server) error {
+	for _, f := range []fan{play500, forward50, forwardMax} {
+		f.name, f.ratios = "limit of "+f.name, nil
+		if f.flat { // a window means nothing flat out
+			servers = servers[:1]
+		}
+		if err := b.fan(f, servers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) crcEvery(f fan) int {
+	switch {
+	case b.crc > 0:
+		return b.crc
+	case f.flat:
+		return flatCRC
+	}
+	return 1
+}
+
+// fan measures all servers in turn, rounds times, and prints their table.
+func (b *bench) fan(f fan, servers []server) error {
+	t := fanTable{load: f, crcEvery: b.crcEvery(f)}
+	base := map[string]float64{}
+	failed, err := b.interleave(f.name, servers, func(s server) error {
+		if _, ok := base[s.name]; !ok && f.forward && f.streams == 1 && !f.flat && s.kind != "limit" {
+			rss, err := b.memoryOfOne(s, f)
+			if err != nil {
+				return err
+			}
+			base[s.name] = rss
+		}
+		m, err := b.measureFan(s, f, base[s.name])
+		if err == nil {
+			t.add(s.name, m)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	t.print(b.out, failed)
+	return nil
+}
+
+// interleave calls run for each server in turn, rounds times over. A server
+// that fails is left out from then on, its error returned by name; the error
+// is that of the bench itself.
+func (b *bench) interleave(name string, servers []server, run func(server) error) (map[string]error, error) {
+	failed := map[string]error{}
+	for round := range b.rounds {
+		for _, s := range servers {
+			if failed[s.name] != nil {
+				continue
+			}
+			fmt.Fprintf(b.log, "%s, round %d of %d: %s\n", name, round+1, b.rounds, s.name)
+			err := run(s)
+			if b.ctx.Err() != nil {
+				return nil, context.Cause(b.ctx)
+			}
+			if err != nil {
+				failed[s.name] = err
+			}
+		}
+	}
+	return failed, nil
+}
+
+// memoryOfOne returns the memory of a server with a single destination: what
+// a destination adds is counted over it.
+func (b *bench) memoryOfOne(s server, f fan) (float64, error) {
+	f.receivers = 1
+	r, err := b.newRig(s, f)
+	if err != nil {
+		return 0, err
+	}
+	defer r.close()
+	if err := r.publish(b.chunkSize); err != nil {
+		return 0, err
+	}
+	if err := r.attach(); err != nil {
+		return 0, err
+	}
+	if err := r.run(b.logFills()); err != nil {
+		return 0, err
+	}
+	return r.rss()
+}
+
+// logFills is how long a publisher runs until a server holds what it will of
+// the stream: two GOPs and some.
+func (b *bench) logFills() time.Duration { return 5 * time.Second }
+
+// measureFan measures one server once. baseRSS is its memory with one
+// receiver, 0 if unknown.
+func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err error) {
+	r, err := b.newRig(s, f)
+	if err != nil {
+		return m, err
+	}
+	defer r.close()
+	before, err := r.rss()
+	if err != nil {
+		return m, err
+	}
+	if err := r.publish(b.chunkSize); err != nil {
+		return m, err
+	}
+	first := 0 // receivers in baseRSS
+	if !f.forward && s.kind != "limit" {
+		if err := r.run(b.logFills()); err != nil {
+			return m, err
+		}
+		if before, err = r.rss(); err != nil {
+			return m, err
+		}
+		baseRSS = before
+	} else if baseRSS > 0 {
+		first = 1
+	} else {
+		baseRSS = before
+	}
+	if err := r.attach(); err != nil {
+		return m, err
+	}
+	if err := r.run(b.warmup); err != nil {
+		return m, err
+	}
+	m, p, err := r.measure(b.duration)
+	if err != nil {
+		return m, err
+	}
+	m.tail, m.expected, err = r.drain()
+	m.finish(r.tally, p)
+	m.rssBefore = before
+	if n := m.receivers - first; n > 0 && s.kind != "limit" {
+		m.perReceiver = (m.rssAfter - baseRSS) * 1e3 / float64(n)
+	}
+	return m, err
+}
+
+// servers returns the servers to run sc with.
+func (b *bench) serversOf(sc scenario) ([]server, error) {
+	names := sc.servers
+	if len(b.servers) > 0 {
+		names = b.servers
+	}
+	var list []server
+	for _, name := range slices.Compact(slices.Clone(names)) {
+		s, err := parseServer(name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}

@@ -1,0 +1,174 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The first argument of this program run as a child.
+const (
+	argServe = "-serve"
+	argLimit = "-limit"
+)
+
+// server is a server under test: nginx-rtmp, nginx-rtmp-64k, forward or
+// limit, the last two with options: -wN for a merge window of N ms, and -tls
+// for forward to push over TLS.
+type server struct {
+	name   string
+	kind   string // nginx-rtmp, forward or limit
+	chunk  int    // nginx-rtmp's chunk size
+	window time.Duration
+	tls    bool
+}
+
+func parseServer(name string) (server, error) {
+	s := server{name: name, kind: name, window: defaultWindow, chunk: 4096}
+	switch name {
+	case "nginx-rtmp":
+		return s, nil
+	case "nginx-rtmp-64k":
+		s.kind, s.chunk = "nginx-rtmp", 65536
+		return s, nil
+	}
+	parts := strings.Split(name, "-")
+	s.kind = parts[0]
+	ok := s.kind == "forward" || s.kind == "limit"
+	for _, part := range parts[1:] {
+		ms, isWindow := strings.CutPrefix(part, "w")
+		n, err := strconv.ParseUint(ms, 10, 16)
+		switch {
+		case isWindow && err == nil:
+			s.window = time.Duration(n) * time.Millisecond
+		case part == "tls" && s.kind == "forward":
+			s.tls = true
+		default:
+			ok = false
+		}
+	}
+	if !ok {
+		return s, fmt.Errorf("unknown server %q", name)
+	}
+	return s, nil
+}
+
+// launch is what a scenario needs of a server.
+type launch struct {
+	destinations []int  // ports
+	rootCA       string // file, when the destinations speak TLS
+
+	// For the limit, which makes the streams itself.
+	streams   int
+	receivers int // of each stream
+	profile   profile
+	flat      bool
+}
+
+// start starts the server and waits until it listens. cancel is called when
+// it exits.
+func (s server) start(ctx context.Context, cpus placement, need launch, cancel context.CancelCauseFunc) (p *process, err error) {
+	dir, err := os.MkdirTemp("", "forward-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && p == nil {
+			os.RemoveAll(dir)
+		}
+	}()
+	fd, port, err := listenSocket(0)
+	if err != nil {
+		return nil, err
+	}
+	listener := os.NewFile(uintptr(fd), "listener")
+	defer listener.Close()
+	if s.kind == "limit" {
+		cmd, err := limitCommand(s, need, listener)
+		if err != nil {
+			return nil, err
+		}
+		return startProcess(cmd, port, dir, cpus, cancel)
+	}
+	listener.Close() // its port is the server's now
+	var cmd *exec.Cmd
+	if s.kind == "nginx-rtmp" {
+		cmd, err = nginxCommand(dir, port, s.chunk, need.destinations)
+	} else {
+		cmd, err = s.forwardCommand(port, need)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p, err = startProcess(cmd, port, dir, cpus, cancel); err != nil {
+		return nil, err
+	}
+	if err := waitForPort(ctx, port); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+func waitForPort(ctx context.Context, port int) error {
+	for end := now() + int64(5*time.Second); now() < end; {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("socket", err)
+		}
+		err = syscall.Connect(fd, loopback(port))
+		syscall.Close(fd)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("nothing listens on port %d", port)
+}
+
+func (s server) forwardCommand(port int, need launch) (*exec.Cmd, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	scheme := "rtmp"
+	if s.tls {
+		scheme = "rtmps"
+	}
+	var urls []string
+	for _, d := range need.destinations {
+		urls = append(urls, fmt.Sprintf("%s://127.0.0.1:%d/[app]/[stream]", scheme, d))
+	}
+	return exec.Command(exe, argServe,
+		"-addr", fmt.Sprintf("127.0.0.1:%d", port),
+		"-destinations", strings.Join(urls, ","),
+		"-window", s.window.String(),
+		"-ca", need.rootCA), nil
+}
+
+// serveMain is the child that forwardCommand runs.
+func serveMain(args []string) error {
+	var c serveConfig
+	flags := flag.NewFlagSet(argServe, flag.ExitOnError)
+	flags.StringVar(&c.Addr, "addr", "", "")
+	flags.DurationVar(&c.Window, "window", defaultWindow, "")
+	flags.StringVar(&c.RootCA, "ca", "", "")
+	destinations := flags.String("destinations", "", "")
+	flags.Parse(args)
+	if *destinations != "" {
+		c.Destinations = strings.Split(*destinations, ",")
+	}
+	return serve(c)
+}
