@@ -19,7 +19,7 @@ type profile struct {
 const (
 	videoRate      = 30
 	gopFrames      = 2 * videoRate
-	keyframeWeight = 8 // a keyframe's size in other frames
+	keyframeWeight = 4 // a keyframe's size in other frames
 	audioSamples   = 1024
 	audioRate      = 44100
 )

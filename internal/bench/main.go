@@ -156,8 +156,9 @@ func (b *bench) printMachine(args []string) {
 		}
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	fmt.Fprintf(w, "%s, Linux %s, %s, %s; server on CPU %d, load on %v.\n",
-		model, bytes.TrimSpace(kernel), runtime.Version(), nginxVersion(), b.cpus.server, b.cpus.load)
+	congestion, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	fmt.Fprintf(w, "%s, Linux %s, TCP %s, %s, %s; server on CPU %d, load on %v.\n",
+		model, bytes.TrimSpace(kernel), bytes.TrimSpace(congestion), runtime.Version(), nginxVersion(), b.cpus.server, b.cpus.load)
 	if slices.Contains(b.cpus.load, b.cpus.server) {
 		fmt.Fprintln(w, "The server and the load SHARE a CPU: the figures mean little.")
 	}
@@ -180,6 +181,7 @@ to a server of the same round, the median of the rounds. µs/f/r: the server's C
 the publisher's first byte of a frame to the receiver's last. lost: frames skipped; tail: frames that had not come 3 s after the
 publishers stopped. bad gaps: gaps in video that resume in mid-GOP. KB per receiver: over the memory with the stream and
 no player, or one destination; over the idle server in forward-max and many-streams, and for the limit. load: CPU of the
-publishers and receivers; foreign: of everything else on the machine, both in % of a core.
+publishers and receivers; foreign: of everything else on the machine, by the system's clock ticks and so rough, both in % of
+a core.
 `)
 }

@@ -33,6 +33,9 @@ type rig struct {
 
 // newRig starts s for the streams and receivers of f.
 func (b *bench) newRig(s server, f fan) (_ *rig, err error) {
+	if f.events && s.kind == "limit" {
+		return nil, errors.New("the limit knows steady loads only")
+	}
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	l, err := newLoop(ctx, b.crcEvery(f))
 	if err != nil {
@@ -117,7 +120,7 @@ func (r *rig) publish(chunkSize int) error {
 			return err
 		}
 		if !ok || p.stage == stageClosed {
-			return fmt.Errorf("publish: %w", cmpErr(p.err))
+			return fmt.Errorf("publish: %w", reason(p.err))
 		}
 	}
 	return nil
@@ -169,7 +172,7 @@ func (r *rig) join(n int, as role, t *tally) error {
 	case err != nil || lerr != nil:
 		return errors.Join(err, lerr)
 	case t.closed > 0:
-		return fmt.Errorf("join: %w", cmpErr(r.firstError()))
+		return fmt.Errorf("join: %w", reason(r.firstError()))
 	case !ok:
 		return fmt.Errorf("join: %d of %d players get video", got, n)
 	}
@@ -220,7 +223,8 @@ func (r *rig) firstError() error {
 	return nil
 }
 
-func cmpErr(err error) error {
+// reason is err, or what it means that there is none.
+func reason(err error) error {
 	if err == nil {
 		return errors.New("no answer in time")
 	}

@@ -43,6 +43,7 @@ type fan struct {
 	receivers int      // of each stream
 	forward   bool     // receivers are destinations, not players
 	flat      bool     // the publisher goes as fast as it is let
+	events    bool     // receivers come and go, which the limit cannot do
 	ratios    []string // the servers to which the others are compared
 }
 

@@ -39,7 +39,7 @@ func (b *bench) untilItBreaks(servers []server) error {
 }
 
 func (b *bench) addUntilItBreaks(s server, out *table) error {
-	f := fan{name: "players", profile: profile2M, streams: 1}
+	f := fan{name: "players", profile: profile2M, streams: 1, events: true}
 	r, err := b.newRig(s, f)
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func (b *bench) stall(servers []server) error {
 }
 
 func (b *bench) stallOnce(s server, out *table) error {
-	r, err := b.newRig(s, fan{name: "stall", profile: profile20M, streams: 1, receivers: 8, forward: true})
+	r, err := b.newRig(s, fan{name: "stall", profile: profile20M, streams: 1, receivers: 8, forward: true, events: true})
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (b *bench) reconnect(servers []server) error {
 }
 
 func (b *bench) reconnectOnce(s server, out *table) error {
-	r, err := b.newRig(s, fan{name: "reconnect", profile: profile4M, streams: 1, receivers: 4, forward: true})
+	r, err := b.newRig(s, fan{name: "reconnect", profile: profile4M, streams: 1, receivers: 4, forward: true, events: true})
 	if err != nil {
 		return err
 	}
@@ -323,7 +323,7 @@ func (b *bench) joins(servers []server) error {
 }
 
 func (b *bench) joinsOnce(s server, out *table) error {
-	r, err := b.newRig(s, fan{name: "joins", profile: profile2M, streams: 1, receivers: watchers})
+	r, err := b.newRig(s, fan{name: "joins", profile: profile2M, streams: 1, receivers: watchers, events: true})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -34,8 +35,8 @@ func (t *table) print(w io.Writer) {
 
 // printFailures tells which servers could not be measured, and why.
 func printFailures(w io.Writer, failed map[string]error) {
-	for name, err := range failed {
-		fmt.Fprintf(w, "%s: %v\n\n", name, err)
+	for _, name := range slices.Sorted(maps.Keys(failed)) {
+		fmt.Fprintf(w, "%s: %v\n\n", name, failed[name])
 	}
 }
 
