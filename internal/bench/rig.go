@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -92,6 +93,17 @@ func (r *rig) close() {
 	}
 	r.loop.close()
 	r.cancel(nil)
+}
+
+// end closes the rig and adds the server's last words to err.
+func (r *rig) end(err *error) {
+	r.close()
+	if *err == nil || r.proc == nil {
+		return
+	}
+	if words := lastLine(r.proc.stderr.String()); words != "" && !strings.Contains((*err).Error(), words) {
+		*err = fmt.Errorf("%w; the server: %s", *err, words)
+	}
 }
 
 // streamName is the name that publisher i uses.
@@ -299,6 +311,12 @@ func (r *rig) measure(d time.Duration) (m measurement, p *phase, err error) {
 	if err != nil {
 		return m, nil, err
 	}
+	if err := r.publishing(); err != nil {
+		return m, nil, err
+	}
+	if r.tally.frames == frames {
+		return m, nil, errors.New("no frame arrived")
+	}
 	m.receivers = r.load.streams * r.load.receivers
 	m.seconds = time.Duration(after.at - before.at).Seconds()
 	m.cpu = (after.server - before.server).Seconds()
@@ -311,6 +329,16 @@ func (r *rig) measure(d time.Duration) (m measurement, p *phase, err error) {
 		m.late = max(m.late, ms(p.late))
 	}
 	return m, p, nil
+}
+
+// publishing fails when the server has closed a publisher's connection.
+func (r *rig) publishing() error {
+	for i, p := range r.publishers {
+		if p.stage == stageClosed {
+			return fmt.Errorf("publisher %d: %w", i, p.err)
+		}
+	}
+	return nil
 }
 
 // finish takes the latencies and losses, when all that was sent has had time

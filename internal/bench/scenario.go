@@ -180,13 +180,13 @@ func (b *bench) interleave(name string, servers []server, run func(server) error
 
 // memoryOfOne returns the memory of a server with a single destination: what
 // a destination adds is counted over it.
-func (b *bench) memoryOfOne(s server, f fan) (float64, error) {
+func (b *bench) memoryOfOne(s server, f fan) (rss float64, err error) {
 	f.receivers = 1
 	r, err := b.newRig(s, f)
 	if err != nil {
 		return 0, err
 	}
-	defer r.close()
+	defer r.end(&err)
 	if err := r.publish(b.chunkSize); err != nil {
 		return 0, err
 	}
@@ -210,7 +210,7 @@ func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err
 	if err != nil {
 		return m, err
 	}
-	defer r.close()
+	defer r.end(&err)
 	before, err := r.rss()
 	if err != nil {
 		return m, err

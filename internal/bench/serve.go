@@ -3,8 +3,15 @@
 package main
 
 import (
-	"errors"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
 	"time"
+
+	"github.com/rtmp-forward/forward"
 )
 
 // defaultWindow as a serveConfig's Window leaves the library's default.
@@ -19,6 +26,31 @@ type serveConfig struct {
 }
 
 // serve runs the library's server until the process is ended.
-func serve(serveConfig) error {
-	return errors.New("the server is not linked yet")
+func serve(c serveConfig) error {
+	config := forward.Config{
+		Resolver: forward.MustStatic(c.Destinations...),
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	switch {
+	case c.Window > 0:
+		config.MergeWindow = c.Window
+	case c.Window != defaultWindow:
+		config.MergeWindow = -1
+	}
+	if c.RootCA != "" {
+		pem, err := os.ReadFile(c.RootCA)
+		if err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("%s: no certificate", c.RootCA)
+		}
+		config.TLSConfig = &tls.Config{RootCAs: roots}
+	}
+	l, err := net.Listen("tcp4", c.Addr)
+	if err != nil {
+		return err
+	}
+	return forward.NewServer(config).Serve(l)
 }

@@ -38,13 +38,13 @@ func (b *bench) untilItBreaks(servers []server) error {
 	return nil
 }
 
-func (b *bench) addUntilItBreaks(s server, out *table) error {
+func (b *bench) addUntilItBreaks(s server, out *table) (err error) {
 	f := fan{name: "players", profile: profile2M, streams: 1, events: true}
 	r, err := b.newRig(s, f)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.end(&err)
 	if err := r.publish(b.chunkSize); err != nil {
 		return err
 	}
@@ -135,12 +135,12 @@ func (b *bench) stall(servers []server) error {
 	return nil
 }
 
-func (b *bench) stallOnce(s server, out *table) error {
+func (b *bench) stallOnce(s server, out *table) (err error) {
 	r, err := b.newRig(s, fan{name: "stall", profile: profile20M, streams: 1, receivers: 8, forward: true, events: true})
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.end(&err)
 	victim := r.destinations[0]
 	victim.tally = new(tally)
 	if err := r.publish(b.chunkSize); err != nil {
@@ -238,12 +238,12 @@ func (b *bench) reconnect(servers []server) error {
 	return nil
 }
 
-func (b *bench) reconnectOnce(s server, out *table) error {
+func (b *bench) reconnectOnce(s server, out *table) (err error) {
 	r, err := b.newRig(s, fan{name: "reconnect", profile: profile4M, streams: 1, receivers: 4, forward: true, events: true})
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.end(&err)
 	victim := r.destinations[0]
 	victim.tally = new(tally)
 	if err := r.publish(b.chunkSize); err != nil {
@@ -322,12 +322,12 @@ func (b *bench) joins(servers []server) error {
 	return nil
 }
 
-func (b *bench) joinsOnce(s server, out *table) error {
+func (b *bench) joinsOnce(s server, out *table) (err error) {
 	r, err := b.newRig(s, fan{name: "joins", profile: profile2M, streams: 1, receivers: watchers, events: true})
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.end(&err)
 	if err := r.publish(b.chunkSize); err != nil {
 		return err
 	}
