@@ -122,7 +122,8 @@ const (
 
 // stall stops reading from one of 8 destinations for a while.
 func (b *bench) stall(servers []server) error {
-	out := table{head: []string{"server", "others: p99 before, during, after ms", "others: max during ms", "others: lost, bad gaps",
+	out := table{head: []string{"server", "others: p99 before, during, after ms", "others: max during ms",
+		"publisher late ms", "others: lost, bad gaps",
 		"RSS before→peak MB", "the stalled one", "lost", "gaps (in mid-GOP)", "oldest media after s", "older than 1 s for s"}}
 	failed, err := b.interleave("stall", servers, func(s server) error { return b.stallOnce(s, &out) })
 	if err != nil {
@@ -152,7 +153,8 @@ func (b *bench) stallOnce(s server, out *table) (err error) {
 	if err := r.run(b.warmup); err != nil {
 		return err
 	}
-	stalled := victim.conns[len(victim.conns)-1]
+	newest := func() *conn { return victim.conns[len(victim.conns)-1] }
+	stalled := newest()
 	before := r.tally.begin(now())
 	if err := r.run(b.duration); err != nil {
 		return err
@@ -162,6 +164,7 @@ func (b *bench) stallOnce(s server, out *table) (err error) {
 		return err
 	}
 	during := r.tally.begin(now())
+	r.publishers[0].late = 0
 	if err := stalled.watch(0); err != nil {
 		return err
 	}
@@ -178,17 +181,19 @@ func (b *bench) stallOnce(s server, out *table) (err error) {
 	}
 	after := r.tally.begin(now())
 	resumed := now()
-	reconnected := stalled.stage == stageClosed || len(victim.conns) > 1
+	late := r.publishers[0].late
+	for _, c := range victim.conns {
+		c.receiver.maxAge = 0
+	}
 	if stalled.stage != stageClosed {
-		stalled.receiver.maxAge = 0
 		if err := stalled.watch(readEvents); err != nil {
 			return err
 		}
 	}
 	var oldest, staleUntil int64
 	_, err = r.until(b.duration, func() bool {
-		rc := &stalled.receiver
-		oldest = max(oldest, rc.maxAge)
+		rc := &newest().receiver
+		oldest = rc.maxAge
 		if rc.lastAt > resumed && rc.lastAt-rc.lastSent > int64(staleLimit) {
 			staleUntil = rc.lastAt - resumed
 		}
@@ -202,12 +207,15 @@ func (b *bench) stallOnce(s server, out *table) (err error) {
 		return err
 	}
 	fate := "stayed connected"
-	if reconnected || stalled.stage == stageClosed {
-		fate = fmt.Sprintf("closed, %d connections in all", len(victim.conns))
+	if c := newest(); c != stalled {
+		fate = fmt.Sprintf("connection %d, beginning with %s", len(victim.conns), kind(c.receiver.firstVideo.key))
+	} else if c.stage == stageClosed {
+		fate = "closed"
 	}
 	out.add(s.name,
 		fmt.Sprintf("%.1f, %.1f, %.1f", ms(before.latency.quantile(0.99)), ms(during.latency.quantile(0.99)), ms(after.latency.quantile(0.99))),
 		fmt.Sprintf("%.0f", ms(during.latency.max)),
+		fmt.Sprintf("%.0f", ms(late)),
 		fmt.Sprintf("%d, %d", r.tally.lost, r.tally.badGaps),
 		fmt.Sprintf("%.0f→%.0f", rss, peak),
 		fate,
@@ -406,9 +414,9 @@ func (b *bench) joinsOnce(s server, out *table) (err error) {
 
 func kind(key bool) string {
 	if key {
-		return "keyframe"
+		return "a keyframe"
 	}
-	return "NOT a keyframe"
+	return "NO keyframe"
 }
 
 func yes(v bool) string {
