@@ -89,7 +89,7 @@ func (b *bench) addUntilItBreaks(s server, out *table) (err error) {
 			why = append(why, "does not keep up")
 		}
 		if m.ended > 0 {
-			why = append(why, "players disconnected")
+			why = append(why, fmt.Sprintf("%d players disconnected (%v)", m.ended, r.firstError()))
 		}
 		if 100*m.load/m.seconds > loadIsLimit {
 			why = append(why, "the load is the limit")
