@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+)
+
+// receiver reads the stream as a slave has it, and judges it.
+type receiver struct {
+	*node
+
+	mu        sync.Mutex
+	codecs    []string
+	keyframes int
+	first     time.Duration
+	last      time.Duration // of the media's times
+	err       error
+}
+
+// enough is how much media proves that a stream goes on: with B-frames, a few
+// frames could be those of a first keyframe alone.
+const enough = 500 * time.Millisecond
+
+// received tells what has been received, and why that is not media that can be
+// decoded: sequence headers of both streams, a keyframe, frames behind it.
+func (r *receiver) received() (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch media := r.last - r.first; {
+	case r.err != nil:
+		return "", r.err
+	case len(r.codecs) == 0:
+		return "", errors.New("no stream received")
+	case len(r.codecs) != 2:
+		return "", fmt.Errorf("received %s, expected video and audio", strings.Join(r.codecs, " "))
+	case r.keyframes == 0:
+		return "", errors.New("no keyframe received")
+	case media < enough:
+		return "", fmt.Errorf("%v of media received, expected %v at least", media, enough)
+	default:
+		return fmt.Sprintf("%s %.1f s", strings.Join(r.codecs, " "), media.Seconds()), nil
+	}
+}
+
+// watch reads the stream whenever there is one, until ctx ends.
+func (r *receiver) watch(ctx context.Context) {
+	for {
+		src := r.await(ctx)
+		if src == nil {
+			return
+		}
+		if err := r.read(ctx, src); err != nil && ctx.Err() == nil {
+			r.mu.Lock()
+			r.err = err
+			r.mu.Unlock()
+			return
+		}
+	}
+}
+
+// await waits until the stream is published to the slave.
+func (r *receiver) await(ctx context.Context) *forward.Source {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if src := r.Source(app + "/" + stream); src != nil {
+			return src
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// read reads a stream to its end.
+func (r *receiver) read(ctx context.Context, src *forward.Source) error {
+	d := src.Demuxer(ctx)
+	defer d.Close()
+	streams, err := d.Streams()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.codecs = nil
+	for _, s := range streams {
+		r.codecs = append(r.codecs, s.Type().String())
+	}
+	r.keyframes = 0
+	r.mu.Unlock()
+	for n := 0; ; n++ {
+		pkt, err := d.ReadPacket()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		if n == 0 {
+			r.first = pkt.Time
+		}
+		r.last = pkt.Time
+		if pkt.IsKeyFrame {
+			r.keyframes++
+		}
+		r.mu.Unlock()
+	}
+}
