@@ -1,0 +1,248 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nareix/joy4/format/flv"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/testdata"
+)
+
+// With this in its environment the test binary is forwardd.
+const asForwardd = "FORWARDD_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asForwardd) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// daemon is a forwardd in a process of its own.
+type daemon struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	lines *bufio.Scanner // of its log
+	log   []map[string]any
+}
+
+func start(t *testing.T, conf string, args ...string) *daemon {
+	d := &daemon{t: t}
+	d.cmd = exec.Command(os.Args[0], append([]string{"-c", conf, "-log", "json"}, args...)...)
+	d.cmd.Env = append(os.Environ(), asForwardd+"=1")
+	r, err := d.cmd.StderrPipe()
+	require.NoError(t, err)
+	d.lines = bufio.NewScanner(r)
+	require.NoError(t, d.cmd.Start())
+	t.Cleanup(func() { d.cmd.Process.Kill(); d.cmd.Wait() })
+	return d
+}
+
+// await reads the log up to a message.
+func (d *daemon) await(msg string) map[string]any {
+	for d.lines.Scan() {
+		var entry map[string]any
+		require.NoError(d.t, json.Unmarshal(d.lines.Bytes(), &entry), d.lines.Text())
+		d.log = append(d.log, entry)
+		if entry["msg"] == msg {
+			return entry
+		}
+	}
+	require.FailNow(d.t, "no such message", "%s in %v", msg, d.log)
+	return nil
+}
+
+// end sends a signal and reads the log to its end.
+func (d *daemon) end(sig os.Signal) error {
+	require.NoError(d.t, d.cmd.Process.Signal(sig))
+	d.await("shutting down")
+	return d.wait()
+}
+
+func (d *daemon) wait() error {
+	for d.lines.Scan() {
+	}
+	return d.cmd.Wait()
+}
+
+// slave is a server in this process.
+func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forward.PublishRequest) {
+	published = make(chan *forward.PublishRequest, 1)
+	srv = forward.NewServer(forward.Config{
+		Logger: slog.New(slog.DiscardHandler),
+		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			published <- req
+			return nil
+		}},
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	return srv, l.Addr().String(), published
+}
+
+// publish publishes the clip to a destination, as fast as it is taken, and
+// leaves the stream open.
+func publish(t *testing.T, d forward.Destination) {
+	srv := forward.NewServer(forward.Config{
+		Logger: slog.New(slog.DiscardHandler),
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+			return []forward.Destination{d}, nil
+		}),
+	})
+	t.Cleanup(func() { srv.Close() })
+	pub, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "livestream"})
+	require.NoError(t, err)
+	clip := flv.NewDemuxer(bytes.NewReader(testdata.H264AAC))
+	streams, err := clip.Streams()
+	require.NoError(t, err)
+	require.NoError(t, pub.WriteHeader(streams))
+	for {
+		pkt, err := clip.ReadPacket()
+		if err == io.EOF {
+			return
+		}
+		require.NoError(t, err)
+		require.NoError(t, pub.WritePacket(pkt))
+	}
+}
+
+func TestForwardsUntilTerminated(t *testing.T) {
+	for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		t.Run(sig.String(), func(t *testing.T) {
+			srv, addr, published := slave(t)
+			pid := filepath.Join(t.TempDir(), "objs", "srs.pid")
+			d := start(t, write(t, fmt.Sprintf(`
+listen              127.0.0.1:0 [::1]:0;
+pid                 %s;
+max_connections     10240;
+daemon              off;
+vhost __defaultVhost__ {
+    forward {
+        enabled on;
+        destination %s;
+    }
+}
+`, pid, addr)))
+			ignored := d.await("configuration ignored")
+			require.Contains(t, ignored["directive"], ":5:1: daemon")
+			master := d.await("listening")["addr"].(string)
+			require.Contains(t, d.await("listening")["addr"], "[::1]:")
+
+			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: "livestream"})
+			require.Equal(t, "live/livestream", (<-published).Name())
+			d.await("destination publishing") // the slave has answered: its stream is live
+			text, err := os.ReadFile(pid)
+			require.NoError(t, err)
+			require.Equal(t, fmt.Sprintln(d.cmd.Process.Pid), string(text))
+
+			src := srv.Source("live/livestream")
+			require.NotNil(t, src)
+			media := src.Demuxer(t.Context())
+			defer media.Close()
+			streams, err := media.Streams()
+			require.NoError(t, err)
+			require.Len(t, streams, 2)
+			pkt, err := media.ReadPacket()
+			require.NoError(t, err)
+			require.True(t, pkt.IsKeyFrame)
+
+			require.NoError(t, d.end(sig))
+			<-src.Done()
+			require.NoFileExists(t, pid)
+		})
+	}
+}
+
+func TestServesRTMPS(t *testing.T) {
+	srv, addr, published := slave(t)
+	cert, key, roots := certificate(t)
+	d := start(t, write(t, fmt.Sprintf(`
+listen 127.0.0.1:0;
+rtmps { enabled on; listen 127.0.0.1:0; cert %s; key %s; }
+vhost __defaultVhost__ { forward { enabled on; destination %s; } }
+`, cert, key, addr)))
+	require.Equal(t, false, d.await("listening")["tls"])
+	secure := d.await("listening")
+	require.Equal(t, true, secure["tls"])
+	publish(t, forward.Destination{
+		URL:       "rtmps://" + secure["addr"].(string) + "/live",
+		StreamKey: "livestream",
+		TLSConfig: &tls.Config{RootCAs: roots},
+	})
+	<-published
+	d.await("destination publishing")
+	require.NotNil(t, srv.Source("live/livestream"))
+	require.NoError(t, d.end(syscall.SIGTERM))
+}
+
+// A destination that takes nothing does not hold up the end.
+func TestGraceIsLimited(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	d := start(t, write(t, fmt.Sprintf(`
+listen 127.0.0.1:0;
+vhost __defaultVhost__ { forward { enabled on; destination %s; } }
+`, l.Addr())), "-grace", "1ms")
+	master := d.await("listening")["addr"].(string)
+	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: "livestream"})
+	c, err := l.Accept() // and never answer
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	d.await("cut off what has not ended in time")
+	require.NoError(t, d.wait())
+}
+
+// certificate makes one for 127.0.0.1, in files.
+func certificate(t *testing.T) (cert, key string, roots *x509.CertPool) {
+	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, priv.Public(), priv)
+	require.NoError(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(priv)
+	require.NoError(t, err)
+	parsed, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	roots = x509.NewCertPool()
+	roots.AddCert(parsed)
+
+	file := func(name, kind string, der []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		block := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+		require.NoError(t, os.WriteFile(path, block, 0o600))
+		return path
+	}
+	return file("cert.pem", "CERTIFICATE", der), file("key.pem", "PRIVATE KEY", pkcs8), roots
+}
