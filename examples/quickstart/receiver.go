@@ -56,7 +56,11 @@ func (r *receiver) watch(ctx context.Context) {
 		if src == nil {
 			return
 		}
-		if err := r.read(ctx, src); err != nil && ctx.Err() == nil {
+		err := r.read(ctx, src)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
 			r.mu.Lock()
 			r.err = err
 			r.mu.Unlock()
