@@ -32,7 +32,7 @@ const (
 func (p failurePolicy) onFailure(_ context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
 	switch p {
 	case FailOpen:
-		h.logger().Warn("backend failed, not forwarding", "source", req.Name(), "err", err)
+		h.logger().Warn("backend failed, not forwarding", "source", req.logName(), "err", err)
 		return nil, 0, nil
 	case LastGood:
 		h.mu.Lock()
@@ -41,7 +41,7 @@ func (p failurePolicy) onFailure(_ context.Context, h *HTTPResolver, req *Publis
 		if !ok {
 			return nil, 0, fmt.Errorf("%w (and no earlier answer)", err)
 		}
-		h.logger().Warn("backend failed, forwarding as before", "source", req.Name(), "err", err)
+		h.logger().Warn("backend failed, forwarding as before", "source", req.logName(), "err", err)
 		// Its time is over, but the backend is to be asked again.
 		last.expires = time.Now().Add(last.ttl)
 		return last.copy()
@@ -55,7 +55,7 @@ func Fallback(r DestinationResolver) FailurePolicy { return fallback{r} }
 type fallback struct{ resolver DestinationResolver }
 
 func (f fallback) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
-	h.logger().Warn("backend failed, asking elsewhere", "source", req.Name(), "err", err)
+	h.logger().Warn("backend failed, asking elsewhere", "source", req.logName(), "err", err)
 	ds, ttl, ferr := resolveTTL(ctx, f.resolver, req)
 	if ferr != nil {
 		return nil, 0, fmt.Errorf("%w; instead of %w", ferr, err)

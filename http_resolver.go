@@ -1,37 +1,23 @@
 package forward
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
 
 // Defaults and limits of HTTPResolver.
 const (
-	defaultHookTimeout  = 5 * time.Second
-	defaultMaxReply     = 1 << 20
-	defaultMaxURLs      = 256
-	defaultMaxQuestions = 512
-	maxHookURLLen       = 2048
-	minHookTTL          = time.Second
-	maxHookTTL          = 24 * time.Hour
+	defaultResolveTimeout = 5 * time.Second
+	defaultMaxURLs        = 256
+	maxHookURLLen         = 2048
+	minHookTTL            = time.Second
+	maxHookTTL            = 24 * time.Hour
 )
 
 // HTTPResolver asks an HTTP backend where a stream goes, with the body and the
@@ -102,9 +88,8 @@ type HTTPResolver struct {
 	// OnFailure covers up; nil is slog.Default.
 	Logger *slog.Logger
 
-	once   sync.Once
-	client *http.Client
-	turns  chan struct{}
+	once sync.Once
+	hook webhook
 
 	mu       sync.Mutex
 	lastGood answers[string] // by stream name, for LastGood only
@@ -113,11 +98,10 @@ type HTTPResolver struct {
 // Validate says what is wrong with URL or Secret, or nil. Its error shows
 // neither.
 func (h *HTTPResolver) Validate() error {
-	u, err := url.Parse(h.URL)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return errors.New("bad backend URL: want http:// or https://")
+	if err := checkHookURL(h.URL); err != nil {
+		return err
 	}
-	_, err = h.signingKey()
+	_, err := signingKey(h.Secret)
 	return err
 }
 
@@ -149,42 +133,27 @@ func (h *HTTPResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]D
 }
 
 func (h *HTTPResolver) init() {
-	if h.Client != nil {
-		c := *h.Client
-		h.client = &c
-	} else {
-		h.client = &http.Client{Transport: &http.Transport{
-			DialContext:            (&net.Dialer{}).DialContext,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
-		}}
+	key, _ := signingKey(h.Secret)
+	h.hook = webhook{
+		url: h.URL, key: key, client: hookHTTPClient(h.Client),
+		timeout:  positive(h.Timeout, defaultResolveTimeout),
+		maxReply: positive(h.MaxReply, defaultMaxReply),
+		turns:    make(chan struct{}, positive(h.MaxQuestions, defaultMaxQuestions)),
 	}
-	if h.client.CheckRedirect == nil {
-		h.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	}
-	h.turns = make(chan struct{}, positive(h.MaxQuestions, defaultMaxQuestions))
 }
 
-// question asks the backend, and once more after a connection error.
+// question asks the backend.
 func (h *HTTPResolver) question(ctx context.Context, req *PublishRequest) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, positive(h.Timeout, defaultHookTimeout))
-	defer cancel()
-	body, err := h.body(req)
+	if err := h.Validate(); err != nil {
+		return answer{}, err
+	}
+	body, err := hookBody(newHookStream("on_forward", h.ServiceID, req))
 	if err != nil {
 		return answer{}, err
 	}
-	select {
-	case h.turns <- struct{}{}:
-		defer func() { <-h.turns }()
-	case <-ctx.Done():
-		return answer{}, fmt.Errorf("wait for a turn: %w", ctx.Err())
-	}
-	reply, err := h.post(ctx, body)
-	if connectionError(err) && ctx.Err() == nil {
-		reply, err = h.post(ctx, body)
-	}
+	ctx, cancel := context.WithTimeout(ctx, h.hook.timeout)
+	defer cancel()
+	reply, err := h.hook.call(ctx, body)
 	if err != nil {
 		return answer{}, err
 	}
@@ -195,93 +164,13 @@ func (h *HTTPResolver) question(ctx context.Context, req *PublishRequest) (answe
 	return h.answer(urls, ttl, req)
 }
 
-func (h *HTTPResolver) body(req *PublishRequest) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // as SRS, whose backends may not decode JSON well
-	err := e.Encode(struct {
-		Action    string `json:"action"`
-		ServerID  string `json:"server_id"`
-		ServiceID string `json:"service_id"`
-		ClientID  string `json:"client_id"`
-		IP        string `json:"ip"`
-		Vhost     string `json:"vhost"`
-		App       string `json:"app"`
-		TcURL     string `json:"tcUrl"`
-		Stream    string `json:"stream"`
-		Param     string `json:"param"`
-	}{
-		"on_forward", req.ServerID, h.ServiceID, req.ClientID, req.IP(),
-		req.Vhost, req.App, req.TcURL, req.Stream, req.Param,
-	})
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
-}
-
-// post sends body and returns the reply's. Its errors do not show the
-// backend's URL, which may hold a token.
-func (h *HTTPResolver) post(ctx context.Context, body []byte) ([]byte, error) {
-	if err := h.Validate(); err != nil {
-		return nil, err
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	h.sign(r.Header, body)
-	resp, err := h.client.Do(r)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
-	}
-	limit := positive(h.MaxReply, defaultMaxReply)
-	reply, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read reply: %w", withoutURL(err))
-	case len(reply) > limit:
-		return nil, fmt.Errorf("reply longer than %d bytes", limit)
-	}
-	return reply, nil
-}
-
-// sign adds the headers of Standard Webhooks.
-func (h *HTTPResolver) sign(header http.Header, body []byte) {
-	key, _ := h.signingKey()
-	if len(key) == 0 {
-		return
-	}
-	id := "msg_" + rand.Text()
-	at := strconv.FormatInt(time.Now().Unix(), 10)
-	mac := hmac.New(sha256.New, key)
-	fmt.Fprintf(mac, "%s.%s.%s", id, at, body)
-	header.Set("webhook-id", id)
-	header.Set("webhook-timestamp", at)
-	header.Set("webhook-signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
-}
-
-func (h *HTTPResolver) signingKey() ([]byte, error) {
-	b64, ok := strings.CutPrefix(string(h.Secret), "whsec_")
-	if !ok {
-		return []byte(h.Secret), nil
-	}
-	key, err := base64.StdEncoding.DecodeString(b64)
-	if err != nil || len(key) == 0 {
-		return nil, errors.New("bad Secret: no base64 after whsec_")
-	}
-	return key, nil
-}
-
 // answer makes destinations of the urls of a reply.
 func (h *HTTPResolver) answer(urls []json.RawMessage, ttl time.Duration, req *PublishRequest) (answer, error) {
 	a := answer{destinations: make([]Destination, 0, len(urls)), ttl: ttl, expires: time.Now().Add(ttl)}
 	for i, raw := range urls {
 		d, err := hookDestination(raw)
 		if err != nil {
-			h.logger().Warn("on_forward: entry left out", "source", req.Name(), "entry", i, "err", err)
+			h.logger().Warn("on_forward: entry left out", "source", req.logName(), "entry", i, "err", err)
 			continue
 		}
 		a.destinations = append(a.destinations, d)
@@ -312,26 +201,13 @@ func (h *HTTPResolver) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// parseHookReply reads {"code":0,"data":{"urls":[…],"ttl":60}}. Its errors
-// name the field and do not quote it. Unknown fields are of no interest.
+// parseHookReply reads {"code":0,"data":{"urls":[…],"ttl":60}}, as parseReply.
 func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time.Duration, err error) {
-	if len(bytes.TrimSpace(reply)) == 0 {
-		return nil, 0, errors.New("empty reply")
+	top, err := parseReply(reply)
+	if err != nil {
+		return nil, 0, err
 	}
-	var top, data map[string]json.RawMessage // exact names, unlike struct fields
-	if !json.Valid(reply) {
-		return nil, 0, errors.New("reply is not JSON")
-	}
-	if json.Unmarshal(reply, &top) != nil || top == nil {
-		return nil, 0, errors.New("reply is not an object")
-	}
-	var code *int64
-	if json.Unmarshal(top["code"], &code) != nil || code == nil {
-		return nil, 0, errors.New("code: want an integer")
-	}
-	if *code != 0 {
-		return nil, 0, fmt.Errorf("%w by the backend, code %d", ErrRefused, *code)
-	}
+	var data map[string]json.RawMessage
 	if json.Unmarshal(top["data"], &data) != nil || data == nil {
 		return nil, 0, errors.New("data: want an object")
 	}
@@ -350,32 +226,4 @@ func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time
 		ttl = time.Duration(*seconds * float64(time.Second))
 	}
 	return urls, ttl, nil
-}
-
-// connectionError says whether err comes from the connection itself, so that
-// another may do better. Time running out and certificates are no such thing.
-func connectionError(err error) bool {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return !op.Timeout() && (op.Op == "dial" || op.Op == "read" || op.Op == "write")
-	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-}
-
-// withoutURL takes off the *url.Error around an error, which prints the URL.
-func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
-}
-
-// positive is v, or def if v is not above 0.
-func positive[T cmp.Ordered](v, def T) T {
-	var zero T
-	if v > zero {
-		return v
-	}
-	return def
 }
