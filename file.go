@@ -14,8 +14,12 @@ import (
 
 // File is what a configuration file says.
 type File struct {
-	// Config is for NewServer. Addr is the first of Listen.
+	// Config is for NewServer. Addr is the first of Listen, and Hooks are
+	// those of HTTPHooks.
 	Config Config
+	// HTTPHooks are the http_hooks of the vhosts, nil where none has any
+	// enabled.
+	HTTPHooks *HTTPHooks
 	// Listen has the addresses to listen on, at least one.
 	Listen []string
 	// RTMPS has what to listen on with TLS, nil where the file says nothing
@@ -41,12 +45,13 @@ type RTMPSFile struct {
 //	rtmps { enabled; listen; cert; key; }
 //	vhost NAME { enabled; chunk_size; forward { enabled; destination; backend; }
 //	  play { gop_cache; queue_length; mw_latency; }
-//	  publish { firstpkt_timeout; normal_timeout; } http_hooks { … } }
+//	  publish { firstpkt_timeout; normal_timeout; }
+//	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; } }
 //
 // What else the format has is listed in File.Ignored. Any other word, and what
 // does not fit, is an error that tells file, line, column and what was
-// expected. As in SRS, a forward block does nothing until it is enabled, and
-// with a backend its destinations are not used.
+// expected. As in SRS, the blocks forward and http_hooks do nothing until they are
+// enabled, and with a backend the destinations of forward are not used.
 func LoadConfig(path string) (*File, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -87,12 +92,19 @@ func ParseConfig(name string, src []byte) (*File, error) {
 				return nil, err
 			}
 			f.Config.Vhosts[d.Args[0]] = v
+			f.httpHooks(d)
 		}
 	}
 	if len(f.Listen) == 0 {
 		f.Listen = []string{":1935"}
 	}
 	f.Config.Addr = f.Listen[0]
+	if f.HTTPHooks != nil {
+		if err := f.HTTPHooks.Validate(); err != nil {
+			return nil, fmt.Errorf("%s: http_hooks: %w", name, err)
+		}
+		f.Config.Hooks = f.HTTPHooks.Hooks()
+	}
 	return f, nil
 }
 
@@ -177,6 +189,42 @@ func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
 		return backend, nil
 	}
 	return Static(urls...)
+}
+
+// httpHooks adds the http_hooks of a vhost.
+func (f *File) httpHooks(vhost *conf.Directive) {
+	for _, d := range vhost.Block {
+		if d.Name != "http_hooks" {
+			continue
+		}
+		var urls HTTPHookURLs
+		enabled := false
+		for _, d := range d.Block {
+			switch d.Name {
+			case "enabled":
+				enabled = on(d)
+			case "on_connect":
+				urls.OnConnect = append(urls.OnConnect, d.Args...)
+			case "on_close":
+				urls.OnClose = append(urls.OnClose, d.Args...)
+			case "on_publish":
+				urls.OnPublish = append(urls.OnPublish, d.Args...)
+			case "on_unpublish":
+				urls.OnUnpublish = append(urls.OnUnpublish, d.Args...)
+			case "on_play":
+				urls.OnPlay = append(urls.OnPlay, d.Args...)
+			case "on_stop":
+				urls.OnStop = append(urls.OnStop, d.Args...)
+			}
+		}
+		if !enabled {
+			continue
+		}
+		if f.HTTPHooks == nil {
+			f.HTTPHooks = &HTTPHooks{Vhosts: make(map[string]HTTPHookURLs)}
+		}
+		f.HTTPHooks.Vhosts[vhost.Args[0]] = urls
+	}
 }
 
 func rtmpsFile(d *conf.Directive) *RTMPSFile {

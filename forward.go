@@ -412,6 +412,7 @@ type conn struct {
 	out    *fanout.Sender
 	rt     *rtmp.Server
 	tcURL  string
+	page   string
 	app    string
 	hooked *ConnectRequest // accepted by OnConnect
 
@@ -504,8 +505,10 @@ func (c *conn) end() {
 		c.out.Close()
 		c.out.Wait()
 	}
-	if c.hooked != nil && s.cfg.Hooks.OnClose != nil {
-		s.guard("OnClose", func() error { s.cfg.Hooks.OnClose(context.WithoutCancel(c.ctx), c.hooked); return nil })
+	if f := s.cfg.Hooks.OnClose; f != nil && c.hooked != nil {
+		req := *c.hooked
+		req.Sent, req.Received = c.out.Stats().Bytes, c.rt.Received()
+		s.guard("OnClose", func() error { f(context.WithoutCancel(c.ctx), &req); return nil })
 	}
 	for _, src := range c.ended {
 		<-src.done
@@ -558,16 +561,18 @@ func (c *conn) request(name string) (*PublishRequest, error) {
 	return &PublishRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
+		PageURL: c.page,
 	}, nil
 }
 
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
 	c.tcURL, c.app = m.TcURL, m.App
+	c.page, _ = m.Properties.GetString("pageUrl")
 	f := c.srv.cfg.Hooks.OnConnect
 	req := &ConnectRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
-		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, FlashVer: m.FlashVer,
+		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
 	}
 	// The name is not known yet; any will do to find vhost and app.
 	if r, err := c.request("stream"); err == nil {

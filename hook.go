@@ -30,6 +30,9 @@ type PublishRequest struct {
 	Param string
 	// TcURL is tcUrl as the encoder sent it. It may hold a secret.
 	TcURL string
+	// PageURL is pageUrl as the client sent it, mostly empty. It may hold
+	// a secret.
+	PageURL string
 }
 
 // IP is the host part of RemoteAddr, empty when there is none.
@@ -75,7 +78,12 @@ type ConnectRequest struct {
 	RemoteAddr         net.Addr
 	Vhost, App         string
 	TcURL              string // may hold a secret
+	PageURL            string // may hold a secret
 	FlashVer           string
+
+	// Sent and Received are the bytes of the connection without its
+	// handshake; OnClose alone is told.
+	Sent, Received uint64
 }
 
 // Hooks are asked and told what clients do. All are optional. They are called
@@ -93,7 +101,8 @@ type Hooks struct {
 	OnPlay      func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.
 	OnStop func(ctx context.Context, req *PlayRequest)
-	// OnClose follows each accepted OnConnect exactly once.
+	// OnClose follows each accepted OnConnect exactly once, with a copy of
+	// its request.
 	OnClose func(ctx context.Context, req *ConnectRequest)
 	// OnForward is told each change of a forwarder's state, with the error
 	// that caused it, if one did.

@@ -67,6 +67,10 @@ func newSource(s *Server, req *PublishRequest) *Source {
 // Name is the stream's name, as PublishRequest.Name gives it.
 func (s *Source) Name() string { return s.name }
 
+// ID names the stream where its name may be a secret: 16 hex digits that tell
+// nothing about it, the same for the same name as long as the process lives.
+func (s *Source) ID() string { return s.req.id() }
+
 // Request is what the publisher asked for. It must not be changed.
 func (s *Source) Request() *PublishRequest { return s.req }
 
@@ -390,9 +394,18 @@ func (c *conn) kick(cause error) {
 // the key that allows publishing, so an id takes its place: 8 hex digits, the
 // same for the same name as long as the process lives.
 func (r *PublishRequest) logName() string {
+	return streamName(r.Vhost, r.App, "#"+hashID(r.Stream)[:8])
+}
+
+// id names the stream where its name must not be shown: 16 hex digits, the
+// same for the same name as long as the process lives.
+func (r *PublishRequest) id() string { return hashID(r.Name()) }
+
+// hashID is 16 hex digits that tell nothing about s.
+func hashID(s string) string {
 	h := hmac.New(sha256.New, idKey())
-	io.WriteString(h, r.Stream)
-	return streamName(r.Vhost, r.App, "#"+hex.EncodeToString(h.Sum(nil)[:4]))
+	io.WriteString(h, s)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 func stack() string { return string(debug.Stack()) }

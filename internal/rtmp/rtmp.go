@@ -109,6 +109,10 @@ func NewConn(src io.Reader, send func([]byte) error, bufSize, chunkSize int, lim
 	return c
 }
 
+// Received is how many bytes were read, without the handshake. It is for the
+// goroutine that reads.
+func (c *Conn) Received() uint64 { return c.count - (1 + 2*handshakeSize) }
+
 // ChunkSize is our chunk size.
 func (c *Conn) ChunkSize() int { return c.size }
 

@@ -1,0 +1,261 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const defaultHookTimeout = 3 * time.Second
+
+// HTTPHookURLs are the URLs, http or https, to call at each event. User and
+// password in one are sent as basic authentication.
+type HTTPHookURLs struct {
+	OnConnect, OnClose     []string
+	OnPublish, OnUnpublish []string
+	OnPlay, OnStop         []string
+}
+
+// HTTPHooks are SRS's HTTP callbacks: a backend that works with SRS works
+// unchanged. Each is a POST of
+//
+//	{"action":"on_publish","server_id":"…","service_id":"…","client_id":"…",
+//	 "ip":"…","vhost":"…","app":"…","tcUrl":"…","stream":"…","param":"?…",
+//	 "stream_url":"/app/stream","stream_id":"…"}
+//
+// with action also on_unpublish, on_play and on_stop. on_play has pageUrl too;
+// on_connect has it and nothing after param, where param is the query of tcUrl
+// and stream is empty; on_close has, after app, send_bytes and recv_bytes.
+// stream_id is that of Source.ID.
+//
+// The answer is status 200 or 201 with 0 or {"code":0}. To on_connect,
+// on_publish and on_play all else refuses the client: another code, with an
+// error that wraps ErrRefused, as well as no connection, no answer in time,
+// another status (redirects are not followed), a body that is too long or no
+// such answer. After on_close, on_unpublish and on_stop it is logged.
+//
+// The URLs of an event are called in their order. One that refuses ends that,
+// so that those behind it are not asked about a client that is not let in; an
+// event that only tells is told to all.
+//
+// A client may name another vhost in publish or play than in connect, and
+// on_connect is asked once, for that of connect: it can't protect a vhost.
+//
+// A client waits for its callbacks and holds nobody else up. Each URL takes at
+// most three times Timeout: for its turn, a try, and another after a
+// connection error.
+//
+// No field may change once Hooks has been called, and HTTPHooks must not be
+// copied.
+type HTTPHooks struct {
+	// URLs are for each vhost that Vhosts does not name.
+	URLs   HTTPHookURLs
+	Vhosts map[string]HTTPHookURLs
+
+	// Client makes the requests. The default uses no proxy, keeps no
+	// connection between calls and is of their own. Redirects are followed
+	// only by a Client with its own CheckRedirect.
+	Client *http.Client
+
+	// Timeout of a try, and of waiting for a turn; default 3 s.
+	Timeout time.Duration
+
+	// MaxReply is how many bytes a reply may have, default 1 MiB.
+	MaxReply int
+
+	// MaxQuestions is how many calls of one URL may be under way, default
+	// 512. Further ones wait for their turn.
+	MaxQuestions int
+
+	// ServiceID is sent as service_id.
+	ServiceID string
+
+	// Secret, if not empty, signs the requests as HTTPResolver does.
+	Secret Secret
+
+	// Logger gets a warning for each callback that only tells and has
+	// failed; nil is slog.Default.
+	Logger *slog.Logger
+
+	once  sync.Once
+	err   error
+	hooks map[string]*webhook // by URL
+}
+
+// Validate says what is wrong with a URL or Secret, or nil. Its error shows
+// neither.
+func (h *HTTPHooks) Validate() error {
+	for _, u := range h.all() {
+		if err := checkHookURL(u); err != nil {
+			return err
+		}
+	}
+	_, err := signingKey(h.Secret)
+	return err
+}
+
+// Hooks returns the callbacks for Config.Hooks. Where Validate has an error,
+// they refuse with it.
+func (h *HTTPHooks) Hooks() Hooks {
+	h.once.Do(h.init)
+	return Hooks{
+		OnConnect: func(ctx context.Context, req *ConnectRequest) error {
+			return h.ask(ctx, "on_connect", h.of(req.Vhost).OnConnect, h.connectBody(req))
+		},
+		OnPublish: func(ctx context.Context, req *PublishRequest) error {
+			return h.ask(ctx, "on_publish", h.of(req.Vhost).OnPublish, h.streamBody("on_publish", req, nil))
+		},
+		OnUnpublish: func(ctx context.Context, req *PublishRequest) {
+			h.tell(ctx, "on_unpublish", h.of(req.Vhost).OnUnpublish, h.streamBody("on_unpublish", req, nil))
+		},
+		OnPlay: func(ctx context.Context, req *PlayRequest) error {
+			return h.ask(ctx, "on_play", h.of(req.Vhost).OnPlay, h.streamBody("on_play", (*PublishRequest)(req), &req.PageURL))
+		},
+		OnStop: func(ctx context.Context, req *PlayRequest) {
+			h.tell(ctx, "on_stop", h.of(req.Vhost).OnStop, h.streamBody("on_stop", (*PublishRequest)(req), nil))
+		},
+		OnClose: func(ctx context.Context, req *ConnectRequest) {
+			h.tell(ctx, "on_close", h.of(req.Vhost).OnClose, h.closeBody(req))
+		},
+	}
+}
+
+func (h *HTTPHooks) init() {
+	if h.err = h.Validate(); h.err != nil {
+		return
+	}
+	key, _ := signingKey(h.Secret)
+	client := hookHTTPClient(h.Client)
+	h.hooks = make(map[string]*webhook)
+	for _, u := range h.all() {
+		h.hooks[u] = &webhook{
+			url: u, key: key, client: client,
+			timeout:  positive(h.Timeout, defaultHookTimeout),
+			maxReply: positive(h.MaxReply, defaultMaxReply),
+			turns:    make(chan struct{}, positive(h.MaxQuestions, defaultMaxQuestions)),
+		}
+	}
+}
+
+// all returns the URLs of all events and vhosts.
+func (h *HTTPHooks) all() []string {
+	var urls []string
+	add := func(u HTTPHookURLs) {
+		for _, of := range [][]string{u.OnConnect, u.OnClose, u.OnPublish, u.OnUnpublish, u.OnPlay, u.OnStop} {
+			urls = append(urls, of...)
+		}
+	}
+	add(h.URLs)
+	for _, u := range h.Vhosts {
+		add(u)
+	}
+	return urls
+}
+
+func (h *HTTPHooks) of(vhost string) HTTPHookURLs {
+	if u, ok := h.Vhosts[vhost]; ok {
+		return u
+	}
+	return h.URLs
+}
+
+// ask calls the URLs until one refuses.
+func (h *HTTPHooks) ask(ctx context.Context, action string, urls []string, body any) error {
+	for i := range urls {
+		if err := h.call(ctx, action, urls, i, body); err != nil {
+			return err
+		}
+	}
+	return h.err
+}
+
+// tell calls all URLs.
+func (h *HTTPHooks) tell(ctx context.Context, action string, urls []string, body any) {
+	for i := range urls {
+		if err := h.call(ctx, action, urls, i, body); err != nil {
+			h.logger().Warn("callback failed", "err", err)
+		}
+	}
+}
+
+func (h *HTTPHooks) call(ctx context.Context, action string, urls []string, i int, body any) error {
+	err := h.err
+	if err == nil {
+		err = h.post(ctx, h.hooks[urls[i]], body)
+	}
+	if err != nil && len(urls) > 1 {
+		return fmt.Errorf("%s, URL %d of %d: %w", action, i+1, len(urls), err)
+	} else if err != nil {
+		return fmt.Errorf("%s: %w", action, err)
+	}
+	return nil
+}
+
+func (h *HTTPHooks) post(ctx context.Context, hook *webhook, body any) error {
+	b, err := hookBody(body)
+	if err != nil {
+		return err
+	}
+	reply, err := hook.call(ctx, b)
+	if err != nil {
+		return err
+	}
+	// As SRS: a bare number, or an object.
+	if code, err := strconv.ParseInt(string(bytes.TrimSpace(reply)), 10, 64); err == nil {
+		if code != 0 {
+			return refusedBy(code)
+		}
+		return nil
+	}
+	_, err = parseReply(reply)
+	return err
+}
+
+func (h *HTTPHooks) logger() *slog.Logger {
+	if h.Logger != nil {
+		return h.Logger
+	}
+	return slog.Default()
+}
+
+func (h *HTTPHooks) streamBody(action string, req *PublishRequest, pageURL *string) any {
+	url := "/" + req.App + "/" + req.Stream
+	if req.Vhost != DefaultVhost {
+		url = req.Vhost + url
+	}
+	return struct {
+		hookStream
+		PageURL   *string `json:"pageUrl,omitempty"`
+		StreamURL string  `json:"stream_url"`
+		StreamID  string  `json:"stream_id"`
+	}{newHookStream(action, h.ServiceID, req), pageURL, url, req.id()}
+}
+
+func (h *HTTPHooks) connectBody(req *ConnectRequest) any {
+	_, query, ok := strings.Cut(req.TcURL, "?")
+	if ok {
+		query = "?" + query
+	}
+	return struct {
+		hookStream
+		PageURL string `json:"pageUrl"`
+	}{hookStream{h.client("on_connect", req), req.TcURL, "", query}, req.PageURL}
+}
+
+func (h *HTTPHooks) closeBody(req *ConnectRequest) any {
+	return struct {
+		hookClient
+		Sent     uint64 `json:"send_bytes"`
+		Received uint64 `json:"recv_bytes"`
+	}{h.client("on_close", req), req.Sent, req.Received}
+}
+
+func (h *HTTPHooks) client(action string, req *ConnectRequest) hookClient {
+	return hookClient{action, req.ServerID, h.ServiceID, req.ClientID, addrIP(req.RemoteAddr), req.Vhost, req.App}
+}
