@@ -25,6 +25,12 @@ type Config struct {
 	// serves players.
 	Resolver DestinationResolver
 
+	// RefreshInterval is how often the Resolver is asked again while a
+	// stream is live; see Source.Refresh. Default and negative: only when
+	// the time of its answer (TTLResolver) has passed, or when the host
+	// calls Refresh.
+	RefreshInterval time.Duration
+
 	// Hooks are asked and told what publishers and players do.
 	Hooks Hooks
 

@@ -162,6 +162,13 @@ func (d Destination) MarshalText() ([]byte, error) { return []byte(d.String()), 
 // LogValue gives String.
 func (d Destination) LogValue() slog.Value { return slog.StringValue(d.String()) }
 
+// withDefaults fills in the defaults that are not the Server's.
+func (d Destination) withDefaults() Destination {
+	def(&d.DialTimeout, 5*time.Second)
+	def(&d.SetupTimeout, 10*time.Second)
+	return d
+}
+
 // equal says whether d and o push to the same place in the same way.
 // TLSConfig is compared as a pointer and DialContext by its function, not by
 // what that has captured: two answers of a resolver that makes a closure each

@@ -299,11 +299,7 @@ func (s *Server) publish(ctx context.Context, req *PublishRequest) (*Source, err
 		}
 		src.hooked = true
 	}
-	var dests []Destination
-	err = s.guard("Resolver", func() (err error) {
-		dests, err = src.vhost.Resolver.ResolveDestinations(ctx, req)
-		return err
-	})
+	dests, ttl, err := src.resolve(ctx)
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
@@ -312,7 +308,7 @@ func (s *Server) publish(ctx context.Context, req *PublishRequest) (*Source, err
 		src.abandon()
 		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), err)
 	}
-	if err := src.start(dests); err != nil {
+	if err := src.start(dests, ttl); err != nil {
 		return nil, err
 	}
 	return src, nil

@@ -91,6 +91,8 @@ type Forwarder struct {
 	log  *slog.Logger
 	done chan struct{}
 
+	resolved bool // by the Resolver, not added by the host
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
@@ -114,13 +116,11 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 		return nil, err
 	}
 	f := &Forwarder{
-		src: s, dst: d, ep: ep, id: d.id(),
+		src: s, dst: d.withDefaults(), ep: ep, id: d.id(),
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		since: time.Now(),
 	}
-	def(&f.dst.DialTimeout, 5*time.Second)
-	def(&f.dst.SetupTimeout, 10*time.Second)
 	f.log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", f.id)
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
 	return f, nil
@@ -270,15 +270,16 @@ func jitter(lo, base, hi time.Duration, n int) time.Duration {
 	return max(lo, time.Duration(rand.Int64N(int64(max(d, 1)))))
 }
 
-// takeTurn waits until an earlier publish of the same stream is gone from the
-// same destination, which would refuse a second one.
+// takeTurn waits until an earlier publish of the same stream, or one that is
+// being closed, is gone from the same destination, which would refuse a second
+// one.
 func (f *Forwarder) takeTurn() (release func(), ok bool) {
 	s := f.src.srv
 	key := f.src.name + "\x00" + f.dst.URL + "\x00" + string(f.dst.StreamKey)
 	for {
 		s.mu.Lock()
 		before := s.pushing[key]
-		if before == nil || before.src == f.src {
+		if before == nil || before.src == f.src && !before.isEnded() {
 			s.pushing[key] = f
 			s.mu.Unlock()
 			return func() {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -36,6 +37,12 @@ type Source struct {
 	once  sync.Once // end
 	wg    sync.WaitGroup
 
+	publishing context.Context // ends with the publish
+	unpublish  context.CancelFunc
+	refreshing chan struct{} // full while a refresh is under way
+	ttl        time.Duration // of the last answer; belongs to the refresh
+	failing    atomic.Bool   // the last refresh of the Server's own has failed
+
 	live   bool // guarded by srv.mu
 	hooked bool // OnPublish has accepted
 
@@ -43,6 +50,7 @@ type Source struct {
 	publisher  interface{ kick(error) }
 	forwarders []*Forwarder
 	ending     bool
+	refresh    *time.Timer
 
 	messages, bytes atomic.Uint64
 
@@ -55,11 +63,13 @@ func newSource(s *Server, req *PublishRequest) *Source {
 	vhost := s.cfg.vhost(req.Vhost)
 	src := &Source{
 		srv: s, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
-		log:    gop.New(s.cfg.logLimits(vhost)),
-		ctx:    s.ctx,
-		done:   make(chan struct{}),
-		framer: chunk.Framer{Size: vhost.ChunkSize},
+		log:        gop.New(s.cfg.logLimits(vhost)),
+		ctx:        s.ctx,
+		done:       make(chan struct{}),
+		refreshing: make(chan struct{}, 1),
+		framer:     chunk.Framer{Size: vhost.ChunkSize},
 	}
+	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.group = fanout.NewGroup(src.log, s.pool)
 	return src
 }
@@ -85,12 +95,17 @@ func (s *Source) Forwarders() []*Forwarder {
 }
 
 // Forward pushes the stream to one more destination, from its last keyframe
-// on, until the stream ends or the Forwarder is closed.
-func (s *Source) Forward(d Destination) (*Forwarder, error) {
+// on, until the stream ends or the Forwarder is closed. A refresh leaves it
+// alone.
+func (s *Source) Forward(d Destination) (*Forwarder, error) { return s.forward(d, false) }
+
+// forward adds a destination, which the resolver has given or the host.
+func (s *Source) forward(d Destination, resolved bool) (*Forwarder, error) {
 	f, err := newForwarder(s, d)
 	if err != nil {
 		return nil, err
 	}
+	f.resolved = resolved
 	s.srv.mu.Lock()
 	if l := s.srv.cfg.Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
 		s.srv.mu.Unlock()
@@ -104,7 +119,7 @@ func (s *Source) Forward(d Destination) (*Forwarder, error) {
 	l := s.srv.cfg.Limits.Destinations
 	switch {
 	case s.ending:
-		err = fmt.Errorf("forward %s: the stream has ended", s.req.logName())
+		err = fmt.Errorf("forward %s: %w", s.req.logName(), errEnded)
 	case l >= 0 && len(s.forwarders) >= l:
 		err = fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
 	}
@@ -176,12 +191,10 @@ func (s *Source) setPublisher(p interface{ kick(error) }) {
 }
 
 // start makes an accepted stream live.
-func (s *Source) start(dests []Destination) error {
-	for _, d := range dests {
-		if _, err := s.Forward(d); err != nil {
-			s.srv.log.Warn("destination skipped", "source", s.req.logName(), "destination", d, "err", err)
-		}
-	}
+func (s *Source) start(dests []Destination, ttl time.Duration) error {
+	s.forwardAll(dests)
+	s.ttl = ttl
+	s.refreshAfter(ttl)
 	players, err := s.srv.enliven(s)
 	if err != nil {
 		s.end()
@@ -194,11 +207,135 @@ func (s *Source) start(dests []Destination) error {
 	return nil
 }
 
+var errEnded = errors.New("the stream has ended")
+
+// refreshRetry is how soon the Resolver is asked again at the latest when it
+// has failed and its last answer had a time.
+const refreshRetry = time.Minute
+
+// resolve asks where the stream goes. The same destination twice counts once.
+func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
+	err = s.srv.guard("Resolver", func() (err error) {
+		dests, ttl, err = resolveTTL(ctx, s.vhost.Resolver, s.req)
+		return err
+	})
+	return distinct(slices.Clone(dests)), ttl, err
+}
+
+// Refresh asks the Resolver again where the stream goes. Destinations that it
+// gives as before are not disturbed, new ones begin with the last keyframe,
+// those it does not give any more are told that the stream has ended and
+// disconnected, for which Refresh does not wait. What Forward has added stays.
+// When the Resolver returns an error, so does Refresh, and nothing changes.
+//
+// The Server calls Refresh by itself every Config.RefreshInterval, or when the
+// time of an answer (TTLResolver) has passed, whichever is earlier.
+func (s *Source) Refresh(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.publishing, func() { cancel(errEnded) })()
+	select {
+	case s.refreshing <- struct{}{}:
+		defer func() { <-s.refreshing }()
+	case <-ctx.Done():
+		return fmt.Errorf("refresh %s: %w", s.req.logName(), context.Cause(ctx))
+	}
+	dests, ttl, err := s.resolve(asRefresh(ctx))
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		s.refreshAfter(min(s.ttl, refreshRetry))
+		return fmt.Errorf("refresh %s: %w", s.req.logName(), err)
+	}
+	s.ttl = ttl
+	s.refreshAfter(ttl)
+	fresh, gone := s.compare(dests)
+	for _, f := range gone {
+		s.background(func() { f.Close(s.ctx) })
+	}
+	s.forwardAll(fresh)
+	if len(fresh)+len(gone) > 0 {
+		s.srv.log.Info("refresh", "source", s.req.logName(), "new", len(fresh), "gone", len(gone))
+	}
+	return nil
+}
+
+// compare returns which destinations have no forwarder yet, and which
+// forwarders of the resolver are not wanted any more.
+func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forwarder) {
+	running := make(map[string][]*Forwarder)
+	for _, f := range s.Forwarders() {
+		if !f.isEnded() {
+			running[f.id] = append(running[f.id], f)
+		}
+	}
+	wanted := make(map[*Forwarder]bool)
+	for _, d := range dests {
+		same := running[d.id()]
+		if i := slices.IndexFunc(same, func(f *Forwarder) bool { return f.dst.equal(d.withDefaults()) }); i >= 0 {
+			wanted[same[i]] = true
+		} else {
+			fresh = append(fresh, d)
+		}
+	}
+	for _, same := range running {
+		for _, f := range same {
+			if f.resolved && !wanted[f] {
+				gone = append(gone, f)
+			}
+		}
+	}
+	return fresh, gone
+}
+
+// forwardAll adds destinations that the resolver has given.
+func (s *Source) forwardAll(dests []Destination) {
+	for _, d := range dests {
+		if _, err := s.forward(d, true); err != nil {
+			s.srv.log.Warn("destination skipped", "source", s.req.logName(), "destination", d, "err", err)
+		}
+	}
+}
+
+// refreshAfter sets the time of the next refresh, if there is one.
+func (s *Source) refreshAfter(ttl time.Duration) {
+	d := shorterTTL(max(s.srv.cfg.RefreshInterval, 0), ttl)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d <= 0 || s.ending {
+		return
+	}
+	if s.refresh != nil {
+		s.refresh.Stop()
+	}
+	// Streams that began together do not all ask together.
+	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
+	s.refresh = time.AfterFunc(d, func() {
+		s.background(func() {
+			err := s.Refresh(s.publishing)
+			if failing := s.failing.Swap(err != nil); err != nil && !failing && !errors.Is(err, errEnded) {
+				s.srv.log.Warn("refresh", "err", err) // once for a row of failures
+			}
+		})
+	})
+}
+
+// background runs f unless the stream has ended, whose end waits for it.
+func (s *Source) background(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.wg.Go(f)
+	}
+}
+
 // abandon ends a stream that was not accepted after all.
 func (s *Source) abandon() {
 	s.mu.Lock()
 	s.ending = true
 	s.mu.Unlock()
+	s.unpublish()
 	s.once.Do(func() { s.finish() })
 }
 
@@ -210,7 +347,11 @@ func (s *Source) end() {
 		s.mu.Lock()
 		s.ending = true
 		forwarders := slices.Clone(s.forwarders)
+		if s.refresh != nil {
+			s.refresh.Stop()
+		}
 		s.mu.Unlock()
+		s.unpublish()
 		s.log.End()
 		s.group.End()
 		for _, f := range forwarders {

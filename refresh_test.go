@@ -1,0 +1,319 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fakeResolver is a resolver that answers what the test says, and counts.
+type fakeResolver struct {
+	mu     sync.Mutex
+	dests  []Destination
+	ttl    time.Duration
+	err    error
+	hang   bool
+	asked  int
+	marked int // as a refresh
+}
+
+func (r *fakeResolver) ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error) {
+	ds, _, err := r.ResolveTTL(ctx, req)
+	return ds, err
+}
+
+func (r *fakeResolver) ResolveTTL(ctx context.Context, _ *PublishRequest) ([]Destination, time.Duration, error) {
+	r.mu.Lock()
+	r.asked++
+	if isRefresh(ctx) {
+		r.marked++
+	}
+	ds, ttl, err, hang := slices.Clone(r.dests), r.ttl, r.err, r.hang
+	r.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return nil, 0, ctx.Err()
+	}
+	return ds, ttl, err
+}
+
+func (r *fakeResolver) set(f func(r *fakeResolver)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(r)
+}
+
+func (r *fakeResolver) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
+}
+
+func numbered(from, to int) (ds []Destination) {
+	for i := from; i < to; i++ {
+		ds = append(ds, Destination{URL: fmt.Sprintf("rtmp://dest/live/%02d", i)})
+	}
+	return ds
+}
+
+func urls(fs []*Forwarder) (urls []string) {
+	for _, f := range fs {
+		urls = append(urls, f.Destination().URL)
+	}
+	slices.Sort(urls)
+	return urls
+}
+
+// received notes what each stream of a destination server gets.
+type received struct {
+	mu       sync.Mutex
+	messages map[string][]Message
+	ended    map[string]bool
+	wg       sync.WaitGroup
+}
+
+// watch reads every stream that is published to the server of the returned
+// Config.
+func watch(t *testing.T) (*Server, *received) {
+	r := &received{messages: make(map[string][]Message), ended: make(map[string]bool)}
+	var s *Server
+	s = newServer(t, Config{MergeWindow: -1, Resolver: ResolverFunc(
+		func(_ context.Context, req *PublishRequest) ([]Destination, error) {
+			s.mu.Lock()
+			src := s.sources[req.Name()]
+			s.mu.Unlock()
+			sub := src.Subscribe(context.Background())
+			r.wg.Go(func() {
+				defer sub.Close()
+				for {
+					m, err := sub.Next()
+					r.mu.Lock()
+					if err != nil {
+						r.ended[req.Stream] = true
+						r.mu.Unlock()
+						return
+					}
+					r.messages[req.Stream] = append(r.messages[req.Stream], m)
+					r.mu.Unlock()
+				}
+			})
+			return nil, nil
+		})})
+	t.Cleanup(r.wg.Wait)
+	return s, r
+}
+
+// of returns the numbers of the frames that a stream has got, what came before
+// the first of them, and whether it has ended.
+func (r *received) of(stream string) (frames []int, before []Message, ended bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.messages[stream] {
+		if m.Type == TagVideo && m.Payload[1] == 1 {
+			frames = append(frames, int(m.Payload[5])<<16|int(m.Payload[6])<<8|int(m.Payload[7]))
+		} else if len(frames) == 0 {
+			before = append(before, m)
+		}
+	}
+	return frames, before, r.ended[stream]
+}
+
+// feed publishes frames first to last-1, 40 ms apart, every tenth a keyframe.
+func feed(t *testing.T, p *Publisher, first, last int) {
+	for n := first; n < last; n++ {
+		require.NoError(t, p.WriteTag(TagVideo, uint32(n*40), frame(n%10 == 0, n)))
+		time.Sleep(40 * time.Millisecond)
+	}
+	synctest.Wait()
+}
+
+func begin(t *testing.T, p *Publisher) {
+	require.NoError(t, p.WriteTag(TagData, 0, metadata))
+	require.NoError(t, p.WriteTag(TagVideo, 0, videoHeader))
+}
+
+func sequence(from, to int) (s []int) {
+	for i := from; i < to; i++ {
+		s = append(s, i)
+	}
+	return s
+}
+
+// Of 20 destinations 10 are replaced: the others get every frame, the new ones
+// begin with headers and a keyframe, the old ones are told of the end.
+func TestRefreshTouchesOnlyWhatDiffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dest, got := watch(t)
+		r := &fakeResolver{dests: numbered(0, 20)}
+		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), MergeWindow: -1})
+		p := publish(t, s, "live", "s")
+		byHand, err := p.Source().Forward(Destination{URL: "rtmp://dest/live/by-hand"})
+		require.NoError(t, err)
+		synctest.Wait()
+		begin(t, p)
+		feed(t, p, 0, 15)
+		kept := p.Source().Forwarders()[10:]
+
+		r.set(func(r *fakeResolver) { r.dests = numbered(10, 30) })
+		require.NoError(t, p.Source().Refresh(t.Context()))
+		synctest.Wait()
+		require.Equal(t, 1, r.marked)
+		feed(t, p, 15, 40)
+		now := p.Source().Forwarders()
+		require.Len(t, now, 21)
+		require.Subset(t, now, kept, "the very same forwarders")
+		require.Contains(t, now, byHand)
+		for i := range 30 {
+			frames, before, ended := got.of(fmt.Sprintf("%02d", i))
+			switch {
+			case i < 10:
+				require.Equal(t, sequence(0, 15), frames, i)
+				require.True(t, ended)
+				require.Nil(t, dest.Source(fmt.Sprintf("live/%02d", i)))
+			case i < 20:
+				require.Equal(t, sequence(0, 40), frames, i)
+				require.False(t, ended)
+			default:
+				require.Equal(t, sequence(10, 40), frames, i)
+				require.Len(t, before, 2)
+				require.Equal(t, videoHeader, before[1].Payload)
+			}
+		}
+		for _, f := range kept {
+			require.Equal(t, uint64(1), f.Stats().Connects)
+		}
+
+		r.set(func(r *fakeResolver) { r.dests = nil })
+		require.NoError(t, p.Source().Refresh(t.Context()))
+		synctest.Wait()
+		require.Equal(t, []*Forwarder{byHand}, p.Source().Forwarders())
+	})
+}
+
+func TestRefreshOfOptionsReplaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dest, _ := watch(t)
+		one := numbered(0, 1)
+		r := &fakeResolver{dests: append(one, one...)}
+		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), MergeWindow: -1})
+		p := publish(t, s, "live", "s")
+		synctest.Wait()
+		old := p.Source().Forwarders()
+		require.Len(t, old, 1, "the same destination counts once")
+
+		r.set(func(r *fakeResolver) { r.dests[0].NoMetadata = true; r.dests = r.dests[:1] })
+		require.NoError(t, p.Source().Refresh(t.Context()))
+		synctest.Wait()
+		now := p.Source().Forwarders()
+		require.Len(t, now, 1)
+		require.NotSame(t, old[0], now[0])
+		st := now[0].Stats()
+		require.Equal(t, StatePublishing, st.State)
+		require.Equal(t, uint64(1), st.Connects, "not refused for the old one's sake")
+
+		// What the host has added itself is not added again.
+		byHand, err := p.Source().Forward(Destination{URL: "rtmp://dest/live/01"})
+		require.NoError(t, err)
+		r.set(func(r *fakeResolver) { r.dests = append(r.dests, numbered(1, 2)...) })
+		require.NoError(t, p.Source().Refresh(t.Context()))
+		require.Equal(t, append(now, byHand), p.Source().Forwarders())
+	})
+}
+
+func TestRefreshThatFailsChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dest, _ := watch(t)
+		r := &fakeResolver{dests: numbered(0, 3)}
+		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest)})
+		p := publish(t, s, "live", canary)
+		synctest.Wait()
+		before := p.Source().Forwarders()
+
+		broken := errors.New("no answer")
+		r.set(func(r *fakeResolver) { r.dests, r.err = nil, broken })
+		err := p.Source().Refresh(t.Context())
+		require.ErrorIs(t, err, broken)
+		require.NotContains(t, err.Error(), canary)
+		require.Equal(t, before, p.Source().Forwarders())
+
+		// One at a time, and none outlives what it is for.
+		r.set(func(r *fakeResolver) { r.hang = true })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, p.Source().Refresh(ctx), context.DeadlineExceeded)
+		errs := make(chan error, 2)
+		asked := r.count()
+		for range 2 {
+			go func() { errs <- p.Source().Refresh(context.Background()) }()
+		}
+		synctest.Wait()
+		require.Equal(t, asked+1, r.count())
+		p.Close()
+		for range 2 {
+			require.ErrorIs(t, <-errs, errEnded)
+		}
+		<-p.Source().Done()
+		require.ErrorIs(t, p.Source().Refresh(t.Context()), errEnded)
+	})
+}
+
+func TestRefreshByItself(t *testing.T) {
+	const second, minute, hour = time.Second, time.Minute, time.Hour
+	for _, tt := range []struct {
+		name          string
+		interval, ttl time.Duration
+		after         time.Duration
+		min, max      int // questions in that time, without the first
+	}{
+		{"never", 0, 0, 1000 * hour, 0, 0},
+		{"never, said so", -1, 0, 1000 * hour, 0, 0},
+		{"interval", 10 * second, 0, 110 * second, 9, 11},
+		{"ttl", 0, 10 * second, 110 * second, 9, 11},
+		{"ttl is shorter", minute, 10 * second, 110 * second, 9, 11},
+		{"interval is shorter", 10 * second, minute, 110 * second, 9, 11},
+		{"a ttl too short", 0, 1, 110 * second, 99, 110},
+		{"only a ttl", -1, 10 * second, 110 * second, 9, 11},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &fakeResolver{ttl: tt.ttl}
+				s := newServer(t, Config{Resolver: r, RefreshInterval: tt.interval})
+				p := publish(t, s, "live", "s")
+				time.Sleep(tt.after + time.Nanosecond)
+				synctest.Wait()
+				asked := r.count() - 1
+				require.GreaterOrEqual(t, asked, tt.min)
+				require.LessOrEqual(t, asked, tt.max)
+				p.Close()
+				<-p.Source().Done()
+				time.Sleep(hour)
+				require.Equal(t, asked+1, r.count(), "asked about a stream that has ended")
+			})
+		})
+	}
+}
+
+func TestRefreshTriesAgainAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dest, _ := watch(t)
+		r := &fakeResolver{ttl: time.Hour}
+		var warned atomic.Int64
+		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), Logger: countingWarnings(&warned)})
+		p := publish(t, s, "live", "s")
+		r.set(func(r *fakeResolver) { r.err = errors.New("no answer") })
+		time.Sleep(70 * time.Minute)
+		require.GreaterOrEqual(t, r.count(), 4)
+		require.Equal(t, int64(1), warned.Load())
+		r.set(func(r *fakeResolver) { r.err, r.dests = nil, numbered(0, 1) })
+		time.Sleep(70 * time.Second)
+		require.Equal(t, []string{"rtmp://dest/live/00"}, urls(p.Source().Forwarders()))
+	})
+}
