@@ -242,7 +242,7 @@ func (s *Sender) run(w *walk) {
 			if iov == nil {
 				break
 			}
-			n, err := s.try.write(iov, w)
+			n, err := s.try.write(iov, batch, w)
 			if err != nil {
 				s.fail(fmt.Errorf("write: %w", err))
 				break
@@ -288,7 +288,7 @@ func (s *Sender) catchUp() {
 			// One deadline for a batch, so that a byte now and then is no
 			// progress.
 			s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
-			n, err := s.wait(iov, w)
+			n, err := s.wait(iov, batch, w)
 			if err != nil {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					err = ErrStalled

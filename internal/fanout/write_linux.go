@@ -4,6 +4,8 @@ import (
 	"net"
 	"syscall"
 	"unsafe"
+
+	"github.com/rtmp-forward/forward/internal/gop"
 )
 
 // maxIOV is the most slices one system call takes.
@@ -12,13 +14,14 @@ const maxIOV = 1024
 // ioScratch is the system's form of a batch, made once for all senders that
 // send the same.
 type ioScratch struct {
-	iov  []syscall.Iovec
-	from [][]byte
+	iov     []syscall.Iovec
+	batch   *gop.Batch // that iov is of, if it is of one
+	filling uint64
 }
 
 func (s *ioScratch) reset() {
 	clear(s.iov)
-	s.iov, s.from = s.iov[:0], nil
+	s.iov, s.batch = s.iov[:0], nil
 }
 
 // rawConn returns the connection below c that writes can be tried on, nil
@@ -72,12 +75,12 @@ func (a *attempt) writev(fd uintptr) {
 }
 
 // write gives iov to the socket and returns how much it took.
-func (a *attempt) write(iov [][]byte, w *walk) (int, error) {
-	return a.do(iov, w, a.once)
+func (a *attempt) write(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
+	return a.do(iov, batch, w, a.once)
 }
 
-func (a *attempt) do(iov [][]byte, w *walk, f func(uintptr) bool) (int, error) {
-	a.iov = w.scratch.convert(iov)
+func (a *attempt) do(iov [][]byte, batch *gop.Batch, w *walk, f func(uintptr) bool) (int, error) {
+	a.iov = w.scratch.convert(iov, batch)
 	err := a.raw.Write(f)
 	a.iov = nil
 	switch {
@@ -92,27 +95,28 @@ func (a *attempt) do(iov [][]byte, w *walk, f func(uintptr) bool) (int, error) {
 }
 
 // wait writes some of iov, when the socket takes something.
-func (s *Sender) wait(iov [][]byte, w *walk) (int, error) {
+func (s *Sender) wait(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
 	if s.raw == nil {
 		return s.writeAll(iov, w)
 	}
-	return s.try.do(iov, w, s.try.waiting)
+	return s.try.do(iov, batch, w, s.try.waiting)
 }
 
-func (s *ioScratch) convert(iov [][]byte) []syscall.Iovec {
-	if len(iov) > maxIOV {
-		iov = iov[:maxIOV]
-	}
-	if len(s.from) > 0 && len(iov) == len(s.from) && &iov[0] == &s.from[0] && len(iov[0]) == int(s.iov[0].Len) &&
-		unsafe.SliceData(iov[0]) == s.iov[0].Base {
+// convert returns the system's form of iov, which is batch's where batch is
+// not nil.
+func (s *ioScratch) convert(iov [][]byte, batch *gop.Batch) []syscall.Iovec {
+	if batch != nil && s.batch == batch && s.filling == batch.Filling() {
 		return s.iov
 	}
+	s.batch = batch
+	if batch != nil {
+		s.filling = batch.Filling()
+	}
 	s.iov = s.iov[:0]
-	for _, p := range iov {
+	for _, p := range iov[:min(len(iov), maxIOV)] {
 		v := syscall.Iovec{Base: unsafe.SliceData(p)}
 		v.SetLen(len(p))
 		s.iov = append(s.iov, v)
 	}
-	s.from = iov
 	return s.iov
 }

@@ -5,6 +5,8 @@ package fanout
 import (
 	"net"
 	"syscall"
+
+	"github.com/rtmp-forward/forward/internal/gop"
 )
 
 type ioScratch struct{}
@@ -19,8 +21,8 @@ type attempt struct{}
 
 func (a *attempt) init(*Sender) {}
 
-func (a *attempt) write([][]byte, *walk) (int, error) {
+func (a *attempt) write([][]byte, *gop.Batch, *walk) (int, error) {
 	panic("write on a connection that can't be tried")
 }
 
-func (s *Sender) wait(iov [][]byte, w *walk) (int, error) { return s.writeAll(iov, w) }
+func (s *Sender) wait(iov [][]byte, _ *gop.Batch, w *walk) (int, error) { return s.writeAll(iov, w) }

@@ -139,6 +139,7 @@ type Batch struct {
 	push     bool
 
 	scratch []byte
+	filling uint64
 }
 
 // mark is the end of a message in a batch.
@@ -245,7 +246,11 @@ func (b *Batch) Reset() {
 	clear(b.marks)
 	b.iov, b.marks, b.bytes, b.log = b.iov[:0], b.marks[:0], 0, nil
 	b.scratch = b.scratch[:0]
+	b.filling++
 }
+
+// Filling numbers what the batch holds: while it stays the same, so does IOV.
+func (b *Batch) Filling() uint64 { return b.filling }
 
 // IOV is what is to be sent. It stays valid until the next Fill for another
 // place.
