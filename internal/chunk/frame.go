@@ -126,14 +126,15 @@ type Framer struct {
 	slab  uint64 // number of the current slab
 	off   int    // where free begins in it
 	next  int    // size of the next slab
-	count int    // messages in the current slab
+	began uint32 // time of the current slab's first message
 }
 
-// A slab holds about the messages of a second of most streams and stays
-// small for small ones: the log keeps a slab while it keeps one message of it.
+// A slab is sized for slabTime to 4 x slabTime of the stream: the log keeps it
+// while it keeps one message of it.
 const (
-	minSlab = 8 << 10
-	maxSlab = 256 << 10
+	minSlab  = 4 << 10
+	maxSlab  = 256 << 10
+	slabTime = 100 // milliseconds
 )
 
 // begin reserves the place of a message.
@@ -145,31 +146,29 @@ func (f *Framer) begin(h Header) *Frame {
 	if n > maxSlab/4 {
 		fr.b = make([]byte, n)
 	} else {
-		f.reserve(n)
+		f.reserve(n, h.Time)
 		fr.b, fr.slab, fr.off = f.free[:n], f.slab, f.off
 		f.free, f.off = f.free[n:], f.off+n
-		f.count++
 	}
 	appendHeader(fr.b[:0], h)
 	return fr
 }
 
-func (f *Framer) reserve(n int) {
+func (f *Framer) reserve(n int, now uint32) {
 	if n <= len(f.free) {
 		return
 	}
-	// A slab that few messages filled was too small.
-	if f.next == 0 {
+	switch lasted := int32(now - f.began); {
+	case f.next == 0:
 		f.next = minSlab
-	} else if f.count < 64 {
+	case lasted < slabTime:
 		f.next = min(2*f.next, maxSlab)
-	}
-	for f.next < 2*n && f.next < maxSlab {
-		f.next *= 2
+	case lasted > 4*slabTime:
+		f.next = max(f.next/2, minSlab)
 	}
 	f.free = make([]byte, max(f.next, n))
 	f.slab++
-	f.off, f.count = 0, 0
+	f.off, f.began = 0, now
 }
 
 // Frame lays out a copy of payload behind the messages before it.

@@ -83,7 +83,7 @@ type Sender struct {
 	out    []byte   // control messages being sent
 	try    attempt
 
-	current atomic.Pointer[attachment] // active, for Stats
+	current atomic.Pointer[attachment] // active, or what is to become it
 }
 
 // attachment is a log that a Sender sends.
@@ -128,14 +128,16 @@ func (s *Sender) Send(b []byte) error {
 	return nil
 }
 
-// Attach begins to send a log, from where a new receiver begins. What was
+// Attach begins to send a log, from where a new receiver begins now. What was
 // queued before goes first. When the log has ended and all of it is sent, end
 // is called, without locks held: it must not block, and returns what is sent
 // then and whether to shut down.
 func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	a := &attachment{log: l, opt: o, end: end}
+	l.Start(&a.cursor, o)
 	s.mu.Lock()
 	s.attach = a
+	s.current.Store(a)
 	s.mu.Unlock()
 	s.Kick()
 }
@@ -144,6 +146,7 @@ func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, s
 func (s *Sender) Detach() {
 	s.mu.Lock()
 	s.detach, s.attach = true, nil
+	s.current.Store(nil)
 	s.mu.Unlock()
 	s.Kick()
 }
@@ -298,6 +301,7 @@ func (s *Sender) catchUp() {
 			}
 			s.sent(batch, iov, n)
 		}
+		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
 		s.state.Store(idle)
 		if !s.pending() || !s.state.CompareAndSwap(idle, parked) {
 			return
@@ -344,7 +348,8 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 		if !a.cursor.Done() {
 			return nil, nil
 		}
-		s.setActive(nil)
+		s.active = nil
+		s.current.CompareAndSwap(a, nil)
 		control, shutdown := a.end()
 		s.mu.Lock()
 		s.control = append(s.control, control...)
@@ -358,17 +363,14 @@ func (s *Sender) take() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.detach {
-		s.detach = false
-		s.setActive(nil)
+		s.detach, s.active = false, nil
 	}
 	if len(s.control) > 0 {
 		s.out, s.control = s.control, nil
 		return
 	}
 	if a := s.attach; a != nil {
-		s.attach = nil
-		a.log.Start(&a.cursor, a.opt)
-		s.setActive(a)
+		s.attach, s.active = nil, a
 	}
 	if s.shutdown && s.active == nil {
 		s.shutdown = false
@@ -378,11 +380,6 @@ func (s *Sender) take() {
 			s.conn.Close()
 		}
 	}
-}
-
-func (s *Sender) setActive(a *attachment) {
-	s.active = a
-	s.current.Store(a)
 }
 
 // sent notes that n bytes of iov were taken. It reports whether the socket is

@@ -80,13 +80,10 @@ func (r *Reader) wait(p []byte) (int, error) {
 		}
 		r.conn.SetReadDeadline(end)
 		n, err := r.try.do(r.raw, p, true)
+		r.conn.SetReadDeadline(r.limit)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
-		if !r.limit.IsZero() && !time.Now().Before(r.limit) {
-			return 0, err
-		}
-		r.conn.SetReadDeadline(r.limit)
 		if n, err = r.try.do(r.raw, p, false); err != syscall.EAGAIN {
 			return n, err
 		}
