@@ -624,6 +624,8 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	c.rt.Resize(publishBuffer)
 	c.in.SetWindow(src.vhost.MergeWindow)
 	c.in.SetDeadline(deadline(src.vhost.FirstMediaTimeout))
+	// The first media moves the deadline, whatever the clock began with.
+	c.limit = fanout.Clock() - 2*int64(time.Second)
 	return nil
 }
 
