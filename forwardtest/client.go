@@ -1,0 +1,289 @@
+package forwardtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// Client says how to publish and play. The zero Client does so over TCP; zero
+// fields mean the default named with them.
+type Client struct {
+	// URL is rtmp://host[:port]/app/name, with a query if need be: the name
+	// is what follows the last "/" before a "?". Default
+	// "rtmp://localhost:1935/live/stream".
+	URL string
+	// Dial connects; see Network.Dial, Direct and FaultDial. Default a
+	// net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// FlashVer is flashVer in connect, by default FMLE's.
+	FlashVer string
+	// ChunkSize of what is sent, in bytes. Default 4096.
+	ChunkSize int
+	// Bare leaves out releaseStream and FCPublish.
+	Bare bool
+	// DigestHandshake makes the handshake with digests.
+	DigestHandshake bool
+	// StopBefore makes a client that goes so far and no further: connect,
+	// createStream, publish or play. Publish and Play return then as if
+	// they had been accepted.
+	StopBefore string
+}
+
+// StatusError is a refusal: what the server answered.
+type StatusError struct {
+	Step        string // connect, createStream, publish, play; stream when it came later
+	Code        string // such as NetStream.Publish.BadName
+	Description string
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("forwardtest: %s refused: %s: %s", e.Step, e.Code, e.Description)
+}
+
+// RefusalCode is the code of the StatusError in err, empty where there is
+// none.
+func RefusalCode(err error) string {
+	var st *StatusError
+	if errors.As(err, &st) {
+		return st.Code
+	}
+	return ""
+}
+
+// Publisher publishes a stream. It is for one goroutine, but what waits for
+// the server, Reset and Close may be called by any. Err is a *StatusError when
+// the server has ended the stream with a status.
+type Publisher struct {
+	*peer
+	client *rtmp.Client
+	paced  bool
+	epoch  time.Time // when the first paced message was due
+	first  uint32    // and its timestamp
+}
+
+// Publish connects and publishes. It returns when the server has accepted, or
+// refused with a *StatusError, or when ctx ends.
+func (c Client) Publish(ctx context.Context) (*Publisher, error) {
+	p, client, err := c.open(ctx, new(Recorder), (*rtmp.Client).Publish)
+	if err != nil {
+		return nil, err
+	}
+	return &Publisher{peer: p, client: client}, nil
+}
+
+// Send sends messages, as fast as the server takes them where speed is 0; else
+// each when its timestamp comes, speed times as fast as they say. Times count
+// from the first message sent with a speed. When ctx ends inside a message
+// nothing more can be sent.
+func (p *Publisher) Send(ctx context.Context, messages iter.Seq[Message], speed float64) error {
+	stop := context.AfterFunc(ctx, func() { p.nc.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for m := range messages {
+		if err := p.pace(ctx, m.Timestamp, speed); err != nil {
+			return err
+		}
+		if err := p.WriteMessage(m); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// pace waits until a message is due.
+func (p *Publisher) pace(ctx context.Context, ms uint32, speed float64) error {
+	if speed <= 0 {
+		return ctx.Err()
+	}
+	if !p.paced {
+		p.paced, p.epoch, p.first = true, time.Now(), ms
+	}
+	due := p.epoch.Add(time.Duration(float64(int32(ms-p.first)) / speed * float64(time.Millisecond)))
+	t := time.NewTimer(time.Until(due))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err()
+	case <-p.done:
+		return p.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// WriteMessage sends one message.
+func (p *Publisher) WriteMessage(m Message) error { return p.send(p.frame(m)) }
+
+// WritePart sends the first n bytes of a message as it is on the wire, headers
+// of its chunks included; n below its length. What is sent then is taken for
+// the rest.
+func (p *Publisher) WritePart(m Message, n int) error { return p.send(p.frame(m)[:n]) }
+
+func (p *Publisher) frame(m Message) []byte {
+	h := chunk.Header{Type: m.Type, Time: m.Timestamp, StreamID: p.client.StreamID()}
+	return chunk.Append(nil, h, m.Payload, p.chunkSize())
+}
+
+// Unpublish says that the stream has ended: FCUnpublish and deleteStream.
+func (p *Publisher) Unpublish() error { return p.send(p.client.AppendUnpublish(nil)) }
+
+// Vanish makes the publisher fall silent, without closing: nothing is sent any
+// more, as with a cable that was pulled.
+func (p *Publisher) Vanish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.muted = true
+}
+
+// Close closes the connection, without Unpublish.
+func (p *Publisher) Close() error { return p.close() }
+
+// Player plays a stream into its Recorder. Its methods are safe for concurrent
+// use. Err is a *StatusError when the server has ended the stream with one.
+type Player struct {
+	*peer
+}
+
+// Play connects and plays into rec, a new Recorder where that is nil. It
+// returns when the server has accepted, or refused with a *StatusError, or
+// when ctx ends.
+func (c Client) Play(ctx context.Context, rec *Recorder) (*Player, error) {
+	if rec == nil {
+		rec = new(Recorder)
+	}
+	p, _, err := c.open(ctx, rec, (*rtmp.Client).Play)
+	if err != nil {
+		return nil, err
+	}
+	return &Player{p}, nil
+}
+
+// Close closes the connection.
+func (p *Player) Close() error { return p.close() }
+
+// errStopped is the end of a client that is to go no further.
+var errStopped = errors.New("stopped")
+
+// open connects and goes through the commands of begin, then reads in a
+// goroutine of its own, which ends with close.
+func (c Client) open(ctx context.Context, rec *Recorder, begin func(*rtmp.Client) error) (*peer, *rtmp.Client, error) {
+	host, app, name, err := c.target()
+	if err != nil {
+		return nil, nil, err
+	}
+	dial := c.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	nc, err := dial(ctx, "tcp", host)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+
+	if err := rtmp.ClientHandshake(nc, c.DigestHandshake); err != nil {
+		nc.Close()
+		return nil, nil, contextErr(ctx, err)
+	}
+	p := newPeer(nc, rec)
+	size := c.ChunkSize
+	if size == 0 {
+		size = 4096
+	}
+	p.setChunkSize(size)
+	stopped := false
+	send := func(b []byte) error {
+		if stopped {
+			return errStopped
+		}
+		return p.send(b)
+	}
+	conn := rtmp.NewConn(nc, func(b []byte) error { return send(b) }, 4<<10, size, anyLimits)
+	client := rtmp.NewClient(conn, rtmp.Options{
+		App: app, TcURL: "rtmp://" + host + "/" + app, Key: name, FlashVer: c.FlashVer,
+		NoReleaseStream: c.Bare, NoFCPublish: c.Bare,
+		Step: func(step string) { stopped = step == c.StopBefore },
+	})
+	if err := begin(client); err != nil && !errors.Is(err, errStopped) {
+		nc.Close()
+		return nil, nil, contextErr(ctx, statusError(err))
+	}
+	// What comes by itself is still answered.
+	send = p.answer
+	go func() {
+		p.ended(statusError(client.Watch(func(m chunk.Message) error {
+			p.received(m)
+			return nil
+		})))
+	}()
+	return p, client, nil
+}
+
+// answer sends what the protocol asks for, nothing where the peer is muted.
+func (p *peer) answer(b []byte) error {
+	if p.isMuted() {
+		return nil
+	}
+	return p.send(b)
+}
+
+func (p *peer) close() error {
+	err := p.nc.Close()
+	<-p.done
+	return err
+}
+
+// target splits the URL.
+func (c Client) target() (host, app, name string, err error) {
+	u := c.URL
+	if u == "" {
+		u = "rtmp://localhost:1935/live/stream"
+	}
+	rest, ok := strings.CutPrefix(u, "rtmp://")
+	host, path, _ := strings.Cut(rest, "/")
+	path, query, hasQuery := strings.Cut(path, "?")
+	at := strings.LastIndexByte(path, '/')
+	if !ok || host == "" || at < 0 {
+		return "", "", "", fmt.Errorf("forwardtest: Client.URL is not rtmp://host/app/name")
+	}
+	app, name = path[:at], path[at+1:]
+	if hasQuery {
+		name += "?" + query
+	}
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		host = net.JoinHostPort(strings.Trim(host, "[]"), "1935")
+	}
+	return host, app, name, nil
+}
+
+// statusError turns the internal refusal into the public one.
+func statusError(err error) error {
+	var st *rtmp.StatusError
+	if errors.As(err, &st) {
+		return &StatusError{Step: st.Command, Code: st.Code, Description: st.Description}
+	}
+	if err == nil {
+		return io.EOF
+	}
+	return err
+}
+
+// contextErr is ctx's error where it has ended, since that is why err came.
+func contextErr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}

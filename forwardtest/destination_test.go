@@ -1,0 +1,278 @@
+package forwardtest_test
+
+import (
+	"errors"
+	"io"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+func TestDestinationRecordsAPush(t *testing.T) {
+	bubble(t, pushing, func(w *world) {
+		d := w.destination()
+		p := w.publish()
+		s := w.published(d, 1)
+		require.NoError(w, p.Send(w.ctx, media.Messages(3*time.Second), 1))
+		require.NoError(w, p.Unpublish())
+		_, err := s.WaitCommand(w.ctx, "deleteStream")
+		require.NoError(w, err)
+		<-s.Done()
+
+		require.Equal(w, io.EOF, s.Err())
+		require.Equal(w, []string{"connect", "releaseStream", "FCPublish", "createStream", "publish", "FCUnpublish", "deleteStream"}, names(s))
+		require.Equal(w, collect(media, 3*time.Second), s.Recorder().Messages())
+		s.Recorder().Check(w)
+		r := s.Recorder().Report()
+		require.Equal(w, 3, r.Keyframes)
+		require.Equal(w, uint64(r.Frames), r.Last)
+		connect := s.Commands()[0]
+		require.Equal(w, "live", connect.Args[0].(map[string]any)["app"])
+	})
+}
+
+// Each row is a step that ends an attempt. The cause must name the step.
+func TestStepsThatEndAnAttempt(t *testing.T) {
+	step := func(name string, s forwardtest.Step) forwardtest.Script {
+		return forwardtest.Script{Steps: map[string]forwardtest.Step{name: s}}
+	}
+	tests := []struct {
+		name   string
+		script forwardtest.Script
+		op     string
+		code   string
+		after  time.Duration
+	}{
+		{"connect refused", step("connect", forwardtest.Step{Refuse: "NetConnection.Connect.Rejected"}), "connect", "NetConnection.Connect.Rejected", 0},
+		{"createStream refused", step("createStream", forwardtest.Step{Refuse: "NetConnection.Call.Failed"}), "createStream", "NetConnection.Call.Failed", 0},
+		{"publish refused", step("publish", forwardtest.Step{Refuse: "NetStream.Publish.BadName"}), "publish", "NetStream.Publish.BadName", 0},
+		{"handshake silent", step("handshake", forwardtest.Step{Silent: true}), "handshake", "", 10 * time.Second},
+		{"connect silent", step("connect", forwardtest.Step{Silent: true}), "connect", "", 10 * time.Second},
+		{"createStream silent", step("createStream", forwardtest.Step{Silent: true}), "createStream", "", 10 * time.Second},
+		{"publish silent", step("publish", forwardtest.Step{Silent: true}), "publish", "", 10 * time.Second},
+		{"publish late", step("publish", forwardtest.Step{Delay: 11 * time.Second}), "publish", "", 10 * time.Second},
+		{"handshake closed", step("handshake", forwardtest.Step{Do: func(s *forwardtest.Session) { s.Close() }}), "handshake", "", 0},
+		{"connect closed", step("connect", forwardtest.Step{Do: func(s *forwardtest.Session) { s.Close() }}), "connect", "", 0},
+		{"publish reset", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Reset}), "publish", "", 0},
+		{"publish stalled", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Stall}), "publish", "", 10 * time.Second},
+		{"answers cut off", forwardtest.Script{Faults: forwardtest.Faults{Write: forwardtest.Fault{Cut: 3200}}}, "connect", "", 0},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			type attempt struct {
+				err   error
+				after time.Duration
+			}
+			var failed chan attempt // made in the bubble
+			var began time.Time
+			cfg := pushing
+			cfg.Hooks.OnForward = func(f *forward.Forwarder, state forward.State, err error) {
+				switch state {
+				case forward.StateHandshaking:
+					began = time.Now()
+				case forward.StateWaiting:
+					select {
+					case failed <- attempt{err, time.Since(began)}:
+					default:
+					}
+				}
+			}
+			bubble(t, cfg, func(w *world) {
+				failed = make(chan attempt, 1)
+				d := w.destination(test.script, forwardtest.Script{})
+				p := w.publish()
+				go p.Send(w.ctx, media.Messages(-1), 1)
+				a := <-failed
+				var de *forward.DestinationError
+				require.ErrorAs(w, a.err, &de)
+				require.Equal(w, test.op, de.Op)
+				require.Equal(w, test.code, de.Code)
+				require.Equal(w, test.after, a.after)
+				require.Equal(w, test.code == "", de.Temporary())
+
+				// The next attempt succeeds.
+				s := w.published(d, 2)
+				require.NoError(w, s.Recorder().WaitFrames(w.ctx, 100))
+				s.Recorder().Check(w)
+				p.Close()
+			})
+		})
+	}
+}
+
+// Each row is a server that differs and is pushed to nevertheless.
+func TestStepsThatDiffer(t *testing.T) {
+	tests := []struct {
+		name   string
+		script forwardtest.Script
+	}{
+		{"message stream 7", forwardtest.Script{StreamID: 7}},
+		{"no answer to releaseStream and FCPublish", forwardtest.Script{Steps: map[string]forwardtest.Step{
+			"releaseStream": {Silent: true}, "FCPublish": {Silent: true},
+		}}},
+		{"errors for releaseStream and FCPublish", forwardtest.Script{Steps: map[string]forwardtest.Step{
+			"releaseStream": {Refuse: "NetConnection.Call.Failed"}, "FCPublish": {Refuse: "NetConnection.Call.Failed"},
+		}}},
+		{"answers out of order", forwardtest.Script{Steps: map[string]forwardtest.Step{
+			"releaseStream": {After: "createStream"}, "FCPublish": {After: "createStream"},
+		}}},
+		{"answers after publish", forwardtest.Script{Steps: map[string]forwardtest.Step{
+			"releaseStream": {After: "publish"}, "FCPublish": {After: "publish", Refuse: "NetConnection.Call.Failed"},
+		}}},
+		{"transaction id 0", forwardtest.Script{Steps: map[string]forwardtest.Step{
+			"connect": {ZeroTransaction: true}, "createStream": {ZeroTransaction: true}, "publish": {ZeroTransaction: true},
+		}}},
+		{"slow answers", forwardtest.Script{Steps: map[string]forwardtest.Step{
+			"handshake": {Delay: time.Second}, "connect": {Delay: time.Second}, "createStream": {Delay: time.Second}, "publish": {Delay: time.Second},
+		}}},
+		{"chunks of 1 byte", forwardtest.Script{ChunkSize: 1}},
+		{"chunks of 64 KiB", forwardtest.Script{ChunkSize: 65536}},
+		{"a byte at a time", forwardtest.Script{Faults: forwardtest.Faults{
+			Read: forwardtest.Fault{Max: 1}, Write: forwardtest.Fault{Max: 1},
+		}}},
+		{"slow line", forwardtest.Script{Faults: forwardtest.Faults{
+			Read: forwardtest.Fault{Rate: 200_000, Delay: time.Millisecond}, Write: forwardtest.Fault{Rate: 10_000, Delay: time.Millisecond},
+		}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, pushing, func(w *world) {
+				d := w.destination(test.script)
+				p := w.publish()
+				go p.Send(w.ctx, media.Messages(-1), 1)
+				s := w.published(d, 1)
+				require.NoError(w, s.Recorder().WaitFrames(w.ctx, 300))
+				s.Recorder().Check(w)
+				require.Len(w, d.Sessions(), 1)
+				p.Close()
+			})
+		})
+	}
+}
+
+func TestAtAMessage(t *testing.T) {
+	tests := []struct {
+		name string
+		do   func(*forwardtest.Session)
+		op   string
+		code string
+		is   error
+	}{
+		{"close", func(s *forwardtest.Session) { s.Close() }, "read", "", io.EOF},
+		{"reset", (*forwardtest.Session).Reset, "read", "", syscall.ECONNRESET},
+		{"stall", (*forwardtest.Session).Stall, "write", "", nil},
+		{"status", func(s *forwardtest.Session) { s.Status("NetStream.Publish.BadName", "Replaced.") }, "read", "NetStream.Publish.BadName", nil},
+		{"raw bytes", func(s *forwardtest.Session) { s.Write([]byte{0xff, 0xff, 0xff, 0xff}) }, "read", "", nil},
+		{"close command", func(s *forwardtest.Session) { s.Send(0, "close", 0, nil) }, "read", "close", nil},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, pushing, func(w *world) {
+				d := w.destination(
+					forwardtest.Script{At: map[int]func(*forwardtest.Session){100: test.do}},
+					forwardtest.Script{})
+				p := w.publish()
+				go p.Send(w.ctx, media.Messages(-1), 1)
+				s := w.published(d, 1)
+				second := w.published(d, 2)
+				var de *forward.DestinationError
+				require.ErrorAs(w, w.forwarder().Stats().LastErr, &de)
+				require.Equal(w, test.code, de.Code)
+				if test.is != nil {
+					require.True(w, errors.Is(de, test.is), "%v", de)
+				}
+				if test.name == "stall" {
+					require.Equal(w, "write", de.Op)
+				}
+				require.NoError(w, second.Recorder().WaitFrames(w.ctx, 100))
+				second.Recorder().Check(w)
+				s.Recorder().Check(w)
+				require.GreaterOrEqual(w, s.Recorder().Report().Messages, 100)
+				p.Close()
+			})
+		})
+	}
+}
+
+// A destination slower than the stream gets whole runs from a keyframe on.
+func TestSlowReader(t *testing.T) {
+	bubble(t, pushing, func(w *world) {
+		d := w.destination(forwardtest.Script{
+			Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: 40_000}},
+			Recorder: func() *forwardtest.Recorder { return &forwardtest.Recorder{Gaps: true, Discard: true} },
+		})
+		p := w.publish()
+		s := w.published(d, 1)
+		require.NoError(w, p.Send(w.ctx, media.Messages(2*time.Minute), 1))
+		s.Recorder().Check(w)
+		r := s.Recorder().Report()
+		require.Positive(w, r.Gaps)
+		require.Positive(w, r.Missing)
+		require.Empty(w, s.Recorder().Messages())
+		require.Len(w, d.Sessions(), 1)
+		require.Positive(w, w.forwarder().Stats().DroppedLate)
+	})
+}
+
+func TestDestinationOverTCP(t *testing.T) {
+	a := forwardtest.NewDestination()
+	defer a.Close()
+	b := forwardtest.NewDestination(
+		forwardtest.Script{At: map[int]func(*forwardtest.Session){50: (*forwardtest.Session).Reset}},
+		forwardtest.Script{})
+	defer b.Close()
+	srv := forward.NewServer(forward.Config{
+		Logger:   logger(t),
+		Resolver: forward.MustStatic(a.URL("live/a"), b.URL("live/b")),
+		Backoff:  forward.Backoff{Min: time.Millisecond},
+	})
+	defer srv.Close()
+	p, err := forwardtest.Client{Dial: forwardtest.Direct(srv)}.Publish(t.Context())
+	require.NoError(t, err)
+	defer p.Close()
+
+	first, err := b.WaitSession(t.Context(), 1)
+	require.NoError(t, err)
+	_, err = first.WaitCommand(t.Context(), "publish")
+	require.NoError(t, err)
+	// What is missed while b is gone is in the log.
+	require.NoError(t, p.Send(t.Context(), media.Messages(10*time.Second), 0))
+	require.NoError(t, p.Unpublish())
+	for _, d := range []*forwardtest.Destination{a, b} {
+		n := 1
+		if d == b {
+			n = 2
+		}
+		s, err := d.WaitSession(t.Context(), n)
+		require.NoError(t, err)
+		_, err = s.WaitCommand(t.Context(), "deleteStream")
+		require.NoError(t, err)
+		s.Recorder().Check(t)
+	}
+	<-first.Done()
+	require.Error(t, first.Err())
+}
+
+func TestDestinationClose(t *testing.T) {
+	bubble(t, pushing, func(w *world) {
+		d := w.destination(forwardtest.Script{At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Stall}})
+		p := w.publish()
+		s := w.published(d, 1)
+		require.NoError(w, p.Send(w.ctx, media.Messages(time.Second), 1))
+		require.NoError(w, d.Close())
+		select {
+		case <-s.Done():
+		default:
+			w.Fatal("Close has returned before its sessions have ended")
+		}
+		_, err := w.net.Dial(w.ctx, "tcp", "a:1935")
+		require.ErrorIs(w, err, syscall.ECONNREFUSED)
+		synctest.Wait()
+	})
+}

@@ -1,0 +1,144 @@
+package forwardtest_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"runtime/pprof"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if leaked := leaked(); code == 0 && leaked != "" {
+		os.Stderr.WriteString("goroutines left:\n" + leaked)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaked is the stacks of goroutines of this module that do not end.
+func leaked() string {
+	var b bytes.Buffer
+	for range 100 {
+		b.Reset()
+		pprof.Lookup("goroutine").WriteTo(&b, 2)
+		var left [][]byte
+		for _, stack := range bytes.Split(b.Bytes(), []byte("\n\n")) {
+			if bytes.Contains(stack, []byte("rtmp-forward")) && !bytes.Contains(stack, []byte("TestMain")) {
+				left = append(left, stack)
+			}
+		}
+		if left == nil {
+			return ""
+		}
+		b = *bytes.NewBuffer(bytes.Join(left, []byte("\n\n")))
+		<-time.After(10 * time.Millisecond)
+	}
+	return b.String()
+}
+
+// logger writes to the test's log.
+func logger(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// world is a Server in a network in memory, in a bubble.
+type world struct {
+	*testing.T
+	ctx context.Context
+	net *forwardtest.Network
+	srv *forward.Server
+}
+
+// bubble runs f in a bubble, with a Server at server:1935 that pushes to the
+// destinations.
+func bubble(t *testing.T, cfg forward.Config, f func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{T: t, net: new(forwardtest.Network)}
+		var cancel context.CancelFunc
+		w.ctx, cancel = context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		cfg.Logger = logger(t)
+		if cfg.Dial == nil {
+			cfg.Dial = w.net.Dial
+		}
+		w.srv = forward.NewServer(cfg)
+		l, err := w.net.Listen("server:1935")
+		require.NoError(t, err)
+		go w.srv.Serve(l)
+		defer w.srv.Close()
+		f(w)
+	})
+}
+
+// destination is at a:1935, where pushing sends streams.
+func (w *world) destination(scripts ...forwardtest.Script) *forwardtest.Destination {
+	d := w.net.NewDestination("a:1935", scripts...)
+	w.Cleanup(func() { d.Close() })
+	return d
+}
+
+// pushing sends each stream to rtmp://a/live/key.
+var pushing = forward.Config{Resolver: forward.MustStatic("rtmp://a/live/key")}
+
+func (w *world) client() forwardtest.Client {
+	return forwardtest.Client{URL: "rtmp://server/live/stream", Dial: w.net.Dial}
+}
+
+func (w *world) publish() *forwardtest.Publisher {
+	w.Helper()
+	p, err := w.client().Publish(w.ctx)
+	require.NoError(w, err)
+	w.Cleanup(func() { p.Close() })
+	return p
+}
+
+func (w *world) session(d *forwardtest.Destination, n int) *forwardtest.Session {
+	w.Helper()
+	s, err := d.WaitSession(w.ctx, n)
+	require.NoError(w, err)
+	return s
+}
+
+// published waits for the n-th connection to publish.
+func (w *world) published(d *forwardtest.Destination, n int) *forwardtest.Session {
+	w.Helper()
+	s := w.session(d, n)
+	_, err := s.WaitCommand(w.ctx, "publish")
+	require.NoError(w, err)
+	synctest.Wait()
+	return s
+}
+
+// forwarder is the only one of the only stream.
+func (w *world) forwarder() *forward.Forwarder {
+	w.Helper()
+	synctest.Wait()
+	require.Len(w, w.srv.Sources(), 1)
+	require.Len(w, w.srv.Sources()[0].Forwarders(), 1)
+	return w.srv.Sources()[0].Forwarders()[0]
+}
+
+func names(s interface{ Commands() []forwardtest.Command }) []string {
+	var out []string
+	for _, c := range s.Commands() {
+		out = append(out, c.Name)
+	}
+	return out
+}
+
+var media = forwardtest.Media{KeyframeInterval: time.Second}
+
+func collect(m forwardtest.Media, d time.Duration) []forwardtest.Message {
+	return slices.Collect(m.Messages(d))
+}
