@@ -91,7 +91,11 @@ type Forwarder struct {
 	log  *slog.Logger
 	done chan struct{}
 
-	resolved bool // by the Resolver, not added by the host
+	resolved bool          // by the Resolver, not added by the host
+	replaces *Forwarder    // see Update
+	begun    chan struct{} // where replaces is set: closed when f has taken over
+	// inherited is decided when f is to take over; guarded by replaces.mu.
+	inherited bool
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -107,6 +111,8 @@ type Forwarder struct {
 	client  *rtmp.Client
 	stop    bool
 	drain   *time.Timer
+	heir    *Forwarder        // that Update has made
+	succeed func(from uint64) // has the heir begin; nil until it is publishing
 	total   ForwarderStats
 }
 
@@ -206,6 +212,133 @@ func (f *Forwarder) Close(ctx context.Context) error {
 	}
 }
 
+// Update pushes to d in place of where f pushes: f ends, and the Forwarder
+// that is returned takes over. The new connection is publishing before the old
+// one is closed, and the switch is at a keyframe: the old destination gets all
+// that comes before it and is told that the stream has ended, the new one gets
+// all from there on. Where f is not publishing, the new one begins as with
+// Source.Forward.
+//
+// Where the first attempt to reach d fails, ctx ends or the stream ends before
+// the switch, Update returns why, and f goes on as if nothing had been. That is
+// so, too, where d is where f pushes already, with other options: a server
+// refuses to have the same stream published twice.
+//
+// Like what Source.Forward adds, the new one is not a refresh's business; a
+// refresh brings back what the Resolver still gives.
+func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, error) {
+	n, err := newForwarder(f.src, d)
+	if err != nil {
+		return nil, err
+	}
+	n.replaces, n.begun = f, make(chan struct{})
+	f.mu.Lock()
+	busy := f.heir != nil || f.stop
+	if !busy {
+		f.heir = n
+	}
+	f.mu.Unlock()
+	if busy {
+		return nil, fmt.Errorf("destination %s: it is being replaced or closed", f.dst)
+	}
+	if err := f.src.forward(n); err != nil {
+		f.disown(n)
+		return nil, err
+	}
+	select {
+	case <-n.begun:
+		return n, nil
+	case <-n.done:
+	case <-ctx.Done():
+	}
+	if !f.disown(n) {
+		<-n.begun
+		return n, nil
+	}
+	n.cancel()
+	<-n.done
+	if err = ctx.Err(); err == nil {
+		err = first(n.Stats().LastErr, errEnded)
+	}
+	return nil, fmt.Errorf("replace %s: %w", f.dst, err)
+}
+
+// takeOver begins to send by calling attach: where the forwarder stops that f
+// replaces, or where a new one begins.
+func (f *Forwarder) takeOver(attach func(from uint64)) {
+	if f.replaces == nil || f.hasBegun() {
+		attach(0)
+		return
+	}
+	f.replaces.yield(f, func(from uint64) {
+		attach(from)
+		close(f.begun)
+	})
+}
+
+func (f *Forwarder) hasBegun() bool {
+	select {
+	case <-f.begun:
+		return true
+	default:
+		return false
+	}
+}
+
+// yield ends f, and then has n begin: at once when f sends nothing, else where
+// f has stopped before a keyframe.
+func (f *Forwarder) yield(n *Forwarder, succeed func(from uint64)) {
+	f.mu.Lock()
+	if f.heir != n {
+		f.mu.Unlock()
+		return
+	}
+	f.succeed = succeed
+	out := f.out
+	f.mu.Unlock()
+	if out != nil {
+		out.StopAtKeyframe()
+		return
+	}
+	f.bequeath(0)
+}
+
+// bequeath has the heir begin, and ends f, if there is one that waits, which it
+// reports. After the end of the stream there is nothing left for an heir.
+func (f *Forwarder) bequeath(from uint64) bool {
+	f.mu.Lock()
+	succeed := f.succeed
+	if f.src.log.Ended() {
+		f.heir, f.succeed, succeed = nil, nil, nil
+	}
+	if succeed != nil {
+		f.heir.inherited = true
+		f.heir, f.succeed = nil, nil
+		f.stop = true
+		f.endLocked()
+	}
+	f.mu.Unlock()
+	if succeed == nil {
+		return false
+	}
+	succeed(from)
+	return true
+}
+
+// disown takes back what Update has promised n. It is false when n has taken
+// over, or is about to.
+func (f *Forwarder) disown(n *Forwarder) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n.inherited {
+		return false
+	}
+	if f.heir == n {
+		f.heir, f.succeed = nil, nil
+	}
+	return true
+}
+
 // sourceEnded tells f that nothing more will come.
 func (f *Forwarder) sourceEnded() {
 	f.mu.Lock()
@@ -241,6 +374,9 @@ func (f *Forwarder) run() {
 			return
 		}
 		f.failed(err)
+		if f.replaces != nil && !f.hasBegun() {
+			return
+		}
 		lo, hi, n := time.Duration(0), b.Max, attempt
 		base := b.Min
 		var de *DestinationError
@@ -430,13 +566,34 @@ func (f *Forwarder) session() error {
 		Size:   f.src.vhost.ChunkSize,
 		Live:   f.src.vhost.NoGOPCache,
 	}
-	group := f.src.group
-	group.Add(out, o, func() ([]byte, bool) {
+	log, group := f.src.log, f.src.group
+	var end func() ([]byte, bool)
+	end = func() ([]byte, bool) {
+		next := out.Next()
+		if !f.bequeath(next) && (!log.Ended() || next < log.Head()) {
+			o.From = next // the heir for whom it was to stop is gone
+			out.Attach(log, o, end)
+			return nil, false
+		}
 		group.Remove(out)
 		nc.SetReadDeadline(time.Now().Add(lingerTime))
 		return client.AppendUnpublish(nil), true
-	})
+	}
 	defer group.Remove(out)
+	f.takeOver(func(from uint64) {
+		o.From = from
+		group.Add(out, o, end)
+		if f.isAwaited() {
+			out.StopAtKeyframe()
+		}
+	})
+	if old := f.replaces; old != nil {
+		defer func() {
+			if !old.disown(f) {
+				<-f.begun
+			}
+		}()
+	}
 	err = client.Watch(nil)
 	if f.isEnded() {
 		return nil
@@ -459,12 +616,21 @@ func (f *Forwarder) begin(out *fanout.Sender, client *rtmp.Client) bool {
 	return true
 }
 
-// end adds a session's counters to the total.
+// end adds a session's counters to the total. Who waits for a keyframe to take
+// over waits no longer.
 func (f *Forwarder) end() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.total.add(f.out.Stats())
 	f.out, f.client = nil, nil
+	f.mu.Unlock()
+	f.bequeath(0)
+}
+
+// isAwaited reports whether somebody waits for f to stop at a keyframe.
+func (f *Forwarder) isAwaited() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.succeed != nil
 }
 
 func (f *Forwarder) setStep(step string) {

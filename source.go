@@ -97,19 +97,23 @@ func (s *Source) Forwarders() []*Forwarder {
 // Forward pushes the stream to one more destination, from its last keyframe
 // on, until the stream ends or the Forwarder is closed. A refresh leaves it
 // alone.
-func (s *Source) Forward(d Destination) (*Forwarder, error) { return s.forward(d, false) }
-
-// forward adds a destination, which the resolver has given or the host.
-func (s *Source) forward(d Destination, resolved bool) (*Forwarder, error) {
+func (s *Source) Forward(d Destination) (*Forwarder, error) {
 	f, err := newForwarder(s, d)
 	if err != nil {
 		return nil, err
 	}
-	f.resolved = resolved
+	if err := s.forward(f); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// forward starts f.
+func (s *Source) forward(f *Forwarder) (err error) {
 	s.srv.mu.Lock()
 	if l := s.srv.cfg.Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
 		s.srv.mu.Unlock()
-		return nil, fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
+		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
 	}
 	s.srv.pushes++
 	s.srv.mu.Unlock()
@@ -125,7 +129,7 @@ func (s *Source) forward(d Destination, resolved bool) (*Forwarder, error) {
 	}
 	if err != nil {
 		s.srv.pushed(-1)
-		return nil, err
+		return err
 	}
 	s.forwarders = append(s.forwarders, f)
 	s.wg.Go(func() {
@@ -133,7 +137,7 @@ func (s *Source) forward(d Destination, resolved bool) (*Forwarder, error) {
 		f.run()
 		s.remove(f)
 	})
-	return f, nil
+	return nil
 }
 
 func (s *Source) remove(f *Forwarder) {
@@ -292,7 +296,12 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forw
 // forwardAll adds destinations that the resolver has given.
 func (s *Source) forwardAll(dests []Destination) {
 	for _, d := range dests {
-		if _, err := s.forward(d, true); err != nil {
+		f, err := newForwarder(s, d)
+		if err == nil {
+			f.resolved = true
+			err = s.forward(f)
+		}
+		if err != nil {
 			s.srv.log.Warn("destination skipped", "source", s.req.logName(), "destination", d, "err", err)
 		}
 	}

@@ -129,9 +129,10 @@ func (s *Sender) Send(b []byte) error {
 }
 
 // Attach begins to send a log, from where a new receiver begins now. What was
-// queued before goes first. When the log has ended and all of it is sent, end
-// is called, without locks held: it must not block, and returns what is sent
-// then and whether to shut down.
+// queued before goes first. When the log has ended and all of it is sent, or
+// what comes before the keyframe of StopAtKeyframe, end is called, without locks
+// held: it must not block, and returns what is sent then and whether to shut
+// down.
 func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	a := &attachment{log: l, opt: o, end: end}
 	l.Start(&a.cursor, o)
@@ -140,6 +141,30 @@ func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, s
 	s.current.Store(a)
 	s.mu.Unlock()
 	s.Kick()
+}
+
+// StopAtKeyframe ends sending the log before its next keyframe, in a stream
+// without video before the next message.
+func (s *Sender) StopAtKeyframe() {
+	s.mu.Lock()
+	a := s.attach
+	if a == nil {
+		a = s.current.Load()
+	}
+	if a != nil {
+		a.cursor.StopAtKeyframe()
+	}
+	s.mu.Unlock()
+	s.Kick()
+}
+
+// Next is the first message of the log that is not sent yet, 0 where there is
+// no log.
+func (s *Sender) Next() uint64 {
+	if a := s.current.Load(); a != nil {
+		return a.cursor.Next()
+	}
+	return 0
 }
 
 // Detach ends sending media, behind the message that is being sent.
@@ -348,9 +373,9 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 		if !a.cursor.Done() {
 			return nil, nil
 		}
-		s.active = nil
-		s.current.CompareAndSwap(a, nil)
 		control, shutdown := a.end()
+		s.active = nil
+		s.current.CompareAndSwap(a, nil) // only now: whoever goes on from here needs the place
 		s.mu.Lock()
 		s.control = append(s.control, control...)
 		s.shutdown = s.shutdown || shutdown

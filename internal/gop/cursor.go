@@ -20,6 +20,8 @@ type Cursor struct {
 	set     *HeaderSet // what the receiver has
 	preface bool       // the header set goes before the next message
 	needKey bool       // video waits for a keyframe
+	stop    atomic.Bool
+	stopped bool // before a keyframe, because of stop
 
 	overtaken, waited atomic.Uint64
 }
@@ -28,6 +30,9 @@ type Cursor struct {
 type Options struct {
 	// Live: begin with the next keyframe, not the last.
 	Live bool
+	// From, where it is not 0, is where to begin, whatever Live says: where
+	// another cursor has stopped at a keyframe.
+	From uint64
 	// Push: metadata goes out inside @setDataFrame. NoMeta: it does not go
 	// out at all.
 	Push, NoMeta bool
@@ -43,6 +48,10 @@ func (l *Log) Start(c *Cursor, o Options) {
 	c.log, c.push, c.noMeta, c.layout = l, o.Push, o.NoMeta, o.Layout
 	c.shared = o.Layout.Shared(o.Size)
 	c.set, c.preface, c.needKey = nil, true, true
+	if o.From > 0 {
+		c.next.Store(o.From)
+		return
+	}
 	if o.Live {
 		c.next.Store(l.head.Load())
 		return
@@ -86,8 +95,17 @@ func (c *Cursor) Skipped() (overtaken, waited uint64) {
 	return c.overtaken.Load(), c.waited.Load()
 }
 
-// Done reports whether everything of a log that has ended is sent.
+// StopAtKeyframe ends the cursor before the next keyframe that it comes to, in
+// a stream without video before the next message. It is safe for concurrent
+// use.
+func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
+
+// Done reports whether everything of a log that has ended is sent, or what
+// comes before the keyframe that StopAtKeyframe has stopped at.
 func (c *Cursor) Done() bool {
+	if c.stopped {
+		return true
+	}
 	// In this order: nothing is appended after the end.
 	return c.log.Ended() && c.next.Load() == c.log.head.Load()
 }
@@ -157,7 +175,8 @@ type mark struct {
 func (b *Batch) Fill(c *Cursor, limit int) {
 	head := c.log.head.Load()
 	from := c.next.Load()
-	plain := c.shared && !c.preface && !c.needKey && !c.noMeta
+	stop := c.stop.Load()
+	plain := c.shared && !c.preface && !c.needKey && !c.noMeta && !stop
 	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.push && b.limit == limit {
 		return
 	}
@@ -176,6 +195,10 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 			plain, f.preface, f.needKey = false, true, true
 			seq = c.next.Load() - 1
 			continue
+		}
+		if stop && (m.Keyframe || !c.log.video.Load()) {
+			c.stopped = len(b.marks) == 0
+			break
 		}
 		f.add(m)
 	}

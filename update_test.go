@@ -1,0 +1,284 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// updating is a stream that is pushed to the first destination of numbered.
+type updating struct {
+	t   *testing.T
+	got *received
+	p   *Publisher
+	old *Forwarder
+}
+
+func newUpdating(t *testing.T) updating {
+	dest, got := watch(t)
+	dial := dialTo(dest)
+	s := newServer(t, Config{MergeWindow: -1, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "down:1935" {
+			return nil, errors.New("connection refused")
+		}
+		return dial(ctx, network, addr)
+	}})
+	p := publish(t, s, "live", "s")
+	old, err := p.Source().Forward(numbered(0, 1)[0])
+	require.NoError(t, err)
+	synctest.Wait()
+	return updating{t, got, p, old}
+}
+
+// update replaces old by d. The result comes when the channel does.
+func (u updating) update(ctx context.Context, d Destination) (n **Forwarder, result chan error) {
+	n, result = new(*Forwarder), make(chan error, 1)
+	go func() {
+		var err error
+		*n, err = u.old.Update(ctx, d)
+		result <- err
+	}()
+	synctest.Wait()
+	return n, result
+}
+
+func TestUpdateSwitchesAtKeyframe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		begin(t, u.p)
+		feed(t, u.p, 0, 15)
+		n, result := u.update(t.Context(), numbered(1, 2)[0])
+		require.Empty(t, result, "no keyframe yet")
+		feed(t, u.p, 15, 19)
+		require.Len(t, u.p.Source().Forwarders(), 2)
+		require.Equal(t, StatePublishing, u.old.Stats().State)
+		require.Equal(t, StatePublishing, u.p.Source().Forwarders()[1].Stats().State)
+
+		feed(t, u.p, 19, 35)
+		require.NoError(t, <-result)
+		<-u.old.Done()
+		require.Equal(t, []*Forwarder{*n}, u.p.Source().Forwarders())
+		frames, _, ended := u.got.of("00")
+		require.Equal(t, sequence(0, 20), frames)
+		require.True(t, ended)
+		frames, before, ended := u.got.of("01")
+		require.Equal(t, sequence(20, 35), frames)
+		require.Len(t, before, 2, "metadata and sequence header")
+		require.False(t, ended)
+		require.Equal(t, uint64(1), (*n).Stats().Connects)
+
+		_, err := u.old.Update(t.Context(), numbered(2, 3)[0])
+		require.ErrorContains(t, err, "replaced or closed")
+		// The new one can be replaced in turn.
+		u.old = *n
+		_, result = u.update(t.Context(), numbered(2, 3)[0])
+		feed(t, u.p, 35, 45)
+		require.NoError(t, <-result)
+		frames, _, _ = u.got.of("01")
+		require.Equal(t, sequence(20, 40), frames)
+		frames, _, _ = u.got.of("02")
+		require.Equal(t, sequence(40, 45), frames)
+	})
+}
+
+// Where each frame is a keyframe the log drops the last one with the next.
+func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		n := 0
+		for i := range 20 {
+			_, result := u.update(t.Context(), numbered(i+1, i+2)[0])
+			for len(result) == 0 {
+				require.NoError(t, u.p.WriteTag(TagVideo, uint32(n*40), frame(true, n)))
+				n++
+			}
+			require.NoError(t, <-result)
+			u.old = u.p.Source().Forwarders()[len(u.p.Source().Forwarders())-1]
+		}
+		synctest.Wait()
+		var all []int
+		for _, d := range numbered(0, 21) {
+			frames, _, _ := u.got.of(d.URL[len(d.URL)-2:])
+			all = append(all, frames...)
+		}
+		require.Equal(t, sequence(0, n), all)
+	})
+}
+
+// Over TCP, where whoever has appended sends, and frames do not wait for the
+// update.
+func TestUpdateOverTCPLosesNothing(t *testing.T) {
+	dest, got := watch(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	go dest.Serve(l)
+	s := newServer(t, Config{MergeWindow: -1})
+	p := publish(t, s, "live", "s")
+	url := func(i int) Destination {
+		return Destination{URL: fmt.Sprintf("rtmp://%s/live/%02d", l.Addr(), i)}
+	}
+	f, err := p.Source().Forward(url(0))
+	require.NoError(t, err)
+
+	const updates = 20
+	var all []int
+	collect := func() []int {
+		all = all[:0]
+		for i := range updates + 1 {
+			frames, _, _ := got.of(fmt.Sprintf("%02d", i))
+			all = append(all, frames...)
+		}
+		return all
+	}
+	n := 0
+	write := func() {
+		require.NoError(t, p.WriteTag(TagVideo, uint32(n*40), frame(n%3 == 0, n)))
+		n++
+	}
+	arrived := func() { require.Eventually(t, func() bool { return len(collect()) >= n }, 10*time.Second, 100*time.Microsecond) }
+	require.Eventually(t, func() bool { return f.Stats().State == StatePublishing }, 10*time.Second, time.Millisecond)
+	write()
+	arrived()
+	for i := range updates {
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			f, err = f.Update(context.Background(), url(i+1))
+			done <- err
+		}()
+		for len(done) == 0 {
+			write()
+			arrived()
+		}
+		require.NoError(t, <-done)
+	}
+	require.Equal(t, sequence(0, n), collect())
+}
+
+func TestUpdateOfAudioSwitchesAtAnyMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		write := func(n byte) {
+			require.NoError(t, u.p.WriteTag(TagAudio, uint32(n)*20, []byte{0x2f, n}))
+			synctest.Wait()
+		}
+		for n := range byte(5) {
+			write(n)
+		}
+		_, result := u.update(t.Context(), numbered(1, 2)[0])
+		write(5)
+		require.NoError(t, <-result)
+		write(6)
+		audio := func(stream string) (n []byte) {
+			u.got.mu.Lock()
+			defer u.got.mu.Unlock()
+			for _, m := range u.got.messages[stream] {
+				n = append(n, m.Payload[1])
+			}
+			return n
+		}
+		require.Equal(t, []byte{0, 1, 2, 3, 4, 5, 6}, slices.Concat(audio("00"), audio("01")))
+	})
+}
+
+func TestUpdateThatFailsChangesNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		url  string
+		err  string
+	}{
+		{"no connection", "rtmp://down/live/x", "connection refused"},
+		{"refused", "rtmp://dest/live/00", "NetStream.Publish.BadName"},
+		{"no URL", "nonsense", "no URL"},
+		{"no time", "rtmp://dest/live/x", "context canceled"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := newUpdating(t)
+				begin(t, u.p)
+				feed(t, u.p, 0, 15)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				_, result := u.update(ctx, Destination{URL: tt.url})
+				cancel() // before the next keyframe
+				require.ErrorContains(t, <-result, tt.err)
+				feed(t, u.p, 15, 40)
+				require.Equal(t, []*Forwarder{u.old}, u.p.Source().Forwarders())
+				frames, _, _ := u.got.of("00")
+				require.Equal(t, sequence(0, 40), frames)
+				require.Equal(t, uint64(1), u.old.Stats().Connects)
+
+				// A later one succeeds.
+				_, result = u.update(t.Context(), numbered(1, 2)[0])
+				feed(t, u.p, 40, 45)
+				require.NoError(t, <-result)
+			})
+		})
+	}
+}
+
+func TestUpdateOfWhatDoesNotPublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		down, err := u.p.Source().Forward(Destination{URL: "rtmp://down/live/x"})
+		require.NoError(t, err)
+		begin(t, u.p)
+		feed(t, u.p, 0, 15)
+		n, err := down.Update(t.Context(), numbered(1, 2)[0])
+		require.NoError(t, err)
+		<-down.Done()
+		feed(t, u.p, 15, 16)
+		frames, _, _ := u.got.of("01")
+		require.Equal(t, sequence(10, 16), frames)
+		require.Equal(t, StatePublishing, n.Stats().State)
+	})
+}
+
+func TestUpdateWhileItWaits(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(u updating)
+		err  error
+		next []int // what the new destination gets
+	}{
+		{"old destination lost", func(u updating) {
+			u.old.mu.Lock()
+			out := u.old.out
+			u.old.mu.Unlock()
+			out.Close()
+		}, nil, sequence(10, 16)},
+		{"old forwarder closed", func(u updating) { u.old.Close(context.Background()) }, nil, sequence(10, 16)},
+		{"stream ended", func(u updating) { u.p.Close() }, errEnded, nil},
+		{"updated again", func(u updating) {
+			_, err := u.old.Update(context.Background(), numbered(2, 3)[0])
+			require.ErrorContains(u.t, err, "being replaced")
+			feed(u.t, u.p, 15, 20)
+			require.NoError(u.t, u.p.WriteTag(TagVideo, 800, frame(true, 20)))
+		}, nil, []int{20, 15}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				u := newUpdating(t)
+				begin(t, u.p)
+				feed(t, u.p, 0, 15)
+				_, result := u.update(t.Context(), numbered(1, 2)[0])
+				tt.do(u)
+				require.ErrorIs(t, <-result, tt.err)
+				if u.p.WriteTag(TagVideo, 600, frame(false, 15)) == nil {
+					synctest.Wait()
+				}
+				<-u.old.Done()
+				frames, _, _ := u.got.of("01")
+				require.Equal(t, tt.next, frames)
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
