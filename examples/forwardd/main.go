@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -85,6 +86,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, o.file+": ok")
 		return 0
 	}
+	slog.SetDefault(log) // what hooks and resolvers log to
 	if err := serve(ctx, conf, log, o.grace); err != nil {
 		log.Error("forwardd", "err", err)
 		return exitServe
@@ -152,14 +154,13 @@ func serve(ctx context.Context, conf *forward.File, log *slog.Logger, grace time
 		defer os.Remove(conf.PID)
 	}
 
-	cfg := conf.Config
-	cfg.Logger = log
-	srv := forward.NewServer(cfg)
+	srv := forward.NewServer(conf.Config)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls)
-		if open := cfg.Hooks.OnConnect == nil && cfg.Hooks.OnPublish == nil; open && !loopback(l.Addr()) {
-			log.Warn("anybody who reaches this address can publish and play: nothing asks who it is", "addr", l.Addr().String())
+		if open := openVhosts(conf); len(open) > 0 && !loopback(l.Addr()) {
+			log.Warn("whoever reaches this address can publish: there is no on_publish in http_hooks that asks who it is",
+				"addr", l.Addr().String(), "vhosts", open)
 		}
 		go func() { failed <- srv.Serve(l) }()
 	}
@@ -219,6 +220,22 @@ func writePID(path string) error {
 		return err
 	}
 	return os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
+}
+
+// openVhosts returns the vhosts that anybody may publish to.
+func openVhosts(conf *forward.File) (open []string) {
+	vhosts := conf.Config.Vhosts
+	if len(vhosts) == 0 {
+		vhosts = map[string]forward.Vhost{forward.DefaultVhost: {}}
+	}
+	for name, v := range vhosts {
+		asked := conf.HTTPHooks != nil && len(conf.HTTPHooks.Vhosts[name].OnPublish) > 0
+		if !v.Disabled && !asked {
+			open = append(open, name)
+		}
+	}
+	slices.Sort(open)
+	return open
 }
 
 // loopback reports whether only this machine reaches the address.

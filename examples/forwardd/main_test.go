@@ -10,8 +10,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/rtmp-forward/forward"
 )
 
 // write writes a configuration file.
@@ -76,27 +74,24 @@ func TestAddressInUseIsStatus1(t *testing.T) {
 	require.NoFileExists(t, pid)
 }
 
-// A host alone listens beyond the loopback interface.
 func TestOpenServerIsWarnedOf(t *testing.T) {
-	const warning = "anybody who reaches this address"
-	refuse := forward.Config{Hooks: forward.Hooks{
-		OnPublish: func(context.Context, *forward.PublishRequest) error { return net.ErrClosed },
-	}}
+	const warning = "whoever reaches this address can publish"
 	for name, c := range map[string]struct {
-		conf forward.File
+		conf string
 		want bool
 	}{
-		"loopback":      {forward.File{Listen: []string{"127.0.0.1:0"}}, false},
-		"all":           {forward.File{Listen: []string{":0"}}, true},
-		"authenticated": {forward.File{Listen: []string{":0"}, Config: refuse}, false},
+		"loopback":      {"listen 127.0.0.1:0;", false},
+		"all addresses": {"listen 0;", true},
+		"asked":         {"listen 0; vhost a { http_hooks { enabled on; on_publish http://127.0.0.1:1/; } }", false},
+		"asked to play": {"listen 0; vhost a { http_hooks { enabled on; on_play http://127.0.0.1:1/; } }", true},
+		"one of two":    {"listen 0; vhost a { http_hooks { enabled on; on_publish http://127.0.0.1:1/; } } vhost b { }", true},
+		"disabled":      {"listen 0; vhost b { enabled off; }", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			var log bytes.Buffer
-			l, err := logger(&log, options{log: "json"})
-			require.NoError(t, err)
-			require.NoError(t, serve(ctx, &c.conf, l, 0))
+			var out, log bytes.Buffer
+			require.Zero(t, run(ctx, []string{"-c", write(t, c.conf), "-log", "json"}, &out, &log))
 			require.Equal(t, c.want, strings.Contains(log.String(), warning), log.String())
 		})
 	}
