@@ -434,7 +434,7 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	defer stop()
 	stopServer := context.AfterFunc(s.ctx, cancel)
 	defer stopServer()
-	log := s.log.With("client", c.id, "addr", c.nc.RemoteAddr())
+	log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
 
 	defer func() {
 		if v := recover(); v != nil {

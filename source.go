@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -204,7 +205,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 		s.end()
 		return err
 	}
-	s.srv.log.Info("publish", "source", s.req.logName(), "addr", s.req.RemoteAddr, "destinations", len(dests))
+	s.srv.log.Info("publish", "source", s.req.logName(), "addr", logAddr(s.req.RemoteAddr), "destinations", len(dests))
 	for _, p := range players {
 		p.attach(s)
 	}
@@ -545,6 +546,15 @@ func (c *conn) kick(cause error) {
 // same for the same name as long as the process lives.
 func (r *PublishRequest) logName() string {
 	return streamName(r.Vhost, r.App, "#"+hashID(r.Stream)[:8])
+}
+
+// logAddr is an address for the log, whatever writes it: to JSON, a
+// *net.TCPAddr would be an object. It is empty inside the process.
+func logAddr(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
 }
 
 // id names the stream where its name must not be shown: 16 hex digits, the
