@@ -1,0 +1,117 @@
+package forward_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+)
+
+// The README's code is taken from these examples.
+
+// Two servers joined in memory, for a test without a network.
+func ExampleServer_ServeConn() {
+	arrived := make(chan string, 1)
+	slave := forward.NewServer(forward.Config{
+		Logger: slog.New(slog.DiscardHandler),
+		Hooks: forward.Hooks{
+			OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+				arrived <- req.Name()
+				return nil
+			},
+		},
+	})
+	defer slave.Close()
+	master := forward.NewServer(forward.Config{
+		Logger:   slog.New(slog.DiscardHandler),
+		Resolver: forward.MustStatic("slave.example"),
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go slave.ServeConn(context.Background(), theirs)
+			return ours, nil
+		},
+	})
+	defer master.Close()
+
+	pub, err := master.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "livestream"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pub.Close()
+	fmt.Println(<-arrived)
+	// Output: live/livestream
+}
+
+// Where streams go is asked of an HTTP backend, and again each minute.
+func ExampleHTTPResolver_refresh() {
+	srv := forward.NewServer(forward.Config{
+		Resolver: &forward.HTTPResolver{
+			URL:       "http://127.0.0.1:8085/api/v1/forward",
+			OnFailure: forward.LastGood,
+		},
+		RefreshInterval: time.Minute,
+	})
+	srv.Close()
+}
+
+// Only those who bring a token may publish: rtmp://server/live/stream?token=…
+func ExampleHooks() {
+	token := forward.Token{Secrets: []forward.Secret{"a long random secret"}}
+	hooks := forward.Hooks{
+		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			if err := token.Check(req); err != nil {
+				return &forward.StatusError{Description: "Wrong token."}
+			}
+			return nil
+		},
+	}
+	fmt.Println(hooks.OnPublish(context.Background(), &forward.PublishRequest{Param: "?token=guess"}))
+	// Output: Wrong token.
+}
+
+// What every stream and destination is doing.
+func ExampleServer_Sources() {
+	srv := forward.NewServer(forward.Config{})
+	defer srv.Close()
+	for _, src := range srv.Sources() {
+		fmt.Println(src.ID(), src.Stats().VideoCodec)
+		for _, f := range src.Forwarders() {
+			st := f.Stats()
+			fmt.Println(f.Destination(), st.State, st.Bytes, st.DroppedLate, st.Lag, st.LastErr)
+		}
+	}
+	// Output:
+}
+
+// A destination comes and goes while the stream is live.
+func ExampleSource_Forward() {
+	srv := forward.NewServer(forward.Config{
+		Logger: slog.New(slog.DiscardHandler),
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			return nil, net.ErrClosed // the example has no network
+		},
+	})
+	defer srv.Close()
+	ctx := context.Background()
+	if _, err := srv.Publish(ctx, forward.PublishRequest{App: "live", Stream: "livestream"}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	src := srv.Source("live/livestream")
+	f, err := src.Forward(forward.Destination{
+		URL:       "rtmps://ingest.example/app",
+		StreamKey: "key",
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(f.Destination(), len(src.Forwarders()))
+	f.Close(ctx)
+	<-f.Done()
+	// Output: rtmps://ingest.example/app/*** 1
+}
