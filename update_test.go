@@ -142,7 +142,9 @@ func TestUpdateOverTCPLosesNothing(t *testing.T) {
 		require.NoError(t, p.WriteTag(TagVideo, uint32(n*40), frame(n%3 == 0, n)))
 		n++
 	}
-	arrived := func() { require.Eventually(t, func() bool { return len(collect()) >= n }, 10*time.Second, 100*time.Microsecond) }
+	arrived := func() {
+		require.Eventually(t, func() bool { return len(collect()) >= n }, 10*time.Second, 100*time.Microsecond)
+	}
 	require.Eventually(t, func() bool { return f.Stats().State == StatePublishing }, 10*time.Second, time.Millisecond)
 	write()
 	arrived()

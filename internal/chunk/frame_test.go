@@ -119,19 +119,24 @@ func TestFrame_Follows(t *testing.T) {
 	require.Greater(t, framed, 1)
 }
 
-// Slabs grow for streams that need it and stay small for those that do not.
+// Slabs grow for streams that need it, and shrink again.
 func TestFramer_Slabs(t *testing.T) {
-	small, large := Framer{Size: 60000}, Framer{Size: 60000}
-	for range 1000 {
-		small.Frame(Header{Type: TypeAudio}, pattern(50))
-		large.Frame(Header{Type: TypeVideo}, pattern(20000))
+	f := Framer{Size: 60000}
+	var now uint32
+	send := func(messages, size int) {
+		for range messages {
+			f.Frame(Header{Type: TypeVideo, Time: now}, pattern(size))
+			now += 40
+		}
 	}
-	require.Equal(t, minSlab, small.next)
-	require.Equal(t, maxSlab, large.next)
-	for range 1000 {
-		small.Frame(Header{Type: TypeVideo}, pattern(3000))
-	}
-	require.Equal(t, maxSlab, small.next)
+	send(1000, 50) // 10 kbit/s
+	require.Equal(t, minSlab, f.next)
+	send(1000, 20000) // 4 Mbit/s: 50 to 200 kB in 100 to 400 ms
+	require.Equal(t, 64<<10, f.next)
+	send(1000, 60000)
+	require.Equal(t, maxSlab, f.next)
+	send(1000, 50)
+	require.Equal(t, minSlab, f.next)
 }
 
 func TestLayout_Shared(t *testing.T) {

@@ -11,9 +11,7 @@ import (
 // otherwise.
 type Cursor struct {
 	log    *Log
-	push   bool
-	noMeta bool
-	layout chunk.Layout
+	opt    Options
 	shared bool
 
 	next    atomic.Uint64
@@ -45,7 +43,7 @@ type Options struct {
 // the head, to begin with the next one; in a stream without video at the
 // newest message.
 func (l *Log) Start(c *Cursor, o Options) {
-	c.log, c.push, c.noMeta, c.layout = l, o.Push, o.NoMeta, o.Layout
+	c.log, c.opt = l, o
 	c.shared = o.Layout.Shared(o.Size)
 	c.set, c.preface, c.needKey = nil, true, true
 	if o.From > 0 {
@@ -176,8 +174,8 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	head := c.log.head.Load()
 	from := c.next.Load()
 	stop := c.stop.Load()
-	plain := c.shared && !c.preface && !c.needKey && !c.noMeta && !stop
-	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.push && b.limit == limit {
+	plain := c.shared && !c.preface && !c.needKey && !c.opt.NoMeta && !stop
+	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.opt.Push && b.limit == limit {
 		return
 	}
 	b.Reset()
@@ -203,7 +201,7 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 		f.add(m)
 	}
 	if plain && len(b.marks) > 0 {
-		b.log, b.from, b.to, b.push, b.limit = c.log, from, head, c.push, limit
+		b.log, b.from, b.to, b.push, b.limit = c.log, from, head, c.opt.Push, limit
 	}
 }
 
@@ -218,7 +216,7 @@ type filler struct {
 func (f *filler) add(m *Message) {
 	c := f.c
 	waits := f.needKey && m.Inter
-	if waits || c.noMeta && m.Metadata {
+	if waits || c.opt.NoMeta && m.Metadata {
 		switch {
 		case len(f.marks) == 0:
 			c.next.Store(m.Seq + 1)
@@ -234,13 +232,13 @@ func (f *filler) add(m *Message) {
 	if f.preface {
 		f.preface = false
 		if m.Set != c.set {
-			f.append(m.Set.Append(nil, m.Time, c.push, c.noMeta, c.layout))
+			f.append(m.Set.Append(nil, c.opt, m.Time, c.set == nil))
 		}
 	}
-	fr := m.frame(c.push)
+	fr := m.frame(c.opt.Push)
 	if c.shared {
 		f.append(fr.Bytes())
-		if n := len(f.marks); n > 0 && fr.Follows(f.marks[n-1].m.frame(c.push)) {
+		if n := len(f.marks); n > 0 && fr.Follows(f.marks[n-1].m.frame(c.opt.Push)) {
 			// Neighbours in memory: one range.
 			last := len(f.iov) - 2
 			f.iov[last] = f.iov[last][:len(f.iov[last])+fr.Len()]
@@ -248,7 +246,7 @@ func (f *filler) add(m *Message) {
 		}
 	} else {
 		n := len(f.iov)
-		f.iov, f.scratch = c.layout.AppendTo(f.iov, f.scratch, fr)
+		f.iov, f.scratch = c.opt.Layout.AppendTo(f.iov, f.scratch, fr)
 		for _, p := range f.iov[n:] {
 			f.bytes += len(p)
 		}

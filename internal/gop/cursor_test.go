@@ -57,7 +57,7 @@ func TestBatch_SentInPart(t *testing.T) {
 				want := drain(t, began(f, l, push), 1<<20)
 				// What we send is what the header set and the messages say.
 				var expect []byte
-				expect = f.Get(4).Set.Append(expect, f.Get(4).Time, push, false, l)
+				expect = f.Get(4).Set.Append(expect, Options{Push: push, Layout: l}, f.Get(4).Time, true)
 				for seq := uint64(4); seq < f.Head(); seq++ {
 					fr := f.Get(seq).frame(push)
 					expect = chunk.Append(expect, chunk.Header{Time: fr.Time + l.Offset, Type: fr.Type, StreamID: l.StreamID}, fr.Payload(), l.Size)

@@ -158,7 +158,7 @@ func read(c *Cursor) (out []item) {
 			return out
 		}
 		set.All(func(_ uint8, p []byte) { out = append(out, item{m.Time, p}) })
-		out = append(out, item{m.Time, m.frame(c.push).Payload()})
+		out = append(out, item{m.Time, m.frame(c.opt.Push).Payload()})
 	}
 }
 
@@ -384,21 +384,26 @@ func TestHeaderSet_Append(t *testing.T) {
 	set := f.audio(aacHeader).After
 	for _, l := range []chunk.Layout{{StreamID: 1, Size: chunkSize}, {StreamID: 7, Offset: 0xffffff, Size: 10}, {StreamID: 7, Size: 128}} {
 		for _, push := range []bool{false, true} {
-			b := set.Append([]byte("before"), 500, push, false, l)
+			first := l.StreamID == 7
+			b := set.Append([]byte("before"), Options{Push: push, Layout: l}, 500, first)
 			want := []byte("before")
 			for i, p := range [][]byte{metadata, avcHeader, aacHeader} {
 				if i == 0 && push {
 					p = append([]byte(flv.SetDataFrame), p...)
 				}
+				at := 500 + l.Offset
+				if i == 0 && first {
+					at = 0
+				}
 				want = chunk.Append(want, chunk.Header{
-					Time: 500 + l.Offset, Type: []uint8{chunk.TypeData, chunk.TypeVideo, chunk.TypeAudio}[i], StreamID: l.StreamID,
+					Time: at, Type: []uint8{chunk.TypeData, chunk.TypeVideo, chunk.TypeAudio}[i], StreamID: l.StreamID,
 				}, p, l.Size)
 			}
 			require.Equal(t, want, b)
 		}
 	}
 	var none *HeaderSet
-	require.Empty(t, none.Append(nil, 0, true, false, chunk.Layout{Size: 1}))
+	require.Empty(t, none.Append(nil, Options{Push: true, Layout: chunk.Layout{Size: 1}}, 0, true))
 	none.All(func(uint8, []byte) { t.Fail() })
 }
 

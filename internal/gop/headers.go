@@ -120,23 +120,29 @@ func (s *HeaderSet) withMetadata(m *Message) *HeaderSet {
 	return &n
 }
 
-// Append appends the set's messages, all of them with the given time.
-func (s *HeaderSet) Append(b []byte, time uint32, push, noMeta bool, l chunk.Layout) []byte {
+// Append appends the set's messages for a receiver, with the given time. The
+// metadata of one who has got nothing yet has time 0: FFmpeg takes onMetaData
+// at any other time for a stream of text.
+func (s *HeaderSet) Append(b []byte, o Options, time uint32, first bool) []byte {
 	if s == nil {
 		return b
 	}
-	h := chunk.Header{Time: time + l.Offset, StreamID: l.StreamID}
+	h := chunk.Header{Time: time + o.Layout.Offset, StreamID: o.Layout.StreamID}
 	meta := s.meta
-	if push {
+	if o.Push {
 		meta = s.push
 	}
-	if meta != nil && !noMeta {
+	if meta != nil && !o.NoMeta {
+		h := h
 		h.Type = chunk.TypeData
-		b = chunk.Append(b, h, meta.Payload(), l.Size)
+		if first {
+			h.Time = 0
+		}
+		b = chunk.Append(b, h, meta.Payload(), o.Layout.Size)
 	}
 	for _, hd := range s.headers {
 		h.Type = hd.typ
-		b = chunk.Append(b, h, hd.payload, l.Size)
+		b = chunk.Append(b, h, hd.payload, o.Layout.Size)
 	}
 	return b
 }
