@@ -199,22 +199,16 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 		}
 		var urls HTTPHookURLs
 		enabled := false
+		events := map[string]*[]string{
+			"on_connect": &urls.OnConnect, "on_close": &urls.OnClose,
+			"on_publish": &urls.OnPublish, "on_unpublish": &urls.OnUnpublish,
+			"on_play": &urls.OnPlay, "on_stop": &urls.OnStop,
+		}
 		for _, d := range d.Block {
-			switch d.Name {
-			case "enabled":
+			if d.Name == "enabled" {
 				enabled = on(d)
-			case "on_connect":
-				urls.OnConnect = append(urls.OnConnect, d.Args...)
-			case "on_close":
-				urls.OnClose = append(urls.OnClose, d.Args...)
-			case "on_publish":
-				urls.OnPublish = append(urls.OnPublish, d.Args...)
-			case "on_unpublish":
-				urls.OnUnpublish = append(urls.OnUnpublish, d.Args...)
-			case "on_play":
-				urls.OnPlay = append(urls.OnPlay, d.Args...)
-			case "on_stop":
-				urls.OnStop = append(urls.OnStop, d.Args...)
+			} else if event := events[d.Name]; event != nil {
+				*event = append(*event, d.Args...)
 			}
 		}
 		if !enabled {

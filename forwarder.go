@@ -239,7 +239,7 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 	}
 	f.mu.Unlock()
 	if busy {
-		return nil, fmt.Errorf("destination %s: it is being replaced or closed", f.dst)
+		return nil, fmt.Errorf("destination %s: %w", f.dst, errReplacing)
 	}
 	if err := f.src.forward(n); err != nil {
 		f.disown(n)
@@ -262,6 +262,8 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 	}
 	return nil, fmt.Errorf("replace %s: %w", f.dst, err)
 }
+
+var errReplacing = errors.New("it is being replaced or closed")
 
 // takeOver begins to send by calling attach: where the forwarder stops that f
 // replaces, or where a new one begins.

@@ -19,15 +19,18 @@ import (
 // TestMain fails when goroutines are left after all tests.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if left := leftGoroutines(5 * time.Second); code == 0 && len(left) > 0 {
-		fmt.Fprintf(os.Stderr, "%d goroutines are left:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
-		code = 1
+	if code == 0 {
+		if left := leftGoroutines(5 * time.Second); len(left) > 0 {
+			fmt.Fprintf(os.Stderr, "%d goroutines are left:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
 
 // leftGoroutines returns the stacks of the goroutines that are neither the
-// caller's nor the testing package's, for which it waits at most that long.
+// caller's nor the testing package's. Those that are about to end may take
+// that long.
 func leftGoroutines(wait time.Duration) (left []string) {
 	for end := time.Now().Add(wait); ; {
 		buf := make([]byte, 1<<20)

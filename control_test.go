@@ -1,0 +1,328 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const controlToken = "t0ken-of-the-operator"
+
+// controlled is a server with a control handler, and a stream whose name and
+// destination hold canaries.
+type controlled struct {
+	t    *testing.T
+	srv  *Server
+	http *httptest.Server
+	p    *Publisher
+	got  *received
+	r    *fakeResolver
+	log  *lockedBuffer
+}
+
+// lockedBuffer is for several writers.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func newControlled(t *testing.T) *controlled {
+	dest, got := watch(t)
+	dial := dialTo(dest)
+	c := &controlled{t: t, got: got, log: new(lockedBuffer),
+		r: &fakeResolver{dests: []Destination{{URL: "rtmp://dest/live/" + canary}}}}
+	c.srv = newServer(t, Config{
+		MergeWindow: -1, Resolver: c.r, Logger: slog.New(slog.NewTextHandler(c.log, nil)),
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if addr == "down:1935" {
+				return nil, errors.New("connection refused")
+			}
+			return dial(ctx, network, addr)
+		},
+		Limits: Limits{Destinations: 4},
+	})
+	h, err := c.srv.Handler(ControlOptions{Tokens: []Secret{"another", controlToken}})
+	require.NoError(t, err)
+	c.http = httptest.NewServer(http.StripPrefix("/control", h))
+	t.Cleanup(c.http.Close)
+	c.p = publish(t, c.srv, "live", canary)
+	c.publishing(c.p.Source().Forwarders()[0].id)
+	return c
+}
+
+// do makes a request and returns status, header and body.
+func (c *controlled) do(method, path, contentType, body, authorization string) (int, http.Header, []byte) {
+	c.t.Helper()
+	r, err := http.NewRequest(method, c.http.URL+"/control"+path, strings.NewReader(body))
+	require.NoError(c.t, err)
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	if authorization != "" {
+		r.Header.Set("Authorization", authorization)
+	}
+	resp, err := c.http.Client().Do(r)
+	require.NoError(c.t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(c.t, err)
+	require.NotContains(c.t, string(b), canary)
+	return resp.StatusCode, resp.Header, b
+}
+
+// must makes a request that is to be answered with that status, and decodes
+// the answer.
+func (c *controlled) must(status int, method, path, body string, into any) {
+	c.t.Helper()
+	code, _, b := c.do(method, path, "application/json", body, "Bearer "+controlToken)
+	require.Equal(c.t, status, code, "%s", b)
+	if into != nil {
+		require.NoError(c.t, json.Unmarshal(b, into))
+	} else {
+		require.Empty(c.t, b)
+	}
+}
+
+func (c *controlled) publishing(id string) {
+	c.t.Helper()
+	require.Eventually(c.t, func() bool {
+		f := find(c.p.Source(), id)
+		return f != nil && f.Stats().State == StatePublishing
+	}, 10*time.Second, time.Millisecond)
+}
+
+func TestControl(t *testing.T) {
+	c := newControlled(t)
+	source := "/sources/" + c.p.Source().ID()
+
+	var list struct{ Sources []controlSource }
+	c.must(200, "GET", "/sources", "", &list)
+	require.Len(t, list.Sources, 1)
+	src := list.Sources[0]
+	require.Equal(t, c.p.Source().ID(), src.ID)
+	require.Regexp(t, `^live/#[0-9a-f]{8}$`, src.Stream)
+	require.Len(t, src.Forwarders, 1)
+	require.Equal(t, "rtmp://dest/live/***", src.Forwarders[0].URL)
+	require.Equal(t, "publishing", src.Forwarders[0].State)
+	c.must(200, "GET", source, "", &src)
+	require.Equal(t, list.Sources[0], src)
+
+	// Add.
+	var f controlForwarder
+	c.must(201, "POST", source+"/forwarders", `{"url":"rtmp://dest/live","stream_key":"added","chunk_size":4096}`, &f)
+	require.Equal(t, "rtmp://dest/live/***", f.URL)
+	c.publishing(f.ID)
+	c.must(200, "GET", source+"/forwarders/"+f.ID, "", &f)
+	require.Equal(t, "publishing", f.State)
+	d := find(c.p.Source(), f.ID).Destination()
+	require.True(t, d.untrusted)
+	require.Equal(t, 4096, d.ChunkSize)
+
+	// One that is down shows why.
+	var down controlForwarder
+	c.must(201, "POST", source+"/forwarders", `{"url":"rtmp://down/live/x"}`, &down)
+	require.Eventually(t, func() bool {
+		c.must(200, "GET", source+"/forwarders/"+down.ID, "", &down)
+		return down.Error != nil
+	}, 10*time.Second, time.Millisecond)
+	require.Equal(t, &controlLost{Op: "dial", Message: "Connection refused."}, down.Error)
+
+	// Replace; it waits for the next keyframe.
+	begin(t, c.p)
+	require.NoError(t, c.p.WriteTag(TagVideo, 0, frame(true, 0)))
+	arrived := func(stream string, n int) {
+		require.Eventually(t, func() bool { frames, _, _ := c.got.of(stream); return len(frames) == n }, 10*time.Second, time.Millisecond)
+	}
+	arrived("added", 1)
+	old := find(c.p.Source(), f.ID)
+	answer := make(chan []byte)
+	go func() {
+		_, _, b := c.do("PUT", source+"/forwarders/"+f.ID, "application/json", `{"url":"rtmp://dest/live/replaced"}`, "Bearer "+controlToken)
+		answer <- b
+	}()
+	require.Eventually(t, func() bool {
+		c.p.WriteTag(TagVideo, 40, frame(true, 1))
+		return old.isEnded()
+	}, 10*time.Second, time.Millisecond)
+	var replaced controlForwarder
+	require.NoError(t, json.Unmarshal(<-answer, &replaced))
+	require.NotEqual(t, f.ID, replaced.ID)
+	require.Equal(t, "publishing", replaced.State)
+
+	// Remove.
+	removed := find(c.p.Source(), replaced.ID)
+	c.must(204, "DELETE", source+"/forwarders/"+replaced.ID, "", nil)
+	<-removed.Done()
+	c.must(204, "DELETE", source+"/forwarders/"+down.ID, "", nil)
+
+	// Refresh.
+	c.r.set(func(r *fakeResolver) { r.dests = append(r.dests, numbered(7, 8)...) })
+	c.must(200, "POST", source+"/refresh", "", &src)
+	require.Len(t, src.Forwarders, 2)
+
+	// Kick.
+	c.must(204, "DELETE", source, "", nil)
+	<-c.p.Source().Done()
+	require.ErrorIs(t, c.p.WriteTag(TagVideo, 80, frame(true, 2)), ErrKicked)
+	c.must(200, "GET", "/sources", "", &list)
+	require.Empty(t, list.Sources)
+
+	for _, action := range []string{"add", "replace", "remove", "refresh", "kick"} {
+		require.Contains(t, c.log.String(), "msg=control action="+action)
+	}
+	require.NotContains(t, c.log.String(), canary)
+	require.NotContains(t, c.log.String(), controlToken)
+}
+
+func TestControlRefuses(t *testing.T) {
+	c := newControlled(t)
+	src := "/sources/" + c.p.Source().ID()
+	own := src + "/forwarders/" + c.p.Source().Forwarders()[0].id
+	add := src + "/forwarders"
+	const (
+		bearer = "Bearer " + controlToken
+		jsonCT = "application/json"
+		good   = `{"url":"rtmp://dest/live/x"}`
+	)
+	for _, tt := range []struct {
+		name, method, path, contentType, body, authorization string
+		status                                               int
+		code                                                 string
+	}{
+		{"no token", "GET", "/sources", "", "", "", 401, "unauthorized"},
+		{"wrong token", "GET", "/sources", "", "", "Bearer wrong", 401, "unauthorized"},
+		{"empty token", "GET", "/sources", "", "", "Bearer ", 401, "unauthorized"},
+		{"part of the token", "GET", "/sources", "", "", bearer[:len(bearer)-1], 401, "unauthorized"},
+		{"another scheme", "GET", "/sources", "", "", "Basic " + controlToken, 401, "unauthorized"},
+		{"no scheme", "GET", "/sources", "", "", controlToken, 401, "unauthorized"},
+		{"no token, nothing there", "GET", "/nothing", "", "", "", 401, "unauthorized"},
+		{"no token, wrong method", "PATCH", "/sources", "", "", "", 401, "unauthorized"},
+		{"nothing there", "GET", "/nothing", "", "", bearer, 404, "not_found"},
+		{"slash at the end", "GET", "/sources/", "", "", bearer, 404, "not_found"},
+		{"the root", "GET", "/", "", "", bearer, 404, "not_found"},
+		{"no such source", "GET", "/sources/0123456789abcdef", "", "", bearer, 404, "not_found"},
+		{"source by name", "GET", "/sources/live%2F" + canary, "", "", bearer, 404, "not_found"},
+		{"no such source to kick", "DELETE", "/sources/x", "", "", bearer, 404, "not_found"},
+		{"no such source to refresh", "POST", "/sources/x/refresh", "", "", bearer, 404, "not_found"},
+		{"no such source to add to", "POST", "/sources/x/forwarders", jsonCT, good, bearer, 404, "not_found"},
+		{"no such forwarder", "GET", add + "/x", "", "", bearer, 404, "not_found"},
+		{"no such forwarder to replace", "PUT", add + "/x", jsonCT, good, bearer, 404, "not_found"},
+		{"no such forwarder to remove", "DELETE", add + "/x", "", "", bearer, 404, "not_found"},
+		{"list with POST", "POST", "/sources", jsonCT, good, bearer, 405, "method_not_allowed"},
+		{"refresh with GET", "GET", src + "/refresh", "", "", bearer, 405, "method_not_allowed"},
+		{"forwarders with GET", "GET", add, "", "", bearer, 405, "method_not_allowed"},
+		{"made-up method", "KICK", src, "", "", bearer, 405, "method_not_allowed"},
+		{"no content type", "POST", add, "", good, bearer, 415, "unsupported_media_type"},
+		{"a form", "POST", add, "application/x-www-form-urlencoded", "url=rtmp://dest/live/x", bearer, 415, "unsupported_media_type"},
+		{"a form, replaced", "PUT", own, "text/plain", good, bearer, 415, "unsupported_media_type"},
+		{"no body", "POST", add, jsonCT, "", bearer, 400, "bad_json"},
+		{"not JSON", "POST", add, jsonCT, "rtmp://dest/live/" + canary, bearer, 400, "bad_json"},
+		{"cut off", "POST", add, jsonCT, good[:10], bearer, 400, "bad_json"},
+		{"two values", "POST", add, jsonCT, good + good, bearer, 400, "bad_json"},
+		{"something behind", "POST", add, jsonCT, good + "}", bearer, 400, "bad_json"},
+		{"an array", "POST", add, jsonCT, "[" + good + "]", bearer, 400, "bad_json"},
+		{"unknown field", "POST", add, jsonCT, `{"url":"rtmp://dest/live/x","` + canary + `":1}`, bearer, 400, "bad_json"},
+		{"wrong type", "POST", add, jsonCT, `{"url":["` + canary + `"]}`, bearer, 400, "bad_json"},
+		{"number out of range", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","chunk_size":1e40}`, bearer, 400, "bad_json"},
+		{"too long", "POST", add, jsonCT, `{"url":"` + strings.Repeat("a", maxControlBody) + `"}`, bearer, 413, "too_large"},
+		{"too long behind", "POST", add, jsonCT, good + strings.Repeat(" ", maxControlBody), bearer, 413, "too_large"},
+		{"null", "POST", add, jsonCT, "null", bearer, 400, "bad_destination"},
+		{"no URL", "POST", add, jsonCT, "{}", bearer, 400, "bad_destination"},
+		{"http", "POST", add, jsonCT, `{"url":"http://dest/live/` + canary + `"}`, bearer, 400, "bad_destination"},
+		{"bad port", "PUT", own, jsonCT, `{"url":"rtmp://dest:0/live/` + canary + `"}`, bearer, 400, "bad_destination"},
+		{"bad chunk size", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","chunk_size":1}`, bearer, 400, "bad_destination"},
+		{"there already", "POST", add, jsonCT, `{"url":"rtmp://dest/live/` + canary + `"}`, bearer, 409, "exists"},
+		{"replaced by what is down", "PUT", own, jsonCT, `{"url":"rtmp://down/live/` + canary + `"}`, bearer, 502, "destination_failed"},
+		{"replaced by what is busy", "PUT", own, jsonCT, `{"url":"rtmp://dest/live","stream_key":"` + canary + `"}`, bearer, 502, "destination_failed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			status, header, b := c.do(tt.method, tt.path, tt.contentType, tt.body, tt.authorization)
+			require.Equal(t, tt.status, status, "%s", b)
+			require.Equal(t, "application/json", header.Get("Content-Type"))
+			require.Equal(t, "no-store", header.Get("Cache-Control"))
+			require.Equal(t, status == 401, header.Get("WWW-Authenticate") == "Bearer")
+			require.Equal(t, status == 405, header.Get("Allow") != "")
+			var e map[string]string
+			require.NoError(t, json.Unmarshal(b, &e))
+			require.Equal(t, tt.code, e["code"])
+			require.Regexp(t, `^[A-Z].*\.$`, e["message"])
+			require.Len(t, e, 2)
+		})
+	}
+	require.Len(t, c.p.Source().Forwarders(), 1)
+
+	c.r.set(func(r *fakeResolver) { r.err = errors.New("no answer") })
+	var e controlError
+	c.must(502, "POST", src+"/refresh", "", &e)
+	require.Equal(t, "resolver_failed", e.Code)
+	for _, d := range numbered(0, 3) {
+		_, err := c.p.Source().Forward(d)
+		require.NoError(t, err)
+	}
+	c.must(409, "POST", add, good, &e)
+	require.Equal(t, "limit", e.Code)
+	require.NotContains(t, c.log.String(), canary)
+}
+
+func TestControlHidesWhatServersRepeat(t *testing.T) {
+	dest := newServer(t, Config{Hooks: Hooks{OnPublish: func(_ context.Context, req *PublishRequest) error {
+		return &StatusError{Code: "No", Description: "There is no " + req.Stream + req.Param}
+	}}})
+	lost := make(chan error, 1)
+	s := newServer(t, Config{Dial: dialTo(dest), Hooks: Hooks{OnForward: func(_ *Forwarder, s State, err error) {
+		if s == StateWaiting {
+			lost <- err
+		}
+	}}})
+	f, err := publish(t, s, "live", "s").Source().Forward(Destination{URL: "rtmp://dest/live/" + canary + "?q=" + canary})
+	require.NoError(t, err)
+	require.ErrorContains(t, <-lost, "No: There is no ***")
+	require.Equal(t, &controlLost{
+		Op: "publish", Code: "No", Message: "Publish refused: No: There is no ***.",
+	}, showForwarder(f).Error)
+}
+
+func TestControlShowsNamesWhenTold(t *testing.T) {
+	s := newServer(t, Config{})
+	publish(t, s, "live", "name")
+	h, err := s.Handler(ControlOptions{Tokens: []Secret{controlToken}, Names: true})
+	require.NoError(t, err)
+	r := httptest.NewRequest("GET", "/sources", nil)
+	r.Header.Set("Authorization", "bearer "+controlToken)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	require.Equal(t, 200, w.Code)
+	require.Contains(t, w.Body.String(), `"name":"live/name"`)
+}
+
+func TestControlNeedsToken(t *testing.T) {
+	for _, tokens := range [][]Secret{nil, {}, {""}, {"a", ""}} {
+		h, err := NewServer(Config{Logger: quiet}).Handler(ControlOptions{Tokens: tokens})
+		require.ErrorContains(t, err, "token")
+		require.Nil(t, h)
+	}
+}
