@@ -26,9 +26,11 @@ type Config struct {
 	Resolver DestinationResolver
 
 	// RefreshInterval is how often the Resolver is asked again while a
-	// stream is live; see Source.Refresh. Default and negative: only when
-	// the time of its answer (TTLResolver) has passed, or when the host
-	// calls Refresh.
+	// stream is live; see Source.Refresh. It and the time of an answer are
+	// at least 1 s, and up to a tenth is added, so that streams that began
+	// together do not ask together. Default and negative: only when the
+	// time of an answer (TTLResolver) has passed, or when the host calls
+	// Refresh.
 	RefreshInterval time.Duration
 
 	// Hooks are asked and told what publishers and players do.

@@ -326,3 +326,33 @@ func TestControlNeedsToken(t *testing.T) {
 		require.Nil(t, h)
 	}
 }
+
+// A body is a destination that can be used, or is refused in words that quote
+// nothing of it but names of fields.
+func FuzzControlBody(f *testing.F) {
+	f.Add(`{"url":"rtmp://dest/live/x"}`)
+	f.Add(`{"url":"rtmp://dest/live","stream_key":"k","chunk_size":4096,"no_metadata":true}`)
+	f.Add(`{"url":"rtmp://dest/live/x"}{}`)
+	f.Add(`{"url":1,"URL":"rtmp://a/b/c"}`)
+	f.Add(`[[[[[[`)
+	f.Add(`null`)
+	known := map[int]string{400: "bad_json bad_destination"}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json; charset=utf-8")
+		d, err := readDestination(r)
+		if err == nil {
+			require.NoError(t, d.Validate())
+			require.True(t, d.untrusted)
+			require.True(t, json.Valid([]byte(body)))
+			return
+		}
+		var ce *controlError
+		require.ErrorAs(t, err, &ce)
+		require.Contains(t, known[ce.status], ce.Code)
+		require.Regexp(t, `(?s)^\P{Ll}.*\.$`, ce.Message)
+		if ce.Code == "bad_json" {
+			require.Less(t, len(ce.Message), 100)
+		}
+	})
+}

@@ -41,7 +41,8 @@ type HTTPHookURLs struct {
 // such answer. After on_close, on_unpublish and on_stop it is logged.
 //
 // The URLs of an event are called in their order. One that refuses ends that,
-// so that those behind it are not asked about a client that is not let in; an
+// so that those behind it are not asked about a client that is not let in;
+// those before it are not told, as what they have accepted has not begun. An
 // event that only tells is told to all.
 //
 // A client may name another vhost in publish or play than in connect, and
@@ -51,8 +52,8 @@ type HTTPHookURLs struct {
 // most three times Timeout: for its turn, a try, and another after a
 // connection error.
 //
-// No field may change once Hooks has been called, and HTTPHooks must not be
-// copied.
+// No field may change once the first callback has been called, and HTTPHooks
+// must not be copied.
 type HTTPHooks struct {
 	// URLs are for each vhost that Vhosts does not name.
 	URLs   HTTPHookURLs
@@ -103,7 +104,6 @@ func (h *HTTPHooks) Validate() error {
 // Hooks returns the callbacks for Config.Hooks. Where Validate has an error,
 // they refuse with it.
 func (h *HTTPHooks) Hooks() Hooks {
-	h.once.Do(h.init)
 	return Hooks{
 		OnConnect: func(ctx context.Context, req *ConnectRequest) error {
 			return h.ask(ctx, "on_connect", h.of(req.Vhost).OnConnect, h.connectBody(req))
@@ -167,6 +167,7 @@ func (h *HTTPHooks) of(vhost string) HTTPHookURLs {
 
 // ask calls the URLs until one refuses.
 func (h *HTTPHooks) ask(ctx context.Context, action string, urls []string, body any) error {
+	h.once.Do(h.init)
 	for i := range urls {
 		if err := h.call(ctx, action, urls, i, body); err != nil {
 			return err
@@ -177,6 +178,7 @@ func (h *HTTPHooks) ask(ctx context.Context, action string, urls []string, body 
 
 // tell calls all URLs.
 func (h *HTTPHooks) tell(ctx context.Context, action string, urls []string, body any) {
+	h.once.Do(h.init)
 	for i := range urls {
 		if err := h.call(ctx, action, urls, i, body); err != nil {
 			h.logger().Warn("callback failed", "err", err)

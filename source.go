@@ -319,7 +319,6 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 	if s.refresh != nil {
 		s.refresh.Stop()
 	}
-	// Streams that began together do not all ask together.
 	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
 	s.refresh = time.AfterFunc(d, func() {
 		s.background(func() {
