@@ -135,7 +135,7 @@ func TestFramer_Slabs(t *testing.T) {
 	require.Equal(t, 64<<10, f.next)
 	send(1000, 60000)
 	require.Equal(t, maxSlab, f.next)
-	send(1000, 50)
+	send(20000, 50)
 	require.Equal(t, minSlab, f.next)
 }
 

@@ -255,7 +255,7 @@ func TestBatch_NothingSent(t *testing.T) {
 		require.Nil(t, rest)
 	}
 	require.EqualValues(t, 4, c.Next())
-	require.Equal(t, items(40, metadata, avcHeader, aacHeader, avcKey), parse(t, drain(t, c, 1<<20), chunkSize)[:4])
+	require.Equal(t, append(items(0, metadata), items(40, avcHeader, aacHeader, avcKey)...), parse(t, drain(t, c, 1<<20), chunkSize)[:4])
 }
 
 // A started Cursor can be started again, on another log.

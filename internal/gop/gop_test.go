@@ -149,15 +149,25 @@ func drain(t testing.TB, c *Cursor, limit int) []byte {
 	}
 }
 
+// headerTime is the time of a header message that goes before m.
+func headerTime(m *Message, typ uint8, first bool) uint32 {
+	if typ == chunk.TypeData && first {
+		return 0
+	}
+	return m.Time
+}
+
 // read is drain by Read: the messages in the form of items, header sets at the
 // time of the message behind them.
 func read(c *Cursor) (out []item) {
+	first := c.set == nil
 	for {
 		m, set := c.Read()
 		if m == nil {
 			return out
 		}
-		set.All(func(_ uint8, p []byte) { out = append(out, item{m.Time, p}) })
+		set.All(func(typ uint8, p []byte) { out = append(out, item{headerTime(m, typ, first), p}) })
+		first = false
 		out = append(out, item{m.Time, m.frame(c.opt.Push).Payload()})
 	}
 }
@@ -178,13 +188,13 @@ func TestStart_LastKeyframe(t *testing.T) {
 	f.video(avcHeader)
 	f.audio(aacHeader, aacFrame)
 	f.video(avcKey, avcInter)
-	check(t, f, append(items(50, metadata, avcHeader, aacHeader, avcKey), items(60, avcInter)...))
+	check(t, f, slices.Concat(items(0, metadata), items(50, avcHeader, aacHeader, avcKey), items(60, avcInter)))
 
 	f.audio(aacFrame)
 	f.video(avcInter, avcKey) // 90
 	f.audio(aacFrame)
 	f.video(avcInter)
-	check(t, f, slices.Concat(items(90, metadata, avcHeader, aacHeader, avcKey), items(100, aacFrame), items(110, avcInter)))
+	check(t, f, slices.Concat(items(0, metadata), items(90, avcHeader, aacHeader, avcKey), items(100, aacFrame), items(110, avcInter)))
 }
 
 // Destinations get the metadata inside @setDataFrame, in the header set and
@@ -195,9 +205,9 @@ func TestStart_Push(t *testing.T) {
 	f.video(avcHeader, avcKey)
 	f.data(metadata2)
 	set := func(b []byte) []byte { return append([]byte(flv.SetDataFrame), b...) }
-	require.Equal(t, append(items(30, set(metadata), avcHeader, avcKey), items(40, set(metadata2))...),
+	require.Equal(t, slices.Concat(items(0, set(metadata)), items(30, avcHeader, avcKey), items(40, set(metadata2))),
 		parse(t, drain(t, f.start(true), 1<<20), chunkSize))
-	check(t, f, append(items(30, metadata, avcHeader, avcKey), items(40, metadata2)...))
+	check(t, f, slices.Concat(items(0, metadata), items(30, avcHeader, avcKey), items(40, metadata2)))
 }
 
 func TestStart_Empty(t *testing.T) {
@@ -505,7 +515,7 @@ func TestRecordings(t *testing.T) {
 				got := parse(t, drain(t, c, 100000), chunkSize)
 				first := f.Get(begins[i])
 				var want []item
-				first.Set.All(func(_ uint8, p []byte) { want = append(want, item{first.Time, p}) })
+				first.Set.All(func(typ uint8, p []byte) { want = append(want, item{headerTime(first, typ, true), p}) })
 				waiting := true
 				for seq := first.Seq; seq < f.Head(); seq++ {
 					m := f.Get(seq)
