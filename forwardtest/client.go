@@ -26,7 +26,7 @@ type Client struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// FlashVer is flashVer in connect, by default FMLE's.
 	FlashVer string
-	// ChunkSize of what is sent, in bytes. Default 4096.
+	// ChunkSize of what is sent, in bytes, at least 6. Default 4096.
 	ChunkSize int
 	// Bare leaves out releaseStream and FCPublish.
 	Bare bool
@@ -83,7 +83,7 @@ func (c Client) Publish(ctx context.Context) (*Publisher, error) {
 // Send sends messages, as fast as the server takes them where speed is 0; else
 // each when its timestamp comes, speed times as fast as they say. Times count
 // from the first message sent with a speed. When ctx ends inside a message
-// nothing more can be sent.
+// nothing more can be sent. After the connection's end it returns Err.
 func (p *Publisher) Send(ctx context.Context, messages iter.Seq[Message], speed float64) error {
 	stop := context.AfterFunc(ctx, func() { p.nc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -92,10 +92,10 @@ func (p *Publisher) Send(ctx context.Context, messages iter.Seq[Message], speed 
 			return err
 		}
 		if err := p.WriteMessage(m); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+			if isClosed(p.done) {
+				err = p.Err()
 			}
-			return err
+			return contextErr(ctx, err)
 		}
 	}
 	return nil
@@ -182,6 +182,13 @@ func (c Client) open(ctx context.Context, rec *Recorder, begin func(*rtmp.Client
 	if err != nil {
 		return nil, nil, err
 	}
+	size := c.ChunkSize
+	switch {
+	case size == 0:
+		size = 4096
+	case size < maxControl:
+		return nil, nil, fmt.Errorf("forwardtest: Client.ChunkSize is %d, expected at least %d", size, maxControl)
+	}
 	dial := c.Dial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -198,10 +205,6 @@ func (c Client) open(ctx context.Context, rec *Recorder, begin func(*rtmp.Client
 		return nil, nil, contextErr(ctx, err)
 	}
 	p := newPeer(nc, rec)
-	size := c.ChunkSize
-	if size == 0 {
-		size = 4096
-	}
 	p.setChunkSize(size)
 	stopped := false
 	send := func(b []byte) error {

@@ -229,7 +229,7 @@ func (s *Session) serve() error {
 	if err := s.handshake(); err != nil {
 		return err
 	}
-	conn := rtmp.NewConn(s.nc, s.send, 4<<10, chunk.DefaultSize, anyLimits)
+	conn := rtmp.NewConn(s.nc, s.sendControl, 4<<10, chunk.DefaultSize, anyLimits)
 	for {
 		m, err := conn.Next()
 		if err != nil {

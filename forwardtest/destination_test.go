@@ -131,7 +131,9 @@ func TestStepsThatDiffer(t *testing.T) {
 		{"slow answers", forwardtest.Script{Steps: map[string]forwardtest.Step{
 			"handshake": {Delay: time.Second}, "connect": {Delay: time.Second}, "createStream": {Delay: time.Second}, "publish": {Delay: time.Second},
 		}}},
-		{"chunks of 1 byte", forwardtest.Script{ChunkSize: 1}},
+		{"chunks of 1 byte", forwardtest.Script{ChunkSize: 1, At: map[int]func(*forwardtest.Session){
+			1: func(s *forwardtest.Session) { s.Send(0, "onBWDone", 0, nil, 8192) },
+		}}},
 		{"chunks of 64 KiB", forwardtest.Script{ChunkSize: 65536}},
 		{"a byte at a time", forwardtest.Script{Faults: forwardtest.Faults{
 			Read: forwardtest.Fault{Max: 1}, Write: forwardtest.Fault{Max: 1},

@@ -101,6 +101,24 @@ func (p *peer) send(b []byte) error {
 	return err
 }
 
+// maxControl is the longest payload of the protocol's own messages.
+const maxControl = 6
+
+// sendControl sends one of the protocol's own messages, cut into chunks where
+// they are smaller.
+func (p *peer) sendControl(b []byte) error {
+	const header = 12
+	size := p.chunkSize()
+	out := slices.Clone(b[:header])
+	for i, c := range b[header:] {
+		if i > 0 && i%size == 0 {
+			out = append(out, 3<<6|chunk.StreamControl)
+		}
+		out = append(out, c)
+	}
+	return p.send(out)
+}
+
 func (p *peer) chunkSize() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
