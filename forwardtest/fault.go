@@ -177,6 +177,11 @@ func (l *lane) enter() error {
 	select {
 	case l.busy <- struct{}{}:
 		return nil
+	default:
+	}
+	select {
+	case l.busy <- struct{}{}:
+		return nil
 	case <-l.limit.wait():
 		return os.ErrDeadlineExceeded
 	case <-l.c.closed:
