@@ -245,16 +245,20 @@ func TestDestinationOverTCP(t *testing.T) {
 	require.NoError(t, err)
 	// What is missed while b is gone is in the log.
 	require.NoError(t, p.Send(t.Context(), media.Messages(10*time.Second), 0))
-	require.NoError(t, p.Unpublish())
-	for _, d := range []*forwardtest.Destination{a, b} {
-		n := 1
-		if d == b {
-			n = 2
-		}
-		s, err := d.WaitSession(t.Context(), n)
+	var sessions []*forwardtest.Session
+	for n, d := range []*forwardtest.Destination{a, b} {
+		s, err := d.WaitSession(t.Context(), n+1)
 		require.NoError(t, err)
-		_, err = s.WaitCommand(t.Context(), "deleteStream")
+		_, err = s.WaitCommand(t.Context(), "publish")
 		require.NoError(t, err)
+		sessions = append(sessions, s)
+	}
+	// Media goes out with them publishing, so that both get some.
+	next := media
+	next.ID = 1
+	require.NoError(t, p.Send(t.Context(), next.Messages(time.Second), 0))
+	for _, s := range sessions {
+		require.NoError(t, s.Recorder().Wait(t.Context(), func(r forwardtest.Report) bool { return r.Last == 72 }))
 		s.Recorder().Check(t)
 	}
 	<-first.Done()
@@ -277,4 +281,29 @@ func TestDestinationClose(t *testing.T) {
 		require.ErrorIs(w, err, syscall.ECONNREFUSED)
 		synctest.Wait()
 	})
+}
+
+// A connection that is cut in the middle of anything leaves nothing behind:
+// what came before is in order, the next connection begins anew.
+func TestCutAnywhere(t *testing.T) {
+	const handshake = 1 + 2*1536
+	for at := int64(handshake); at < handshake+6000; at += 41 {
+		bubble(t, forward.Config{}, func(w *world) {
+			d := w.destination()
+			cut := forwardtest.FaultDial(w.net.Dial, forwardtest.Faults{Write: forwardtest.Fault{Cut: at}})
+			p := w.publish()
+			_, err := w.srv.Source("live/stream").Forward(forward.Destination{URL: d.URL("live/key"), DialContext: cut})
+			require.NoError(w, err)
+			go p.Send(w.ctx, media.Messages(-1), 1)
+			s := w.published(d, 2)
+			require.NoError(w, s.Recorder().WaitFrames(w.ctx, 50))
+			s.Recorder().Check(w)
+			first := d.Sessions()[0].Recorder()
+			if first.Report().Frames > 0 {
+				first.Check(w)
+			}
+			require.Len(w, d.Sessions(), 2)
+			p.Close()
+		})
+	}
 }

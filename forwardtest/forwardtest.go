@@ -20,9 +20,9 @@ import (
 
 // The types of a Message (RTMP 1.0, 7.1).
 const (
-	TypeAudio = chunk.TypeAudio
-	TypeVideo = chunk.TypeVideo
-	TypeData  = chunk.TypeData
+	TypeAudio = 8
+	TypeVideo = 9
+	TypeData  = 18
 )
 
 // Message is one audio, video or data message. It converts to and from
