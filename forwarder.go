@@ -447,6 +447,7 @@ func (f *Forwarder) finish() {
 	f.mu.Unlock()
 	f.cancel()
 	f.setState(StateClosed, nil)
+	f.src.remove(f) // before anybody is told
 	close(f.done)
 }
 

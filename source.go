@@ -133,15 +133,13 @@ func (s *Source) forward(f *Forwarder) (err error) {
 		return err
 	}
 	s.forwarders = append(s.forwarders, f)
-	s.wg.Go(func() {
-		defer s.srv.pushed(-1)
-		f.run()
-		s.remove(f)
-	})
+	s.wg.Go(f.run)
 	return nil
 }
 
+// remove takes out a forwarder that has ended.
 func (s *Source) remove(f *Forwarder) {
+	s.srv.pushed(-1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
