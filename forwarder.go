@@ -239,6 +239,7 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 	}
 	f.mu.Unlock()
 	if busy {
+		n.cancel()
 		return nil, fmt.Errorf("destination %s: %w", f.dst, errReplacing)
 	}
 	if err := f.src.forward(n); err != nil {

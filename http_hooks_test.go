@@ -280,6 +280,40 @@ func TestHTTPHooksWaitForTheirTurn(t *testing.T) {
 	})
 }
 
+// A thousand clients at once; one whose backend hangs holds none of the others.
+func TestHTTPHooksOfAThousandClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hooks := (&HTTPHooks{
+			URLs:   HTTPHookURLs{OnPublish: []string{"http://backend/"}},
+			Vhosts: map[string]HTTPHookURLs{"hangs": {OnPublish: []string{"http://hangs/"}}},
+			Client: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				after := time.Second
+				if r.URL.Host == "hangs" {
+					after = time.Hour
+				}
+				return replying(after, "0", nil).Transport.RoundTrip(r)
+			})},
+		}).Hooks()
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range 2000 {
+			wg.Go(func() {
+				req := seedRequest()
+				if i%2 == 1 {
+					req.Vhost = "hangs"
+				}
+				err := hooks.OnPublish(t.Context(), req)
+				require.Equal(t, i%2 == 1, err != nil)
+				if err == nil {
+					require.LessOrEqual(t, time.Since(start), 2*time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		require.LessOrEqual(t, time.Since(start), 6*time.Second)
+	})
+}
+
 // A vhost's callbacks follow its clients from connect to close; a refusal
 // reaches the client with its code.
 func TestHTTPHooksOfServer(t *testing.T) {

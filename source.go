@@ -111,6 +111,11 @@ func (s *Source) Forward(d Destination) (*Forwarder, error) {
 
 // forward starts f.
 func (s *Source) forward(f *Forwarder) (err error) {
+	defer func() {
+		if err != nil {
+			f.cancel()
+		}
+	}()
 	s.srv.mu.Lock()
 	if l := s.srv.cfg.Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
 		s.srv.mu.Unlock()
