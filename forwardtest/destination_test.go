@@ -307,3 +307,52 @@ func TestCutAnywhere(t *testing.T) {
 		})
 	}
 }
+
+// One that never reads and one that is slow cost the others nothing.
+func TestNeighbours(t *testing.T) {
+	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/live/key", "rtmp://b/live/key", "rtmp://c/live/key")}
+	bubble(t, cfg, func(w *world) {
+		healthy := w.destination()
+		stalled := w.net.NewDestination("b:1935", forwardtest.Script{
+			At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Stall},
+		})
+		defer stalled.Close()
+		slow := w.net.NewDestination("c:1935", forwardtest.Script{
+			Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: 30_000}},
+			Recorder: func() *forwardtest.Recorder { return &forwardtest.Recorder{Gaps: true} },
+		})
+		defer slow.Close()
+		p := w.publish()
+		a, c := w.published(healthy, 1), w.published(slow, 1)
+		began := time.Now()
+		messages := collect(media, time.Minute)
+		require.NoError(w, p.Send(w.ctx, media.Messages(time.Minute), 1))
+		last := time.Duration(messages[len(messages)-1].Timestamp) * time.Millisecond
+		require.Equal(w, last, time.Since(began), "the publisher was held back")
+		require.NoError(w, a.Recorder().Wait(w.ctx, func(r forwardtest.Report) bool { return r.Messages == len(messages) }))
+		require.Less(w, time.Since(began)-last, 100*time.Millisecond)
+		require.Equal(w, messages, a.Recorder().Messages())
+		require.Greater(w, len(stalled.Sessions()), 1)
+		c.Recorder().Check(w)
+		require.Positive(w, c.Recorder().Report().Gaps)
+	})
+}
+
+// Without a GOP cache receivers begin with the next keyframe.
+func TestNoGOPCache(t *testing.T) {
+	cfg := pushing
+	cfg.NoGOPCache = true
+	bubble(t, cfg, func(w *world) {
+		d := w.destination(
+			forwardtest.Script{At: map[int]func(*forwardtest.Session){70: (*forwardtest.Session).Reset}},
+			forwardtest.Script{})
+		p := w.publish()
+		go p.Send(w.ctx, media.Messages(-1), 1)
+		player := w.play()
+		for _, rec := range []*forwardtest.Recorder{w.published(d, 2).Recorder(), player.Recorder()} {
+			require.NoError(w, rec.WaitFrames(w.ctx, 200))
+			rec.Check(w)
+		}
+		p.Close()
+	})
+}
