@@ -94,7 +94,7 @@ func (g *Group) Wake() {
 			}
 		}
 	}
-	w := walks.Get().(*walk)
+	w := newWalk()
 	shards[0].walk(w)
 	for _, sh := range shards[1:] {
 		if !help || sh.queued.CompareAndSwap(true, false) || !g.pool.running() {
@@ -213,7 +213,7 @@ func (p *Pool) offer(sh *shard) bool {
 func (p *Pool) run() {
 	for sh := range p.work {
 		if sh.queued.CompareAndSwap(true, false) {
-			w := walks.Get().(*walk)
+			w := newWalk()
 			sh.walk(w)
 			w.put()
 		}

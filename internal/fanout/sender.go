@@ -12,7 +12,6 @@ package fanout
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"sync"
@@ -64,6 +63,7 @@ type Sender struct {
 
 	state    atomic.Int32
 	closed   atomic.Bool
+	asked    atomic.Bool  // take has something to take over
 	progress atomic.Int64 // when bytes were taken last, nanoseconds on Clock
 	bytes    atomic.Uint64
 	messages atomic.Uint64
@@ -123,6 +123,7 @@ func (s *Sender) Send(b []byte) error {
 		return ErrControl
 	}
 	s.control = append(s.control, b...)
+	s.asked.Store(true)
 	s.mu.Unlock()
 	s.Kick()
 	return nil
@@ -138,6 +139,7 @@ func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, s
 	l.Start(&a.cursor, o)
 	s.mu.Lock()
 	s.attach = a
+	s.asked.Store(true)
 	s.current.Store(a)
 	s.mu.Unlock()
 	s.Kick()
@@ -171,16 +173,19 @@ func (s *Sender) Next() uint64 {
 func (s *Sender) Detach() {
 	s.mu.Lock()
 	s.detach, s.attach = true, nil
+	s.asked.Store(true)
 	s.current.Store(nil)
 	s.mu.Unlock()
 	s.Kick()
 }
 
-// Shutdown closes the connection for writing when what is queued is sent.
-// Where the connection can't be half closed it is closed.
+// Shutdown closes the connection for writing when the control messages that are
+// queued are sent, and the media message that is being sent. Where the
+// connection can't be half closed it is closed.
 func (s *Sender) Shutdown() {
 	s.mu.Lock()
 	s.shutdown = true
+	s.asked.Store(true)
 	s.mu.Unlock()
 	s.Kick()
 }
@@ -232,7 +237,7 @@ func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
 // it does not block, else by a goroutine. It must not be called with locks
 // held that Attach's end takes.
 func (s *Sender) Kick() {
-	w := walks.Get().(*walk)
+	w := newWalk()
 	s.kick(w)
 	w.put()
 }
@@ -272,10 +277,10 @@ func (s *Sender) run(w *walk) {
 			}
 			n, err := s.try.write(iov, batch, w)
 			if err != nil {
-				s.fail(fmt.Errorf("write: %w", err))
+				s.fail(err)
 				break
 			}
-			full = s.sent(batch, iov, n)
+			full = s.sent(batch, iov, n, w.now)
 		}
 		if full {
 			s.state.Store(parked)
@@ -305,7 +310,7 @@ func (s *Sender) Wait() { s.wg.Wait() }
 
 // catchUp sends until everything is sent, waiting for the socket.
 func (s *Sender) catchUp() {
-	w := walks.Get().(*walk)
+	w := newWalk()
 	defer w.put()
 	for {
 		for !s.closed.Load() {
@@ -321,10 +326,10 @@ func (s *Sender) catchUp() {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					err = ErrStalled
 				}
-				s.fail(fmt.Errorf("write: %w", err))
+				s.fail(err)
 				break
 			}
-			s.sent(batch, iov, n)
+			s.sent(batch, iov, n, Clock())
 		}
 		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
 		s.state.Store(idle)
@@ -341,7 +346,7 @@ func (s *Sender) pending() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.control) > 0 || s.attach != nil || s.detach || s.shutdown {
+	if s.asked.Load() {
 		return true
 	}
 	a := s.current.Load()
@@ -355,7 +360,7 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 		if s.rest != nil {
 			return s.rest, nil
 		}
-		if len(s.out) == 0 {
+		if len(s.out) == 0 && s.asked.Load() {
 			s.take()
 		}
 		if len(s.out) > 0 {
@@ -365,10 +370,12 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 		if a == nil {
 			return nil, nil
 		}
-		b := w.batch(a.opt.Push)
-		b.Fill(&a.cursor, limit)
-		if b.Len() > 0 {
-			return b.IOV(), b
+		// One who is up to date leaves the batch to the next.
+		if a.cursor.Lag() > 0 {
+			b := w.batch(a.opt.Push)
+			if b.Fill(&a.cursor, limit); b.Len() > 0 {
+				return b.IOV(), b
+			}
 		}
 		if !a.cursor.Done() {
 			return nil, nil
@@ -379,6 +386,7 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 		s.mu.Lock()
 		s.control = append(s.control, control...)
 		s.shutdown = s.shutdown || shutdown
+		s.asked.Store(true)
 		s.mu.Unlock()
 	}
 }
@@ -387,18 +395,20 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 func (s *Sender) take() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asked.Store(false)
 	if s.detach {
 		s.detach, s.active = false, nil
 	}
 	if len(s.control) > 0 {
 		s.out, s.control = s.control, nil
+		s.asked.Store(true) // there may be more behind it
 		return
 	}
 	if a := s.attach; a != nil {
 		s.attach, s.active = nil, a
 	}
-	if s.shutdown && s.active == nil {
-		s.shutdown = false
+	if s.shutdown {
+		s.shutdown, s.active = false, nil
 		if err := closeWrite(s.conn); err != nil && s.err == nil {
 			s.err = err
 			s.closed.Store(true)
@@ -409,13 +419,13 @@ func (s *Sender) take() {
 
 // sent notes that n bytes of iov were taken. It reports whether the socket is
 // full.
-func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int) (full bool) {
+func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64) (full bool) {
 	total := 0
 	for _, p := range iov {
 		total += len(p)
 	}
 	if n > 0 {
-		s.progress.Store(Clock())
+		s.progress.Store(now)
 		s.bytes.Add(uint64(n))
 	}
 	switch {

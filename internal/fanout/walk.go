@@ -14,9 +14,16 @@ type walk struct {
 	one        [1][]byte
 	gather     []byte
 	scratch    ioScratch
+	now        int64 // on Clock, when the walk began
 }
 
 var walks = sync.Pool{New: func() any { return new(walk) }}
+
+func newWalk() *walk {
+	w := walks.Get().(*walk)
+	w.now = Clock()
+	return w
+}
 
 func (w *walk) batch(push bool) *gop.Batch {
 	if push {

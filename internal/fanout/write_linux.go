@@ -49,27 +49,19 @@ type attempt struct {
 
 func (a *attempt) init(s *Sender) {
 	a.raw = s.raw
-	a.once = func(fd uintptr) bool { a.writev(fd); return true }
-	a.waiting = func(fd uintptr) bool { a.writev(fd); return a.err != syscall.EAGAIN }
+	a.once = func(fd uintptr) bool { a.send(fd); return true }
+	a.waiting = func(fd uintptr) bool { a.send(fd); return a.err != syscall.EAGAIN }
 }
 
-// writev makes the system call raw: it does not block, and the scheduler
-// would only be disturbed by being told of it.
-func (a *attempt) writev(fd uintptr) {
+// send makes the system call raw: it does not block, and the scheduler would
+// only be disturbed by being told of it.
+func (a *attempt) send(fd uintptr) {
 	for {
-		var n uintptr
-		if len(a.iov) == 1 {
-			n, _, a.err = syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(a.iov[0].Base)), uintptr(a.iov[0].Len))
-		} else {
-			n, _, a.err = syscall.RawSyscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&a.iov[0])), uintptr(len(a.iov)))
-		}
-		if a.err == syscall.EINTR {
+		n, err := send(fd, a.iov)
+		if err == syscall.EINTR {
 			continue
 		}
-		a.n = 0
-		if a.err == 0 {
-			a.n = int(n)
-		}
+		a.n, a.err = n, err
 		return
 	}
 }
