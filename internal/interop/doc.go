@@ -1,0 +1,11 @@
+// Package interop holds the tests against peers that others wrote: ffmpeg,
+// nginx with its RTMP module, GStreamer, librtmp and joy4 publish, play and
+// are pushed to, and what comes out is compared with what went in, packet for
+// packet.
+//
+// They need those programs and the build tag interop:
+//
+//	go test -tags interop ./internal/interop
+//
+// A program that is missing is a failure that names its Debian package.
+package interop

@@ -1,0 +1,345 @@
+//go:build interop
+
+package interop
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/flv"
+)
+
+// tag is one message of a stream, which is one tag of an FLV file.
+type tag struct {
+	typ  uint8
+	ms   uint32
+	body []byte
+}
+
+func (m tag) String() string {
+	return fmt.Sprintf("type %d at %d ms, %d bytes %.16x", m.typ, m.ms, len(m.body), m.body)
+}
+
+// clip is a stream to publish.
+type clip struct {
+	name string
+	path string
+	tags []tag
+	// classic: H.264, AAC and MP3 in the form of FLV 10.1, which peers that
+	// know no Enhanced RTMP can take apart.
+	classic bool
+}
+
+// ms is the time of the clip's last message.
+func (c *clip) ms() uint32 { return c.tags[len(c.tags)-1].ms }
+
+// mediaDir holds what is generated for all tests of a run.
+var mediaDir string
+
+// generate makes a clip once for all tests.
+func generate(name string, make func(t *testing.T, path string)) func(t *testing.T) *clip {
+	var (
+		mu sync.Mutex
+		c  *clip
+	)
+	return func(t *testing.T) *clip {
+		mu.Lock()
+		defer mu.Unlock()
+		if c == nil {
+			path := filepath.Join(mediaDir, name+".flv")
+			make(t, path)
+			c = load(t, name, path, true)
+		}
+		return c
+	}
+}
+
+// The clips of issue 2, "What it must show".
+var (
+	bframes = generate("bframes", func(t *testing.T, path string) {
+		run(t, "ffmpeg", slices.Concat(quiet, testVideo("640x360"), testAudio, x264, aac, toFLV(path))...)
+	})
+	audioOnly = generate("audio", func(t *testing.T, path string) {
+		run(t, "ffmpeg", slices.Concat(quiet, testAudio, aac, toFLV(path))...)
+	})
+	videoOnly = generate("video", func(t *testing.T, path string) {
+		run(t, "ffmpeg", slices.Concat(quiet, testVideo("640x360"), x264, toFLV(path))...)
+	})
+	// bigKeyframes has keyframes above 200 KB: noise that stands still.
+	bigKeyframes = generate("big-keyframes", func(t *testing.T, path string) {
+		run(t, "ffmpeg", slices.Concat(quiet,
+			input("color=gray:size=1920x1080:rate=10,noise=alls=80"), testAudio,
+			[]string{"-c:v", "libx264", "-preset", "ultrafast", "-qp", "38", "-g", "10", "-pix_fmt", "yuv420p"},
+			aac, toFLV(path))...)
+	})
+	// resolution changes size in the middle: a second sequence header.
+	resolution = generate("resolution-change", func(t *testing.T, path string) {
+		small, large := path+".1", path+".2"
+		run(t, "ffmpeg", slices.Concat(quiet, testVideo("320x180"), testAudio, x264, aac, []string{"-t", "3"}, toFLV(small))...)
+		run(t, "ffmpeg", slices.Concat(quiet, testVideo("640x360"), testAudio, x264, aac, []string{"-t", "3"}, toFLV(large))...)
+		concatenate(t, path, small, large)
+	})
+	generated = []func(*testing.T) *clip{bframes, audioOnly, videoOnly, bigKeyframes, resolution}
+)
+
+var (
+	quiet     = []string{"-v", "error", "-nostdin", "-y"}
+	testAudio = input("sine=frequency=440:sample_rate=44100")
+	x264      = []string{"-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-b_strategy", "0",
+		"-g", "25", "-keyint_min", "25", "-sc_threshold", "0", "-pix_fmt", "yuv420p", "-b:v", "600k"}
+	aac = []string{"-c:a", "aac", "-b:a", "96k"}
+)
+
+func input(graph string) []string { return []string{"-f", "lavfi", "-t", "6", "-i", graph} }
+
+func testVideo(size string) []string { return input("testsrc2=rate=25:size=" + size) }
+
+func toFLV(path string) []string { return []string{"-f", "flv", path} }
+
+// concatenate joins FLV files in time. The later ones lose their metadata, as
+// an encoder that changes its settings in mid-stream may not send any.
+func concatenate(t *testing.T, path string, parts ...string) {
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	w := flv.NewWriter(f)
+	var offset, last uint32
+	for i, part := range parts {
+		tags, err := readFLV(part)
+		require.NoError(t, err)
+		for _, m := range tags {
+			if kind(m) == flv.KindEnd || m.typ == flv.TypeData && i > 0 {
+				continue
+			}
+			last = max(last, offset+m.ms)
+			require.NoError(t, w.WriteTag(m.typ, offset+m.ms, m.body))
+		}
+		offset = last + 40
+	}
+}
+
+// repository returns the clips of testdata.
+func repository(t *testing.T) []*clip {
+	paths, err := filepath.Glob("../../testdata/*.flv")
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	var out []*clip
+	for _, path := range paths {
+		name := strings.TrimSuffix(filepath.Base(path), ".flv")
+		c := load(t, name, path, true)
+		for _, m := range c.tags {
+			c.classic = c.classic && !enhanced(m)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func load(t *testing.T, name, path string, classic bool) *clip {
+	tags, err := readFLV(path)
+	require.NoError(t, err)
+	require.NotEmpty(t, tags, path)
+	return &clip{name: name, path: path, tags: tags, classic: classic}
+}
+
+// readFLV reads a file. What is cut off at its end is left out: a recorder
+// that is stopped may leave such.
+func readFLV(path string) ([]tag, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []tag
+	r := flv.NewReader(bufio.NewReader(f))
+	for {
+		typ, ms, body, err := r.Next()
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Base(path), err)
+		}
+		out = append(out, tag{typ, ms, bytes.Clone(body)})
+	}
+}
+
+// kind is what the first track of a message is.
+func kind(m tag) flv.Kind {
+	for t := range flv.Tracks(m.typ, m.body) {
+		return t.Kind
+	}
+	return flv.KindNone
+}
+
+func isKeyframe(m tag) bool {
+	return m.typ == flv.TypeVideo && flv.Video(m.body).Keyframe
+}
+
+// enhancedVideo reports whether c has video messages of Enhanced RTMP. nginx-rtmp
+// takes the upper bit for a frame type of low priority and drops them all.
+func enhancedVideo(c *clip) bool {
+	return slices.ContainsFunc(c.tags, func(m tag) bool { return m.typ == flv.TypeVideo && enhanced(m) })
+}
+
+func enhanced(m tag) bool {
+	switch m.typ {
+	case flv.TypeAudio:
+		return flv.Audio(m.body).Enhanced
+	case flv.TypeVideo:
+		return flv.Video(m.body).Enhanced
+	}
+	return false
+}
+
+// frames returns the coded frames of one type: all that a peer may neither
+// leave out, repeat nor make anew.
+func frames(tags []tag, typ uint8) []tag {
+	var out []tag
+	for _, m := range tags {
+		if m.typ != typ {
+			continue
+		}
+		switch kind(m) {
+		case flv.KindFrame, flv.KindKeyframe, flv.KindUnknown:
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// headers returns the sequence headers of one type, each change once.
+func headers(tags []tag, typ uint8) [][]byte {
+	last := make(map[flv.Slot][]byte)
+	var out [][]byte
+	for _, m := range tags {
+		if m.typ != typ {
+			continue
+		}
+		changed := false
+		for slot := range flv.Slots(m.typ, m.body) {
+			changed = changed || !bytes.Equal(last[slot], m.body)
+			last[slot] = m.body
+		}
+		if changed {
+			out = append(out, m.body)
+		}
+	}
+	return out
+}
+
+// rule says what a receiver may do to a stream.
+type rule struct {
+	// late: it came when the stream was running, and must begin at a
+	// keyframe after the first.
+	late bool
+	// cut is how many of the last frames it may lose: rtmp2src ends at
+	// StreamEOF, whatever it has not given on yet.
+	cut int
+	// sound: the sound format bits of an audio tag may be made anew, which
+	// mean nothing for AAC (FLV 10.1, E.4.2.1).
+	sound bool
+	// remuxed: sequence headers may be made anew.
+	remuxed bool
+}
+
+// checkRun compares what was received with what was published: of each type a
+// run of the frames from a keyframe to the end, none missing, none twice, none
+// out of order, with the bytes and times they were sent with, behind the
+// sequence header in force.
+func checkRun(want, got []tag, r rule) error {
+	for _, typ := range []uint8{flv.TypeVideo, flv.TypeAudio} {
+		name := map[uint8]string{flv.TypeVideo: "video", flv.TypeAudio: "audio"}[typ]
+		w, g := frames(want, typ), frames(got, typ)
+		if len(w) == 0 && len(g) == 0 {
+			continue
+		}
+		if len(g) == 0 || len(g) > len(w) {
+			return fmt.Errorf("%s: %d frames of %d", name, len(g), len(w))
+		}
+		at := len(w) - len(g)
+		for n := 0; n < r.cut && at > 0 && !r.same(w[at], g[0]); n++ {
+			at--
+		}
+		if typ == flv.TypeVideo && !isKeyframe(g[0]) {
+			return fmt.Errorf("%s begins with a frame that is no keyframe", name)
+		}
+		const second = 1000
+		switch began := w[at].ms - w[0].ms; {
+		case r.late && began == 0:
+			return fmt.Errorf("%s: a late joiner got all %d frames", name, len(g))
+		case !r.late && (typ == flv.TypeVideo && at > 0 || began > second):
+			return fmt.Errorf("%s: %d frames of %d, the first %d are missing or some on the way", name, len(g), len(w), at)
+		}
+		for i := range g {
+			if !r.same(w[at+i], g[i]) {
+				return fmt.Errorf("%s: frame %d of %d is %v, published was %v", name, i, len(g), g[i], w[at+i])
+			}
+		}
+		if err := checkHeaders(want, got, typ, r); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// same reports whether two messages are equal but for what r lets pass.
+func (r rule) same(a, b tag) bool {
+	if r.sound && a.typ == flv.TypeAudio && len(a.body) > 0 && len(b.body) > 0 && a.body[0]>>4 == b.body[0]>>4 {
+		a.body, b.body = a.body[1:], b.body[1:]
+	}
+	return a.typ == b.typ && a.ms == b.ms && bytes.Equal(a.body, b.body)
+}
+
+func checkHeaders(want, got []tag, typ uint8, r rule) error {
+	w, g := headers(want, typ), headers(got, typ)
+	if r.late { // what was over when it came it need not have
+		w = w[max(0, len(w)-len(g)):]
+	}
+	if len(w) != len(g) {
+		return fmt.Errorf("%d sequence headers of %d", len(g), len(w))
+	}
+	for i := range w {
+		if !r.remuxed && !bytes.Equal(w[i], g[i]) {
+			return fmt.Errorf("sequence header %d differs: %x, published was %x", i, g[i], w[i])
+		}
+	}
+	if len(w) == 0 {
+		return nil
+	}
+	for _, m := range got {
+		if m.typ == typ {
+			if k := kind(m); k == flv.KindSequenceHeader {
+				return nil
+			} else if k == flv.KindFrame || k == flv.KindKeyframe {
+				return errors.New("a frame before the sequence header")
+			}
+		}
+	}
+	return nil
+}
+
+// checkAll compares every message: data messages, headers and frames, in the
+// order of all of them together.
+func checkAll(want, got []tag) error {
+	for i := range min(len(want), len(got)) {
+		if !(rule{}).same(want[i], got[i]) {
+			return fmt.Errorf("message %d is %v, published was %v", i, got[i], want[i])
+		}
+	}
+	if len(want) != len(got) {
+		return fmt.Errorf("%d messages of %d", len(got), len(want))
+	}
+	return nil
+}
