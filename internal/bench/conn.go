@@ -112,8 +112,8 @@ func (c *conn) ready(events uint32) {
 // read reads until the socket is empty.
 func (c *conn) read() {
 	for c.stage != stageClosed {
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(c.fd),
-			uintptr(unsafe.Pointer(&c.l.buf[0])), uintptr(len(c.l.buf)), 0, 0, 0)
+		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(c.fd),
+			uintptr(unsafe.Pointer(&c.l.buf[0])), uintptr(len(c.l.buf)))
 		switch {
 		case errno == syscall.EAGAIN:
 			return
