@@ -115,6 +115,7 @@ func (r *results) print() {
 // pushes it from a master to a slave of ours and to nginx-rtmp, and plays it
 // with every player.
 func TestMatrix(t *testing.T) {
+	needAll(t)
 	clips := repository(t)
 	for _, make := range generated {
 		clips = append(clips, make(t))
@@ -187,7 +188,11 @@ func (w *world) run() {
 		})
 	}
 	for _, accepted := range w.live {
-		<-accepted
+		select {
+		case <-accepted:
+		case <-w.ctx.Done():
+			w.t.Fatal("a raw player was not accepted")
+		}
 	}
 	eventually(w.t, "the players at the slave", func() bool { return w.slave.plays.Load() == int64(waiting+len(w.live)-atNginx) })
 	if players[0].can(w.c) {

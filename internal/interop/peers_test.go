@@ -37,6 +37,14 @@ var packages = map[string]string{
 	"gst-launch-1.0": "gstreamer1.0-tools",
 }
 
+// elements has the Debian package of each of GStreamer's elements.
+var elements = map[string]string{
+	"filesrc":   "libgstreamer1.0-0",
+	"flvmux":    "gstreamer1.0-plugins-good",
+	"rtmp2sink": "gstreamer1.0-plugins-bad",
+	"rtmpsink":  "gstreamer1.0-plugins-bad",
+}
+
 const nginxModule = "/usr/lib/nginx/modules/ngx_rtmp_module.so"
 
 // need finds a program.
@@ -47,6 +55,19 @@ func need(t testing.TB, program string) string {
 		t.Fatalf("%s is not installed: apt-get install %s", program, packages[program])
 	}
 	return path
+}
+
+// needAll finds everything, so that what is missing is told at once.
+func needAll(t testing.TB) {
+	t.Helper()
+	for program := range packages {
+		need(t, program)
+	}
+	for element, pkg := range elements {
+		if err := exec.Command("gst-inspect-1.0", "--exists", element).Run(); err != nil {
+			t.Fatalf("GStreamer's %s is not installed: apt-get install %s", element, pkg)
+		}
+	}
 }
 
 // run runs a program to its end.
