@@ -101,19 +101,20 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
-	mu      sync.Mutex
-	state   State
-	since   time.Time
-	step    string
-	lastErr error
-	failing bool // the last attempt failed, and was logged
-	out     *fanout.Sender
-	client  *rtmp.Client
-	stop    bool
-	drain   *time.Timer
-	heir    *Forwarder        // that Update has made
-	succeed func(from uint64) // has the heir begin; nil until it is publishing
-	total   ForwarderStats
+	mu       sync.Mutex
+	state    State
+	since    time.Time
+	step     string
+	lastErr  error
+	logged   time.Time // see report
+	unlogged int
+	out      *fanout.Sender
+	client   *rtmp.Client
+	stop     bool
+	drain    *time.Timer
+	heir     *Forwarder        // that Update has made
+	succeed  func(from uint64) // has the heir begin; nil until it is publishing
+	total    ForwarderStats
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -469,18 +470,41 @@ func (f *Forwarder) wasHealthy(began time.Time, healthy time.Duration) bool {
 	return f.state == StatePublishing && f.since.After(began) && time.Since(f.since) >= healthy
 }
 
-// failed notes and logs the end of a session, once for a row of failures.
+// failed notes and logs the end of a session.
 func (f *Forwarder) failed(err error) {
 	f.mu.Lock()
 	f.lastErr = err
-	first := !f.failing
-	f.failing = true
 	f.mu.Unlock()
-	if first {
-		f.log.Warn("destination lost", "err", err)
-	} else {
-		f.log.Debug("destination", "err", err)
+	f.report(slog.LevelWarn, "destination lost", "err", err)
+}
+
+// A destination that comes and goes is not to fill the log: logBurst lines at
+// once and one every logEvery, the others are for Debug.
+const (
+	logBurst = 4
+	logEvery = time.Minute
+)
+
+// report logs a change of state.
+func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
+	f.mu.Lock()
+	now := time.Now()
+	// logged is when the bucket of lines will be full again.
+	if f.logged.Before(now) {
+		f.logged = now
 	}
+	if f.logged.Sub(now) > (logBurst-1)*logEvery {
+		level = slog.LevelDebug
+		f.unlogged++
+	} else {
+		f.logged = f.logged.Add(logEvery)
+		if f.unlogged > 0 {
+			args = append(args, "not_logged", f.unlogged)
+			f.unlogged = 0
+		}
+	}
+	f.mu.Unlock()
+	f.log.Log(f.ctx, level, msg, args...)
 }
 
 // pause waits until the next attempt. It is false when there is none.
@@ -513,7 +537,6 @@ func (f *Forwarder) setState(s State, err error) {
 		f.total.Connects++
 	case StatePublishing:
 		f.total.Accepted++
-		f.failing = false
 	}
 	f.mu.Unlock()
 	if h := f.src.srv.cfg.Hooks.OnForward; h != nil {
@@ -562,7 +585,7 @@ func (f *Forwarder) session() error {
 	defer f.end()
 
 	f.setState(StatePublishing, nil)
-	f.log.Info("destination publishing")
+	f.report(slog.LevelInfo, "destination publishing")
 	o := gop.Options{
 		Push:   !f.dst.PlainMetadata,
 		NoMeta: f.dst.NoMetadata,
