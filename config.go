@@ -174,9 +174,9 @@ const (
 	// setupBuffer is the read buffer of a connection that has not been
 	// accepted yet, playBuffer that of a player, which sends next to
 	// nothing, publishBuffer that of a publisher.
-	setupBuffer   = 4 << 10
+	setupBuffer   = 1 << 10
 	playBuffer    = 512
-	publishBuffer = 64 << 10
+	publishBuffer = 32 << 10
 	// maxChunkSize is what all servers known to us take.
 	maxChunkSize = 65536
 	// maxMergeWindow keeps a mistaken unit from looking like a dead stream.

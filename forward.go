@@ -427,16 +427,17 @@ type conn struct {
 // serve runs the connection to its end.
 func (c *conn) serve(ctx context.Context) (err error) {
 	s := c.srv
-	ctx, cancel := context.WithCancel(ctx)
+	outer := ctx
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	c.ctx = ctx
-	stop := context.AfterFunc(ctx, func() { c.nc.Close() })
-	defer stop()
-	stopServer := context.AfterFunc(s.ctx, cancel)
-	defer stopServer()
-	log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
+	defer context.AfterFunc(ctx, func() { c.nc.Close() })()
+	if outer != s.ctx {
+		defer context.AfterFunc(s.ctx, cancel)()
+	}
 
 	defer func() {
+		log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
 		if v := recover(); v != nil {
 			log.Error("panic", "panic", v, "stack", stack())
 			err = errors.New("forward: internal error")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 )
 
 const (
@@ -35,6 +36,10 @@ var (
 	serverKeyFull = slices.Concat(serverKey, keyTail)
 )
 
+// handshakes are the buffers of servers' handshakes: when thousands join at
+// once, they would be most of the garbage.
+var handshakes = sync.Pool{New: func() any { return new([1 + 3*handshakeSize]byte) }}
+
 // ServerHandshake does the server's side on rw (RTMP 1.0, 5.2): plain, or
 // with digest where C1 holds a valid one in either schema. It writes once and
 // reads nothing past C2, whose content is not looked at: too many clients
@@ -47,13 +52,16 @@ func ServerHandshake(rw io.ReadWriter) error {
 	if c0[0] != version {
 		return fmt.Errorf("%w (%d)", ErrVersion, c0[0])
 	}
-	c1 := make([]byte, handshakeSize)
+	// Taken only now: a client that has sent nothing costs nothing.
+	buf := handshakes.Get().(*[1 + 3*handshakeSize]byte)
+	defer handshakes.Put(buf)
+	c1, s := buf[:handshakeSize], buf[handshakeSize:]
 	if _, err := io.ReadFull(rw, c1); err != nil {
 		return fmt.Errorf("handshake: read C1: %w", err)
 	}
 
-	s := make([]byte, 1+2*handshakeSize)
 	s[0] = version
+	clear(s[1:9])
 	s1, s2 := s[1:1+handshakeSize], s[1+handshakeSize:]
 	fillRandom(s1[8:])
 	if schema, digest := findDigest(c1, playerKey); digest != nil {
