@@ -36,6 +36,19 @@ type Config struct {
 	// Hooks are asked and told what publishers and players do.
 	Hooks Hooks
 
+	// PublishAuth, where it is not nil, makes publishers over the network
+	// prove that they know a user's password: they are asked as Flash Media
+	// Server asks (authmod=adobe), which OBS, FFmpeg and hardware encoders
+	// answer when they are given a user and a password. The password itself
+	// is never sent; who can read the connection can try passwords against
+	// the answer, so TLS is still of use. It returns a user's password,
+	// false for no user of ours, and is called concurrently. The name of
+	// the user is PublishRequest.User: which streams he may publish is for
+	// OnPublish to say. Who is a publisher is seen by flashVer, which begins
+	// with "FMLE/" or holds "FMSc/"; others are not asked and can only
+	// play.
+	PublishAuth func(user string) (password Secret, ok bool)
+
 	// Logger gets the Server's log: Info for a stream's start and end, Warn
 	// for a destination that is lost, Debug for protocol detail, nothing
 	// for each message. Default slog.Default().

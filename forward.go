@@ -17,6 +17,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type Server struct {
 	id   string
 	log  *slog.Logger
 	pool *fanout.Pool
+	auth *rtmp.Authenticator // nil where publishers are not asked
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -76,6 +78,12 @@ func NewServer(cfg Config) *Server {
 		pushing:   make(map[string]*Forwarder),
 	}
 	s.log = s.cfg.Logger
+	if password := cfg.PublishAuth; password != nil {
+		s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
+			secret, ok := password(user)
+			return string(secret), ok
+		})
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -410,6 +418,7 @@ type conn struct {
 	tcURL  string
 	page   string
 	app    string
+	user   string          // that PublishAuth knows
 	hooked *ConnectRequest // accepted by OnConnect
 
 	pubs    map[uint32]*Source
@@ -558,12 +567,15 @@ func (c *conn) request(name string) (*PublishRequest, error) {
 	return &PublishRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
-		PageURL: c.page,
+		PageURL: c.page, User: c.user,
 	}, nil
 }
 
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
+	if err := c.authenticate(m); err != nil {
+		return err
+	}
 	c.tcURL, c.app = m.TcURL, m.App
 	c.page, _ = m.Properties.GetString("pageUrl")
 	f := c.srv.cfg.Hooks.OnConnect
@@ -589,6 +601,30 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	return nil
 }
 
+var errNoUser = errors.New("not authenticated")
+
+// authenticate asks a publisher for user and password, where that is wanted,
+// and takes the answer out of m. Who may be a player is not asked, but can't
+// publish then.
+func (c *conn) authenticate(m *rtmp.Connect) error {
+	if c.srv.auth == nil {
+		return nil
+	}
+	var auth, tcAuth string
+	m.App, auth = rtmp.CutAuth(m.App)
+	m.TcURL, tcAuth = rtmp.CutAuth(m.TcURL)
+	def(&auth, tcAuth)
+	// Encoders say "FMLE/3.0 (compatible; FMSc/1.0)" or the like, since
+	// Flash Media Server tells them from players by that.
+	if auth == "" && !strings.HasPrefix(m.FlashVer, "FMLE/") && !strings.Contains(m.FlashVer, "FMSc/") {
+		return nil
+	}
+	return c.srv.guard("PublishAuth", func() (err error) {
+		c.user, err = c.srv.auth.Check(auth)
+		return err
+	})
+}
+
 // refused makes the error that tells the client, and the log.
 func (c *conn) refused(command, code, description string, cause error) error {
 	var st *StatusError
@@ -604,6 +640,9 @@ func (c *conn) refused(command, code, description string, cause error) error {
 // Publish implements rtmp.Handler.
 func (c *conn) Publish(streamID uint32, name string) error {
 	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
+	if c.srv.auth != nil && c.user == "" {
+		return c.refused("publish", denied, "User and password are needed.", errNoUser)
+	}
 	req, err := c.request(name)
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)

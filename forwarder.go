@@ -147,7 +147,7 @@ type ForwarderStats struct {
 	State State
 	Since time.Time // of the state
 
-	Connects uint64 // attempts
+	Connects uint64 // connections tried; one with authentication takes three
 	Accepted uint64 // attempts that were publishing
 	Bytes    uint64
 	Messages uint64
@@ -544,9 +544,23 @@ func (f *Forwarder) setState(s State, err error) {
 	}
 }
 
-// session connects once and sends until that ends. Its error is a
+// session connects and sends until that ends. Its error is a
 // *DestinationError, nil when the stream has ended.
 func (f *Forwarder) session() error {
+	auth := ""
+	for {
+		err := f.connection(auth)
+		var ar *rtmp.AuthRequired
+		if !errors.As(err, &ar) || f.isEnded() {
+			return err
+		}
+		auth = ar.Auth
+	}
+}
+
+// connection is one connection of a session. auth answers what the one before
+// was asked.
+func (f *Forwarder) connection(auth string) error {
 	f.setState(StateConnecting, nil)
 	nc, err := f.dial()
 	if err != nil {
@@ -571,6 +585,7 @@ func (f *Forwarder) session() error {
 	in := ingest.NewReader(nc)
 	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{
 		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
+		User: f.ep.user, Password: f.ep.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
 		Step: f.setStep,
 	})

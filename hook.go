@@ -17,6 +17,9 @@ type PublishRequest struct {
 	ServerID string
 	ClientID string
 
+	// User is whom Config.PublishAuth has let in, else empty.
+	User string
+
 	// RemoteAddr is the publisher's address, nil for a publisher inside
 	// the process.
 	RemoteAddr net.Addr

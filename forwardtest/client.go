@@ -24,7 +24,11 @@ type Client struct {
 	// Dial connects; see Network.Dial, Direct and FaultDial. Default a
 	// net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// FlashVer is flashVer in connect, by default FMLE's.
+	// User and Password answer a server that asks for them (authmod=adobe
+	// and llnw); then Dial is called for each of the connections it takes.
+	User, Password string
+	// FlashVer is flashVer in connect, by default FMLE's of publishers, a
+	// Flash player's of players.
 	FlashVer string
 	// ChunkSize of what is sent, in bytes, at least 6. Default 4096.
 	ChunkSize int
@@ -178,6 +182,22 @@ var errStopped = errors.New("stopped")
 // open connects and goes through the commands of begin, then reads in a
 // goroutine of its own, which ends with close.
 func (c Client) open(ctx context.Context, rec *Recorder, begin func(*rtmp.Client) error) (*peer, *rtmp.Client, error) {
+	auth := ""
+	for {
+		p, client, err := c.connect(ctx, auth, rec, begin)
+		var ar *rtmp.AuthRequired
+		switch {
+		case err == nil:
+			return p, client, nil
+		case !errors.As(err, &ar):
+			return nil, nil, statusError(err)
+		}
+		auth = ar.Auth
+	}
+}
+
+// connect is open with the answer to what the connection before was asked.
+func (c Client) connect(ctx context.Context, auth string, rec *Recorder, begin func(*rtmp.Client) error) (*peer, *rtmp.Client, error) {
 	host, app, name, err := c.target()
 	if err != nil {
 		return nil, nil, err
@@ -216,12 +236,13 @@ func (c Client) open(ctx context.Context, rec *Recorder, begin func(*rtmp.Client
 	conn := rtmp.NewConn(nc, func(b []byte) error { return send(b) }, 4<<10, size, anyLimits)
 	client := rtmp.NewClient(conn, rtmp.Options{
 		App: app, TcURL: "rtmp://" + host + "/" + app, Key: name, FlashVer: c.FlashVer,
+		User: c.User, Password: c.Password, Auth: auth,
 		NoReleaseStream: c.Bare, NoFCPublish: c.Bare,
 		Step: func(step string) { stopped = step == c.StopBefore },
 	})
 	if err := begin(client); err != nil && !errors.Is(err, errStopped) {
 		nc.Close()
-		return nil, nil, contextErr(ctx, statusError(err))
+		return nil, nil, contextErr(ctx, err)
 	}
 	// What comes by itself is still answered.
 	send = p.answer

@@ -8,17 +8,27 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// FlashVer is the flashVer of our clients: some servers ask for credentials,
-// or take no publish at all, unless it looks like this encoder's. nginx-rtmp
-// keeps 31 bytes of it.
-const FlashVer = "FMLE/3.0 (compatible; FMSc/1.0)"
+// FlashVer is the flashVer of our publishers: some servers ask for
+// credentials, or take no publish at all, unless it looks like this encoder's.
+// nginx-rtmp keeps 31 bytes of it. PlayerFlashVer is that of our players, whom
+// such servers must not take for publishers.
+const (
+	FlashVer       = "FMLE/3.0 (compatible; FMSc/1.0)"
+	PlayerFlashVer = "LNX 9,0,124,2"
+)
 
 // Options says how a client connects.
 type Options struct {
 	App      string
 	TcURL    string
-	FlashVer string // FlashVer where empty
+	FlashVer string // FlashVer or PlayerFlashVer where empty
 	Key      string // the name to publish or play, sent as it is
+
+	// User and Password answer a server that asks for them, by way of
+	// AuthRequired.
+	User, Password string
+	// Auth is that of the AuthRequired of the connection before, or empty.
+	Auth string
 
 	NoReleaseStream bool
 	NoFCPublish     bool
@@ -47,12 +57,7 @@ type Client struct {
 }
 
 // NewClient returns the client's side of c, whose handshake is done.
-func NewClient(c *Conn, opt Options) *Client {
-	if opt.FlashVer == "" {
-		opt.FlashVer = FlashVer
-	}
-	return &Client{Conn: c, opt: opt}
-}
+func NewClient(c *Conn, opt Options) *Client { return &Client{Conn: c, opt: opt} }
 
 // StreamID is the message stream id that the server gave.
 func (c *Client) StreamID() uint32 { return c.streamID }
@@ -60,7 +65,7 @@ func (c *Client) StreamID() uint32 { return c.streamID }
 // Publish goes through connect, createStream and publish and returns when the
 // server has accepted. Its error is a *StatusError where the server refused.
 func (c *Client) Publish() error {
-	if err := c.connect("nonprivate"); err != nil {
+	if err := c.connect(FlashVer); err != nil {
 		return err
 	}
 	b := chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize)
@@ -83,7 +88,7 @@ func (c *Client) Publish() error {
 // Play goes through connect, createStream and play and returns when the
 // server has accepted.
 func (c *Client) Play() error {
-	if err := c.connect("nonprivate"); err != nil {
+	if err := c.connect(PlayerFlashVer); err != nil {
 		return err
 	}
 	if err := c.createStream(chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize)); err != nil {
@@ -149,14 +154,18 @@ func (c *Client) step(name string) {
 	}
 }
 
-func (c *Client) connect(kind string) error {
+func (c *Client) connect(flashVer string) error {
 	c.step("connect")
+	if c.opt.FlashVer != "" {
+		flashVer = c.opt.FlashVer
+	}
+	tcURL := withAuth(c.opt.TcURL, c.opt.Auth)
 	props := amf.Object{
-		{Key: "app", Value: c.opt.App},
-		{Key: "type", Value: kind},
-		{Key: "flashVer", Value: c.opt.FlashVer},
-		{Key: "swfUrl", Value: c.opt.TcURL},
-		{Key: "tcUrl", Value: c.opt.TcURL},
+		{Key: "app", Value: withAuth(c.opt.App, c.opt.Auth)},
+		{Key: "type", Value: "nonprivate"},
+		{Key: "flashVer", Value: flashVer},
+		{Key: "swfUrl", Value: tcURL},
+		{Key: "tcUrl", Value: tcURL},
 	}
 	props = append(props, c.opt.Properties...)
 	b := chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(c.size))
@@ -246,25 +255,33 @@ func (c *Client) refused(step string, cmd *Command) error {
 	if !usualCode(code) {
 		code = c.mask(code)
 	}
-	return &StatusError{
+	st := &StatusError{
 		Command:     step,
 		Level:       clip(c.mask(level), 16),
 		Code:        clip(code, 64),
 		Description: clip(c.mask(text), 256),
 	}
+	if step == "connect" {
+		if auth, ok := c.opt.authorize(text, newNonce()); ok {
+			return &AuthRequired{Refused: st, Auth: auth}
+		}
+	}
+	return st
 }
 
-// mask puts *** for the key, its name, and all queries and their values.
+// mask puts *** for the key, its name, all queries and their values, user and
+// password.
 func (c *Client) mask(s string) string {
 	name, query := splitQuery(c.opt.Key)
 	_, appQuery := splitQuery(c.opt.App)
 	_, tcQuery := splitQuery(c.opt.TcURL)
-	for _, secret := range []string{c.opt.Key, query, appQuery, tcQuery, name} {
+	_, auth, _ := strings.Cut(c.opt.Auth, "&") // behind authmod, which is no secret
+	for _, secret := range []string{c.opt.Key, query, appQuery, tcQuery, auth, name, c.opt.Password, c.opt.User, escapeUser(c.opt.User)} {
 		if secret != "" {
 			s = strings.ReplaceAll(s, secret, "***")
 		}
 	}
-	for _, q := range []string{query, appQuery, tcQuery} {
+	for _, q := range []string{query, appQuery, tcQuery, auth} {
 		for pair := range strings.SplitSeq(q, "&") {
 			// Without shorter ones the text stays readable.
 			if _, v, _ := strings.Cut(pair, "="); len(v) >= 4 {

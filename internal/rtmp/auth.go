@@ -1,0 +1,261 @@
+package rtmp
+
+import (
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Authentication of publishers, as Flash Media Server's access manager asks
+// for it (authmod=adobe), and as Limelight does (authmod=llnw). There is no
+// specification; this is what OBS' librtmp and FFmpeg do. It takes three
+// connections: the first is refused with the name of the method, the second,
+// which names the user, with a challenge, the third answers it. What the
+// client has to say is a query at the end of app and tcUrl.
+const (
+	authAdobe = "adobe"
+	authLLNW  = "llnw"
+
+	needUser   = "code=403 need auth"
+	needAnswer = "?reason=needauth"
+)
+
+// AuthRequired is a refusal of connect that may be overcome by connecting
+// anew with Auth in Options.
+type AuthRequired struct {
+	Refused *StatusError
+	// Auth answers what the server asks for. It holds the user's name.
+	Auth string
+}
+
+func (e *AuthRequired) Error() string { return e.Refused.Error() }
+
+// Unwrap returns the refusal.
+func (e *AuthRequired) Unwrap() error { return e.Refused }
+
+// authorize returns the query that answers a refusal of connect. It is false
+// where the refusal is about something else, and where it comes in spite of
+// the same kind of answer.
+func (o *Options) authorize(description, nonce string) (auth string, ok bool) {
+	_, method, _ := strings.Cut(description, "authmod=")
+	if end := strings.IndexAny(method, " ;]&"); end >= 0 {
+		method = method[:end]
+	}
+	if o.User == "" || method != authAdobe && method != authLLNW {
+		return "", false
+	}
+	auth = "authmod=" + method + "&user=" + escapeUser(o.User)
+	if o.Auth == "" && strings.Contains(description, needUser) {
+		return auth, true
+	}
+	_, params, found := strings.Cut(description, needAnswer)
+	if !found || strings.Contains(o.Auth, "&response=") {
+		return "", false
+	}
+	q := parseAuth(strings.TrimSpace(params))
+	if method == authLLNW {
+		return auth + "&nonce=" + q["nonce"] + "&cnonce=" + nonce + "&nc=" + llnwCount +
+			"&response=" + llnwResponse(o.App, o.User, o.Password, q["nonce"], nonce), true
+	}
+	seed := q["opaque"]
+	if seed == "" {
+		seed = q["challenge"]
+	}
+	auth += "&challenge=" + nonce + "&response=" + adobeResponse(o.User, o.Password, q["salt"], seed, nonce)
+	if q["opaque"] != "" {
+		auth += "&opaque=" + q["opaque"]
+	}
+	return auth, true
+}
+
+// adobeResponse answers a challenge: seed is the server's opaque, or its
+// challenge where it has none.
+func adobeResponse(user, password, salt, seed, nonce string) string {
+	return base64MD5(base64MD5(user+salt+password) + seed + nonce)
+}
+
+func base64MD5(s string) string {
+	sum := md5.Sum([]byte(s))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// llnwCount is nc: each answer has a nonce of its own.
+const llnwCount = "00000001"
+
+// llnwResponse answers a challenge in the manner of HTTP's digests (RFC 2617,
+// 3.2.2.1) with realm "live", method "publish", qop "auth" and the app as URI.
+func llnwResponse(app, user, password, nonce, cnonce string) string {
+	app, _ = splitQuery(app)
+	if !strings.Contains(app, "/") {
+		app += "/_definst_"
+	}
+	return hexMD5(hexMD5(user+":live:"+password) + ":" + nonce + ":" + llnwCount + ":" + cnonce + ":auth:" +
+		hexMD5("publish:/"+app))
+}
+
+func hexMD5(s string) string {
+	sum := md5.Sum([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// newNonce is the client's part of a challenge.
+func newNonce() string {
+	var b [4]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// escapeUser encodes what would end a value or the query. All else stays as it
+// is: servers need not decode it.
+func escapeUser(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`%&=?#+/`, c) >= 0 {
+			b.WriteByte('%')
+			b.WriteString(strings.ToUpper(hex.EncodeToString([]byte{c})))
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// parseAuth splits a query. Values stay as they are.
+func parseAuth(query string) map[string]string {
+	q := make(map[string]string)
+	for pair := range strings.SplitSeq(query, "&") {
+		if k, v, ok := strings.Cut(pair, "="); ok {
+			q[k] = v
+		}
+	}
+	return q
+}
+
+// withAuth appends the answer to a challenge to an app or tcUrl.
+func withAuth(s, auth string) string {
+	switch {
+	case auth == "":
+		return s
+	case strings.Contains(s, "?"):
+		return s + "&" + auth
+	}
+	return s + "?" + auth
+}
+
+// CutAuth takes the answer to a challenge off the end of an app or tcUrl.
+func CutAuth(s string) (rest, auth string) {
+	for _, mark := range []string{"?authmod=", "&authmod="} {
+		if at := strings.Index(s, mark); at >= 0 {
+			return s[:at], s[at+1:]
+		}
+	}
+	return s, ""
+}
+
+const (
+	authCode   = "NetConnection.Connect.Rejected"
+	authReject = "[ AccessManager.Reject ] : [ "
+	// authLife is how long a challenge may be answered.
+	authLife = time.Minute
+)
+
+// Authenticator is the server's side of authmod=adobe. It keeps nothing
+// between connections. Its methods are safe for concurrent use.
+type Authenticator struct {
+	key      [sha256.Size]byte
+	password func(user string) (string, bool)
+}
+
+// NewAuthenticator returns an Authenticator for the users that password knows.
+func NewAuthenticator(password func(user string) (string, bool)) *Authenticator {
+	a := &Authenticator{password: password}
+	rand.Read(a.key[:])
+	return a
+}
+
+// authRefusal tells a client what to do next. For the log it is shorter, and
+// without the user.
+type authRefusal struct {
+	text string
+	st   *StatusError
+}
+
+func (e *authRefusal) Error() string { return e.text }
+func (e *authRefusal) Unwrap() error { return e.st }
+
+func refuseAuth(text, description string) error {
+	return &authRefusal{text, &StatusError{Command: "connect", Code: authCode, Description: authReject + description}}
+}
+
+// Check returns the user who has proved to be one with what CutAuth has cut
+// off. Its error wraps the *StatusError that the client is to be told. Whether
+// a user exists, it does not tell.
+func (a *Authenticator) Check(auth string) (user string, err error) {
+	q := parseAuth(auth)
+	sent := q["user"]
+	if q["authmod"] != authAdobe || sent == "" {
+		return "", refuseAuth("connect refused: asked for user and password", needUser+"; authmod=adobe ] : ")
+	}
+	user, err = url.PathUnescape(sent)
+	if err != nil {
+		user = sent
+	}
+	response, err := url.PathUnescape(q["response"])
+	if err != nil || response == "" {
+		opaque := a.opaque(user, time.Now(), nil)
+		return "", refuseAuth("connect refused: asked to prove the user", "authmod=adobe ] : "+needAnswer+
+			"&user="+sent+"&salt="+salt(opaque)+"&challenge="+opaque+"&opaque="+opaque)
+	}
+	password, known := a.password(user)
+	opaque := q["opaque"]
+	right := a.fresh(user, opaque)
+	if right {
+		// Some hash the name as it stands in the query.
+		right = equal(response, adobeResponse(user, password, salt(opaque), opaque, q["challenge"])) ||
+			equal(response, adobeResponse(sent, password, salt(opaque), opaque, q["challenge"]))
+	}
+	if !right || !known {
+		return "", refuseAuth("connect refused: wrong user or password", "authmod=adobe ] : ?reason=authfailed")
+	}
+	return user, nil
+}
+
+// opaque is a challenge for a user: the time, a nonce, which is random where
+// it is nil, and what proves that both are ours.
+func (a *Authenticator) opaque(user string, at time.Time, nonce []byte) string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(at.Unix()))
+	if nonce == nil {
+		nonce = make([]byte, 4)
+		rand.Read(nonce)
+	}
+	b = append(b, nonce...)
+	mac := hmac.New(sha256.New, a.key[:])
+	mac.Write(b)
+	mac.Write([]byte(user))
+	return base64.RawURLEncoding.EncodeToString(append(b, mac.Sum(nil)[:12]...))
+}
+
+// fresh reports whether opaque is a challenge for the user that may still be
+// answered.
+func (a *Authenticator) fresh(user, opaque string) bool {
+	b, err := base64.RawURLEncoding.DecodeString(opaque)
+	if err != nil || len(b) != 8+4+12 {
+		return false
+	}
+	at := time.Unix(int64(binary.BigEndian.Uint64(b)), 0)
+	age := time.Since(at)
+	return equal(opaque, a.opaque(user, at, b[8:12])) && age >= 0 && age <= authLife
+}
+
+// salt is a part of the challenge: our passwords are not stored as hashes.
+func salt(opaque string) string { return opaque[:8] }
+
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
