@@ -164,7 +164,7 @@ func TestAuthenticatorChallenges(t *testing.T) {
 			"of another user":   good("al", opaque),
 			"of another server": good("jo", NewAuthenticator(known).opaque("jo", time.Now(), nil)),
 			"of the future":     good("jo", a.opaque("jo", time.Now().Add(time.Hour), nil)),
-			"changed":           good("jo", opaque[:len(opaque)-1]+"-"),
+			"changed":           good("jo", a.opaque("jo", time.Now(), []byte("abcd"))[:16]+opaque[16:]),
 			"longer":            good("jo", opaque+"AAAA"),
 			"none":              "authmod=adobe&user=jo&challenge=1&response=x",
 			"another method":    "authmod=llnw&user=jo&response=x",
