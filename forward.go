@@ -418,6 +418,7 @@ type conn struct {
 	tcURL  string
 	page   string
 	app    string
+	caps   bool            // says that it speaks Enhanced RTMP
 	user   string          // that PublishAuth knows
 	hooked *ConnectRequest // accepted by OnConnect
 
@@ -567,7 +568,7 @@ func (c *conn) request(name string) (*PublishRequest, error) {
 	return &PublishRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
-		PageURL: c.page, User: c.user,
+		PageURL: c.page, User: c.user, enhanced: c.caps,
 	}, nil
 }
 
@@ -576,7 +577,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	if err := c.authenticate(m); err != nil {
 		return err
 	}
-	c.tcURL, c.app = m.TcURL, m.App
+	c.tcURL, c.app, c.caps = m.TcURL, m.App, m.Enhanced()
 	c.page, _ = m.Properties.GetString("pageUrl")
 	f := c.srv.cfg.Hooks.OnConnect
 	req := &ConnectRequest{

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
@@ -582,12 +583,19 @@ func (f *Forwarder) connection(auth string) error {
 	}()
 	size := f.dst.ChunkSize
 	def(&size, f.src.vhost.ChunkSize)
+	// As a client says it before any media comes, this can be wrong at the
+	// first connection, for an encoder that does not say it (OBS). It is no
+	// condition for Enhanced RTMP: we do not wait for the first frame.
+	var properties amf.Object
+	if f.src.req.enhanced || f.src.log.Info().Enhanced {
+		properties = rtmp.Enhanced()
+	}
 	in := ingest.NewReader(nc)
 	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{
 		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
 		User: f.ep.user, Password: f.ep.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
-		Step: f.setStep,
+		Properties: properties, Step: f.setStep,
 	})
 	if err := client.Publish(); err != nil {
 		return f.error(f.currentStep(), first(out.Err(), err))

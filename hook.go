@@ -36,6 +36,8 @@ type PublishRequest struct {
 	// PageURL is pageUrl as the client sent it, mostly empty. It may hold
 	// a secret.
 	PageURL string
+
+	enhanced bool // connect tells that Enhanced RTMP will come
 }
 
 // IP is the host part of RemoteAddr, empty when there is none.

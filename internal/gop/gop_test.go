@@ -462,9 +462,13 @@ func TestInfo(t *testing.T) {
 	require.Zero(t, f.Info())
 	f.video(avcHeader)
 	f.audio(aacHeader)
-	require.Equal(t, Info{flv.CodecAVC, flv.CodecAAC}, f.Info())
+	require.Equal(t, Info{flv.CodecAVC, flv.CodecAAC, false}, f.Info())
+	f.video([]byte("\x80avc1\x01"))
+	require.Equal(t, Info{flv.CodecAVC, flv.CodecAAC, true}, f.Info(), "the same codec in another form")
 	f.video(hevcHeader)
-	require.Equal(t, Info{flv.CodecHEVC, flv.CodecAAC}, f.Info())
+	require.Equal(t, Info{flv.CodecHEVC, flv.CodecAAC, true}, f.Info())
+	f.video(avcKey)
+	require.Equal(t, Info{flv.CodecAVC, flv.CodecAAC, true}, f.Info())
 }
 
 func TestEnd(t *testing.T) {

@@ -242,10 +242,11 @@ func (l *Log) trim(m *Message, now int64) {
 
 // Info is what is known of a stream's codecs.
 type Info struct {
-	Video, Audio flv.Codec
+	Video, Audio flv.Codec // seen last
+	Enhanced     bool      // some message was in a form of Enhanced RTMP
 }
 
-// Info returns the codecs seen last.
+// Info returns what is known.
 func (l *Log) Info() Info {
 	if i := l.stats.Load(); i != nil {
 		return *i
@@ -254,8 +255,13 @@ func (l *Log) Info() Info {
 }
 
 func (l *Log) note(c *flv.Codec, t flv.Tag) {
-	if t.Codec != 0 && t.Codec != *c {
-		*c = t.Codec
+	codec := t.Codec
+	if codec == 0 {
+		codec = *c
+	}
+	if codec != *c || t.Enhanced && !l.info.Enhanced {
+		*c = codec
+		l.info.Enhanced = l.info.Enhanced || t.Enhanced
 		info := l.info
 		l.stats.Store(&info)
 	}

@@ -36,6 +36,31 @@ type Connect struct {
 	Properties amf.Object
 }
 
+// Enhanced reports whether the client says that it speaks Enhanced RTMP.
+// Encoders may send enhanced messages without.
+func (c *Connect) Enhanced() bool {
+	for _, p := range c.Properties {
+		switch p.Key {
+		case "fourCcList", "videoFourCcInfoMap", "audioFourCcInfoMap", "capsEx":
+			return true
+		}
+	}
+	return false
+}
+
+// Enhanced are the properties of one who passes on whatever Enhanced RTMP there
+// is (Enhanced RTMP v2, Enhancing NetConnection connect Command): in the
+// client's connect and in the server's answer.
+func Enhanced() amf.Object {
+	all := amf.Object{{Key: "*", Value: canForward}}
+	return amf.Object{
+		{Key: "capsEx", Value: capsMultitrack | capsModEx | capsNanoOffset},
+		{Key: "fourCcList", Value: amf.StrictArray{"*"}},
+		{Key: "videoFourCcInfoMap", Value: all},
+		{Key: "audioFourCcInfoMap", Value: all},
+	}
+}
+
 // Handler decides what a client may do and takes what it sends. Its methods
 // are called by Serve's goroutine, one at a time. An error of Connect,
 // Publish or Play ends the connection; where it wraps a *StatusError the
@@ -199,15 +224,9 @@ func (s *Server) connect(cmd *Command) error {
 		return err
 	}
 	s.connected = true
-	any4 := amf.Object{{Key: "*", Value: canForward}}
 	info := statusInfo("status", "NetConnection.Connect.Success", "Connection succeeded.")
-	info = append(info,
-		amf.Property{Key: "objectEncoding", Value: 0},
-		amf.Property{Key: "capsEx", Value: capsMultitrack | capsModEx | capsNanoOffset},
-		amf.Property{Key: "fourCcList", Value: amf.StrictArray{"*"}},
-		amf.Property{Key: "videoFourCcInfoMap", Value: any4},
-		amf.Property{Key: "audioFourCcInfoMap", Value: any4},
-	)
+	info = append(info, amf.Property{Key: "objectEncoding", Value: 0})
+	info = append(info, Enhanced()...)
 	return s.send(s.appendCommand(b, 0, "_result", cmd.Txn, amf.Object{
 		{Key: "fmsVer", Value: fmsVersion},
 		{Key: "capabilities", Value: 31},
