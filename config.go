@@ -98,7 +98,8 @@ type Config struct {
 	SetupTimeout     time.Duration
 
 	// FirstMediaTimeout and ReadTimeout end a publisher that sends no media
-	// after its publish, and later. Defaults 15 s and 10 s.
+	// after its publish, and later; ReadTimeout may be a tenth shorter, at
+	// most 1 s. Defaults 15 s and 10 s.
 	FirstMediaTimeout time.Duration
 	ReadTimeout       time.Duration
 

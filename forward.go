@@ -421,6 +421,7 @@ type conn struct {
 	caps   bool            // says that it speaks Enhanced RTMP
 	user   string          // that PublishAuth knows
 	hooked *ConnectRequest // accepted by OnConnect
+	setup  time.Time       // when publish or play must be accepted
 
 	pubs    map[uint32]*Source
 	ended   []*Source // to be waited for
@@ -445,6 +446,7 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	if outer != s.ctx {
 		defer context.AfterFunc(s.ctx, cancel)()
 	}
+	c.setup = time.Now().Add(orForever(s.cfg.SetupTimeout))
 
 	defer func() {
 		log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
@@ -471,7 +473,7 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	c.nc.SetDeadline(time.Time{})
 	c.in = ingest.NewReader(c.nc)
 	c.in.Flush = c.flush
-	c.in.SetDeadline(time.Now().Add(orForever(s.cfg.SetupTimeout)))
+	c.in.SetDeadline(c.setup)
 	c.out = fanout.NewSender(c.nc, orForever(s.cfg.WriteTimeout))
 	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, s.cfg.ChunkSize, setupLimits)
 	rc.Framer = c.framer
@@ -591,9 +593,12 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		return c.refused("connect", "NetConnection.Connect.InvalidApp", "No such vhost.", err)
 	}
 	if f != nil {
+		began := time.Now()
 		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
 		}
+		c.setup = c.setup.Add(time.Since(began))
+		c.in.SetDeadline(c.setup)
 	}
 	c.hooked = req
 	if req.Vhost != "" {
@@ -680,9 +685,22 @@ func (c *conn) Unpublish(streamID uint32) {
 	}
 	if len(c.pubs) == 0 {
 		c.in.SetWindow(0)
-		c.in.SetDeadline(deadline(c.srv.cfg.SetupTimeout))
+		c.idle()
 	}
 	src.end()
+}
+
+// idle sets the read deadline of a connection that does not publish any more,
+// or does not play any more. A player has nothing to say; the system's
+// keep-alive and our writes find out when it has gone.
+func (c *conn) idle() {
+	switch {
+	case len(c.pubs) > 0: // its media counts
+	case c.player != nil:
+		c.in.SetDeadline(time.Time{})
+	default:
+		c.in.SetDeadline(deadline(c.srv.cfg.SetupTimeout))
+	}
 }
 
 // framer places the media of a stream.
@@ -715,9 +733,10 @@ func (c *conn) flush() {
 	if src == nil {
 		return
 	}
-	if c.media-c.limit > int64(time.Second) {
+	// Moved now and then only: a deadline costs more than a message.
+	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
 		c.limit = c.media
-		c.in.SetDeadline(deadline(src.vhost.ReadTimeout))
+		c.in.SetDeadline(deadline(limit))
 	}
 	if c.in.Merging() {
 		src.group.Wake()
@@ -762,9 +781,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 
 // Playing implements rtmp.Handler.
 func (c *conn) Playing(uint32) {
-	// A player has nothing to say; the system's keep-alive and our writes
-	// find out when it has gone.
-	c.in.SetDeadline(time.Time{})
+	c.idle()
 	c.player.join()
 }
 
@@ -784,6 +801,7 @@ func (c *conn) StopPlay(uint32) {
 	c.srv.mu.Lock()
 	c.player = nil
 	c.srv.mu.Unlock()
+	c.idle()
 	if f := c.srv.cfg.Hooks.OnStop; f != nil {
 		c.srv.guard("OnStop", func() error { f(context.WithoutCancel(c.ctx), p.req); return nil })
 	}

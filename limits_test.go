@@ -1,0 +1,614 @@
+package forward
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+)
+
+// begun is a type 0 chunk: the start of a message of n bytes on a chunk stream,
+// with the part of it that is given.
+func begun(csid int, typ uint8, streamID uint32, n int, part []byte) []byte {
+	var b []byte
+	switch {
+	case csid < 64:
+		b = []byte{byte(csid)}
+	case csid < 320:
+		b = []byte{0, byte(csid - 64)}
+	default:
+		b = binary.LittleEndian.AppendUint16([]byte{1}, uint16(csid-64))
+	}
+	b = append(b, 0, 0, 0, byte(n>>16), byte(n>>8), byte(n), typ)
+	b = binary.LittleEndian.AppendUint32(b, streamID)
+	return append(b, part...)
+}
+
+func whole(typ uint8, streamID uint32, n, chunkSize int) []byte {
+	return chunk.Append(nil, chunk.Header{Type: typ, StreamID: streamID}, make([]byte, n), chunkSize)
+}
+
+func chunkSize(n uint32) []byte { return chunk.AppendControl(nil, chunk.TypeSetChunkSize, n) }
+
+func command(values ...any) []byte {
+	var p []byte
+	for _, v := range values {
+		p = amf.Append(p, v)
+	}
+	return p
+}
+
+// onStream is a command on a message stream, in chunks of 128 bytes.
+func onStream(id uint32, values ...any) []byte { return inChunks(128, id, values...) }
+
+func inChunks(size int, id uint32, values ...any) []byte {
+	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand, StreamID: id}, command(values...), size)
+}
+
+// nested is a command with an array in an array, so many in all.
+func nested(depth int) []byte {
+	b := append(command("x", 0), bytes.Repeat([]byte{10, 0, 0, 0, 1}, depth)...)
+	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(b, 5), 4096)
+}
+
+func values(n int) any { return make(amf.StrictArray, n) }
+
+func keys(n int) any {
+	o := amf.Object{}
+	for i := range n {
+		o = append(o, amf.Property{Key: fmt.Sprint(i), Value: nil})
+	}
+	return o
+}
+
+// onStreams is a message on each of n chunk streams, from the given one on.
+func onStreams(from, n int) (b []byte) {
+	for i := range n {
+		b = append(b, begun(from+i, chunk.TypeAck, 0, 4, make([]byte, 4))...)
+	}
+	return b
+}
+
+// unfinished is a first chunk of size bytes of messages of n bytes each.
+func unfinished(count, n, size int, typ uint8) (b []byte) {
+	for i := range count {
+		b = append(b, begun(10+i, typ, 1, n, make([]byte, size))...)
+	}
+	return b
+}
+
+// aggregate is an aggregate message of n empty audio messages.
+func aggregate(n, size int) []byte {
+	one := append([]byte{chunk.TypeAudio, 0, 0, 1}, make([]byte, 7)...)
+	one = append(one, 0xaf, 0, 0, 0, 12)
+	return chunk.Append(nil, chunk.Header{Type: chunk.TypeAggregate, StreamID: 1}, bytes.Repeat(one, n), size)
+}
+
+// What a peer may send: at a limit it is served on, above it is disconnected
+// at once, with the reason, and nobody else notices.
+func TestLimitsOfWhatPeersSend(t *testing.T) {
+	const (
+		handshaken = "connect"      // nothing was sent after the handshake
+		connected  = "createStream" // connect was answered
+		publishing = ""
+	)
+	small := Config{Limits: Limits{MediaSize: 100_000, DataSize: 70_000, PartialSize: 300_000}}
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	rows := []struct {
+		name  string
+		cfg   Config
+		stage string
+		send  []byte
+		want  error // nil: is served on
+	}{
+		{"command of 64 KiB", Config{}, handshaken, whole(chunk.TypeSharedObject, 0, 64<<10, 128), nil},
+		{"command above 64 KiB", Config{}, handshaken, begun(3, chunk.TypeSharedObject, 0, 64<<10+1, nil), chunk.ErrLimit},
+		{"media of 64 KiB before accept", Config{}, handshaken, whole(chunk.TypeVideo, 1, 64<<10, 128), nil},
+		{"media above 64 KiB before accept", Config{}, handshaken, begun(6, chunk.TypeVideo, 1, 64<<10+1, nil), chunk.ErrLimit},
+		{"aggregate above 64 KiB before accept", Config{}, handshaken, begun(6, chunk.TypeAggregate, 1, 64<<10+1, nil), chunk.ErrLimit},
+		{"media of MediaSize", small, publishing, whole(chunk.TypeVideo, 1, 100_000, 4096), nil},
+		{"media above MediaSize", small, publishing, begun(6, chunk.TypeVideo, 1, 100_001, nil), chunk.ErrLimit},
+		{"data of DataSize", small, publishing, whole(chunk.TypeData, 1, 70_000, 4096), nil},
+		{"data above DataSize", small, publishing, begun(5, chunk.TypeData, 1, 70_001, nil), chunk.ErrLimit},
+		{"media of 8 MiB", Config{}, publishing, whole(chunk.TypeVideo, 1, 8<<20, 4096), nil},
+		{"media above 8 MiB", Config{}, publishing, begun(6, chunk.TypeVideo, 1, 8<<20+1, nil), chunk.ErrLimit},
+		{"data of 256 KiB", Config{}, publishing, whole(chunk.TypeData, 1, 256<<10, 4096), nil},
+		{"data above 256 KiB", Config{}, publishing, begun(5, chunk.TypeData, 1, 256<<10+1, nil), chunk.ErrLimit},
+
+		{"128 KiB in parts before accept", Config{}, handshaken,
+			join(chunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject)), nil},
+		{"more in parts before accept", Config{}, handshaken,
+			join(chunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject), begun(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
+		{"PartialSize in parts", small, publishing,
+			join(chunkSize(60000), unfinished(3, 100_000, 60000, chunk.TypeVideo)), nil},
+		{"more than PartialSize in parts", small, publishing,
+			join(chunkSize(60000), unfinished(6, 100_000, 60000, chunk.TypeVideo)), chunk.ErrLimit},
+
+		{"16 chunk streams before accept", Config{}, handshaken, onStreams(3, 16), nil},
+		{"17 chunk streams before accept", Config{}, handshaken, onStreams(3, 17), chunk.ErrLimit},
+		{"chunk stream 65599", Config{}, handshaken, onStreams(65599, 1), nil},
+		// The commands were on two.
+		{"32 chunk streams", Config{}, publishing, onStreams(100, 30), nil},
+		{"33 chunk streams", Config{}, publishing, onStreams(100, 31), chunk.ErrLimit},
+		{"6 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, onStreams(100, 6), nil},
+		{"7 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, onStreams(100, 7), chunk.ErrLimit},
+
+		{"chunk size 0", Config{}, handshaken, chunkSize(0), chunk.ErrProtocol},
+		{"chunk size 1", Config{}, handshaken, chunkSize(1), nil},
+		{"chunk size 2^31-1", Config{}, handshaken, join(chunkSize(1<<31-1), whole(chunk.TypeSharedObject, 0, 1000, 1000)), nil},
+		{"chunk size 2^31", Config{}, handshaken, chunkSize(1 << 31), chunk.ErrProtocol},
+		{"64 KiB in chunks of 127", Config{}, handshaken, join(chunkSize(127), whole(chunk.TypeSharedObject, 0, 64<<10, 127)), nil},
+		{"64 KiB in chunks of 1", Config{}, handshaken, join(chunkSize(1), whole(chunk.TypeSharedObject, 0, 64<<10, 1)), nil},
+		{"more in chunks of 127", Config{}, handshaken,
+			join(chunkSize(127), whole(chunk.TypeSharedObject, 0, 64<<10, 127), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), chunk.ErrLimit},
+		{"more in chunks of 128", Config{}, handshaken,
+			join(chunkSize(128), whole(chunk.TypeSharedObject, 0, 64<<10, 128), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), nil},
+
+		{"aggregate of 1024", Config{}, publishing, aggregate(maxAggregate, 4096), nil},
+		{"aggregate of 1025", Config{}, publishing, aggregate(maxAggregate+1, 4096), chunk.ErrLimit},
+
+		{"AMF 16 deep", Config{}, connected, nested(16), nil},
+		{"AMF 17 deep", Config{}, connected, nested(17), amf.ErrTooDeep},
+		// The name, the transaction id and the array count, too.
+		{"AMF 1024 values", Config{}, connected, inChunks(4096, 0, "x", 0, values(1021)), nil},
+		{"AMF 1025 values", Config{}, connected, inChunks(4096, 0, "x", 0, values(1022)), amf.ErrLimit},
+		{"AMF 256 keys", Config{}, connected, inChunks(4096, 0, "x", 0, keys(256)), nil},
+		{"AMF 257 keys", Config{}, connected, inChunks(4096, 0, "x", 0, keys(257)), amf.ErrLimit},
+		{"AMF string of 64 KiB", Config{}, publishing, inChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10)), nil},
+		{"AMF longer string", Config{}, publishing, inChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10+1)), amf.ErrLimit},
+		{"AMF array of 2^31", Config{}, connected,
+			chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(command("x", 0), 10, 0x80, 0, 0, 0), 4096), amf.ErrMalformed},
+
+		// connect was one.
+		{"32 commands before accept", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "x", 0, nil), 31), nil},
+		{"33 commands before accept", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "x", 0, nil), 32), chunk.ErrLimit},
+		{"100 commands after accept", Config{}, publishing, bytes.Repeat(inChunks(4096, 0, "x", 0, nil), 100), nil},
+
+		{"8 message streams", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "createStream", 2, nil), 8), nil},
+		{"createStream for a 9th", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "createStream", 2, nil), 9), nil}, // _error
+		{"9th message stream", Config{}, connected, join(bytes.Repeat(inChunks(4096, 0, "createStream", 2, nil), 8),
+			inChunks(4096, 9, "publish", 3, nil, "s", "live")), chunk.ErrLimit},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			inBubble(t, row.cfg, func(b *bubble) {
+				others := b.steady()
+				c, result := b.served("live/hostile")
+				c.Bare, c.StopBefore = true, row.stage
+				p, err := c.Publish(b.ctx)
+				require.NoError(b, err)
+				defer p.Close()
+				p.Write(row.send)
+				time.Sleep(time.Second) // less than any timeout
+				synctest.Wait()
+				if row.want == nil {
+					require.Empty(b, result, "is served on")
+				} else {
+					require.ErrorIs(b, <-result, row.want)
+				}
+				require.Zero(b, others.check())
+			})
+		})
+	}
+}
+
+// The times a peer has, exact in virtual time. What drips in is no progress.
+func TestLimitsOfTime(t *testing.T) {
+	drip := func(b *bubble, nc net.Conn, p []byte) {
+		for _, c := range p {
+			if _, err := nc.Write([]byte{c}); err != nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	ping := chunk.AppendUserControl(nil, 6, 0)
+	keepAlive := func(p *forwardtest.Publisher) {
+		for p.Err() == nil {
+			p.Write(ping)
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+	// after is how long the peer was served; 0 that it still is after a minute.
+	rows := []struct {
+		name  string
+		cfg   Config
+		do    func(b *bubble, c forwardtest.Client)
+		after time.Duration
+		want  error
+		early time.Duration // by so much it may be over before
+	}{
+		{"silent before the handshake", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.Dial(b.ctx, "", "")
+		}, 5 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"handshake a byte at a time", Config{}, func(b *bubble, c forwardtest.Client) {
+			nc, _ := c.Dial(b.ctx, "", "")
+			go drip(b, nc, append([]byte{3}, make([]byte, 1536)...))
+		}, 5 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"HandshakeTimeout", Config{HandshakeTimeout: time.Second}, func(b *bubble, c forwardtest.Client) {
+			c.Dial(b.ctx, "", "")
+		}, time.Second, os.ErrDeadlineExceeded, 0},
+		{"no HandshakeTimeout", Config{HandshakeTimeout: -1}, func(b *bubble, c forwardtest.Client) {
+			c.Dial(b.ctx, "", "")
+		}, 0, nil, 0},
+		{"silent after the handshake", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.StopBefore = "connect"
+			c.Publish(b.ctx)
+		}, 10 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"pings after the handshake", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.StopBefore = "connect"
+			p, _ := c.Publish(b.ctx)
+			go keepAlive(p)
+		}, 10 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"handshake of 4 s, then silent", Config{}, func(b *bubble, c forwardtest.Client) {
+			dial := c.Dial
+			c.Dial = forwardtest.FaultDial(dial, forwardtest.Faults{Write: forwardtest.Fault{Rate: 1537 * 2 / 4}})
+			c.StopBefore = "connect"
+			c.Publish(b.ctx)
+		}, 10 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"silent after createStream", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.StopBefore = "publish"
+			c.Publish(b.ctx)
+		}, 10 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"SetupTimeout", Config{SetupTimeout: time.Second}, func(b *bubble, c forwardtest.Client) {
+			c.StopBefore = "publish"
+			c.Publish(b.ctx)
+		}, time.Second, os.ErrDeadlineExceeded, 0},
+		{"a hook takes 12 s of the set-up, the client none", Config{Hooks: Hooks{
+			OnConnect: func(context.Context, *ConnectRequest) error { time.Sleep(12 * time.Second); return nil },
+		}}, func(b *bubble, c forwardtest.Client) {
+			playBadly(b, c)
+		}, 0, nil, 0},
+		{"a hook takes 12 s of the set-up, then silent", Config{Hooks: Hooks{
+			OnConnect: func(context.Context, *ConnectRequest) error { time.Sleep(12 * time.Second); return nil },
+		}}, func(b *bubble, c forwardtest.Client) {
+			c.StopBefore = "publish"
+			c.Publish(b.ctx)
+		}, 22 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"no first media", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			go keepAlive(p)
+		}, 15 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"no media of a connection that plays, too", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			p.Write(inChunks(4096, 0, "createStream", 7, nil))
+			p.Write(inChunks(4096, 2, "play", 8, nil, "other"))
+		}, 15 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"a message that never ends", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			go drip(b, writerConn{p}, begun(6, chunk.TypeVideo, 1, 5000, make([]byte, 4096)))
+		}, 15 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"FirstMediaTimeout", Config{FirstMediaTimeout: time.Second}, func(b *bubble, c forwardtest.Client) {
+			c.Publish(b.ctx)
+		}, time.Second, os.ErrDeadlineExceeded, 0},
+		{"media stops after 5 s", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			require.NoError(b, p.Send(b.ctx, steady.Messages(5*time.Second), 1))
+			go keepAlive(p)
+		}, 15 * time.Second, os.ErrDeadlineExceeded, time.Second},
+		{"a message every 7.9 s", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			go func() {
+				for i := range uint32(7) {
+					time.Sleep(7900 * time.Millisecond)
+					p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: i * 7900, Payload: frame(true, int(i))})
+				}
+			}()
+		}, 0, nil, 0},
+		{"ReadTimeout below a second", Config{ReadTimeout: 300 * time.Millisecond}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			go p.Send(b.ctx, steady.Messages(70*time.Second), 1)
+		}, 0, nil, 0},
+		{"silent after unpublish", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Publish(b.ctx)
+			require.NoError(b, p.Send(b.ctx, steady.Messages(3*time.Second), 1))
+			p.Unpublish()
+			go keepAlive(p)
+		}, 13 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"player that waits", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.Play(b.ctx, nil)
+		}, 0, nil, 0},
+		{"silent after the end of play", Config{}, func(b *bubble, c forwardtest.Client) {
+			p, _ := c.Play(b.ctx, nil)
+			p.Send(0, "deleteStream", 7, nil, 1)
+		}, 10 * time.Second, os.ErrDeadlineExceeded, 0},
+		{"player that stops reading", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.URL = "rtmp://server/live/ok"
+			c.Dial = forwardtest.FaultDial(c.Dial, forwardtest.Faults{Read: forwardtest.Fault{Stall: 10_000}})
+			playBadly(b, c)
+		}, -1, fanout.ErrStalled, 0},
+		{"player that reads 1000 bytes a second", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.URL = "rtmp://server/live/ok"
+			c.Dial = forwardtest.FaultDial(c.Dial, forwardtest.Faults{Read: forwardtest.Fault{Rate: 1000}})
+			playBadly(b, c)
+		}, -1, fanout.ErrStalled, 0},
+		{"player that reads half the rate", Config{}, func(b *bubble, c forwardtest.Client) {
+			c.URL = "rtmp://server/live/ok"
+			c.Dial = forwardtest.FaultDial(c.Dial, forwardtest.Faults{Read: forwardtest.Fault{Rate: 31_000}})
+			playBadly(b, c)
+		}, 0, nil, 0},
+	}
+	for _, row := range rows {
+		t.Run(row.name, func(t *testing.T) {
+			inBubble(t, row.cfg, func(b *bubble) {
+				var others *isolation
+				if row.cfg.FirstMediaTimeout == 0 && row.cfg.Hooks.OnConnect == nil {
+					others = b.steady()
+				}
+				c, result := b.served("live/hostile")
+				var near net.Conn
+				dial := c.Dial
+				c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+					var err error
+					near, err = dial(ctx, network, address)
+					return near, err
+				}
+				began := time.Now()
+				row.do(b, c)
+				defer func() {
+					near.Close()
+					if row.after == 0 {
+						<-result
+					}
+				}()
+				if row.after == 0 {
+					time.Sleep(time.Minute - time.Since(began))
+					synctest.Wait()
+					require.Empty(b, result, "is served on")
+				} else {
+					require.ErrorIs(b, b.within(2*time.Minute, result), row.want)
+					if row.after > 0 {
+						require.InDelta(b, row.after.Seconds(), time.Since(began).Seconds(), row.early.Seconds()+0.1)
+					}
+				}
+				if others != nil {
+					require.Zero(b, others.check())
+				}
+			})
+		})
+	}
+}
+
+// playBadly plays into a Recorder that takes what comes.
+func playBadly(b *bubble, c forwardtest.Client) {
+	p, err := c.Play(b.ctx, &forwardtest.Recorder{Gaps: true})
+	require.NoError(b, err)
+	b.Cleanup(func() { p.Close() })
+}
+
+// within is what comes from result, which must not take longer.
+func (b *bubble) within(d time.Duration, result chan error) error {
+	b.Helper()
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(d):
+		require.FailNow(b, "still going on", "after %v", d)
+		return nil
+	}
+}
+
+type writerConn struct{ *forwardtest.Publisher }
+
+func (writerConn) LocalAddr() net.Addr              { return nil }
+func (writerConn) RemoteAddr() net.Addr             { return nil }
+func (writerConn) Read([]byte) (int, error)         { return 0, net.ErrClosed }
+func (writerConn) SetDeadline(time.Time) error      { return nil }
+func (writerConn) SetReadDeadline(time.Time) error  { return nil }
+func (writerConn) SetWriteDeadline(time.Time) error { return nil }
+
+func TestLimitsOfNames(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("n", n) }
+	for _, row := range []struct {
+		what, name string
+		ok         bool
+	}{
+		{"255 bytes", "live/" + long(255), true},
+		{"256 bytes", "live/" + long(256), false},
+		{"app of 255 bytes", long(255) + "/s", true},
+		{"app of 256 bytes", long(256) + "/s", false},
+		{"query up to 4 KiB", "live/s?" + long(4094), true},
+		{"query above 4 KiB", "live/s?" + long(4095), false},
+		{"tcUrl up to 4 KiB", "live?" + long(4096-len("rtmp://server:1935/live?")) + "/s", true},
+		{"tcUrl above 4 KiB", "live?" + long(4097-len("rtmp://server:1935/live?")) + "/s", false},
+		{"64 KiB", "live/" + long(60<<10), false},
+		{"control byte", "live/a\nb", false},
+		{"NUL", "live/a\x00", false},
+		{"dot dot", "../s", false},
+		{"dot", "live/.", false},
+		{"backslash", `live/a\b`, false},
+		{"empty segment", "live//x/s", false},
+		{"not UTF-8", "live/\xff", false},
+		{"UTF-8", "live/流", true},
+		{"percent-encoding is not decoded", "live/%2e%2e%2f", true},
+	} {
+		t.Run(row.what, func(t *testing.T) {
+			inBubble(t, Config{}, func(b *bubble) {
+				others := b.steady()
+				c, _ := b.served("")
+				app, name := splitPath(row.name)
+				if i := strings.Index(row.name, "?"); i >= 0 && strings.HasSuffix(row.name, "/s") {
+					app, name = row.name[:len(row.name)-2], "s"
+				}
+				err := connectAndPublish(b, c, app, name)
+				if row.ok {
+					require.NoError(b, err)
+				} else {
+					require.Error(b, err)
+					require.Contains(b, []string{"NetStream.Publish.BadName", "NetConnection.Connect.InvalidApp"}, forwardtest.RefusalCode(err), err.Error())
+					require.NotContains(b, err.Error(), long(20), "the name is not repeated")
+				}
+				require.Zero(b, others.check())
+			})
+		})
+	}
+}
+
+// connectAndPublish publishes under names that a URL could not hold.
+func connectAndPublish(b *bubble, c forwardtest.Client, app, name string) error {
+	c.URL, c.StopBefore = "rtmp://server/x/y", "connect"
+	p, err := c.Publish(b.ctx)
+	require.NoError(b, err)
+	defer p.Close()
+	p.Write(onStream(0, "connect", 1, amf.Object{{Key: "app", Value: app}, {Key: "tcUrl", Value: "rtmp://server:1935/" + app}}))
+	p.Write(onStream(0, "createStream", 2, nil))
+	p.Write(onStream(1, "publish", 3, nil, name, "live"))
+	synctest.Wait()
+	if commands := p.Commands(); len(commands) > 0 && commands[len(commands)-1].Code() == "NetStream.Publish.Start" {
+		return nil
+	}
+	<-p.Done()
+	return p.Err()
+}
+
+func TestLimitOfConnections(t *testing.T) {
+	inBubble(t, Config{Limits: Limits{Connections: 4}}, func(b *bubble) {
+		others := b.steady() // two connections
+		c, first := b.served("live/a")
+		_, err := c.Play(b.ctx, nil)
+		require.NoError(b, err)
+		c, second := b.served("live/a")
+		two, err := c.Play(b.ctx, nil)
+		require.NoError(b, err)
+		c, third := b.served("live/a")
+		_, err = c.Play(b.ctx, nil)
+		require.Error(b, err)
+		require.ErrorIs(b, <-third, ErrLimit)
+		_, err = b.client("live/a").Play(b.ctx, nil)
+		require.Error(b, err, "through Serve")
+		require.Empty(b, first)
+
+		two.Close()
+		<-second
+		c, again := b.served("live/a")
+		p, err := c.Play(b.ctx, nil)
+		require.NoError(b, err, "there is room again")
+		p.Close()
+		require.NoError(b, <-again)
+		require.Zero(b, others.check())
+	})
+}
+
+func TestLimitOfPendingHandshakes(t *testing.T) {
+	inBubble(t, Config{Limits: Limits{PendingHandshakes: 2}}, func(b *bubble) {
+		others := b.steady()
+		results := make([]chan error, 3)
+		for i := range results {
+			var c forwardtest.Client
+			c, results[i] = b.served("live/x")
+			_, err := c.Dial(b.ctx, "", "")
+			require.NoError(b, err)
+			synctest.Wait()
+			if i < 2 {
+				require.Empty(b, results[0])
+			}
+		}
+		<-results[0] // the oldest
+		require.Empty(b, results[1])
+		require.Empty(b, results[2])
+		b.play("live/ok").Close()
+		<-results[1] // the oldest then; the player is through and does not count
+		require.Empty(b, results[2])
+		require.Zero(b, others.check())
+	})
+}
+
+func TestLimitOfStreams(t *testing.T) {
+	inBubble(t, Config{Limits: Limits{Streams: 2}}, func(b *bubble) {
+		others := b.steady()
+		p := b.publish("live/a")
+		_, err := b.client("live/b").Publish(b.ctx)
+		require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
+		_, err = b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "b"})
+		require.ErrorIs(b, err, ErrLimit)
+		p.Close()
+		synctest.Wait()
+		b.publish("live/b")
+		require.Zero(b, others.check())
+	})
+}
+
+func TestLimitsOfDestinations(t *testing.T) {
+	r := ResolverFunc(func(_ context.Context, req *PublishRequest) ([]Destination, error) {
+		if req.Stream == "ok" {
+			return nil, nil
+		}
+		return numbered(0, 4), nil
+	})
+	cfg := Config{Resolver: r, Limits: Limits{Destinations: 3, TotalDestinations: 5}}
+	inBubble(t, cfg, func(b *bubble) {
+		others := b.steady()
+		a := b.publish("live/a")
+		of := func(name string) int { return len(b.srv.Source(name).Forwarders()) }
+		require.Equal(b, 3, of("live/a"))
+		_, err := b.srv.Source("live/a").Forward(Destination{URL: "rtmp://dest/live/more"})
+		require.ErrorIs(b, err, ErrLimit)
+		b.publish("live/b")
+		require.Equal(b, 2, of("live/b"), "what is left of the total")
+		_, err = b.srv.Source("live/b").Forward(Destination{URL: "rtmp://dest/live/more"})
+		require.ErrorIs(b, err, ErrLimit)
+		a.Close()
+		<-time.After(time.Second)
+		_, err = b.srv.Source("live/b").Forward(Destination{URL: "rtmp://dest/live/more"})
+		require.NoError(b, err)
+		require.Zero(b, others.check())
+	})
+}
+
+// A destination that takes nothing makes the log grow to its limits and no
+// further, whatever is published.
+func TestLimitsOfLog(t *testing.T) {
+	noKeyframes := forwardtest.Media{KeyframeInterval: time.Hour, AudioBitrate: -1}
+	for _, row := range []struct {
+		name      string
+		cfg       Config
+		messages  int
+		bytes     int
+		reach     bool // the limit of messages
+		lastFor   time.Duration
+		bytesFull bool
+	}{
+		{name: "MaxBytes", cfg: Config{MaxBytes: 200_000}, messages: 2500, bytes: 200_000, bytesFull: true, lastFor: 30 * time.Second},
+		{name: "Messages", cfg: Config{Limits: Limits{Messages: 100}}, messages: 100, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "MaxLatency", cfg: Config{MaxLatency: 2 * time.Second}, messages: 53, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "defaults", messages: 253, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "vhost", cfg: Config{Vhosts: map[string]Vhost{DefaultVhost: {MaxLatency: 3 * time.Second}}}, messages: 78, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			row.cfg.Resolver = MustStatic("rtmp://stalled/live/key")
+			row.cfg.WriteTimeout = time.Hour
+			inBubble(t, row.cfg, func(b *bubble) {
+				b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
+				p := b.publish("live/s")
+				most, mostBytes := 0, 0
+				for m := range noKeyframes.Messages(row.lastFor) {
+					require.NoError(b, p.Send(b.ctx, func(yield func(forwardtest.Message) bool) { yield(m) }, 1))
+					synctest.Wait()
+					st := b.srv.Source("live/s").Stats()
+					most, mostBytes = max(most, st.LogMessages), max(mostBytes, st.LogBytes)
+				}
+				require.LessOrEqual(b, most, row.messages)
+				require.LessOrEqual(b, mostBytes, row.bytes)
+				if row.reach {
+					require.InDelta(b, row.messages, most, 2, "the limit is used")
+				}
+				if row.bytesFull {
+					require.Greater(b, mostBytes, row.bytes/10*9, "the limit is used")
+				}
+			})
+		})
+	}
+}
