@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -456,7 +457,8 @@ func (c *conn) serve(ctx context.Context) (err error) {
 		}
 		c.end()
 		switch {
-		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), ctx.Err() != nil:
+		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), ctx.Err() != nil,
+			len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
 			log.Debug("connection ended", "err", err)
 			err = nil
 		default:
