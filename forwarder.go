@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/amf"
@@ -72,14 +73,34 @@ func (e *DestinationError) Error() string {
 func (e *DestinationError) Unwrap() error { return e.Err }
 
 // Temporary reports whether the next attempt may well succeed: all but
-// refusals and failed certificates. Those, too, are tried again, but after
+// refusals and certificates, or TLS, that one of the two sides does not
+// accept. Those, too, are tried again, but after
 // Backoff.RefusedMin at the earliest.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {
 		return false
 	}
 	var cert *tls.CertificateVerificationError
-	return !errors.As(e.Err, &cert) && !errors.Is(e.Err, errPin)
+	return !errors.As(e.Err, &cert) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
+}
+
+// cause is the alert that the peer has sent before it closed, if err is that
+// writing has failed.
+func cause(nc net.Conn, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "write" {
+		if _, rerr := nc.Read(make([]byte, 1)); isAlert(rerr) {
+			return rerr
+		}
+	}
+	return err
+}
+
+// isAlert reports whether the peer has ended TLS with an alert. crypto/tls has
+// no type of its own for those.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // Forwarder pushes one Source to one Destination and reconnects for as long
@@ -573,7 +594,7 @@ func (f *Forwarder) connection(auth string) error {
 	f.setState(StateHandshaking, nil)
 	nc.SetDeadline(time.Now().Add(f.dst.SetupTimeout))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
-		return f.error("handshake", err)
+		return f.error("handshake", cause(nc, err))
 	}
 	cfg := &f.src.srv.cfg
 	out := fanout.NewSender(nc, orForever(cfg.WriteTimeout))
@@ -697,15 +718,24 @@ func (f *Forwarder) currentStep() string {
 
 // error makes the typed error of a session's end.
 func (f *Forwarder) error(op string, err error) error {
+	if op == "handshake" && isAlert(err) {
+		op = "tls" // TLS 1.3 tells only now that our certificate is refused
+	}
 	de := &DestinationError{Op: op, Destination: f.dst, Err: err}
 	var st *rtmp.StatusError
+	var noTLS tls.RecordHeaderError
+	hint := f.ep.hintAt(op)
 	switch {
 	case errors.As(err, &st):
 		de.Code = st.Code
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		de.Err = fmt.Errorf("closed by the destination%s: %w", f.ep.hint(), err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
 	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, f.ep.hint(), err)
+		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, hint, err)
+	case errors.Is(err, context.DeadlineExceeded) && op == "tls":
+		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.DialTimeout, hint, err)
+	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
+		de.Err = fmt.Errorf("%w%s", err, hint)
 	}
 	return de
 }
@@ -759,6 +789,9 @@ func (f *Forwarder) tlsConfig() *tls.Config {
 	if cfg.ServerName == "" {
 		cfg.ServerName = f.ep.serverName
 	}
+	// The first batch is the largest, and all are gathered: full records
+	// from the start.
+	cfg.DynamicRecordSizingDisabled = true
 	if pin := f.ep.pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {

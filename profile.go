@@ -93,3 +93,21 @@ func (e *endpoint) hint() string {
 		return e.profile.name + ": " + e.profile.hint
 	}
 }
+
+// hintAt is the hint for a connection that has ended at a step, in brackets
+// with a space before, or nothing.
+func (e *endpoint) hintAt(op string) string {
+	hint := e.hint()
+	switch {
+	case hint != "":
+	case op == "tls":
+		hint = "is it rtmp://?"
+	case op == "handshake" && e.scheme == "rtmp":
+		hint = "is it rtmps://?"
+	case op == "connect": // nginx-rtmp answers nothing
+		hint = "does it know the app?"
+	default:
+		return ""
+	}
+	return " (" + hint + ")"
+}

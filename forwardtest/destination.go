@@ -80,7 +80,7 @@ func NewDestination(scripts ...Script) *Destination {
 	if err != nil {
 		panic("forwardtest: " + err.Error())
 	}
-	return newDestination(l, scripts)
+	return NewDestinationAt(l, scripts...)
 }
 
 // NewDestination returns a Destination at address, such as "a.example:1935", in
@@ -91,10 +91,12 @@ func (n *Network) NewDestination(address string, scripts ...Script) *Destination
 	if err != nil {
 		panic("forwardtest: " + err.Error())
 	}
-	return newDestination(l, scripts)
+	return NewDestinationAt(l, scripts...)
 }
 
-func newDestination(l net.Listener, scripts []Script) *Destination {
+// NewDestinationAt returns a Destination that accepts connections from l, for
+// example with TLS; see NewDestination. It closes l.
+func NewDestinationAt(l net.Listener, scripts ...Script) *Destination {
 	if len(scripts) == 0 {
 		scripts = []Script{{}}
 	}
