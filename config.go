@@ -294,12 +294,12 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 		}
 		return named, true
 	}
-	for _, name := range []string{named, host, DefaultVhost} {
+	if named == "" { // what is named counts alone
+		named = host
+	}
+	for _, name := range []string{named, DefaultVhost} {
 		if v, ok := c.Vhosts[name]; ok && name != "" {
 			return name, !v.Disabled
-		}
-		if name == named && named != "" {
-			host = "" // what is named explicitly counts alone
 		}
 	}
 	return "", false
