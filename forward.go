@@ -208,13 +208,12 @@ func (s *Server) Sources() []*Source {
 // off connects elsewhere.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.beginClosing()
-	s.mu.Lock()
-	conns := slices.Collect(maps.Keys(s.conns))
-	sources := slices.Collect(maps.Values(s.sources))
-	s.mu.Unlock()
-	for _, src := range sources {
+	for _, src := range s.Sources() {
 		src.end()
 	}
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
 	for _, c := range conns {
 		c.finish()
 	}
@@ -236,10 +235,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.beginClosing()
 	s.cancel()
-	s.mu.Lock()
-	sources := slices.Collect(maps.Values(s.sources))
-	s.mu.Unlock()
-	for _, src := range sources {
+	for _, src := range s.Sources() {
 		src.end()
 	}
 	s.wg.Wait()
@@ -247,6 +243,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// beginClosing has nothing accepted any more. A stream about whose publish the
+// host still decides ends when that is decided.
 func (s *Server) beginClosing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,14 +298,17 @@ func (s *Server) publish(ctx context.Context, req *PublishRequest) (*Source, err
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
 	if f := s.cfg.Hooks.OnPublish; f != nil {
 		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
 			s.release(src)
 			src.abandon()
 			return nil, fmt.Errorf("publish of %s: %w", req.logName(), err)
 		}
-		src.hooked = true
 	}
+	src.hooked = true
 	dests, ttl, err := src.resolve(ctx)
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
@@ -538,12 +539,12 @@ func (c *conn) finish() {
 	s := c.srv
 	s.mu.Lock()
 	p := c.player
-	waiting := p != nil && s.waiting[p.name] != nil
-	if waiting {
-		_, waiting = s.waiting[p.name][p]
+	idle := p == nil || p.stopped.Load()
+	if !idle {
+		_, idle = s.waiting[p.name][p]
 	}
 	s.mu.Unlock()
-	if p == nil || waiting {
+	if idle {
 		c.nc.Close()
 		return
 	}

@@ -380,7 +380,24 @@ func (f *Forwarder) endLocked() {
 	default:
 	}
 	close(f.ended)
-	f.drain = time.AfterFunc(orForever(f.src.srv.cfg.DrainTimeout), f.cancel)
+	rest := orForever(f.src.srv.cfg.DrainTimeout)
+	if f.state == StateConnecting && f.src.srv.isClosing() {
+		rest = min(rest, dialGrace) // until it is connected
+	}
+	f.drain = time.AfterFunc(rest, f.cancel)
+}
+
+// dialGrace is how long Shutdown waits for a destination to be reached.
+const dialGrace = 100 * time.Millisecond
+
+// connected gives a destination that has been reached the time it has for the
+// rest.
+func (f *Forwarder) connected() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.drain != nil && f.drain.Stop() {
+		f.drain.Reset(orForever(f.src.srv.cfg.DrainTimeout))
+	}
 }
 
 // run pushes until the stream has ended.
@@ -591,6 +608,7 @@ func (f *Forwarder) connection(auth string) error {
 	defer nc.Close()
 	defer context.AfterFunc(f.ctx, func() { nc.Close() })()
 
+	f.connected()
 	f.setState(StateHandshaking, nil)
 	nc.SetDeadline(time.Now().Add(f.dst.SetupTimeout))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {

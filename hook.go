@@ -101,7 +101,8 @@ type ConnectRequest struct {
 type Hooks struct {
 	OnConnect func(ctx context.Context, req *ConnectRequest) error
 	OnPublish func(ctx context.Context, req *PublishRequest) error
-	// OnUnpublish follows each accepted OnPublish exactly once.
+	// OnUnpublish follows each accepted OnPublish exactly once, also where
+	// the stream was refused for another reason then.
 	OnUnpublish func(ctx context.Context, req *PublishRequest)
 	OnPlay      func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.

@@ -488,7 +488,8 @@ const (
 	paceLate = 10 * time.Second
 	// paceJump is a step in its times after which counting begins anew.
 	paceJump = 2 * time.Second
-	// paceBacklog is how many bytes the slowest receiver may be behind.
+	// paceBacklog is how many bytes the slowest receiver may be behind, where
+	// that is no more than a quarter of what the log keeps.
 	paceBacklog = 512 << 10
 	// paceWithin is how recently a receiver must have taken something.
 	paceWithin = time.Second
@@ -523,8 +524,12 @@ func (p *pace) fast(now int64) bool {
 // holdBack keeps a publisher that is faster than real time from running away
 // from its receivers.
 func (s *Source) holdBack(ctx context.Context) {
-	backlog := min(paceBacklog, unlimited(s.srv.cfg.MaxBytes)/4)
-	for s.pace.fast(fanout.Clock()) && s.group.Backlog(paceWithin) > backlog {
+	limits := s.srv.cfg.logLimits(s.vhost)
+	for s.pace.fast(fanout.Clock()) {
+		messages, bytes := s.group.Backlog(paceWithin)
+		if messages <= limits.Messages/4 && bytes <= min(paceBacklog, limits.Bytes/4) {
+			return
+		}
 		s.group.Wake()
 		select {
 		case <-ctx.Done():

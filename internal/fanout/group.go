@@ -161,9 +161,9 @@ func (g *Group) slowest() uint64 {
 	return least
 }
 
-// Backlog is how many bytes the slowest of the receivers is behind that
-// have taken something within the given time.
-func (g *Group) Backlog(within time.Duration) int {
+// Backlog is how far the slowest of the receivers is behind that have taken
+// something within the given time.
+func (g *Group) Backlog(within time.Duration) (messages, bytes int) {
 	since := Clock() - int64(within)
 	least := g.log.Head()
 	g.each(func(s *Sender) {
@@ -171,7 +171,7 @@ func (g *Group) Backlog(within time.Duration) int {
 			least = min(least, seq)
 		}
 	})
-	return g.log.Since(least)
+	return int(g.log.Head() - least), g.log.Since(least)
 }
 
 // Pool is the goroutines that help to walk large groups: one for each CPU but
