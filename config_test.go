@@ -328,7 +328,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"listem 1935;", "x.conf:1:1"},
 		{"vhost a {", "x.conf:1:"},
 		{"vhost a { forward { enabled yes; } }", "x.conf:1:29"},
-		{"vhost a { forward { enabled on; destination\n rtmp://h/a?k=[secret]; } }", "x.conf:2:2"},
+		{"vhost a { forward { enabled on; destination a rtmp://h/a?k=[secret]; } }", "x.conf:1:47"},
 		{"vhost a { forward { enabled on; backend ftp://h/; } }", "x.conf:1:41"},
 		{"vhost a { play { mw_latency 20000; } }", "mw_latency is 20s, expected at most 10s"},
 		{"vhost a { } vhost a { }", "x.conf:1:13"},
