@@ -39,7 +39,7 @@ func rawConn(c net.Conn) syscall.RawConn {
 // so that a write allocates nothing.
 type attempt struct {
 	raw     syscall.RawConn
-	once    func(fd uintptr) bool
+	once    func(fd uintptr)
 	waiting func(fd uintptr) bool
 
 	iov []syscall.Iovec
@@ -49,7 +49,7 @@ type attempt struct {
 
 func (a *attempt) init(s *Sender) {
 	a.raw = s.raw
-	a.once = func(fd uintptr) bool { a.send(fd); return true }
+	a.once = a.send
 	a.waiting = func(fd uintptr) bool { a.send(fd); return a.err != syscall.EAGAIN }
 }
 
@@ -66,14 +66,20 @@ func (a *attempt) send(fd uintptr) {
 	}
 }
 
-// write gives iov to the socket and returns how much it took.
+// write gives iov to the socket and returns how much it took. It goes by
+// Control, which only keeps the descriptor open: what does not wait need not
+// tell the poller.
 func (a *attempt) write(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
-	return a.do(iov, batch, w, a.once)
+	a.iov = w.scratch.convert(iov, batch)
+	return a.result(a.raw.Control(a.once))
 }
 
-func (a *attempt) do(iov [][]byte, batch *gop.Batch, w *walk, f func(uintptr) bool) (int, error) {
+func (a *attempt) wait(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
 	a.iov = w.scratch.convert(iov, batch)
-	err := a.raw.Write(f)
+	return a.result(a.raw.Write(a.waiting))
+}
+
+func (a *attempt) result(err error) (int, error) {
 	a.iov = nil
 	switch {
 	case err != nil:
@@ -91,7 +97,7 @@ func (s *Sender) wait(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
 	if s.raw == nil {
 		return s.writeAll(iov, w)
 	}
-	return s.try.do(iov, batch, w, s.try.waiting)
+	return s.try.wait(iov, batch, w)
 }
 
 // convert returns the system's form of iov, which is batch's where batch is

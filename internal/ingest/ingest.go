@@ -5,6 +5,7 @@ package ingest
 import (
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -73,6 +74,10 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if r.read >= drain {
 		r.flush()
 	}
+	if r.late() { // also for a peer that never stops sending
+		r.flush()
+		return 0, os.ErrDeadlineExceeded
+	}
 	n, err := r.try.do(r.raw, p, false)
 	if err == syscall.EAGAIN {
 		r.flush()
@@ -88,6 +93,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 	r.read += n
 	return n, nil
 }
+
+// late reports whether the owner's deadline has passed.
+func (r *Reader) late() bool { return !r.limit.IsZero() && !time.Now().Before(r.limit) }
 
 func (r *Reader) flush() {
 	r.read = 0

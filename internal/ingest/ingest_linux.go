@@ -20,7 +20,8 @@ func rawConn(c net.Conn) syscall.RawConn {
 
 // attempt is one read, with its functions made once.
 type attempt struct {
-	once, waiting func(fd uintptr) bool
+	once    func(fd uintptr)
+	waiting func(fd uintptr) bool
 
 	p   []byte
 	n   int
@@ -28,7 +29,7 @@ type attempt struct {
 }
 
 func (a *attempt) init() {
-	a.once = func(fd uintptr) bool { a.read(fd); return true }
+	a.once = a.read
 	a.waiting = func(fd uintptr) bool { a.read(fd); return a.err != syscall.EAGAIN }
 }
 
@@ -45,13 +46,16 @@ func (a *attempt) read(fd uintptr) {
 	}
 }
 
+// do reads what is there, or waits for something. What does not wait goes by
+// Control, which only keeps the descriptor open: the poller need not know.
 func (a *attempt) do(raw syscall.RawConn, p []byte, wait bool) (int, error) {
-	f := a.once
-	if wait {
-		f = a.waiting
-	}
 	a.p = p
-	err := raw.Read(f)
+	var err error
+	if wait {
+		err = raw.Read(a.waiting)
+	} else {
+		err = raw.Control(a.once)
+	}
 	a.p = nil
 	if err != nil {
 		return 0, err
@@ -86,6 +90,9 @@ func (r *Reader) wait(p []byte) (int, error) {
 		}
 		if n, err = r.try.do(r.raw, p, false); err != syscall.EAGAIN {
 			return n, err
+		}
+		if r.late() {
+			return 0, os.ErrDeadlineExceeded
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package ingest
 
 import (
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -40,3 +42,35 @@ func TestEndOfAWindowCutShortIsNoTimeout(t *testing.T) {
 	_, err = io.ReadFull(r, make([]byte, len(sent)-drain/2))
 	require.NoError(t, err)
 }
+
+// A deadline holds for a peer that never stops sending, and for one that sends
+// nothing, with and without windows.
+func TestDeadline(t *testing.T) {
+	for _, window := range []time.Duration{0, 10 * time.Millisecond} {
+		for _, flood := range []bool{false, true} {
+			t.Run(fmt.Sprintf("window %v, flood %v", window, flood), func(t *testing.T) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				require.NoError(t, err)
+				defer l.Close()
+				peer, err := net.Dial("tcp", l.Addr().String())
+				require.NoError(t, err)
+				defer peer.Close()
+				conn, err := l.Accept()
+				require.NoError(t, err)
+				defer conn.Close()
+				if flood {
+					go io.Copy(peer, zeros{})
+				}
+				r := NewReader(conn)
+				r.SetDeadline(time.Now().Add(100 * time.Millisecond))
+				r.SetWindow(window)
+				_, err = io.Copy(io.Discard, r)
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			})
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
