@@ -24,7 +24,8 @@ type Reader struct {
 	window time.Duration
 	limit  time.Time // the owner's deadline
 	try    attempt
-	read   int // bytes since the last Flush
+	read   int  // bytes since the last Flush
+	empty  bool // the last read took all there was
 }
 
 // drain is how many bytes are read before they are passed on even though more
@@ -78,7 +79,10 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.flush()
 		return 0, os.ErrDeadlineExceeded
 	}
-	n, err := r.try.do(r.raw, p, false)
+	n, err := 0, error(syscall.EAGAIN)
+	if !r.empty {
+		n, err = r.try.do(r.raw, p, false)
+	}
 	if err == syscall.EAGAIN {
 		r.flush()
 		n, err = r.wait(p)
@@ -91,6 +95,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	r.read += n
+	r.empty = n < len(p)
 	return n, nil
 }
 

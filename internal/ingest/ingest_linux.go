@@ -6,7 +6,6 @@ import (
 	"os"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 func rawConn(c net.Conn) syscall.RawConn {
@@ -37,12 +36,9 @@ func (a *attempt) init() {
 // only be disturbed by being told of it.
 func (a *attempt) read(fd uintptr) {
 	for {
-		n, _, err := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(a.p))), uintptr(len(a.p)))
-		if err == syscall.EINTR {
-			continue
+		if a.n, a.err = recv(fd, a.p); a.err != syscall.EINTR {
+			return
 		}
-		a.n, a.err = int(n), err
-		return
 	}
 }
 
