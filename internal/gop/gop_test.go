@@ -28,6 +28,8 @@ var (
 	aacHeader   = body("af 00 1210")
 	aacHeader2  = body("af 00 1190")
 	aacFrame    = body("af 01 211004")
+	mp3Frame    = body("2f fffb9064")
+	vp8Key      = body("91 76703038 30010000")
 	hevcHeader  = body("90 68766331 01 0160000000")
 	hevcKey     = body("91 68766331 000000 00000004 26010000")
 	hevcInter   = body("a1 68766331 000000 00000004 02010000")
@@ -353,6 +355,12 @@ func TestHeaderSet(t *testing.T) {
 		{"both replaced, and sent again", []step{v(tracks01), v(track0), v(tracks01)}, [][]byte{tracks01}},
 		{"video and audio do not mix", []step{v(track0), a(body("95 00 4f707573 00 4f7075734865616401")), v(track0)},
 			[][]byte{track0, body("95 00 4f707573 00 4f7075734865616401")}},
+		{"a codec without header ends that of the old one", []step{v(avcHeader), a(aacHeader), a(mp3Frame)}, [][]byte{avcHeader}},
+		{"and back", []step{v(avcHeader), a(aacHeader), a(mp3Frame), a(aacFrame), a(aacHeader2)}, [][]byte{avcHeader, aacHeader2}},
+		{"a codec without header ends header and color", []step{v(hevcHeader), v(hevcColor), a(aacHeader), v(vp8Key)}, [][]byte{aacHeader}},
+		{"but on its track alone", []step{v(tracks01), v(vp8Key)}, [][]byte{tracks01}},
+		{"the same codec in another form ends nothing", []step{v(avcHeader), v(body("91 61766331 000000 65"))}, [][]byte{avcHeader}},
+		{"nor does an unknown one", []step{v(avcHeader), v(body("10 65")), a(aacHeader), a(body("c2 00"))}, [][]byte{avcHeader, aacHeader}},
 		{"an empty header replaces none", []step{v(avcHeader), v(body("17 00 000000"))}, [][]byte{avcHeader}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -455,6 +463,19 @@ func TestKeyframe_MainTrack(t *testing.T) {
 		f.video(track1)
 		require.True(t, f.video(track1Key).Keyframe, "after %x", first)
 	}
+}
+
+// When the main track ends another one takes its place, until it is back.
+func TestKeyframe_MainTrackEnds(t *testing.T) {
+	f := newFeed(wide)
+	f.video(track0, track1)
+	require.False(t, f.video(track1Key).Keyframe)
+	f.video(body("96 02 61766331 01"))
+	require.False(t, f.video(track1Key).Keyframe, "the end of another track")
+	f.video(body("96 02 61766331 00"))
+	require.True(t, f.video(track1Key).Keyframe)
+	f.video(track0)
+	require.False(t, f.video(track1Key).Keyframe, "track 0 is back")
 }
 
 func TestInfo(t *testing.T) {

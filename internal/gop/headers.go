@@ -100,6 +100,24 @@ func without(slots []slot, drop func(slot) bool) []slot {
 	return slices.DeleteFunc(slices.Clone(slots), drop)
 }
 
+// outlived returns the set after media of a track in a codec: headers of
+// another one there are of no use any more. Not every codec has a header that
+// would end them (MP3, AC-3, VP8).
+func (s *HeaderSet) outlived(typ, track uint8, codec flv.Codec) *HeaderSet {
+	old := func(o slot) bool { return o.Type == typ && o.Track == track && o.codec != codec && o.codec != 0 }
+	if s == nil || codec == 0 || !slices.ContainsFunc(s.headers, func(h header) bool { return slices.ContainsFunc(h.slots, old) }) {
+		return s
+	}
+	n := &HeaderSet{meta: s.meta, push: s.push}
+	for _, h := range s.headers {
+		if h.slots = without(h.slots, old); len(h.slots) > 0 {
+			n.headers = append(n.headers, h)
+			n.bytes += len(h.payload)
+		}
+	}
+	return n
+}
+
 // withMetadata returns the set after onMetaData, or with none after
 // @clearDataFrame.
 func (s *HeaderSet) withMetadata(m *Message) *HeaderSet {

@@ -164,6 +164,9 @@ func (l *Log) classify(m *Message) {
 			t = flv.Video(body)
 		}
 		l.video.Store(true)
+		if t.End && t.Track <= l.track {
+			l.track = 255 // another one may be the main track now
+		}
 		// What holds no media has no track of its own, and says 0.
 		if t.SequenceHeader || t.Frames && !t.Opaque {
 			l.track = min(l.track, t.Track)
@@ -173,6 +176,7 @@ func (l *Log) classify(m *Message) {
 		if t.SequenceHeader || t.Config {
 			l.set = l.set.with(m.Type, body)
 		}
+		l.outlive(m.Type, t)
 		l.note(&l.info.Video, t)
 	case chunk.TypeAudio:
 		t := flv.Audio(body)
@@ -183,6 +187,7 @@ func (l *Log) classify(m *Message) {
 		if t.SequenceHeader || t.Config {
 			l.set = l.set.with(m.Type, body)
 		}
+		l.outlive(m.Type, t)
 		l.note(&l.info.Audio, t)
 	case chunk.TypeData:
 		d := flv.Data(body, false)
@@ -193,6 +198,14 @@ func (l *Log) classify(m *Message) {
 		case d.OnMetaData:
 			l.set = l.set.withMetadata(m)
 		}
+	}
+}
+
+// outlive drops the headers of a track whose codec has changed without new
+// ones.
+func (l *Log) outlive(typ uint8, t flv.Tag) {
+	if t.Frames && !t.Opaque && !t.SequenceHeader {
+		l.set = l.set.outlived(typ, t.Track, t.Codec)
 	}
 }
 
