@@ -435,7 +435,12 @@ func (s *Source) data(ms uint32, body []byte, amf3 bool, now int64) {
 	s.append(frame, push, now)
 }
 
+// append takes a message. One without a body is of no use to anybody, and some
+// servers can't stand it.
 func (s *Source) append(frame, push *chunk.Frame, now int64) {
+	if frame.Length == 0 {
+		return
+	}
 	s.log.Append(frame, push, now)
 	s.pace.note(frame.Time, now)
 	s.messages.Add(1)
