@@ -1,0 +1,174 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+// Each option of a Destination as the destination sees it.
+func TestDestinationOptions(t *testing.T) {
+	type wire struct {
+		app, tcURL, flashVer, key, kind any
+		commands                        []string
+		media                           []string
+	}
+	meta := forwardtest.Message{Type: TagData, Payload: metadata}
+	header := video(string(videoHeader))
+	usual := func() wire {
+		return wire{"app", "rtmp://dest/app", "FMLE/3.0 (compatible; FMSc/1.0)", "key", "live",
+			[]string{"connect", "releaseStream", "FCPublish", "createStream", "publish"},
+			payloads([]forwardtest.Message{pushed(meta), header})}
+	}
+	for _, c := range []struct {
+		name   string
+		dest   Destination
+		change func(*wire)
+	}{
+		{"none", Destination{}, func(*wire) {}},
+		{"app of two levels", Destination{URL: "rtmp://dest/a/b/key"}, func(w *wire) { w.app, w.tcURL = "a/b", "rtmp://dest/a/b" }},
+		{"port as typed", Destination{URL: "rtmp://dest:1935/app/key"}, func(w *wire) { w.tcURL = "rtmp://dest:1935/app" }},
+		{"Facebook's form", Destination{URL: "rtmp://dest/app/", StreamKey: "FB-1?s_bl=1&a=Ab/c+d="}, func(w *wire) { w.key = "FB-1?s_bl=1&a=Ab/c+d=" }},
+		{"YouTube's backup", Destination{URL: "rtmp://dest/live2?backup=1", StreamKey: "k-e-y"},
+			func(w *wire) { w.app, w.tcURL, w.key = "live2?backup=1", "rtmp://dest/live2?backup=1", "k-e-y" }},
+		{"Telegram's key", Destination{URL: "rtmp://dest/s/123:AbC"}, func(w *wire) { w.app, w.tcURL, w.key = "s", "rtmp://dest/s", "123:AbC" }},
+		{"Akamai's name", Destination{URL: "rtmp://dest/app/name_1_2500@37267"}, func(w *wire) { w.key = "name_1_2500@37267" }},
+		{"user and password stay here", Destination{URL: "rtmp://jo:secret@dest/app/key"}, func(*wire) {}},
+		{"TcURL", Destination{TcURL: "rtmp://vhost.example/app/"}, func(w *wire) { w.tcURL = "rtmp://vhost.example/app/" }},
+		{"FlashVer", Destination{FlashVer: "Wirecast/FM 1.0"}, func(w *wire) { w.flashVer = "Wirecast/FM 1.0" }},
+		{"NoReleaseStream", Destination{NoReleaseStream: true}, func(w *wire) { w.commands = []string{"connect", "FCPublish", "createStream", "publish"} }},
+		{"NoFCPublish", Destination{NoFCPublish: true}, func(w *wire) { w.commands = []string{"connect", "releaseStream", "createStream", "publish"} }},
+		{"PlainMetadata", Destination{PlainMetadata: true}, func(w *wire) { w.media = payloads([]forwardtest.Message{meta, header}) }},
+		{"NoMetadata", Destination{NoMetadata: true}, func(w *wire) { w.media = payloads([]forwardtest.Message{header}) }},
+		{"ChunkSize", Destination{ChunkSize: 128}, func(*wire) {}},
+		{"DigestHandshake", Destination{DigestHandshake: true}, func(*wire) {}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var network forwardtest.Network
+				dest := network.NewDestination("dest:1935")
+				defer dest.Close()
+				p := publish(t, newServer(t, Config{MergeWindow: -1, Dial: network.Dial}), "live", "s")
+				def(&c.dest.URL, "rtmp://dest/app/key")
+				f, err := p.Source().Forward(c.dest)
+				require.NoError(t, err)
+				synctest.Wait()
+				require.NoError(t, f.Stats().LastErr)
+				require.NoError(t, p.WriteTag(TagData, 0, metadata))
+				require.NoError(t, p.WriteTag(TagVideo, 0, videoHeader))
+				synctest.Wait()
+
+				session := dest.Sessions()[0]
+				var got wire
+				for _, cmd := range session.Commands() {
+					got.commands = append(got.commands, cmd.Name)
+					switch cmd.Name {
+					case "connect":
+						props := cmd.Args[0].(map[string]any)
+						got.app, got.tcURL, got.flashVer = props["app"], props["tcUrl"], props["flashVer"]
+					case "publish":
+						got.key, got.kind = cmd.Args[1], cmd.Args[2]
+					}
+				}
+				got.media = payloads(session.Recorder().Messages())
+				want := usual()
+				c.change(&want)
+				require.Equal(t, want, got)
+			})
+		})
+	}
+}
+
+// A destination's own dialer goes before the Server's, and each attempt dials
+// anew: so are names resolved.
+func TestDialersAreCalledForEachAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network forwardtest.Network
+		dest := network.NewDestination("dest:1935")
+		defer dest.Close()
+		var ours, own []string
+		s := newServer(t, Config{Dial: func(_ context.Context, nw, addr string) (net.Conn, error) {
+			ours = append(ours, nw+" "+addr)
+			if len(ours) < 3 {
+				return nil, &net.DNSError{Err: "no such host", Name: "dest", IsNotFound: true}
+			}
+			return network.Dial(t.Context(), nw, addr)
+		}})
+		p := publish(t, s, "live", "s")
+		f, err := p.Source().Forward(Destination{URL: "rtmp://dest/app/key"})
+		require.NoError(t, err)
+		synctest.Wait()
+		var de *DestinationError
+		require.ErrorAs(t, f.Stats().LastErr, &de)
+		require.Equal(t, "resolve", de.Op)
+		require.True(t, de.Temporary())
+		_, err = p.Source().Forward(Destination{URL: "rtmp://dest/app/other", DialContext: func(ctx context.Context, nw, addr string) (net.Conn, error) {
+			own = append(own, nw+" "+addr)
+			if _, ok := ctx.Deadline(); !ok {
+				return nil, errors.New("no deadline")
+			}
+			return network.Dial(ctx, nw, addr)
+		}})
+		require.NoError(t, err)
+		first, err := dest.WaitSession(t.Context(), 1)
+		require.NoError(t, err)
+		first.Reset()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, []string{"tcp dest:1935", "tcp dest:1935", "tcp dest:1935"}, ours)
+		require.Equal(t, []string{"tcp dest:1935", "tcp dest:1935"}, own)
+		require.Len(t, dest.Sessions(), 3)
+	})
+}
+
+// What a destination that says nothing may mean.
+func TestHintsOfSilence(t *testing.T) {
+	hangUp := func(s *forwardtest.Session) { s.Close() }
+	at := func(step string, do func(*forwardtest.Session)) forwardtest.Script {
+		return forwardtest.Script{Steps: map[string]forwardtest.Step{step: {Do: do, Silent: true}}}
+	}
+	for _, c := range []struct {
+		name, url string
+		script    forwardtest.Script
+		want      string
+	}{
+		{"unknown app", "rtmp://h/app/streamkey", at("connect", hangUp), "connect: closed by the destination (does it know the app?): "},
+		{"at publish", "rtmp://h/app/streamkey", at("publish", hangUp), "publish: closed by the destination: "},
+		{"no answer to publish", "rtmp://h/app/streamkey", at("publish", nil), "publish: no answer within 10s: "},
+		{"Facebook without TLS", "rtmp://live-api-s.facebook.com/rtmp/streamkey", at("handshake", hangUp), "handshake: closed by the destination (Facebook wants rtmps://): "},
+		{"Kick without its app", "rtmp://fa723fc1b171.global-contribute.live-video.net/streamkey", at("connect", hangUp),
+			"connect: closed by the destination (Amazon IVS (Kick, Twitch): rtmp:// is refused where it is not enabled): "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var network forwardtest.Network
+				dest := network.NewDestination("dest", c.script)
+				defer dest.Close()
+				lost := make(chan error, 100)
+				s := newServer(t, Config{
+					Dial: func(ctx context.Context, nw, _ string) (net.Conn, error) { return network.Dial(ctx, nw, "dest") },
+					Hooks: Hooks{OnForward: func(_ *Forwarder, state State, err error) {
+						if state == StateWaiting {
+							lost <- err
+						}
+					}},
+				})
+				_, err := publish(t, s, "live", "s").Source().Forward(Destination{URL: c.url})
+				require.NoError(t, err)
+				err = <-lost
+				require.ErrorContains(t, err, c.want)
+				require.NotContains(t, err.Error(), "streamkey")
+				var de *DestinationError
+				require.ErrorAs(t, err, &de)
+				require.True(t, de.Temporary())
+			})
+		})
+	}
+}
