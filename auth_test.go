@@ -126,7 +126,9 @@ func TestPublishAuth(t *testing.T) {
 	const user, password = "jo & co@example.com", "p+ss/w&rd"
 	synctest.Test(t, func(t *testing.T) {
 		var requests []PublishRequest
+		var log bytes.Buffer
 		s := newServer(t, Config{
+			Logger:      slog.New(slog.NewTextHandler(&log, nil)),
 			PublishAuth: func(name string) (Secret, bool) { return password, name == user },
 			Resolver:    static(nil),
 			Hooks: Hooks{OnPublish: func(_ context.Context, req *PublishRequest) error {
@@ -144,6 +146,8 @@ func TestPublishAuth(t *testing.T) {
 		require.Equal(t, "live", requests[0].App)
 		require.Equal(t, "rtmp://h:1935/live", requests[0].TcURL)
 		require.Equal(t, "?token=1", requests[0].Param)
+		synctest.Wait()
+		require.Equal(t, 1, strings.Count(log.String(), "\n"), "the questions are no news: %s", &log)
 
 		// Our own forwarder.
 		from := newServer(t, Config{Dial: forwardtest.Direct(s)})

@@ -108,7 +108,9 @@ const (
 
 // Serve accepts connections on l until Shutdown or Close, after which it
 // returns ErrServerClosed, or until l is closed by others. It closes l. Errors
-// of l that may pass, such as a lack of file descriptors, are waited out.
+// of l that may pass, such as a lack of file descriptors, are waited out. With
+// a listener of crypto/tls it serves RTMPS; DynamicRecordSizingDisabled in its
+// tls.Config suits what is sent, which is large.
 func (s *Server) Serve(l net.Listener) error {
 	defer l.Close()
 	if s.err != nil {
@@ -458,7 +460,7 @@ func (c *conn) serve(ctx context.Context) (err error) {
 		}
 		c.end()
 		switch {
-		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), ctx.Err() != nil,
+		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), ctx.Err() != nil,
 			len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
 			log.Debug("connection ended", "err", err)
 			err = nil

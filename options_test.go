@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +127,23 @@ func TestDialersAreCalledForEachAttempt(t *testing.T) {
 		require.Equal(t, []string{"tcp dest:1935", "tcp dest:1935"}, own)
 		require.Len(t, dest.Sessions(), 3)
 	})
+}
+
+// The usual dialer tries all addresses of a name in one attempt. Where
+// localhost has an IPv6 address too, nobody listens there.
+func TestUsualDialerTriesAllAddresses(t *testing.T) {
+	dest := forwardtest.NewDestination()
+	defer dest.Close()
+	f, err := publish(t, newServer(t, Config{}), "live", "s").Source().
+		Forward(Destination{URL: strings.Replace(dest.URL("app/key"), "127.0.0.1", "localhost", 1)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	session, err := dest.WaitSession(ctx, 1)
+	require.NoError(t, err)
+	_, err = session.WaitCommand(ctx, "publish")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, f.Stats().Connects)
 }
 
 // What a destination that says nothing may mean.

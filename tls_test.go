@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"slices"
@@ -337,4 +338,70 @@ func TestTLSRecordsAreFull(t *testing.T) {
 		require.LessOrEqual(t, len(rec.sizes), full+16, "%v after %d", rec.sizes, setup)
 		require.EqualValues(t, 401, len(dest.Sessions()[0].Recorder().Messages()))
 	})
+}
+
+// The end of a stream is told through TLS too: FCUnpublish and deleteStream,
+// then the alert that closes it.
+func TestTLSEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newAuthority(t)
+		var network forwardtest.Network
+		l, err := network.Listen("dest:443")
+		require.NoError(t, err)
+		dest := forwardtest.NewDestinationAt(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "dest", nil)}}))
+		defer dest.Close()
+		s := newServer(t, Config{Dial: network.Dial, TLSConfig: &tls.Config{RootCAs: ca.pool}})
+		p := publish(t, s, "live", "s")
+		_, err = p.Source().Forward(Destination{URL: "rtmps://dest/app/key"})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NoError(t, p.WriteTag(TagVideo, 0, frame(true, 1)))
+		require.NoError(t, p.Close())
+		<-p.Source().Done()
+		session := dest.Sessions()[0]
+		<-session.Done()
+		require.Equal(t, io.EOF, session.Err(), "and not cut off")
+		require.Len(t, session.Recorder().Messages(), 1)
+		var names []string
+		for _, c := range session.Commands() {
+			names = append(names, c.Name)
+		}
+		require.Equal(t, []string{"FCUnpublish", "deleteStream"}, names[len(names)-2:])
+	})
+}
+
+// The time for the handshake is that of both, TLS and RTMP.
+func TestServeTLSEndsWhoSaysNothing(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		said int // bytes of the ClientHello
+	}{{"nothing", 0}, {"half a ClientHello", 100}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ca := newAuthority(t)
+				var network forwardtest.Network
+				l, err := network.Listen("here:443")
+				require.NoError(t, err)
+				s := newServer(t, Config{HandshakeTimeout: 3 * time.Second})
+				served := make(chan error, 1)
+				go func() {
+					served <- s.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "here", nil)}}))
+				}()
+				synctest.Wait()
+				nc, err := network.Dial(t.Context(), "tcp", "here:443")
+				require.NoError(t, err)
+				defer nc.Close()
+				if c.said > 0 {
+					cut := forwardtest.NewFaultConn(nc, forwardtest.Faults{Write: forwardtest.Fault{Stall: int64(c.said)}})
+					go tls.Client(cut, &tls.Config{ServerName: "here"}).HandshakeContext(t.Context())
+				}
+				began := time.Now()
+				_, err = nc.Read(make([]byte, 1))
+				require.Error(t, err)
+				require.Equal(t, 3*time.Second, time.Since(began))
+				require.NoError(t, s.Close())
+				require.ErrorIs(t, <-served, ErrServerClosed)
+			})
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"net/url"
 	"strings"
 	"time"
@@ -181,18 +182,25 @@ func NewAuthenticator(password func(user string) (string, bool)) *Authenticator 
 	return a
 }
 
+var (
+	// ErrAsked is wrapped by refusals that are nothing but the next question
+	// to a client who may well know the answer.
+	ErrAsked = errors.New("asked for user and password")
+	errWrong = errors.New("wrong user or password")
+)
+
 // authRefusal tells a client what to do next. For the log it is shorter, and
 // without the user.
 type authRefusal struct {
-	text string
-	st   *StatusError
+	cause error
+	st    *StatusError
 }
 
-func (e *authRefusal) Error() string { return e.text }
-func (e *authRefusal) Unwrap() error { return e.st }
+func (e *authRefusal) Error() string   { return "connect refused: " + e.cause.Error() }
+func (e *authRefusal) Unwrap() []error { return []error{e.cause, e.st} }
 
-func refuseAuth(text, description string) error {
-	return &authRefusal{text, &StatusError{Command: "connect", Code: authCode, Description: authReject + description}}
+func refuseAuth(cause error, description string) error {
+	return &authRefusal{cause, &StatusError{Command: "connect", Code: authCode, Description: authReject + description}}
 }
 
 // Check returns the user who has proved to be one with what CutAuth has cut
@@ -202,7 +210,7 @@ func (a *Authenticator) Check(auth string) (user string, err error) {
 	q := parseAuth(auth)
 	sent := q["user"]
 	if q["authmod"] != authAdobe || sent == "" {
-		return "", refuseAuth("connect refused: asked for user and password", needUser+"; authmod=adobe ] : ")
+		return "", refuseAuth(ErrAsked, needUser+"; authmod=adobe ] : ")
 	}
 	user, err = url.PathUnescape(sent)
 	if err != nil {
@@ -211,7 +219,7 @@ func (a *Authenticator) Check(auth string) (user string, err error) {
 	response, err := url.PathUnescape(q["response"])
 	if err != nil || response == "" {
 		opaque := a.opaque(user, time.Now(), nil)
-		return "", refuseAuth("connect refused: asked to prove the user", "authmod=adobe ] : "+needAnswer+
+		return "", refuseAuth(ErrAsked, "authmod=adobe ] : "+needAnswer+
 			"&user="+sent+"&salt="+salt(opaque)+"&challenge="+opaque+"&opaque="+opaque)
 	}
 	password, known := a.password(user)
@@ -223,7 +231,7 @@ func (a *Authenticator) Check(auth string) (user string, err error) {
 			equal(response, adobeResponse(sent, password, salt(opaque), opaque, q["challenge"]))
 	}
 	if !right || !known {
-		return "", refuseAuth("connect refused: wrong user or password", "authmod=adobe ] : ?reason=authfailed")
+		return "", refuseAuth(errWrong, "authmod=adobe ] : ?reason=authfailed")
 	}
 	return user, nil
 }
