@@ -746,7 +746,7 @@ func (f *Forwarder) error(op string, err error) error {
 	switch {
 	case errors.As(err, &st):
 		de.Code = st.Code
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
 	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write":
 		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, hint, err)
