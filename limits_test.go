@@ -61,7 +61,7 @@ func inChunks(size int, id uint32, values ...any) []byte {
 // nested is a command with an array in an array, so many in all.
 func nested(depth int) []byte {
 	b := append(command("x", 0), bytes.Repeat([]byte{10, 0, 0, 0, 1}, depth)...)
-	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(b, 5), 4096)
+	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(b, 5), 128)
 }
 
 func values(n int) any { return make(amf.StrictArray, n) }

@@ -19,6 +19,9 @@ import (
 // TestMain fails when goroutines are left after all tests.
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if testing.Verbose() {
+		printMatrix()
+	}
 	if code == 0 {
 		if left := leftGoroutines(5 * time.Second); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "%d goroutines are left:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
