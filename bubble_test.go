@@ -162,7 +162,7 @@ func (i *isolation) check() (added time.Duration) {
 		require.Equal(i.b, uint64(1), r.First)
 		require.Equal(i.b, uint64(r.Frames), r.Last, "frames are missing")
 		require.GreaterOrEqual(i.b, r.Frames, int(lasted/steadyStep)-1, "the publisher was held up")
-		window := i.b.srv.cfg.MergeWindow
+		window := i.b.srv.cfg.Load().MergeWindow
 		added = max(added, a.longest()-steadyStep-max(window, 0))
 	}
 	require.LessOrEqual(i.b, added, maxAdded)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,8 @@ type File struct {
 	// Ignored names what the format has and this library does not do, with
 	// the place: "srs.conf:3:1: daemon".
 	Ignored []string
+
+	backends map[string]string // of the vhosts that have one
 }
 
 // RTMPSFile is the rtmps block of a configuration file.
@@ -70,7 +73,7 @@ func ParseConfig(name string, src []byte) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Config: Config{Vhosts: make(map[string]Vhost)}}
+	f := &File{Config: Config{Vhosts: make(map[string]Vhost)}, backends: make(map[string]string)}
 	for _, i := range ignored {
 		f.ignore(i.Pos, i.Name)
 	}
@@ -92,6 +95,9 @@ func ParseConfig(name string, src []byte) (*File, error) {
 				return nil, err
 			}
 			f.Config.Vhosts[d.Args[0]] = v
+			if b, ok := v.Resolver.(*HTTPResolver); ok {
+				f.backends[d.Args[0]] = b.URL
+			}
 			f.httpHooks(d)
 		}
 	}
@@ -106,6 +112,31 @@ func ParseConfig(name string, src []byte) (*File, error) {
 		f.Config.Hooks = f.HTTPHooks.Hooks()
 	}
 	return f, nil
+}
+
+// Inherit takes over what does not differ from an earlier reading of the file,
+// which is in use: the Resolver of each vhost that has the same backend, and
+// Hooks and HTTPHooks where all http_hooks are the same. So what they remember
+// is not lost, such as the answers for LastGood, nor what the host has made of
+// them in old.Config, and Server.Reload asks no backend that is the same.
+func (f *File) Inherit(old *File) {
+	for name, url := range f.backends {
+		if was, ok := old.backends[name]; ok && was == url {
+			v := f.Config.Vhosts[name]
+			v.Resolver = old.Config.Vhosts[name].Resolver
+			f.Config.Vhosts[name] = v
+		}
+	}
+	if f.sameHooks(old) {
+		f.HTTPHooks, f.Config.Hooks = old.HTTPHooks, old.Config.Hooks
+	}
+}
+
+func (f *File) sameHooks(old *File) bool {
+	if f.HTTPHooks == nil || old.HTTPHooks == nil {
+		return f.HTTPHooks == old.HTTPHooks
+	}
+	return reflect.DeepEqual(f.HTTPHooks.Vhosts, old.HTTPHooks.Vhosts)
 }
 
 func (f *File) ignore(pos conf.Position, what string) {

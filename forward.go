@@ -42,8 +42,8 @@ var (
 // Server accepts publishers and players, on one port. Its methods are safe
 // for concurrent use.
 type Server struct {
-	cfg  Config
-	err  error // of the Config
+	cfg  atomic.Pointer[Config] // with defaults; see Reload
+	err  error                  // of the first Config
 	id   string
 	log  *slog.Logger
 	pool *fanout.Pool
@@ -52,6 +52,8 @@ type Server struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // connections, streams
+
+	reloading sync.Mutex
 
 	mu        sync.Mutex
 	closing   bool
@@ -69,7 +71,6 @@ type Server struct {
 func NewServer(cfg Config) *Server {
 	s := &Server{
 		err:       cfg.Validate(),
-		cfg:       cfg.withDefaults(),
 		id:        randomID(),
 		pool:      fanout.NewPool(),
 		listeners: make(map[net.Listener]struct{}),
@@ -78,7 +79,9 @@ func NewServer(cfg Config) *Server {
 		waiting:   make(map[string]map[*player]struct{}),
 		pushing:   make(map[string]*Forwarder),
 	}
-	s.log = s.cfg.Logger
+	cfg = cfg.withDefaults()
+	s.cfg.Store(&cfg)
+	s.log = cfg.Logger
 	if password := cfg.PublishAuth; password != nil {
 		s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
 			secret, ok := password(user)
@@ -92,7 +95,7 @@ func NewServer(cfg Config) *Server {
 // ListenAndServe listens on Config.Addr and serves until Shutdown or Close,
 // after which it returns ErrServerClosed.
 func (s *Server) ListenAndServe() error {
-	l, err := net.Listen("tcp", s.cfg.Addr)
+	l, err := net.Listen("tcp", s.cfg.Load().Addr)
 	if err != nil {
 		return err
 	}
@@ -271,13 +274,13 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	if s.closing {
 		return nil, ErrServerClosed
 	}
-	if l := s.cfg.Limits.Connections; l >= 0 && len(s.conns) >= l {
+	if l := s.cfg.Load().Limits.Connections; l >= 0 && len(s.conns) >= l {
 		return nil, fmt.Errorf("%w: %d connections", ErrLimit, l)
 	}
 	s.wg.Add(1)
 	s.conns[c] = struct{}{}
 	s.pending = append(s.pending, c)
-	if l := s.cfg.Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
+	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
 		s.pending[0].nc.Close()
 		s.pending = s.pending[1:]
 	}
@@ -294,16 +297,17 @@ func (s *Server) shaken(c *conn) {
 }
 
 // publish accepts a publisher or says why not. The name is taken before
-// anybody is asked, so that a second publisher changes nothing.
-func (s *Server) publish(ctx context.Context, req *PublishRequest) (*Source, error) {
-	src, err := s.reserve(req)
+// anybody is asked, so that a second publisher changes nothing. cfg is the
+// Config that req was made with.
+func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*Source, error) {
+	src, err := s.reserve(cfg, req)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	if f := s.cfg.Hooks.OnPublish; f != nil {
+	if f := cfg.Hooks.OnPublish; f != nil {
 		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
 			s.release(src)
 			src.abandon()
@@ -327,11 +331,11 @@ func (s *Server) publish(ctx context.Context, req *PublishRequest) (*Source, err
 }
 
 // reserve takes a stream's name.
-func (s *Server) reserve(req *PublishRequest) (*Source, error) {
+func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	name := req.Name()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch l := s.cfg.Limits.Streams; {
+	switch l := s.cfg.Load().Limits.Streams; {
 	case s.closing:
 		return nil, ErrServerClosed
 	case s.sources[name] != nil:
@@ -339,7 +343,7 @@ func (s *Server) reserve(req *PublishRequest) (*Source, error) {
 	case l >= 0 && len(s.sources) >= l:
 		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
 	}
-	src := newSource(s, req)
+	src := newSource(s, cfg, req)
 	s.sources[name] = src
 	s.wg.Add(1) // until src.done
 	return src, nil
@@ -360,6 +364,9 @@ func (s *Server) enliven(src *Source) ([]*player, error) {
 	defer s.mu.Unlock()
 	if s.closing {
 		return nil, ErrServerClosed
+	}
+	if src.dropped(s.cfg.Load()) { // by a Reload meanwhile
+		return nil, errNoVhost
 	}
 	src.live = true
 	players := slices.Collect(maps.Keys(s.waiting[src.name]))
@@ -426,6 +433,8 @@ type conn struct {
 	user   string          // that PublishAuth knows
 	hooked *ConnectRequest // accepted by OnConnect
 	setup  time.Time       // when publish or play must be accepted
+	// onClose is that of the Hooks that have accepted, nil before.
+	onClose func(context.Context, *ConnectRequest)
 
 	pubs    map[uint32]*Source
 	ended   []*Source // to be waited for
@@ -450,7 +459,7 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	if outer != s.ctx {
 		defer context.AfterFunc(s.ctx, cancel)()
 	}
-	c.setup = time.Now().Add(orForever(s.cfg.SetupTimeout))
+	c.setup = time.Now().Add(orForever(s.cfg.Load().SetupTimeout))
 
 	defer func() {
 		log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
@@ -469,7 +478,8 @@ func (c *conn) serve(ctx context.Context) (err error) {
 		}
 	}()
 
-	c.nc.SetDeadline(time.Now().Add(orForever(s.cfg.HandshakeTimeout)))
+	cfg := s.cfg.Load()
+	c.nc.SetDeadline(time.Now().Add(orForever(cfg.HandshakeTimeout)))
 	err = rtmp.ServerHandshake(c.nc)
 	s.shaken(c)
 	if err != nil {
@@ -479,8 +489,8 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	c.in = ingest.NewReader(c.nc)
 	c.in.Flush = c.flush
 	c.in.SetDeadline(c.setup)
-	c.out = fanout.NewSender(c.nc, orForever(s.cfg.WriteTimeout))
-	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, s.cfg.ChunkSize, setupLimits)
+	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
+	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, setupLimits)
 	rc.Framer = c.framer
 	c.rt = rtmp.NewServer(rc, c)
 	if s.isClosing() {
@@ -519,7 +529,7 @@ func (c *conn) end() {
 		c.out.Close()
 		c.out.Wait()
 	}
-	if f := s.cfg.Hooks.OnClose; f != nil && c.hooked != nil {
+	if f := c.onClose; f != nil {
 		req := *c.hooked
 		req.Sent, req.Received = c.out.Stats().Bytes, c.rt.Received()
 		s.guard("OnClose", func() error { f(context.WithoutCancel(c.ctx), &req); return nil })
@@ -550,7 +560,7 @@ func (c *conn) finish() {
 		c.nc.Close()
 		return
 	}
-	c.closeWithin(orForever(s.cfg.DrainTimeout))
+	c.closeWithin(orForever(s.cfg.Load().DrainTimeout))
 }
 
 // closeWithin closes the connection unless it ends by itself before.
@@ -562,15 +572,17 @@ func (c *conn) closeWithin(d time.Duration) {
 	}
 }
 
+var errNoVhost = errors.New("no such vhost")
+
 // request parses what a publish or play asks for.
-func (c *conn) request(name string) (*PublishRequest, error) {
+func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 	r, err := rtmp.ParseRequest(c.tcURL, c.app, name)
 	if err != nil {
 		return nil, err
 	}
-	vhost, ok := c.srv.cfg.resolveVhost(r.Vhost, r.Host)
+	vhost, ok := cfg.resolveVhost(r.Vhost, r.Host)
 	if !ok {
-		return nil, errors.New("no such vhost")
+		return nil, errNoVhost
 	}
 	return &PublishRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
@@ -586,18 +598,18 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	}
 	c.tcURL, c.app, c.caps = m.TcURL, m.App, m.Enhanced()
 	c.page, _ = m.Properties.GetString("pageUrl")
-	f := c.srv.cfg.Hooks.OnConnect
+	cfg := c.srv.cfg.Load()
 	req := &ConnectRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
 		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
 	}
 	// The name is not known yet; any will do to find vhost and app.
-	if r, err := c.request("stream"); err == nil {
+	if r, err := c.request(cfg, "stream"); err == nil {
 		req.Vhost, req.App = r.Vhost, r.App
 	} else if !errors.Is(err, rtmp.ErrName) {
 		return c.refused("connect", "NetConnection.Connect.InvalidApp", "No such vhost.", err)
 	}
-	if f != nil {
+	if f := cfg.Hooks.OnConnect; f != nil {
 		began := time.Now()
 		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
@@ -605,9 +617,9 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		c.setup = c.setup.Add(time.Since(began))
 		c.in.SetDeadline(c.setup)
 	}
-	c.hooked = req
+	c.hooked, c.onClose = req, cfg.Hooks.OnClose
 	if req.Vhost != "" {
-		c.rt.SetChunkSize(c.srv.cfg.vhost(req.Vhost).ChunkSize)
+		c.rt.SetChunkSize(cfg.vhost(req.Vhost).ChunkSize)
 	}
 	return nil
 }
@@ -654,11 +666,12 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if c.srv.auth != nil && c.user == "" {
 		return c.refused("publish", denied, "User and password are needed.", errNoUser)
 	}
-	req, err := c.request(name)
+	cfg := c.srv.cfg.Load()
+	req, err := c.request(cfg, name)
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
-	src, err := c.srv.publish(c.ctx, req)
+	src, err := c.srv.publish(c.ctx, cfg, req)
 	switch {
 	case errors.Is(err, ErrStreamBusy):
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
@@ -671,7 +684,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	}
 	src.setPublisher(c)
 	c.pubs[streamID] = src
-	c.rt.Limits = c.srv.cfg.mediaLimits()
+	c.rt.Limits = cfg.mediaLimits()
 	c.rt.Resize(publishBuffer)
 	c.in.SetWindow(src.vhost.MergeWindow)
 	c.in.SetDeadline(deadline(src.vhost.FirstMediaTimeout))
@@ -704,7 +717,7 @@ func (c *conn) idle() {
 	case c.player != nil:
 		c.in.SetDeadline(time.Time{})
 	default:
-		c.in.SetDeadline(deadline(c.srv.cfg.SetupTimeout))
+		c.in.SetDeadline(deadline(c.srv.cfg.Load().SetupTimeout))
 	}
 }
 
@@ -757,6 +770,7 @@ type player struct {
 	name     string
 	req      *PlayRequest
 	streamID uint32
+	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
 
 	src     atomic.Pointer[Source] // that it plays
 	waited  atomic.Bool            // has been without a publisher since play
@@ -766,20 +780,21 @@ type player struct {
 // Play implements rtmp.Handler.
 func (c *conn) Play(streamID uint32, name string) error {
 	const notFound, failed = "NetStream.Play.StreamNotFound", "NetStream.Play.Failed"
-	r, err := c.request(name)
+	cfg := c.srv.cfg.Load()
+	r, err := c.request(cfg, name)
 	if err != nil {
 		return c.refused("play", notFound, "The stream's name can't be used: "+err.Error()+".", err)
 	}
 	req := (*PlayRequest)(r)
-	if f := c.srv.cfg.Hooks.OnPlay; f != nil {
+	if f := cfg.Hooks.OnPlay; f != nil {
 		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
 			return c.refused("play", failed, "Playing is refused.", err)
 		}
 	}
 	c.srv.mu.Lock()
-	c.player = &player{conn: c, name: req.Name(), req: req, streamID: streamID}
+	c.player = &player{conn: c, name: req.Name(), req: req, streamID: streamID, onStop: cfg.Hooks.OnStop}
 	c.srv.mu.Unlock()
-	c.rt.Limits.Streams = c.srv.cfg.mediaLimits().Streams
+	c.rt.Limits.Streams = cfg.mediaLimits().Streams
 	c.rt.Resize(playBuffer)
 	return nil
 }
@@ -807,7 +822,7 @@ func (c *conn) StopPlay(uint32) {
 	c.player = nil
 	c.srv.mu.Unlock()
 	c.idle()
-	if f := c.srv.cfg.Hooks.OnStop; f != nil {
+	if f := p.onStop; f != nil {
 		c.srv.guard("OnStop", func() error { f(context.WithoutCancel(c.ctx), p.req); return nil })
 	}
 }

@@ -380,7 +380,7 @@ func (f *Forwarder) endLocked() {
 	default:
 	}
 	close(f.ended)
-	rest := orForever(f.src.srv.cfg.DrainTimeout)
+	rest := orForever(f.src.cfg.DrainTimeout)
 	if f.state == StateConnecting && f.src.srv.isClosing() {
 		rest = min(rest, dialGrace) // until it is connected
 	}
@@ -396,7 +396,7 @@ func (f *Forwarder) connected() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.drain != nil && f.drain.Stop() {
-		f.drain.Reset(orForever(f.src.srv.cfg.DrainTimeout))
+		f.drain.Reset(orForever(f.src.cfg.DrainTimeout))
 	}
 }
 
@@ -408,7 +408,7 @@ func (f *Forwarder) run() {
 		return
 	}
 	defer release()
-	b := &f.src.srv.cfg.Backoff
+	b := f.src.cfg.Backoff
 	refused := 0
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
@@ -578,7 +578,7 @@ func (f *Forwarder) setState(s State, err error) {
 		f.total.Accepted++
 	}
 	f.mu.Unlock()
-	if h := f.src.srv.cfg.Hooks.OnForward; h != nil {
+	if h := f.src.cfg.Hooks.OnForward; h != nil {
 		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })
 	}
 }
@@ -614,8 +614,7 @@ func (f *Forwarder) connection(auth string) error {
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
 		return f.error("handshake", cause(nc, err))
 	}
-	cfg := &f.src.srv.cfg
-	out := fanout.NewSender(nc, orForever(cfg.WriteTimeout))
+	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
 	defer func() {
 		out.Close()
 		out.Wait()
@@ -764,7 +763,7 @@ func (f *Forwarder) dial() (net.Conn, error) {
 	defer cancel()
 	dial := f.dst.DialContext
 	if dial == nil {
-		dial = f.src.srv.cfg.Dial
+		dial = f.src.cfg.Dial
 	}
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -798,7 +797,7 @@ var errPin = errors.New("the server's public key is not the one of Fingerprint")
 func (f *Forwarder) tlsConfig() *tls.Config {
 	base := f.dst.TLSConfig
 	if base == nil {
-		base = f.src.srv.cfg.TLSConfig
+		base = f.src.cfg.TLSConfig
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if base != nil {

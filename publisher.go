@@ -45,7 +45,7 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	if err := checkRequest(&req); err != nil {
 		return nil, err
 	}
-	src, err := s.publish(ctx, &req)
+	src, err := s.publish(ctx, s.cfg.Load(), &req)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 	default:
 		return fmt.Errorf("forward: tag type %d, expected %d, %d or %d", typ, TagAudio, TagVideo, TagData)
 	}
-	if limit := p.src.srv.cfg.Limits.MediaSize; limit >= 0 && len(body) > limit {
+	if limit := p.src.cfg.Limits.MediaSize; limit >= 0 && len(body) > limit {
 		return fmt.Errorf("%w: tag of %d bytes, at most %d are taken", ErrLimit, len(body), limit)
 	}
 	h := chunk.Header{Type: typ, Time: ms, Length: len(body)}

@@ -39,16 +39,16 @@ func type2(csid byte, delta int, data string) string {
 
 func type3(csid byte, data string) string { return string([]byte{3<<6 | csid}) + data }
 
-// whole is a message in one chunk.
-func whole(csid byte, time int, typ, stream byte, data string) string {
+// messageOf is a message in one chunk.
+func messageOf(csid byte, time int, typ, stream byte, data string) string {
 	return type0(csid, time, len(data), typ, stream, data)
 }
 
-// chunkSize announces larger chunks, as all do who send media.
-const chunkSize = "\x02\x00\x00\x00\x00\x00\x04\x01\x00\x00\x00\x00\x00\x00\x10\x00"
+// setChunkSize announces larger chunks, as all do who send media.
+const setChunkSize = "\x02\x00\x00\x00\x00\x00\x04\x01\x00\x00\x00\x00\x00\x00\x10\x00"
 
-// values is AMF0.
-func values(all ...any) string {
+// amfOf is AMF0.
+func amfOf(all ...any) string {
 	var b []byte
 	for _, v := range all {
 		b = amf.Append(b, v)
@@ -57,12 +57,12 @@ func values(all ...any) string {
 }
 
 // call is a command.
-func call(stream byte, all ...any) string { return whole(3, 0, 20, stream, values(all...)) }
+func call(stream byte, all ...any) string { return messageOf(3, 0, 20, stream, amfOf(all...)) }
 
 // The commands of most encoders.
 func connecting(props ...amf.Property) string {
 	o := amf.Object{{Key: "app", Value: "live"}, {Key: "type", Value: "nonprivate"}, {Key: "tcUrl", Value: "rtmp://h:1935/live"}}
-	return chunkSize + call(0, "connect", 1, append(o, props...))
+	return setChunkSize + call(0, "connect", 1, append(o, props...))
 }
 
 var (
@@ -113,49 +113,49 @@ func TestPublisherQuirks(t *testing.T) {
 			messages{got(d, 0, setFrame+onMeta), got(v, 0, h264Header), got(a, 0, aacConfig), got(v, 0, h264Key), got(a, 21, aacData),
 				got(v, 33, h264Inter), got(v, 66, h264Inter), got(v, 99, h264Inter)}},
 		{"librtmp: a ping with a type 1 header first on chunk stream 2", "\x42\x00\x00\x00\x00\x00\x0a\x04\x00\x03\x00\x00\x00\x00\x00\x00\x0b\xb8" + usual,
-			whole(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
-		{"all at once, media before the answer to publish", usual + whole(4, 0, 9, 1, h264Header) + whole(4, 0, 9, 1, h264Key), whole(4, 40, 9, 1, h264Inter),
+			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"all at once, media before the answer to publish", usual + messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 0, 9, 1, h264Key), messageOf(4, 40, 9, 1, h264Inter),
 			messages{got(v, 0, h264Header), got(v, 0, h264Key), got(v, 40, h264Inter)}},
 		{"GStreamer: type 3 behind type 0 begins a message", usual,
 			type0(6, 40, len(h264Key), 9, 1, h264Key) + type3(6, h264Key) + type3(6, h264Key),
 			messages{got(v, 40, h264Key), got(v, 80, h264Key), got(v, 120, h264Key)}},
 		{"FMLE: type 3 goes on with a message and then begins one", usual,
-			whole(2, 0, 1, 0, u32(128)) + type0(4, 0, 300, 9, 1, long[:128]) + type3(4, long[128:256]) + type3(4, long[256:]) + type1(4, 40, 300, 9, long[:128]) + type3(4, long[128:256]) + type3(4, long[256:]) +
+			messageOf(2, 0, 1, 0, u32(128)) + type0(4, 0, 300, 9, 1, long[:128]) + type3(4, long[128:256]) + type3(4, long[256:]) + type1(4, 40, 300, 9, long[:128]) + type3(4, long[128:256]) + type3(4, long[256:]) +
 				type3(4, long[:128]) + type3(4, long[128:256]) + type3(4, long[256:]),
 			messages{got(v, 0, long), got(v, 40, long), got(v, 80, long)}},
 		{"FFmpeg: a full header again and again", usual,
-			whole(6, 0, 9, 1, h264Key) + type2(6, 40, h264Key) + whole(6, 0, 9, 1, h264Key) + whole(4, 23, 8, 1, aacData) + whole(6, 40, 9, 1, h264Inter),
+			messageOf(6, 0, 9, 1, h264Key) + type2(6, 40, h264Key) + messageOf(6, 0, 9, 1, h264Key) + messageOf(4, 23, 8, 1, aacData) + messageOf(6, 40, 9, 1, h264Inter),
 			messages{got(v, 0, h264Key), got(v, 40, h264Key), got(v, 0, h264Key), got(a, 23, aacData), got(v, 40, h264Inter)}},
 		{"FFmpeg: timecode, audio without payload, sequence end without composition time", usual,
-			whole(8, 0, 18, 1, "\x00\x00\x00\x2a") + whole(4, 0, 8, 1, "\xaf\x00") + whole(4, 0, 8, 1, aacConfig) + whole(6, 0, 9, 1, h264Key) + whole(6, 40, 9, 1, "\x17\x02"),
+			messageOf(8, 0, 18, 1, "\x00\x00\x00\x2a") + messageOf(4, 0, 8, 1, "\xaf\x00") + messageOf(4, 0, 8, 1, aacConfig) + messageOf(6, 0, 9, 1, h264Key) + messageOf(6, 40, 9, 1, "\x17\x02"),
 			messages{got(d, 0, "\x00\x00\x00\x2a"), got(a, 0, "\xaf\x00"), got(a, 0, aacConfig), got(v, 0, h264Key), got(v, 40, "\x17\x02")}},
 		{"FFmpeg, older: @setDataFrame before any name", usual,
-			whole(4, 0, 18, 1, setFrame+"\x02\x00\x08onTextMy\x05") + whole(4, 0, 18, 1, onMeta) + whole(6, 0, 9, 1, h264Key),
+			messageOf(4, 0, 18, 1, setFrame+"\x02\x00\x08onTextMy\x05") + messageOf(4, 0, 18, 1, onMeta) + messageOf(6, 0, 9, 1, h264Key),
 			messages{got(d, 0, setFrame+"\x02\x00\x08onTextMy\x05"), got(d, 0, setFrame+onMeta), got(v, 0, h264Key)}},
 		{"DJI: chunk stream 33, H.263, empty NAL unit, no tracks in the metadata, headers repeated", usual,
-			whole(33, 0, 18, 1, onMeta) + whole(33, 0, 9, 1, "\x12\x00\x01") + type1(33, 40, 9, 9, "\x17\x01\x00\x00\x00\x00\x00\x00\x00") +
+			messageOf(33, 0, 18, 1, onMeta) + messageOf(33, 0, 9, 1, "\x12\x00\x01") + type1(33, 40, 9, 9, "\x17\x01\x00\x00\x00\x00\x00\x00\x00") +
 				type1(33, 0, len(h264Header), 9, h264Header) + type2(33, 0, h264Header),
 			messages{got(d, 0, setFrame+onMeta), got(v, 0, "\x12\x00\x01"), got(v, 40, "\x17\x01\x00\x00\x00\x00\x00\x00\x00"), got(v, 40, h264Header), got(v, 40, h264Header)}},
 		{"chunk streams of two and three bytes", usual,
-			"\x00\xff" + whole(0, 0, 9, 1, h264Key)[1:] + "\x01\xff\xff" + whole(0, 21, 8, 1, aacData)[1:] + "\x80\xff" + u24(40) + h264Key + "\xc1\xff\xff" + aacData,
+			"\x00\xff" + messageOf(0, 0, 9, 1, h264Key)[1:] + "\x01\xff\xff" + messageOf(0, 21, 8, 1, aacData)[1:] + "\x80\xff" + u24(40) + h264Key + "\xc1\xff\xff" + aacData,
 			messages{got(v, 0, h264Key), got(a, 21, aacData), got(v, 40, h264Key), got(a, 42, aacData)}},
 		{"Blackmagic: AMF3 commands, a chunk size of 0x08000000", "\x02\x00\x00\x00\x00\x00\x04\x01\x00\x00\x00\x00\x08\x00\x00\x00" +
-			whole(3, 0, 17, 0, "\x00"+values("connect", 1, amf.Object{{Key: "app", Value: "live"}, {Key: "objectEncoding", Value: 3}})) +
-			whole(3, 0, 17, 0, "\x00"+values("createStream", 2, nil)) + whole(3, 0, 17, 1, "\x00"+values("publish", 3, nil, "s", "live")),
-			whole(4, 0, 15, 1, "\x00"+onMeta) + whole(4, 0, 9, 1, h264Key+long), messages{got(d, 0, setFrame+onMeta), got(v, 0, h264Key+long)}},
+			messageOf(3, 0, 17, 0, "\x00"+amfOf("connect", 1, amf.Object{{Key: "app", Value: "live"}, {Key: "objectEncoding", Value: 3}})) +
+			messageOf(3, 0, 17, 0, "\x00"+amfOf("createStream", 2, nil)) + messageOf(3, 0, 17, 1, "\x00"+amfOf("publish", 3, nil, "s", "live")),
+			messageOf(4, 0, 15, 1, "\x00"+onMeta) + messageOf(4, 0, 9, 1, h264Key+long), messages{got(d, 0, setFrame+onMeta), got(v, 0, h264Key+long)}},
 		{"Haivision: FCPublish and publish without createStream", connecting() + call(0, "FCPublish", 2, nil, "s") + call(0, "publish", 0, nil, "s"),
-			whole(4, 0, 9, 0, h264Key), messages{got(v, 0, h264Key)}},
-		{"tcurl in small letters, no app, no publish type", chunkSize + call(0, "connect", 1, amf.Object{{Key: "tcurl", Value: "rtmp://h/live"}}) + create + call(1, "publish", 5, nil, "s"),
-			whole(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
-		{"the stream in the app, an empty name", chunkSize + call(0, "connect", 1, amf.Object{{Key: "app", Value: "live/s"}}) + create + call(1, "publish", 5, nil, ""),
-			whole(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
-		{"control messages on another chunk stream", "\x04" + chunkSize[1:] + usual[len(chunkSize):],
-			whole(4, 0, 9, 1, h264Key+long), messages{got(v, 0, h264Key+long)}},
+			messageOf(4, 0, 9, 0, h264Key), messages{got(v, 0, h264Key)}},
+		{"tcurl in small letters, no app, no publish type", setChunkSize + call(0, "connect", 1, amf.Object{{Key: "tcurl", Value: "rtmp://h/live"}}) + create + call(1, "publish", 5, nil, "s"),
+			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"the stream in the app, an empty name", setChunkSize + call(0, "connect", 1, amf.Object{{Key: "app", Value: "live/s"}}) + create + call(1, "publish", 5, nil, ""),
+			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"control messages on another chunk stream", "\x04" + setChunkSize[1:] + usual[len(setChunkSize):],
+			messageOf(4, 0, 9, 1, h264Key+long), messages{got(v, 0, h264Key+long)}},
 		{"Abort of a message half sent", usual,
-			whole(4, 0, 9, 1, h264Key) + type0(6, 10, 5000, 9, 1, strings.Repeat("x", 4096)) + whole(2, 0, 2, 0, "\x00\x00\x00\x06") + whole(6, 40, 9, 1, h264Inter),
+			messageOf(4, 0, 9, 1, h264Key) + type0(6, 10, 5000, 9, 1, strings.Repeat("x", 4096)) + messageOf(2, 0, 2, 0, "\x00\x00\x00\x06") + messageOf(6, 40, 9, 1, h264Inter),
 			messages{got(v, 0, h264Key), got(v, 40, h264Inter)}},
 		{"messages without a body", usual,
-			whole(6, 0, 9, 1, h264Key) + type1(6, 20, 0, 9, "") + type1(6, 20, 0, 8, "") + type1(6, 0, 0, 18, "") + type1(6, 10, len(h264Inter), 9, h264Inter) + type3(6, h264Inter),
+			messageOf(6, 0, 9, 1, h264Key) + type1(6, 20, 0, 9, "") + type1(6, 20, 0, 8, "") + type1(6, 0, 0, 18, "") + type1(6, 10, len(h264Inter), 9, h264Inter) + type3(6, h264Inter),
 			messages{got(v, 0, h264Key), got(v, 50, h264Inter), got(v, 60, h264Inter)}},
 		{"extended timestamp, repeated in type 3", usual,
 			type0(6, 0xffffff, 4100, 9, 1, u32(0x1000000)+longer[:4096]) + type3(6, u32(0x1000000)+"xxxx") + type1(6, 40, len(h264Inter), 9, h264Inter),
@@ -164,24 +164,24 @@ func TestPublisherQuirks(t *testing.T) {
 			type0(6, 0xffffff, 4100, 9, 1, u32(0x1000000)+longer[:4096]) + type3(6, "xxxx") + type1(6, 40, len(h264Inter), 9, h264Inter),
 			messages{got(v, 0x1000000, longer), got(v, 0x1000028, h264Inter)}},
 		{"the last timestamp without extension, and the first with", usual,
-			whole(6, 0xfffffe, 9, 1, h264Key) + type1(6, 1, len(h264Key), 9, h264Key) + type0(6, 0xffffff, len(h264Key), 9, 1, u32(0xffffff)+h264Key) +
+			messageOf(6, 0xfffffe, 9, 1, h264Key) + type1(6, 1, len(h264Key), 9, h264Key) + type0(6, 0xffffff, len(h264Key), 9, 1, u32(0xffffff)+h264Key) +
 				type0(6, 0xffffff, len(h264Key), 9, 1, u32(0xffffffff)+h264Key) + type1(6, 41, len(h264Key), 9, h264Key),
 			messages{got(v, 0xfffffe, h264Key), got(v, 0xffffff, h264Key), got(v, 0xffffff, h264Key), got(v, 0xffffffff, h264Key), got(v, 40, h264Key)}},
 		{"an aggregate, times from its first", usual,
-			whole(4, 1000, 22, 1, "\x09"+u24(len(h264Key))+u24(500)+"\x00\x00\x00\x00"+h264Key+u32(uint32(11+len(h264Key)))+
+			messageOf(4, 1000, 22, 1, "\x09"+u24(len(h264Key))+u24(500)+"\x00\x00\x00\x00"+h264Key+u32(uint32(11+len(h264Key)))+
 				"\x08"+u24(len(aacData))+u24(521)+"\x00\x00\x00\x00"+aacData+u32(uint32(11+len(aacData)))+
 				"\x12"+u24(len(onMeta))+u24(530)+"\x00\x00\x00\x00"+onMeta+u32(uint32(11+len(onMeta)))),
 			messages{got(v, 1000, h264Key), got(a, 1021, aacData), got(d, 1030, setFrame+onMeta)}},
 		{"GLive: times that stand still; WeChat: audio and video with origins of their own", usual,
-			whole(6, 5000, 9, 1, h264Key) + whole(4, 90000000&0xffffff, 8, 1, aacData) + whole(6, 5000, 9, 1, h264Inter) + whole(4, 90000000&0xffffff, 8, 1, aacData),
+			messageOf(6, 5000, 9, 1, h264Key) + messageOf(4, 90000000&0xffffff, 8, 1, aacData) + messageOf(6, 5000, 9, 1, h264Inter) + messageOf(4, 90000000&0xffffff, 8, 1, aacData),
 			messages{got(v, 5000, h264Key), got(a, 90000000&0xffffff, aacData), got(v, 5000, h264Inter), got(a, 90000000&0xffffff, aacData)}},
 		{"data: first value no string, AMF3, cue points and what nobody knows, in order with the media", usual,
-			whole(6, 0, 9, 1, h264Key) + whole(4, 1, 18, 1, "\x00\x40\x00\x00\x00\x00\x00\x00\x00") + whole(4, 2, 18, 1, "\x02\x00\x0aonCuePoint\x05") +
-				whole(4, 3, 8, 1, aacData) + whole(4, 4, 15, 1, "\x00\x02\x00\x0aonTextData\x05") + whole(4, 5, 15, 1, "\x00\x02\x00\x03foo\x11\x06\x07bar") + whole(6, 40, 9, 1, h264Inter),
+			messageOf(6, 0, 9, 1, h264Key) + messageOf(4, 1, 18, 1, "\x00\x40\x00\x00\x00\x00\x00\x00\x00") + messageOf(4, 2, 18, 1, "\x02\x00\x0aonCuePoint\x05") +
+				messageOf(4, 3, 8, 1, aacData) + messageOf(4, 4, 15, 1, "\x00\x02\x00\x0aonTextData\x05") + messageOf(4, 5, 15, 1, "\x00\x02\x00\x03foo\x11\x06\x07bar") + messageOf(6, 40, 9, 1, h264Inter),
 			messages{got(v, 0, h264Key), got(d, 1, "\x00\x40\x00\x00\x00\x00\x00\x00\x00"), got(d, 2, "\x02\x00\x0aonCuePoint\x05"), got(a, 3, aacData),
 				got(d, 4, "\x02\x00\x0aonTextData\x05"), got(d, 5, "\x02\x00\x03foo\x11\x06\x07bar"), got(v, 40, h264Inter)}},
 		{"message types and user control events nobody knows", usual,
-			whole(2, 0, 4, 0, "\x00\x1f\x00\x00\x00\x00") + whole(2, 0, 4, 0, "\x00\x20") + whole(5, 0, 99, 1, "x") + whole(5, 0, 16, 1, "x") + whole(6, 0, 9, 1, h264Key),
+			messageOf(2, 0, 4, 0, "\x00\x1f\x00\x00\x00\x00") + messageOf(2, 0, 4, 0, "\x00\x20") + messageOf(5, 0, 99, 1, "x") + messageOf(5, 0, 16, 1, "x") + messageOf(6, 0, 9, 1, h264Key),
 			messages{got(v, 0, h264Key)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -26,9 +26,10 @@ import (
 // are safe for concurrent use.
 type Source struct {
 	srv   *Server
+	cfg   *Config // that it began with
 	req   *PublishRequest
 	name  string
-	vhost Vhost
+	vhost Vhost // Resolver apart, which a Reload may change
 	began time.Time
 
 	log   *gop.Log
@@ -43,6 +44,7 @@ type Source struct {
 	refreshing chan struct{} // full while a refresh is under way
 	ttl        time.Duration // of the last answer; belongs to the refresh
 	failing    atomic.Bool   // the last refresh of the Server's own has failed
+	untried    atomic.Bool   // the resolver is new and has not answered yet
 
 	live   bool // guarded by srv.mu
 	hooked bool // OnPublish has accepted
@@ -51,7 +53,10 @@ type Source struct {
 	publisher  interface{ kick(error) }
 	forwarders []*Forwarder
 	ending     bool
+	closed     bool // by Close
 	refresh    *time.Timer
+	resolver   DestinationResolver
+	current    *Config // of the last Reload, else cfg; for RefreshInterval
 
 	messages, bytes atomic.Uint64
 
@@ -60,11 +65,12 @@ type Source struct {
 	pace   pace
 }
 
-func newSource(s *Server, req *PublishRequest) *Source {
-	vhost := s.cfg.vhost(req.Vhost)
+func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
+	vhost := cfg.vhost(req.Vhost)
 	src := &Source{
-		srv: s, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
-		log:        gop.New(s.cfg.logLimits(vhost)),
+		srv: s, cfg: cfg, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
+		resolver: vhost.Resolver, current: cfg,
+		log:        gop.New(cfg.logLimits(vhost)),
 		ctx:        s.ctx,
 		done:       make(chan struct{}),
 		refreshing: make(chan struct{}, 1),
@@ -117,7 +123,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 		}
 	}()
 	s.srv.mu.Lock()
-	if l := s.srv.cfg.Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
+	if l := s.srv.cfg.Load().Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
 		s.srv.mu.Unlock()
 		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
 	}
@@ -126,7 +132,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.srv.cfg.Limits.Destinations
+	l := s.srv.cfg.Load().Limits.Destinations
 	switch {
 	case s.ending:
 		err = fmt.Errorf("forward %s: %w", s.req.logName(), errEnded)
@@ -184,6 +190,7 @@ var ErrKicked = errors.New("forward: the stream was closed by the host")
 // the log is sent, the destinations are told. It returns at once; see Done.
 func (s *Source) Close() {
 	s.mu.Lock()
+	s.closed = true
 	p := s.publisher
 	s.mu.Unlock()
 	s.end()
@@ -194,8 +201,12 @@ func (s *Source) Close() {
 
 func (s *Source) setPublisher(p interface{ kick(error) }) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.publisher = p
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		p.kick(ErrKicked)
+	}
 }
 
 // start makes an accepted stream live.
@@ -212,6 +223,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	for _, p := range players {
 		p.attach(s)
 	}
+	s.adopt()
 	return nil
 }
 
@@ -223,8 +235,11 @@ const refreshRetry = time.Minute
 
 // resolve asks where the stream goes. The same destination twice counts once.
 func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
+	s.mu.Lock()
+	r := s.resolver
+	s.mu.Unlock()
 	err = s.srv.guard("Resolver", func() (err error) {
-		dests, ttl, err = resolveTTL(ctx, s.vhost.Resolver, s.req)
+		dests, ttl, err = resolveTTL(ctx, r, s.req)
 		return err
 	})
 	return distinct(slices.Clone(dests)), ttl, err
@@ -253,9 +268,14 @@ func (s *Source) Refresh(ctx context.Context) error {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		s.refreshAfter(min(s.ttl, refreshRetry))
+		again := min(s.ttl, refreshRetry)
+		if s.untried.Load() {
+			again = refreshRetry
+		}
+		s.refreshAfter(again)
 		return fmt.Errorf("refresh %s: %w", s.req.logName(), err)
 	}
+	s.untried.Store(false)
 	s.ttl = ttl
 	s.refreshAfter(ttl)
 	fresh, gone := s.compare(dests)
@@ -313,24 +333,25 @@ func (s *Source) forwardAll(dests []Destination) {
 
 // refreshAfter sets the time of the next refresh, if there is one.
 func (s *Source) refreshAfter(ttl time.Duration) {
-	d := shorterTTL(max(s.srv.cfg.RefreshInterval, 0), ttl)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d <= 0 || s.ending {
-		return
-	}
 	if s.refresh != nil {
 		s.refresh.Stop()
 	}
+	d := shorterTTL(max(s.current.RefreshInterval, 0), ttl)
+	if d <= 0 || s.ending {
+		return
+	}
 	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
-	s.refresh = time.AfterFunc(d, func() {
-		s.background(func() {
-			err := s.Refresh(s.publishing)
-			if failing := s.failing.Swap(err != nil); err != nil && !failing && !errors.Is(err, errEnded) {
-				s.srv.log.Warn("refresh", "err", err) // once for a row of failures
-			}
-		})
-	})
+	s.refresh = time.AfterFunc(d, func() { s.background(s.refreshSelf) })
+}
+
+// refreshSelf is a refresh of the Server's own.
+func (s *Source) refreshSelf() {
+	err := s.Refresh(s.publishing)
+	if failing := s.failing.Swap(err != nil); err != nil && !failing && !errors.Is(err, errEnded) {
+		s.srv.log.Warn("refresh", "err", err) // once for a row of failures
+	}
 }
 
 // background runs f unless the stream has ended, whose end waits for it.
@@ -377,7 +398,7 @@ func (s *Source) end() {
 func (s *Source) finish() {
 	defer s.srv.wg.Done()
 	s.wg.Wait()
-	if f := s.srv.cfg.Hooks.OnUnpublish; f != nil && s.hooked {
+	if f := s.cfg.Hooks.OnUnpublish; f != nil && s.hooked {
 		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), s.req); return nil })
 	}
 	if s.log.Ended() {
@@ -529,7 +550,7 @@ func (p *pace) fast(now int64) bool {
 // holdBack keeps a publisher that is faster than real time from running away
 // from its receivers.
 func (s *Source) holdBack(ctx context.Context) {
-	limits := s.srv.cfg.logLimits(s.vhost)
+	limits := s.cfg.logLimits(s.vhost)
 	for s.pace.fast(fanout.Clock()) {
 		messages, bytes := s.group.Backlog(paceWithin)
 		if messages <= limits.Messages/4 && bytes <= min(paceBacklog, limits.Bytes/4) {

@@ -211,7 +211,7 @@ func TestHintsOfWrongScheme(t *testing.T) {
 					return ours, nil
 				}})
 				states := make(chan error, 10)
-				s.cfg.Hooks.OnForward = func(_ *Forwarder, state State, err error) {
+				s.cfg.Load().Hooks.OnForward = func(_ *Forwarder, state State, err error) {
 					if state == StateWaiting {
 						states <- err
 					}
@@ -244,7 +244,7 @@ func TestServeTLS(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 
-	client := forwardtest.Client{URL: "rtmp://" + host + "/live/in", Dial: (&tls.Dialer{Config: s.cfg.TLSConfig}).DialContext}
+	client := forwardtest.Client{URL: "rtmp://" + host + "/live/in", Dial: (&tls.Dialer{Config: s.cfg.Load().TLSConfig}).DialContext}
 	pub, err := client.Publish(ctx)
 	require.NoError(t, err)
 	defer pub.Close()

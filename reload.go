@@ -1,0 +1,116 @@
+package forward
+
+import (
+	"reflect"
+	"slices"
+)
+
+// Reload puts another Config in the place of the Server's, for the connections,
+// publishes and plays that begin from now on. When it is not valid, Reload
+// returns why, and nothing changes.
+//
+// A live stream keeps the Config that it began with, and a client's end is told
+// to the Hooks that have accepted it. What does change of a live stream is
+// where it goes: when the RefreshInterval or the Resolver of its vhost is
+// another one, it is refreshed as by Source.Refresh, for which Reload does not
+// wait. Destinations that are given as before are not disturbed. While the new
+// Resolver returns an error, which is logged, they all stay, and it is asked
+// again within little more than a minute. A stream whose vhost is not served
+// any more is closed, as by Source.Close.
+//
+// Resolvers are the same when they are equal in Go; those that can't be
+// compared, such as a ResolverFunc, count as other ones, which costs no more
+// than asking them.
+//
+// Addr and Logger stay as they are until the program is started anew; when one
+// of them is another, a warning names it.
+func (s *Server) Reload(cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if s.err != nil {
+		return s.err
+	}
+	cfg = cfg.withDefaults()
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	old := s.cfg.Load()
+	var fixed []string
+	if cfg.Addr != old.Addr {
+		fixed = append(fixed, "Addr")
+	}
+	if cfg.Logger != old.Logger {
+		fixed = append(fixed, "Logger")
+	}
+	cfg.Addr, cfg.Logger = old.Addr, old.Logger
+
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.cfg.Store(&cfg)
+	var live []*Source
+	for _, src := range s.sources {
+		if src.live {
+			live = append(live, src) // others look themselves when they are
+		}
+	}
+	s.mu.Unlock()
+	if len(fixed) > 0 {
+		s.log.Warn("reload: needs a restart", "fields", fixed)
+	}
+	for _, src := range live {
+		src.adopt()
+	}
+	return nil
+}
+
+// adopt takes over what the Server's Config changes of a live stream.
+func (s *Source) adopt() {
+	cfg := s.srv.cfg.Load()
+	if s.dropped(cfg) {
+		s.srv.log.Info("vhost is gone", "source", s.req.logName())
+		s.Close()
+		return
+	}
+	s.mu.Lock()
+	cfg = s.srv.cfg.Load() // whoever gets the lock last sees the newest
+	if s.current == cfg {
+		s.mu.Unlock()
+		return
+	}
+	r := cfg.vhost(s.req.Vhost).Resolver
+	another := !sameResolver(r, s.resolver)
+	if another {
+		s.resolver = r
+		s.untried.Store(true)
+	}
+	refresh := another || cfg.RefreshInterval != s.current.RefreshInterval
+	s.current = cfg
+	s.mu.Unlock()
+	if refresh {
+		s.failing.Store(false) // it is news if this fails
+		s.background(s.refreshSelf)
+	}
+}
+
+// dropped reports whether the stream's vhost was served when it began, and is
+// not by cfg.
+func (s *Source) dropped(cfg *Config) bool {
+	return s.cfg.serves(s.req.Vhost) && !cfg.serves(s.req.Vhost)
+}
+
+// serves reports whether a client that names a vhost gets that one.
+func (c *Config) serves(vhost string) bool {
+	served, ok := c.resolveVhost(vhost, "")
+	return ok && served == vhost
+}
+
+func sameResolver(a, b DestinationResolver) bool {
+	if a, ok := a.(static); ok {
+		b, ok := b.(static)
+		return ok && slices.Equal(a, b)
+	}
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+}

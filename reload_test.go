@@ -1,0 +1,281 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Of 20 destinations 10 are replaced: the others get every frame on the
+// connection they have, the new ones begin with headers and a keyframe.
+func TestReloadTouchesOnlyWhatDiffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dest, got := watch(t)
+		cfg := Config{Resolver: &fakeResolver{dests: numbered(0, 20)}, Dial: dialTo(dest), MergeWindow: -1}
+		s := newServer(t, cfg)
+		p := publish(t, s, "live", "s")
+		synctest.Wait()
+		begin(t, p)
+		feed(t, p, 0, 15)
+		kept := p.Source().Forwarders()[10:]
+
+		cfg.Logger = quiet
+		cfg.Resolver = &fakeResolver{dests: numbered(10, 30)}
+		require.NoError(t, s.Reload(cfg))
+		synctest.Wait()
+		feed(t, p, 15, 40)
+		now := p.Source().Forwarders()
+		require.Len(t, now, 20)
+		require.Subset(t, now, kept, "the very same forwarders")
+		for _, f := range kept {
+			require.Equal(t, uint64(1), f.Stats().Connects)
+		}
+		for i := range 30 {
+			frames, before, ended := got.of(fmt.Sprintf("%02d", i))
+			switch {
+			case i < 10:
+				require.Equal(t, sequence(0, 15), frames, i)
+				require.True(t, ended)
+			case i < 20:
+				require.Equal(t, sequence(0, 40), frames, i)
+				require.False(t, ended)
+			default:
+				require.Equal(t, sequence(10, 40), frames, i)
+				require.Len(t, before, 2)
+			}
+		}
+	})
+}
+
+func TestReloadOfWrongConfigChangesNothing(t *testing.T) {
+	r := &fakeResolver{}
+	s := newServer(t, Config{Resolver: r})
+	before := s.cfg.Load()
+	require.ErrorContains(t, s.Reload(Config{ChunkSize: 1}), "ChunkSize is 1")
+	require.Same(t, before, s.cfg.Load())
+
+	s.Close()
+	require.ErrorIs(t, s.Reload(Config{}), ErrServerClosed)
+	require.Same(t, before, s.cfg.Load())
+
+	wrong := NewServer(Config{ChunkSize: 1})
+	defer wrong.Close()
+	require.ErrorContains(t, wrong.Reload(Config{}), "ChunkSize is 1")
+}
+
+func TestReloadNamesWhatNeedsARestart(t *testing.T) {
+	var log strings.Builder
+	s := newServer(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, s.Reload(Config{Logger: s.log}))
+	require.Empty(t, log.String())
+	require.NoError(t, s.Reload(Config{Addr: ":1936", Logger: quiet}))
+	require.Contains(t, log.String(), `fields="[Addr Logger]"`)
+	require.Equal(t, ":1935", s.cfg.Load().Addr)
+}
+
+// What runs stays while a new resolver fails, and it is asked again.
+func TestReloadWithResolverThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dest, _ := watch(t)
+		var warned atomic.Int64
+		log := countingWarnings(&warned)
+		cfg := Config{Resolver: &fakeResolver{dests: numbered(0, 2)}, Dial: dialTo(dest), Logger: log}
+		s := newServer(t, cfg)
+		p := publish(t, s, "live", "s")
+		synctest.Wait()
+		before := p.Source().Forwarders()
+		require.Len(t, before, 2)
+
+		r := &fakeResolver{err: errors.New("no answer")}
+		cfg.Resolver = r
+		require.NoError(t, s.Reload(cfg))
+		synctest.Wait()
+		require.Equal(t, before, p.Source().Forwarders())
+		require.Equal(t, 1, r.count())
+		require.Equal(t, int64(1), warned.Load())
+		for _, f := range before {
+			require.Equal(t, uint64(1), f.Stats().Connects)
+		}
+
+		r.set(func(r *fakeResolver) { r.err, r.dests = nil, numbered(1, 3) })
+		time.Sleep(70 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{"rtmp://dest/live/01", "rtmp://dest/live/02"}, urls(p.Source().Forwarders()))
+		time.Sleep(time.Hour)
+		require.Equal(t, 2, r.count(), "it has answered")
+	})
+}
+
+// A resolver that is the same is not asked, whatever else has changed.
+func TestReloadAsksOnlyOtherResolvers(t *testing.T) {
+	one := &HTTPResolver{URL: "http://a/"}
+	ofFunc := ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) { return nil, nil })
+	for _, tt := range []struct {
+		name string
+		a, b DestinationResolver
+		same bool
+	}{
+		{"the same pointer", one, one, true},
+		{"another pointer", &HTTPResolver{URL: "http://a/"}, &HTTPResolver{URL: "http://a/"}, false},
+		{"the same entries", MustStatic("a", "rtmp://b/c"), MustStatic("a", "rtmp://b/c"), true},
+		{"another order", MustStatic("a", "b"), MustStatic("b", "a"), false},
+		{"no entries", static(nil), MustStatic(), true},
+		{"functions", ofFunc, ofFunc, false},
+		{"other types", MustStatic("a"), ofFunc, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			require.Equal(t, tt.same, sameResolver(tt.a, tt.b))
+			require.Equal(t, tt.same, sameResolver(tt.b, tt.a))
+		})
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		r := &fakeResolver{}
+		s := newServer(t, Config{Resolver: r})
+		p := publish(t, s, "live", "s")
+		require.NoError(t, s.Reload(Config{Resolver: r, Logger: quiet, ReadTimeout: time.Minute}))
+		synctest.Wait()
+		require.Equal(t, 1, r.count())
+		require.NoError(t, s.Reload(Config{Resolver: r, Logger: quiet, RefreshInterval: time.Minute}))
+		synctest.Wait()
+		require.Equal(t, 2, r.count())
+		time.Sleep(70 * time.Second)
+		require.Equal(t, 3, r.count())
+		require.NoError(t, s.Reload(Config{Resolver: r, Logger: quiet}))
+		synctest.Wait()
+		time.Sleep(time.Hour)
+		require.Equal(t, 4, r.count(), "asked at the reload, and no more")
+		p.Close()
+	})
+}
+
+// An accepted client's end is told to the hooks that have accepted it.
+func TestReloadLeavesTheEndToTheHooksOfTheBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		hooks := func(name string) Hooks {
+			return Hooks{
+				OnPublish:   func(context.Context, *PublishRequest) error { told = append(told, name+" publish"); return nil },
+				OnUnpublish: func(context.Context, *PublishRequest) { told = append(told, name+" unpublish") },
+			}
+		}
+		s := newServer(t, Config{Hooks: hooks("old")})
+		p := publish(t, s, "live", "s")
+		require.NoError(t, s.Reload(Config{Hooks: hooks("new"), Logger: quiet}))
+		p.Close()
+		<-p.Source().Done()
+		p = publish(t, s, "live", "s")
+		p.Close()
+		<-p.Source().Done()
+		require.Equal(t, []string{"old publish", "old unpublish", "new publish", "new unpublish"}, told)
+	})
+}
+
+func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
+	for name, tt := range map[string]struct {
+		old, now map[string]Vhost
+		closed   bool
+	}{
+		"removed":              {map[string]Vhost{"v": {}}, map[string]Vhost{"w": {}}, true},
+		"disabled":             {map[string]Vhost{"v": {}}, map[string]Vhost{"v": {Disabled: true}}, true},
+		"served as another":    {map[string]Vhost{"v": {}}, map[string]Vhost{DefaultVhost: {}}, true},
+		"listed now":           {nil, map[string]Vhost{"v": {ChunkSize: 4096}}, false},
+		"kept":                 {map[string]Vhost{"v": {}, "w": {}}, map[string]Vhost{"v": {}}, false},
+		"all are served now":   {map[string]Vhost{"v": {}}, nil, false},
+		"never was, by itself": {map[string]Vhost{"w": {}}, map[string]Vhost{"u": {}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer(t, Config{Vhosts: tt.old})
+				p, err := s.Publish(t.Context(), PublishRequest{Vhost: "v", App: "live", Stream: "s"})
+				require.NoError(t, err)
+				defer p.Close()
+				require.NoError(t, s.Reload(Config{Vhosts: tt.now, Logger: quiet}))
+				synctest.Wait()
+				err = p.WriteTag(TagVideo, 0, videoHeader)
+				if tt.closed {
+					require.ErrorIs(t, err, ErrKicked)
+					<-p.Source().Done()
+				} else {
+					require.NoError(t, err)
+				}
+			})
+		})
+	}
+}
+
+// A publish that waits for its backend meanwhile is not forgotten.
+func TestReloadDuringPublish(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		t.Run(fmt.Sprintf("vhost gone %v", gone), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dest, _ := watch(t)
+				slow := ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+					time.Sleep(time.Second)
+					return numbered(0, 1), nil
+				})
+				cfg := Config{Dial: dialTo(dest), Logger: quiet, Vhosts: map[string]Vhost{DefaultVhost: {Resolver: slow}}}
+				s := newServer(t, cfg)
+				time.AfterFunc(time.Second/2, func() {
+					cfg.Vhosts = map[string]Vhost{DefaultVhost: {Resolver: &fakeResolver{dests: numbered(1, 2)}, Disabled: gone}}
+					if err := s.Reload(cfg); err != nil {
+						t.Error(err)
+					}
+				})
+				p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+				if gone {
+					require.ErrorIs(t, err, errNoVhost)
+					require.Empty(t, s.Sources())
+					return
+				}
+				require.NoError(t, err)
+				synctest.Wait()
+				require.Equal(t, []string{"rtmp://dest/live/01"}, urls(p.Source().Forwarders()))
+				p.Close()
+			})
+		})
+	}
+}
+
+func TestInheritTakesOverWhatIsTheSame(t *testing.T) {
+	const text = `
+vhost a { forward { enabled on; backend http://a/; } http_hooks { enabled on; on_publish http://h/; } }
+vhost b { forward { enabled on; backend http://b/; } }
+vhost c { forward { enabled on; destination c; } }
+`
+	parse := func(text string) *File {
+		f, err := ParseConfig("forward.conf", []byte(text))
+		require.NoError(t, err)
+		return f
+	}
+	old := parse(text)
+	a, b := old.Config.Vhosts["a"], old.Config.Vhosts["b"]
+	a.Resolver.(*HTTPResolver).OnFailure = LastGood
+	b.Resolver = Cached(b.Resolver, time.Minute)
+	old.Config.Vhosts["b"] = b
+
+	same := parse(text)
+	same.Inherit(old)
+	require.Same(t, a.Resolver, same.Config.Vhosts["a"].Resolver)
+	require.IsType(t, ttlFunc(nil), same.Config.Vhosts["b"].Resolver, "as the host has wrapped it")
+	require.Same(t, old.HTTPHooks, same.HTTPHooks)
+	require.Equal(t, "http://b/", same.backends["b"], "to be inherited again")
+
+	other := parse(strings.NewReplacer("http://a/", "http://x/", "http://h/", "http://y/").Replace(text))
+	other.Inherit(old)
+	require.Equal(t, "http://x/", other.Config.Vhosts["a"].Resolver.(*HTTPResolver).URL)
+	require.NotSame(t, old.HTTPHooks, other.HTTPHooks)
+
+	none := parse("vhost a { }")
+	none.Inherit(old)
+	require.Nil(t, none.HTTPHooks)
+	require.Nil(t, none.Config.Vhosts["a"].Resolver)
+}
