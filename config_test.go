@@ -31,7 +31,6 @@ var configFields = map[string]struct {
 	"Logger":            {slog.Default(), "TestAddressesAreLoggedAsText"},
 	"Dial":              {nil, "bubble"},
 	"TLSConfig":         {nil, "Forwarder.tlsConfig"},
-	"PublishAuth":       {nil, "TestPublishAuth"},
 	"Vhosts":            {nil, "TestResolveVhost"},
 	"NoGOPCache":        {nil, "forwardtest: no GOP cache"},
 	"MaxLatency":        {10 * time.Second, "TestLimitsOfLog"},

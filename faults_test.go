@@ -1044,3 +1044,92 @@ func TestFault30_SlowPlayer(t *testing.T) {
 		measured(30, "player at half the rate", "whole runs to a keyframe", "decodable")
 	})
 }
+
+// failing is a listener whose Accept fails so often, each time with what next
+// gives.
+type failing struct {
+	net.Listener
+	next func() error
+
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (l *failing) Accept() (net.Conn, error) {
+	if err := l.next(); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.at = append(l.at, time.Now())
+		return nil, &net.OpError{Op: "accept", Err: err}
+	}
+	return l.Listener.Accept()
+}
+
+func TestFault24_AcceptFails(t *testing.T) {
+	for _, cause := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED, errors.New("some other")} {
+		var lines atomic.Int64
+		inBubble(t, Config{Logger: countingLines(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
+			others := b.steady()
+			began := time.Now()
+			lasts := 20 * time.Second
+			inner, err := b.net.Listen("failing:1935")
+			require.NoError(b, err)
+			l := &failing{Listener: inner, next: func() error {
+				if time.Since(began) < lasts {
+					return cause
+				}
+				return nil
+			}}
+			served := make(chan error, 1)
+			go func() { served <- b.srv.Serve(l) }()
+			c := b.client("live/ok")
+			c.URL = "rtmp://failing/live/ok"
+			p, err := c.Play(b.ctx, nil)
+			require.NoError(b, err)
+			recovered := time.Since(began) - lasts
+			require.LessOrEqual(b, recovered, time.Second)
+			for i := range l.at[1:] {
+				require.Equal(b, min(acceptMin<<i, acceptMax), l.at[i+1].Sub(l.at[i]))
+			}
+			require.LessOrEqual(b, lines.Load(), int64(lasts/time.Second)+1)
+			p.Close()
+			noteIsolation(others.check())
+			b.srv.Close()
+			require.ErrorIs(b, <-served, ErrServerClosed)
+			if cause == syscall.EMFILE {
+				measured(24, "accept fails for 20 s: back after", "<= 1 s, back-off 5 ms to 1 s", "%v, %d attempts", recovered, len(l.at))
+				measured(24, "accept fails for 20 s: log lines", "1 a second", "%d", lines.Load())
+			}
+		})
+	}
+	// Failures and successes in turn are logged once a second, too.
+	var lines atomic.Int64
+	inBubble(t, Config{Logger: countingLines(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
+		inner, err := b.net.Listen("failing:1935")
+		require.NoError(b, err)
+		n := 0
+		go b.srv.Serve(&failing{Listener: inner, next: func() error {
+			if n++; n%2 == 0 {
+				return syscall.ECONNABORTED
+			}
+			return nil
+		}})
+		for range 100 {
+			nc, err := b.net.Dial(b.ctx, "", "failing:1935")
+			require.NoError(b, err)
+			nc.Close()
+			time.Sleep(20 * time.Millisecond)
+		}
+		require.LessOrEqual(b, lines.Load(), int64(3))
+	})
+	// A listener that was closed by others ends Serve.
+	inBubble(t, Config{}, func(b *bubble) {
+		l, err := b.net.Listen("closed:1935")
+		require.NoError(b, err)
+		served := make(chan error, 1)
+		go func() { served <- b.srv.Serve(l) }()
+		synctest.Wait()
+		l.Close()
+		require.ErrorIs(b, <-served, net.ErrClosed)
+	})
+}

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -132,7 +133,10 @@ func (s *Server) Serve(l net.Listener) error {
 		s.mu.Unlock()
 	}()
 
-	delay := time.Duration(0)
+	spare := openSpare()
+	defer func() { spare.Close() }()
+	var delay time.Duration
+	var logged time.Time
 	for {
 		nc, err := l.Accept()
 		if err == nil {
@@ -154,14 +158,47 @@ func (s *Server) Serve(l net.Listener) error {
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if delay = min(max(2*delay, acceptMin), acceptMax); delay == acceptMax || delay == acceptMin {
+		if now := time.Now(); now.Sub(logged) >= acceptMax {
+			logged = now
 			s.log.Warn("accept", "err", err)
+		}
+		delay = min(max(2*delay, acceptMin), acceptMax)
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			if spare.Close() == nil && turnAway(l, delay) {
+				spare = openSpare()
+				continue
+			}
+			spare = openSpare()
 		}
 		select {
 		case <-time.After(delay):
 		case <-s.ctx.Done():
 			return ErrServerClosed
 		}
+	}
+}
+
+// openSpare opens a file whose descriptor is given up when there is no other.
+// It is nil, which can be closed in vain, where there is none even for it.
+func openSpare() *os.File {
+	f, _ := os.Open(os.DevNull)
+	return f
+}
+
+// turnAway closes the connections that wait at l, so that their clients know,
+// for so long. It is false where l can't be asked for a time.
+func turnAway(l net.Listener, d time.Duration) bool {
+	t, ok := l.(interface{ SetDeadline(time.Time) error })
+	if !ok || t.SetDeadline(time.Now().Add(d)) != nil {
+		return false
+	}
+	defer t.SetDeadline(time.Time{})
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			return errors.Is(err, os.ErrDeadlineExceeded)
+		}
+		nc.Close()
 	}
 }
 
