@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -58,6 +59,22 @@ type Config struct {
 	// Default: a net.Dialer, which resolves names anew each time and tries
 	// all addresses.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// AllowNetworks is where destinations may lead that came from outside:
+	// from the backend of an HTTPResolver, from a publisher (FromParam) or
+	// through the control handler. Checked are the addresses that a name
+	// leads to, at each attempt; what is refused is an *AddressError.
+	// Always allowed are public addresses. Others, such as loopback and
+	// private ones, are allowed where a prefix here holds them; see
+	// PrivateNetworks. Never allowed are the Server's own listeners, and
+	// ports below 1024 but 443. What Static and the like, or the host
+	// itself, names is not checked. Default none.
+	//
+	// Where Dial, or a destination's DialContext, is set, the addresses it
+	// tries are not known: checked is the one it has connected to, where
+	// the connection's RemoteAddr is a *net.TCPAddr, and before that the
+	// one in the URL, if there is one.
+	AllowNetworks []netip.Prefix
 
 	// TLSConfig is for rtmps destinations that have none of their own.
 	TLSConfig *tls.Config

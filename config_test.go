@@ -30,6 +30,7 @@ var configFields = map[string]struct {
 	"Hooks":             {nil, "TestHooksAreCalledOnce"},
 	"Logger":            {slog.Default(), "TestAddressesAreLoggedAsText"},
 	"Dial":              {nil, "bubble"},
+	"AllowNetworks":     {nil, "TestUntrustedAddresses"},
 	"TLSConfig":         {nil, "Forwarder.tlsConfig"},
 	"Vhosts":            {nil, "TestResolveVhost"},
 	"NoGOPCache":        {nil, "forwardtest: no GOP cache"},

@@ -69,7 +69,8 @@ type ControlOptions struct {
 //	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false}
 //
 // of which only url is needed. Its Content-Type is application/json, other
-// fields are refused, and it has at most 64 KiB.
+// fields are refused, and it has at most 64 KiB. It may lead to public
+// addresses and those in Config.AllowNetworks.
 //
 // POST of a forwarder answers 201 and the forwarder at once, PUT 200 and the
 // new one when it has taken over, refresh 200 and the source. DELETE answers

@@ -73,15 +73,16 @@ func (e *DestinationError) Error() string {
 func (e *DestinationError) Unwrap() error { return e.Err }
 
 // Temporary reports whether the next attempt may well succeed: all but
-// refusals and certificates, or TLS, that one of the two sides does not
-// accept. Those, too, are tried again, but after
+// refusals, an AddressError, and certificates, or TLS, that one of the two
+// sides does not accept. Those, too, are tried again, but after
 // Backoff.RefusedMin at the earliest.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {
 		return false
 	}
 	var cert *tls.CertificateVerificationError
-	return !errors.As(e.Err, &cert) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
+	var addr *AddressError
+	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
 }
 
 // cause is the alert that the peer has sent before it closed, if err is that
@@ -765,7 +766,9 @@ func (f *Forwarder) dial() (net.Conn, error) {
 	if dial == nil {
 		dial = f.src.cfg.Dial
 	}
-	if dial == nil {
+	if f.dst.untrusted {
+		dial = f.src.srv.dialUntrusted(dial)
+	} else if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
 	var nc net.Conn

@@ -33,7 +33,8 @@ const (
 //
 // where data.ttl, in seconds from 1 to a day, may be absent: after it the
 // backend may be asked again (see TTLResolver). Each URL is one in the sense of
-// Destination.URL, and means exactly that: nothing of the request is added. No
+// Destination.URL, and means exactly that: nothing of the request is added. It
+// leads to public addresses and those in Config.AllowNetworks. No
 // URLs, and the stream is not forwarded. An entry of urls that is no such URL
 // is logged and left out, the others count; if none is left, that is a
 // failure. code is a number as in SRS, not a string. If it is not 0, the

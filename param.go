@@ -28,7 +28,9 @@ const maxParamURLs = 8
 // beginning for dots too, or a range of addresses such as 10.0.0.0/24. After
 // it may stand a port, or ":*" for all; by default it is the scheme's. So
 // "*.example.com" takes all names below example.com at 1935, or at 443 with
-// rtmps. A stream that names any other host is refused.
+// rtmps. A stream that names any other host is refused. Where a host leads is
+// checked besides: addresses that are not public must be in
+// Config.AllowNetworks too.
 func FromParam(name string, allow ...string) DestinationResolver {
 	allowed := make([]hostPattern, len(allow))
 	for i, a := range allow {

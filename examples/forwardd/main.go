@@ -18,11 +18,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -46,17 +48,24 @@ type options struct {
 	grace   time.Duration
 	log     string
 	verbose bool
+	allow   []netip.Prefix
 }
 
 // run serves until ctx ends, and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var o options
+	o := options{allow: forward.PrivateNetworks()}
 	flags := flag.NewFlagSet("forwardd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.file, "c", "", "configuration `file`")
 	flags.BoolVar(&o.test, "t", false, "check the configuration file and exit")
 	flags.DurationVar(&o.grace, "grace", 5*time.Second, "how long the streams may take to end at the end")
 	flags.StringVar(&o.log, "log", "text", "log as `text or json`")
+	flags.Func("allow", "`networks` a backend may forward to besides public ones (Config.AllowNetworks):\n"+
+		"private, loopback, none or prefixes, separated by commas (default private)",
+		func(s string) (err error) {
+			o.allow, err = networks(s)
+			return err
+		})
 	flags.BoolVar(&o.verbose, "v", false, "log protocol detail too")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -86,12 +95,34 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, o.file+": ok")
 		return 0
 	}
+	conf.Config.AllowNetworks = o.allow
 	slog.SetDefault(log) // what hooks and resolvers log to
 	if err := serve(ctx, conf, log, o.grace); err != nil {
 		log.Error("forwardd", "err", err)
 		return exitServe
 	}
 	return 0
+}
+
+// networks reads -allow.
+func networks(s string) ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for word := range strings.SplitSeq(s, ",") {
+		switch word {
+		case "private":
+			out = append(out, forward.PrivateNetworks()...)
+		case "loopback":
+			out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+		case "none":
+		default:
+			p, err := netip.ParsePrefix(word)
+			if err != nil {
+				return nil, fmt.Errorf("%q: expected private, loopback, none or a prefix such as 10.0.0.0/8", word)
+			}
+			out = append(out, p)
+		}
+	}
+	return out, nil
 }
 
 func logger(w io.Writer, o options) (*slog.Logger, error) {

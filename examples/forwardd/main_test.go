@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
 )
 
 // write writes a configuration file.
@@ -29,6 +31,7 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		"missing file":     {[]string{"-c", filepath.Join(t.TempDir(), "none")}, "none"},
 		"unknown flag":     {[]string{"-x"}, "-x"},
 		"unknown log":      {[]string{"-c", good, "-log", "xml"}, "-log xml: expected text or json"},
+		"unknown network":  {[]string{"-c", good, "-allow", "all"}, `"all": expected private, loopback, none or a prefix`},
 		"argument":         {[]string{"-c", good, "on"}, `unexpected argument "on"`},
 		"syntax":           {[]string{"-c", write(t, "listen 1935;\nlisten 1936\n")}, "forward.conf:2:12: "},
 		"unknown word":     {[]string{"-c", write(t, "listen 1935;\n  lisden 1936;\n")}, "forward.conf:2:3: "},
@@ -54,6 +57,21 @@ func TestCheckNamesWhatIsIgnored(t *testing.T) {
 		conf + ": ok", "",
 	}, strings.Split(out.String(), "\n"))
 	require.Empty(t, errs.String())
+}
+
+func TestNetworks(t *testing.T) {
+	private := len(forward.PrivateNetworks())
+	for text, want := range map[string]int{
+		"none": 0, "private": private, "loopback": 2, "private,loopback,198.51.100.0/24": private + 3,
+	} {
+		got, err := networks(text)
+		require.NoError(t, err)
+		require.Len(t, got, want, text)
+	}
+	for _, text := range []string{"", "10.0.0.1", "all", "private,"} {
+		_, err := networks(text)
+		require.ErrorContains(t, err, "expected private, loopback, none or a prefix", text)
+	}
 }
 
 func TestHelp(t *testing.T) {
