@@ -91,7 +91,7 @@ func (s *Server) checkAddr(addr netip.AddrPort) error {
 	if !allowedPort(addr.Port()) {
 		return refuse("port %d%s", addr.Port(), badPort)
 	}
-	if slices.ContainsFunc(s.cfg.AllowNetworks, func(p netip.Prefix) bool { return contains(p, ip) }) {
+	if slices.ContainsFunc(s.cfg.Load().AllowNetworks, func(p netip.Prefix) bool { return contains(p, ip) }) {
 		return nil
 	}
 	for _, r := range specialRanges {

@@ -466,6 +466,7 @@ type conn struct {
 	tcURL  string
 	page   string
 	app    string
+	hops   []string        // that the stream has passed
 	caps   bool            // says that it speaks Enhanced RTMP
 	user   string          // that PublishAuth knows
 	hooked *ConnectRequest // accepted by OnConnect
@@ -624,12 +625,16 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 	return &PublishRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
-		PageURL: c.page, User: c.user, enhanced: c.caps,
+		PageURL: c.page, User: c.user, Hops: c.hops, enhanced: c.caps,
 	}, nil
 }
 
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
+	c.hops = hops(m)
+	if err := c.srv.checkHops(c.hops); err != nil {
+		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream goes in a circle.", err)
+	}
 	if err := c.authenticate(m); err != nil {
 		return err
 	}

@@ -625,9 +625,9 @@ func (f *Forwarder) connection(auth string) error {
 	// As a client says it before any media comes, this can be wrong at the
 	// first connection, for an encoder that does not say it (OBS). It is no
 	// condition for Enhanced RTMP: we do not wait for the first frame.
-	var properties amf.Object
+	properties := amf.Object{{Key: hopsProperty, Value: f.src.req.onward()}}
 	if f.src.req.enhanced || f.src.log.Info().Enhanced {
-		properties = rtmp.Enhanced()
+		properties = append(properties, rtmp.Enhanced()...)
 	}
 	in := ingest.NewReader(nc)
 	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{

@@ -37,6 +37,12 @@ type PublishRequest struct {
 	// a secret.
 	PageURL string
 
+	// Hops are the ServerIDs of the Servers of this library that the stream
+	// has passed on its way here, the nearest last, as the one before says.
+	// A stream that has been here, or has passed more than 4, is refused
+	// with ErrLoop before anybody is asked.
+	Hops []string
+
 	enhanced bool // connect tells that Enhanced RTMP will come
 }
 

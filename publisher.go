@@ -33,7 +33,8 @@ var _ av.MuxCloser = (*Publisher)(nil)
 // Publish publishes a stream from inside the process. It goes the way of an
 // encoder's publish: hooks and the resolver are asked, the name must be free.
 // req needs App and Stream; ServerID, and Vhost and ClientID where they are
-// empty, are filled in. The stream ends with Close, with ctx, or with the
+// empty, are filled in. Hops are those of a stream that comes from another
+// Server. The stream ends with Close, with ctx, or with the
 // Server.
 func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, error) {
 	if s.err != nil {
@@ -43,6 +44,9 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	def(&req.ClientID, randomID())
 	req.ServerID = s.id
 	if err := checkRequest(&req); err != nil {
+		return nil, err
+	}
+	if err := s.checkHops(req.Hops); err != nil {
 		return nil, err
 	}
 	src, err := s.publish(ctx, s.cfg.Load(), &req)

@@ -11,8 +11,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"slices"
@@ -229,26 +227,24 @@ func TestServeTLS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ca := newAuthority(t)
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "dest.example", nil)}})
-	require.NoError(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	host := fmt.Sprintf("127.0.0.1:%d", port)
-
-	s := newServer(t, Config{MergeWindow: -1, TLSConfig: &tls.Config{RootCAs: ca.pool, ServerName: "dest.example"},
-		Resolver: ResolverFunc(func(_ context.Context, req *PublishRequest) ([]Destination, error) {
-			if req.Stream != "in" {
-				return nil, nil
-			}
-			return []Destination{{URL: "rtmps://" + host + "/live/out"}}, nil
-		})})
+	trust := &tls.Config{RootCAs: ca.pool, ServerName: "dest.example"}
+	own := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "dest.example", nil)}}
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	serve := func(cfg Config) (s *Server, host string) {
+		l, err := tls.Listen("tcp", "127.0.0.1:0", own)
+		require.NoError(t, err)
+		s = newServer(t, cfg)
+		go func() { served <- s.Serve(l) }()
+		return s, l.Addr().String()
+	}
+	slave, slaveHost := serve(Config{MergeWindow: -1})
+	s, host := serve(Config{MergeWindow: -1, TLSConfig: trust, Resolver: MustStatic("rtmps://" + slaveHost + "/live/out")})
 
-	client := forwardtest.Client{URL: "rtmp://" + host + "/live/in", Dial: (&tls.Dialer{Config: s.cfg.Load().TLSConfig}).DialContext}
+	client := forwardtest.Client{URL: "rtmp://" + host + "/live/in", Dial: (&tls.Dialer{Config: trust}).DialContext}
 	pub, err := client.Publish(ctx)
 	require.NoError(t, err)
 	defer pub.Close()
-	client.URL = "rtmp://" + host + "/live/out"
+	client.URL = "rtmp://" + slaveHost + "/live/out"
 	player, err := client.Play(ctx, nil)
 	require.NoError(t, err)
 	defer player.Close()
@@ -261,8 +257,10 @@ func TestServeTLS(t *testing.T) {
 	// What speaks no TLS is refused without harm to others.
 	_, err = forwardtest.Client{URL: "rtmp://" + host + "/live/x"}.Publish(ctx)
 	require.Error(t, err)
-	require.NoError(t, s.Close())
-	require.ErrorIs(t, <-served, ErrServerClosed)
+	for _, s := range []*Server{s, slave} {
+		require.NoError(t, s.Close())
+		require.ErrorIs(t, <-served, ErrServerClosed)
+	}
 }
 
 // records counts the TLS records of application data that are written.
@@ -338,70 +336,4 @@ func TestTLSRecordsAreFull(t *testing.T) {
 		require.LessOrEqual(t, len(rec.sizes), full+16, "%v after %d", rec.sizes, setup)
 		require.EqualValues(t, 401, len(dest.Sessions()[0].Recorder().Messages()))
 	})
-}
-
-// The end of a stream is told through TLS too: FCUnpublish and deleteStream,
-// then the alert that closes it.
-func TestTLSEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ca := newAuthority(t)
-		var network forwardtest.Network
-		l, err := network.Listen("dest:443")
-		require.NoError(t, err)
-		dest := forwardtest.NewDestinationAt(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "dest", nil)}}))
-		defer dest.Close()
-		s := newServer(t, Config{Dial: network.Dial, TLSConfig: &tls.Config{RootCAs: ca.pool}})
-		p := publish(t, s, "live", "s")
-		_, err = p.Source().Forward(Destination{URL: "rtmps://dest/app/key"})
-		require.NoError(t, err)
-		synctest.Wait()
-		require.NoError(t, p.WriteTag(TagVideo, 0, frame(true, 1)))
-		require.NoError(t, p.Close())
-		<-p.Source().Done()
-		session := dest.Sessions()[0]
-		<-session.Done()
-		require.Equal(t, io.EOF, session.Err(), "and not cut off")
-		require.Len(t, session.Recorder().Messages(), 1)
-		var names []string
-		for _, c := range session.Commands() {
-			names = append(names, c.Name)
-		}
-		require.Equal(t, []string{"FCUnpublish", "deleteStream"}, names[len(names)-2:])
-	})
-}
-
-// The time for the handshake is that of both, TLS and RTMP.
-func TestServeTLSEndsWhoSaysNothing(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		said int // bytes of the ClientHello
-	}{{"nothing", 0}, {"half a ClientHello", 100}} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				ca := newAuthority(t)
-				var network forwardtest.Network
-				l, err := network.Listen("here:443")
-				require.NoError(t, err)
-				s := newServer(t, Config{HandshakeTimeout: 3 * time.Second})
-				served := make(chan error, 1)
-				go func() {
-					served <- s.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "here", nil)}}))
-				}()
-				synctest.Wait()
-				nc, err := network.Dial(t.Context(), "tcp", "here:443")
-				require.NoError(t, err)
-				defer nc.Close()
-				if c.said > 0 {
-					cut := forwardtest.NewFaultConn(nc, forwardtest.Faults{Write: forwardtest.Fault{Stall: int64(c.said)}})
-					go tls.Client(cut, &tls.Config{ServerName: "here"}).HandshakeContext(t.Context())
-				}
-				began := time.Now()
-				_, err = nc.Read(make([]byte, 1))
-				require.Error(t, err)
-				require.Equal(t, 3*time.Second, time.Since(began))
-				require.NoError(t, s.Close())
-				require.ErrorIs(t, <-served, ErrServerClosed)
-			})
-		})
-	}
 }
