@@ -28,6 +28,7 @@ var configFields = map[string]struct {
 	"Resolver":          {static(nil), "TestRefreshTouchesOnlyWhatDiffers"},
 	"RefreshInterval":   {nil, "refresh_test.go"},
 	"Hooks":             {nil, "TestHooksAreCalledOnce"},
+	"PublishAuth":       {nil, "TestPublishAuth"},
 	"Logger":            {slog.Default(), "TestAddressesAreLoggedAsText"},
 	"Dial":              {nil, "bubble"},
 	"AllowNetworks":     {nil, "TestUntrustedAddresses"},

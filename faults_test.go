@@ -736,17 +736,30 @@ func (slow) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-// bodyOf ends with its request, as http.Transport's does.
+// bodyOf ends with its request, in the middle of a read, as http.Transport's
+// does.
 type bodyOf struct {
 	ctx context.Context
 	io.Reader
 }
 
 func (b bodyOf) Read(p []byte) (int, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
+	type result struct {
+		p   []byte
+		err error
 	}
-	return b.Reader.Read(p)
+	read := make(chan result, 1)
+	go func() {
+		own := make([]byte, len(p))
+		n, err := b.Reader.Read(own)
+		read <- result{own[:n], err}
+	}()
+	select {
+	case r := <-read:
+		return copy(p, r.p), r.err
+	case <-b.ctx.Done():
+		return 0, b.ctx.Err()
+	}
 }
 
 func TestFault17_PublisherVanishes(t *testing.T) {
@@ -989,8 +1002,6 @@ func TestFault26_HostPanics(t *testing.T) {
 	})
 }
 
-// A stream that comes back under its own name is refused as busy. Under
-// another name nothing stops it but the limits.
 func TestFault27_Loops(t *testing.T) {
 	for name, to := range map[string]string{"A to A": "rtmp://server/live/[stream]", "A to B to A": "rtmp://b/live/[stream]"} {
 		var got calls
@@ -1010,10 +1021,10 @@ func TestFault27_Loops(t *testing.T) {
 			st := last.Source("live/s").Forwarders()[0].Stats()
 			var de *DestinationError
 			require.ErrorAs(b, st.LastErr, &de)
-			require.Equal(b, "NetStream.Publish.BadName", de.Code)
+			require.Equal(b, "NetConnection.Connect.Rejected", de.Code)
 			require.False(b, de.Temporary())
 			require.Equal(b, 1, got.get()["publish"])
-			measured(27, "loop "+name, "refused in 1 round trip, 0 hooks", "refused at once (BadName), 0 hooks")
+			measured(27, "loop "+name, "refused in 1 round trip, 0 hooks", "refused at once (%s), 0 hooks", de.Code)
 		})
 	}
 }
