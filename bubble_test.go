@@ -138,7 +138,7 @@ func (b *bubble) neighbours(pub *forwardtest.Publisher, media forwardtest.Media,
 	return i
 }
 
-// player adds a player to what live/ok has.
+// steady publishes live/ok to a player.
 func (b *bubble) steady() *isolation {
 	b.Helper()
 	pub := b.publish("live/ok")
@@ -150,6 +150,7 @@ func (b *bubble) steady() *isolation {
 // stream itself and the merge window make.
 func (i *isolation) check() (added time.Duration) {
 	i.b.Helper()
+	time.Sleep(time.Second) // some frames after the fault
 	lasted := time.Since(i.began)
 	i.stop()
 	require.ErrorIs(i.b, <-i.sent, context.Canceled, "the publisher was disturbed")
