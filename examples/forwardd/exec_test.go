@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -42,16 +43,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// daemon is a forwardd in a process of its own.
-type daemon struct {
+// process is a forwardd in a process of its own.
+type process struct {
 	t     *testing.T
 	cmd   *exec.Cmd
 	lines *bufio.Scanner // of its log
 	log   []map[string]any
 }
 
-func start(t *testing.T, conf string, args ...string) *daemon {
-	d := &daemon{t: t}
+func start(t *testing.T, conf string, args ...string) *process {
+	d := &process{t: t}
 	d.cmd = exec.Command(os.Args[0], append([]string{"-c", conf, "-log", "json"}, args...)...)
 	d.cmd.Env = append(os.Environ(), asForwardd+"=1")
 	r, err := d.cmd.StderrPipe()
@@ -63,27 +64,34 @@ func start(t *testing.T, conf string, args ...string) *daemon {
 }
 
 // await reads the log up to a message.
-func (d *daemon) await(msg string) map[string]any {
+func (d *process) await(msg string) map[string]any { return d.awaitAll(msg)[msg] }
+
+// awaitAll reads the log until all messages have come, in any order.
+func (d *process) awaitAll(msgs ...string) map[string]map[string]any {
+	found := make(map[string]map[string]any)
 	for d.lines.Scan() {
 		var entry map[string]any
 		require.NoError(d.t, json.Unmarshal(d.lines.Bytes(), &entry), d.lines.Text())
 		d.log = append(d.log, entry)
-		if entry["msg"] == msg {
-			return entry
+		if msg := entry["msg"].(string); slices.Contains(msgs, msg) {
+			found[msg] = entry
+		}
+		if len(found) == len(msgs) {
+			return found
 		}
 	}
-	require.FailNow(d.t, "no such message", "%s in %v", msg, d.log)
+	require.FailNow(d.t, "no such message", "%s in %v", msgs, d.log)
 	return nil
 }
 
 // end sends a signal and reads the log to its end.
-func (d *daemon) end(sig os.Signal) error {
+func (d *process) end(sig os.Signal) error {
 	require.NoError(d.t, d.cmd.Process.Signal(sig))
 	d.await("shutting down")
 	return d.wait()
 }
 
-func (d *daemon) wait() error {
+func (d *process) wait() error {
 	for d.lines.Scan() {
 	}
 	return d.cmd.Wait()
@@ -199,6 +207,54 @@ vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 	d.await("destination publishing")
 	require.NotNil(t, srv.Source("live/livestream"))
 	require.NoError(t, d.end(syscall.SIGTERM))
+}
+
+// Of two vhosts one is sent elsewhere; a file that is wrong changes nothing.
+func TestReloadsOnHangup(t *testing.T) {
+	_, addr, published := slave(t)
+	_, otherAddr, otherPublished := slave(t)
+	text := func(listen, ofA string) string {
+		return fmt.Sprintf(`listen %s;
+vhost a { forward { enabled on; destination %s; } }
+vhost b { forward { enabled on; destination %s; } }
+`, listen, ofA, addr)
+	}
+	conf := write(t, text("127.0.0.1:0", addr))
+	d := start(t, conf)
+	master := d.await("listening")["addr"].(string)
+	for _, vhost := range []string{"a", "b"} {
+		publish(t, forward.Destination{URL: "rtmp://" + master + "/live?vhost=" + vhost, StreamKey: "livestream"})
+		<-published
+		d.await("destination publishing")
+	}
+	hangup := func(text string) {
+		require.NoError(t, os.WriteFile(conf, []byte(text), 0o600))
+		require.NoError(t, d.cmd.Process.Signal(syscall.SIGHUP))
+	}
+
+	hangup("listen 127.0.0.1:0;\nvhost a { forward { enabled maybe; } }\n")
+	require.Contains(t, d.await("not reloaded, nothing has changed")["err"], "forward.conf:2:29: ")
+
+	hangup(text("127.0.0.1:0", otherAddr))
+	log := d.awaitAll("reloaded", "refresh", "destination publishing")
+	require.Equal(t, []any{"vhost a"}, log["reloaded"]["changed"])
+	require.Contains(t, log["refresh"]["source"], "a/live/")
+	require.Contains(t, log["destination publishing"]["source"], "a/live/")
+	require.Equal(t, "a", (<-otherPublished).Vhost)
+
+	hangup(text("127.0.0.1:0 [::1]:0", otherAddr))
+	require.Empty(t, d.await("reloaded")["changed"])
+	require.Equal(t, []any{"listen"}, d.await("needs a restart")["directives"])
+
+	hangup("listen 127.0.0.1:0;\nvhost a { forward { enabled on; destination " + otherAddr + "; } }\n")
+	log = d.awaitAll("reloaded", "unpublish")
+	require.Equal(t, []any{"vhost b is gone"}, log["reloaded"]["changed"])
+	require.Contains(t, log["unpublish"]["source"], "b/live/")
+	require.Empty(t, published, "what was the same has not been published anew")
+	require.NoError(t, d.end(syscall.SIGTERM))
+	for _, entry := range d.log {
+		require.NotEqual(t, "destination lost", entry["msg"])
+	}
 }
 
 // A destination that takes nothing does not hold up the end.

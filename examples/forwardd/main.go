@@ -7,6 +7,10 @@
 // received is sent, the destinations are told that the streams have ended, and
 // it exits with status 0; a second one ends it at once. The status is 2 if the
 // command line or the file is wrong, 1 if it can't serve.
+//
+// SIGHUP has it read the file again. What is the same in it is not disturbed; a
+// file that is wrong changes nothing. Certificates are read again too; listen,
+// the listen of rtmps, and pid need a restart.
 package main
 
 import (
@@ -17,14 +21,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -80,7 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil && o.file == "" {
 		err = errors.New("no configuration file: give one with -c")
 	}
-	var conf *forward.File
+	var conf *config
 	if err == nil {
 		conf, err = load(o.file)
 	}
@@ -97,7 +104,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	conf.Config.AllowNetworks = o.allow
 	slog.SetDefault(log) // what hooks and resolvers log to
-	if err := serve(ctx, conf, log, o.grace); err != nil {
+	if err := serve(ctx, conf, log, o); err != nil {
 		log.Error("forwardd", "err", err)
 		return exitServe
 	}
@@ -139,37 +146,51 @@ func logger(w io.Writer, o options) (*slog.Logger, error) {
 	return nil, fmt.Errorf("-log %s: expected text or json", o.log)
 }
 
+// config is a file that has been checked, with what it refers to.
+type config struct {
+	*forward.File
+	cert *tls.Certificate // of rtmps
+}
+
 // load reads the file and checks all that can be checked without serving.
-func load(path string) (*forward.File, error) {
-	conf, err := forward.LoadConfig(path)
+func load(path string) (*config, error) {
+	file, err := forward.LoadConfig(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := conf.Config.Validate(); err != nil {
+	if err := file.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if conf.RTMPS != nil {
-		if _, err := tlsConfig(conf.RTMPS); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+	conf := &config{File: file}
+	if r := file.RTMPS; r != nil {
+		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s: rtmps: %w", path, err)
 		}
+		conf.cert = &cert
 	}
 	return conf, nil
 }
 
-func tlsConfig(r *forward.RTMPSFile) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("rtmps: %w", err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
+// daemon is what runs as a file says.
+type daemon struct {
+	log  *slog.Logger
+	path string
+	conf *config
+	srv  *forward.Server
+	cert atomic.Pointer[tls.Certificate]
 }
 
 // serve serves until ctx ends or a listener fails.
-func serve(ctx context.Context, conf *forward.File, log *slog.Logger, grace time.Duration) error {
-	for _, s := range conf.Ignored {
-		log.Warn("configuration ignored", "directive", s)
-	}
-	listeners, err := listen(conf)
+func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+
+	d := &daemon{log: log, path: o.file, conf: conf}
+	d.cert.Store(conf.cert)
+	d.warnIgnored()
+	listeners, err := d.listen()
 	defer func() {
 		for _, l := range listeners {
 			l.Close()
@@ -185,28 +206,121 @@ func serve(ctx context.Context, conf *forward.File, log *slog.Logger, grace time
 		defer os.Remove(conf.PID)
 	}
 
-	srv := forward.NewServer(conf.Config)
+	d.srv = forward.NewServer(conf.Config)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls)
-		if open := openVhosts(conf); len(open) > 0 && !loopback(l.Addr()) {
-			log.Warn("whoever reaches this address can publish: there is no on_publish in http_hooks that asks who it is",
-				"addr", l.Addr().String(), "vhosts", open)
+		go func() { failed <- d.srv.Serve(l) }()
+	}
+	d.warnOpen(listeners)
+	for ended := false; !ended; {
+		select {
+		case <-hup:
+			d.reload(listeners)
+		case <-ctx.Done():
+			log.Info("shutting down", "grace", o.grace)
+			ended = true
+		case err = <-failed:
+			ended = true
 		}
-		go func() { failed <- srv.Serve(l) }()
 	}
-	select {
-	case <-ctx.Done():
-		log.Info("shutting down", "grace", grace)
-	case err = <-failed:
-	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.grace)
 	defer cancel()
-	if srv.Shutdown(end) != nil {
+	if d.srv.Shutdown(end) != nil {
 		log.Warn("cut off what has not ended in time")
 	}
-	srv.Close()
+	d.srv.Close()
 	return err
+}
+
+// reload reads the file again and changes what differs.
+func (d *daemon) reload(listeners []listener) {
+	conf, err := load(d.path)
+	if err == nil {
+		conf.Inherit(d.conf.File)
+		conf.Config.AllowNetworks = d.conf.Config.AllowNetworks // of the command line
+		next := conf.Config
+		next.Addr = d.conf.Config.Addr // as Listen, which is named below
+		err = d.srv.Reload(next)
+	}
+	if err != nil {
+		d.log.Error("not reloaded, nothing has changed", "err", err)
+		return
+	}
+	changed, restart := changes(d.conf.File, conf.File)
+	if conf.cert != nil {
+		d.cert.Store(conf.cert)
+	}
+	d.conf = conf
+	d.log.Info("reloaded", "changed", changed)
+	if len(restart) > 0 {
+		d.log.Warn("needs a restart", "directives", restart)
+	}
+	d.warnIgnored()
+	d.warnOpen(listeners)
+}
+
+// changes names what differs between two readings of the file, and what of it
+// takes effect only with a restart.
+func changes(old, now *forward.File) (changed, restart []string) {
+	note := func(list *[]string, name string, old, now any) {
+		if !reflect.DeepEqual(old, now) {
+			*list = append(*list, name)
+		}
+	}
+	note(&restart, "listen", old.Listen, now.Listen)
+	note(&restart, "pid", old.PID, now.PID)
+	rtmps := func(f *forward.File) (listen []string, files [2]string) {
+		if f.RTMPS == nil {
+			return nil, files
+		}
+		return f.RTMPS.Listen, [2]string{f.RTMPS.CertFile, f.RTMPS.KeyFile}
+	}
+	wasListen, wasFiles := rtmps(old)
+	listen, files := rtmps(now)
+	note(&restart, "rtmps listen", wasListen, listen)
+	note(&changed, "rtmps certificate", wasFiles, files)
+	note(&changed, "max_connections", old.Config.Limits, now.Config.Limits)
+	note(&changed, "chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)
+
+	hooks := func(f *forward.File, vhost string) forward.HTTPHookURLs {
+		if f.HTTPHooks == nil {
+			return forward.HTTPHookURLs{}
+		}
+		return f.HTTPHooks.Vhosts[vhost]
+	}
+	names := maps.Clone(old.Config.Vhosts)
+	maps.Copy(names, now.Config.Vhosts)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		was, before := old.Config.Vhosts[name]
+		is, after := now.Config.Vhosts[name]
+		switch {
+		case !before:
+			changed = append(changed, "vhost "+name+" is new")
+		case !after:
+			changed = append(changed, "vhost "+name+" is gone")
+		case !reflect.DeepEqual(was, is) || !reflect.DeepEqual(hooks(old, name), hooks(now, name)):
+			changed = append(changed, "vhost "+name)
+		}
+	}
+	return changed, restart
+}
+
+func (d *daemon) warnIgnored() {
+	for _, s := range d.conf.Ignored {
+		d.log.Warn("configuration ignored", "directive", s)
+	}
+}
+
+// warnOpen names the listeners and vhosts that anybody may publish to.
+func (d *daemon) warnOpen(listeners []listener) {
+	open := openVhosts(d.conf.File)
+	for _, l := range listeners {
+		if len(open) > 0 && !loopback(l.Addr()) {
+			d.log.Warn("whoever reaches this address can publish: there is no on_publish in http_hooks that asks who it is",
+				"addr", l.Addr().String(), "vhosts", open)
+		}
+	}
 }
 
 // listener is what the file says to listen on.
@@ -216,23 +330,23 @@ type listener struct {
 }
 
 // listen returns the listeners, and with an error those there are.
-func listen(conf *forward.File) (ls []listener, err error) {
-	for _, addr := range conf.Listen {
+func (d *daemon) listen() (ls []listener, err error) {
+	for _, addr := range d.conf.Listen {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return ls, err
 		}
 		ls = append(ls, listener{l, false})
 	}
-	if conf.RTMPS == nil {
+	if d.conf.RTMPS == nil {
 		return ls, nil
 	}
-	tc, err := tlsConfig(conf.RTMPS)
-	if err != nil {
-		return ls, err
+	secure := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
 	}
-	for _, addr := range conf.RTMPS.Listen {
-		l, err := tls.Listen("tcp", addr, tc)
+	for _, addr := range d.conf.RTMPS.Listen {
+		l, err := tls.Listen("tcp", addr, secure)
 		if err != nil {
 			return ls, err
 		}
