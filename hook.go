@@ -107,8 +107,8 @@ type ConnectRequest struct {
 type Hooks struct {
 	OnConnect func(ctx context.Context, req *ConnectRequest) error
 	OnPublish func(ctx context.Context, req *PublishRequest) error
-	// OnUnpublish follows each accepted OnPublish exactly once, also where
-	// the stream was refused for another reason then.
+	// OnUnpublish follows each accepted OnPublish exactly once, with the
+	// same req, also where the stream was refused for another reason then.
 	OnUnpublish func(ctx context.Context, req *PublishRequest)
 	OnPlay      func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.
