@@ -1,7 +1,7 @@
 // Package interop holds the tests against peers that others wrote: ffmpeg,
 // nginx with its RTMP module, GStreamer, librtmp and joy4 publish, play and
 // are pushed to, and what comes out is compared with what went in, packet for
-// packet.
+// packet. curl drives the control handler.
 //
 // They need those programs and the build tag interop:
 //

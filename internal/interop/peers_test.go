@@ -31,6 +31,7 @@ const patience = 60 * time.Second
 
 // packages has the Debian package of each program.
 var packages = map[string]string{
+	"curl":           "curl",
 	"ffmpeg":         "ffmpeg",
 	"nginx":          "nginx",
 	"rtmpdump":       "rtmpdump",

@@ -1,0 +1,211 @@
+package forward
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+// Whatever the backend answers, the publisher is accepted or refused as the
+// policy says, the stream's name is free again, and nothing is left behind.
+func TestBackendRepliesOnTheWholeServer(t *testing.T) {
+	b := newBackend(t)
+	b.Start()
+	policies := map[string]struct {
+		policy FailurePolicy
+		urls   []string // after a failure; nil is a refusal
+	}{
+		"FailClosed": {FailClosed, nil},
+		"FailOpen":   {FailOpen, []string{}},
+		"LastGood":   {LastGood, []string{"rtmp://127.0.0.1:19350/test/teststream"}},
+		"Fallback":   {Fallback(MustStatic("10.0.0.9")), []string{"rtmp://10.0.0.9/live"}},
+	}
+	for _, tt := range hookReplies {
+		for name, p := range policies {
+			t.Run(tt.name+"/"+name, func(t *testing.T) {
+				log := new(lockedBuffer)
+				logger := slog.New(slog.NewTextHandler(log, nil))
+				s := newServer(t, Config{
+					Logger:   logger,
+					Resolver: &HTTPResolver{URL: b.url(), OnFailure: p.policy, Logger: logger},
+					Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
+				})
+				publish := func(reply http.HandlerFunc) (urls []string, err error) {
+					b.reply.Store(reply)
+					client := forwardtest.Client{URL: "rtmp://localhost/live/livestream?token=" + canary, Dial: forwardtest.Direct(s)}
+					pub, err := client.Publish(t.Context())
+					if err != nil {
+						require.Empty(t, s.Sources())
+						return nil, err
+					}
+					src := s.Source("live/livestream")
+					require.NotNil(t, src)
+					urls = []string{}
+					for _, f := range src.Forwarders() {
+						urls = append(urls, f.Destination().URL)
+					}
+					pub.Close()
+					<-src.Done()
+					return urls, nil
+				}
+				good := []string{"rtmp://127.0.0.1:19350/test/teststream"}
+				urls, err := publish(body(seedReply))
+				require.NoError(t, err)
+				require.Equal(t, good, urls)
+
+				urls, err = publish(tt.reply)
+				switch {
+				case tt.failed == "":
+					require.NoError(t, err)
+					require.ElementsMatch(t, tt.urls, urls)
+				case tt.refused || p.urls == nil:
+					require.Equal(t, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
+					require.NotContains(t, err.Error(), canary)
+				default:
+					require.NoError(t, err)
+					require.Equal(t, p.urls, urls)
+				}
+
+				urls, err = publish(body(seedReply))
+				require.NoError(t, err, "the name is free at once")
+				require.Equal(t, good, urls)
+				require.NoError(t, s.Close())
+				require.NotContains(t, log.String(), canary)
+				require.NotContains(t, log.String(), "panic")
+			})
+		}
+	}
+}
+
+// As the destinations see it: of 20, 10 are replaced by a refresh.
+func TestRefreshAsTheDestinationsSeeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network forwardtest.Network
+		var dests []*forwardtest.Destination
+		var all []Destination
+		for i := range 30 {
+			addr := fmt.Sprintf("d%02d:1935", i)
+			dests = append(dests, network.NewDestination(addr))
+			all = append(all, Destination{URL: "rtmp://" + addr + "/live/key"})
+		}
+		r := &fakeResolver{dests: all[:20]}
+		s := newServer(t, Config{Resolver: r, Dial: network.Dial})
+		pub, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Publish(t.Context())
+		require.NoError(t, err)
+		media := forwardtest.Media{KeyframeInterval: time.Second}
+		const length = 4 * time.Second
+		total := -3 // without metadata and the two sequence headers
+		for range media.Messages(length) {
+			total++
+		}
+		synctest.Wait() // all destinations are publishing
+
+		sent := make(chan error, 1)
+		go func() { sent <- pub.Send(t.Context(), media.Messages(length), 1) }()
+		time.Sleep(2500 * time.Millisecond)
+		r.set(func(r *fakeResolver) { r.dests = all[10:] })
+		require.NoError(t, s.Source("live/stream").Refresh(t.Context()))
+		require.NoError(t, <-sent)
+		require.NoError(t, pub.Unpublish())
+		time.Sleep(time.Second)
+		synctest.Wait()
+
+		for i, d := range dests {
+			sessions := d.Sessions()
+			require.Len(t, sessions, 1, i)
+			rec := sessions[0].Recorder()
+			rec.Check(t) // headers and a keyframe first, and no gap
+			rep := rec.Report()
+			var commands []string
+			for _, c := range sessions[0].Commands() {
+				commands = append(commands, c.Name)
+			}
+			require.Equal(t, []string{"FCUnpublish", "deleteStream"}, commands[len(commands)-2:], i)
+			switch {
+			case i < 10:
+				require.Less(t, rep.Frames, total*3/4, i)
+				require.Equal(t, uint64(1), rep.First, i)
+			case i < 20:
+				require.Equal(t, total, rep.Frames, i)
+			default:
+				require.Equal(t, 2, rep.Keyframes, "those at 2 s and at 3 s")
+				require.Less(t, rep.Frames, total*3/4, i)
+			}
+		}
+		for _, d := range dests {
+			d.Close()
+		}
+	})
+}
+
+// All are forwarding 3 s after 1,000 were published at once, where the backend
+// takes 1 s to answer; of identical questions in flight only one is asked where
+// the host says so.
+func TestThousandPublishesAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name             string
+		servers, streams int
+		cached           bool
+		asked            int64
+	}{
+		{"one server", 1, 1000, false, 1000},
+		{"ten servers", 10, 100, false, 1000},
+		{"ten servers that ask the same", 10, 100, true, 100},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked, forwarding atomic.Int64
+				all := make(chan struct{})
+				var r DestinationResolver = &HTTPResolver{URL: "http://backend/", Client: &http.Client{
+					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+						asked.Add(1)
+						var q struct{ Stream string }
+						if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+							return nil, err
+						}
+						time.Sleep(time.Second)
+						reply := `{"code":0,"data":{"urls":["rtmp://dest/live/` + q.Stream + `"]}}`
+						return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(reply))}, nil
+					}),
+				}}
+				if tt.cached {
+					r = Cached(r, 0)
+				}
+				began := time.Now()
+				for range tt.servers {
+					dest := newServer(t, Config{})
+					s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), Hooks: Hooks{
+						OnForward: func(_ *Forwarder, state State, _ error) {
+							if state == StatePublishing && forwarding.Add(1) == 1000 {
+								close(all)
+							}
+						},
+					}})
+					for i := range tt.streams {
+						go func() {
+							if _, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: fmt.Sprint("s", i)}); err != nil {
+								t.Error(err)
+							}
+						}()
+					}
+				}
+				<-all
+				require.LessOrEqual(t, time.Since(began), 3*time.Second)
+				require.Equal(t, tt.asked, asked.Load())
+			})
+		})
+	}
+}
