@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
 )
 
 // Of 20 destinations 10 are replaced: the others get every frame on the
@@ -176,6 +179,34 @@ func TestReloadLeavesTheEndToTheHooksOfTheBeginning(t *testing.T) {
 		p.Close()
 		<-p.Source().Done()
 		require.Equal(t, []string{"old publish", "old unpublish", "new publish", "new unpublish"}, told)
+	})
+}
+
+func TestReloadLeavesAConnectionToItsHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var told []string
+		tell := func(what string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, what)
+			return nil
+		}
+		hooks := func(name string) Hooks {
+			return Hooks{
+				OnConnect: func(context.Context, *ConnectRequest) error { return tell(name + " connect") },
+				OnClose:   func(context.Context, *ConnectRequest) { tell(name + " close") },
+				OnPlay:    func(context.Context, *PlayRequest) error { return tell(name + " play") },
+				OnStop:    func(context.Context, *PlayRequest) { tell(name + " stop") },
+			}
+		}
+		s := newServer(t, Config{Hooks: hooks("old")})
+		player, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
+		require.NoError(t, err)
+		require.NoError(t, s.Reload(Config{Hooks: hooks("new"), Logger: quiet}))
+		player.Close()
+		synctest.Wait()
+		require.Equal(t, []string{"old connect", "old play", "old stop", "old close"}, told)
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -33,13 +34,19 @@ func flat(source string) string {
 func TestReadmeShowsCodeThatCompiles(t *testing.T) {
 	program, err := os.ReadFile("main.go")
 	require.NoError(t, err)
-	examples, err := os.ReadFile("../../example_test.go")
+	files, err := filepath.Glob("../../example*_test.go")
 	require.NoError(t, err)
+	var examples strings.Builder
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		examples.Write(source)
+	}
 	shown := blocks(t, "go")
 	_, body, _ := strings.Cut(string(program), "\npackage main\n") // behind its comment
 	require.Equal(t, "package main\n"+body, shown[0]+"\n")
 	for _, block := range shown[1:] {
-		require.Contains(t, flat(string(examples)), flat(block))
+		require.Contains(t, flat(examples.String()), flat(block))
 	}
 }
 
