@@ -169,6 +169,10 @@ type Limits struct {
 	// Connections at once. Default 80 % of the file descriptors that the
 	// process may open, 10000 where the system does not tell.
 	Connections int
+	// ConnectionsPerAddress at once, of IPv6 per first 64 bits. Connections
+	// that have no address are not counted. Default none: a cluster, or a
+	// site behind one address, may have many.
+	ConnectionsPerAddress int
 	// PendingHandshakes is how many connections may be in their handshake
 	// at once; above, the oldest is closed. Default 1024.
 	PendingHandshakes int
@@ -241,6 +245,7 @@ func (c Config) withDefaults() Config {
 	l := &c.Limits
 	def(&l.Connections, sys.MaxFiles()/5*4)
 	def(&l.Connections, 10000)
+	def(&l.ConnectionsPerAddress, -1)
 	def(&l.PendingHandshakes, 1024)
 	def(&l.Streams, 4096)
 	def(&l.Destinations, 1024)

@@ -52,16 +52,17 @@ var configFields = map[string]struct {
 	"Backoff.RefusedMin": {10 * time.Second, "TestFault08"},
 	"Backoff.RefusedMax": {5 * time.Minute, "TestFault08"},
 
-	"Limits.Connections":       {max(sys.MaxFiles()/5*4, 0), "TestLimitOfConnections"},
-	"Limits.PendingHandshakes": {1024, "TestLimitOfPendingHandshakes"},
-	"Limits.Streams":           {4096, "TestLimitOfStreams"},
-	"Limits.Destinations":      {1024, "TestLimitsOfDestinations"},
-	"Limits.TotalDestinations": {16384, "TestLimitsOfDestinations"},
-	"Limits.MediaSize":         {8 << 20, "TestLimitsOfWhatPeersSend"},
-	"Limits.DataSize":          {256 << 10, "TestLimitsOfWhatPeersSend"},
-	"Limits.PartialSize":       {16 << 20, "TestLimitsOfWhatPeersSend"},
-	"Limits.ChunkStreams":      {32, "TestLimitsOfWhatPeersSend"},
-	"Limits.Messages":          {2500, "TestLimitsOfLog"},
+	"Limits.Connections":           {max(sys.MaxFiles()/5*4, 0), "TestLimitOfConnections"},
+	"Limits.ConnectionsPerAddress": {-1, "TestLimitOfConnectionsPerAddress"},
+	"Limits.PendingHandshakes":     {1024, "TestLimitOfPendingHandshakes"},
+	"Limits.Streams":               {4096, "TestLimitOfStreams"},
+	"Limits.Destinations":          {1024, "TestLimitsOfDestinations"},
+	"Limits.TotalDestinations":     {16384, "TestLimitsOfDestinations"},
+	"Limits.MediaSize":             {8 << 20, "TestLimitsOfWhatPeersSend"},
+	"Limits.DataSize":              {256 << 10, "TestLimitsOfWhatPeersSend"},
+	"Limits.PartialSize":           {16 << 20, "TestLimitsOfWhatPeersSend"},
+	"Limits.ChunkStreams":          {32, "TestLimitsOfWhatPeersSend"},
+	"Limits.Messages":              {2500, "TestLimitsOfLog"},
 }
 
 func TestNoConfigFieldIsForgotten(t *testing.T) {

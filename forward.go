@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -65,6 +66,8 @@ type Server struct {
 	waiting   map[string]map[*player]struct{} // for a publisher
 	pushing   map[string]*Forwarder           // by stream and destination
 	pushes    int
+	perAddr   map[netip.Addr]int // connections
+	refusals  refusals
 }
 
 // NewServer returns a Server. A Config that is not valid is reported by the
@@ -79,6 +82,7 @@ func NewServer(cfg Config) *Server {
 		sources:   make(map[string]*Source),
 		waiting:   make(map[string]map[*player]struct{}),
 		pushing:   make(map[string]*Forwarder),
+		perAddr:   make(map[netip.Addr]int),
 	}
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
@@ -305,7 +309,7 @@ func (s *Server) isClosing() bool {
 // admit makes room for a connection, which counts in wg until its caller is
 // done with it.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
-	c := &conn{srv: s, nc: nc, id: randomID(), pubs: make(map[uint32]*Source)}
+	c := &conn{srv: s, nc: nc, addr: clientAddr(nc), id: randomID(), pubs: make(map[uint32]*Source)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -314,8 +318,12 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	if l := s.cfg.Load().Limits.Connections; l >= 0 && len(s.conns) >= l {
 		return nil, fmt.Errorf("%w: %d connections", ErrLimit, l)
 	}
+	if l := s.cfg.Load().Limits.ConnectionsPerAddress; l >= 0 && c.addr.IsValid() && s.perAddr[c.addr] >= l {
+		return nil, fmt.Errorf("%w: %d connections of an address", ErrLimit, l)
+	}
 	s.wg.Add(1)
 	s.conns[c] = struct{}{}
+	s.perAddr[c.addr]++
 	s.pending = append(s.pending, c)
 	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
 		s.pending[0].nc.Close()
@@ -458,6 +466,7 @@ func (s *Server) guard(what string, f func() error) (err error) {
 type conn struct {
 	srv    *Server
 	nc     net.Conn
+	addr   netip.Addr // see clientAddr
 	id     string
 	ctx    context.Context
 	in     *ingest.Reader
@@ -577,6 +586,9 @@ func (c *conn) end() {
 	}
 	s.mu.Lock()
 	delete(s.conns, c)
+	if s.perAddr[c.addr]--; s.perAddr[c.addr] == 0 {
+		delete(s.perAddr, c.addr)
+	}
 	if c.drain != nil {
 		c.drain.Stop()
 	}
@@ -654,6 +666,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	if f := cfg.Hooks.OnConnect; f != nil {
 		began := time.Now()
 		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
+			c.delayRefusal()
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
 		}
 		c.setup = c.setup.Add(time.Since(began))
@@ -684,10 +697,14 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	if auth == "" && !strings.HasPrefix(m.FlashVer, "FMLE/") && !strings.Contains(m.FlashVer, "FMSc/") {
 		return nil
 	}
-	return c.srv.guard("PublishAuth", func() (err error) {
+	err := c.srv.guard("PublishAuth", func() (err error) {
 		c.user, err = c.srv.auth.Check(auth)
 		return err
 	})
+	if errors.Is(err, rtmp.ErrWrong) {
+		c.delayRefusal()
+	}
+	return err
 }
 
 // refused makes the error that tells the client, and the log.
@@ -722,6 +739,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	case errors.Is(err, ErrServerClosed):
 		return c.refused("publish", denied, "The server is shutting down.", err)
 	case err != nil:
+		c.delayRefusal()
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
 	src.setPublisher(c)
@@ -830,6 +848,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	req := (*PlayRequest)(r)
 	if f := cfg.Hooks.OnPlay; f != nil {
 		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
+			c.delayRefusal()
 			return c.refused("play", failed, "Playing is refused.", err)
 		}
 	}

@@ -186,7 +186,8 @@ var (
 	// ErrAsked is wrapped by refusals that are nothing but the next question
 	// to a client who may well know the answer.
 	ErrAsked = errors.New("asked for user and password")
-	errWrong = errors.New("wrong user or password")
+	// ErrWrong is wrapped by refusals of a wrong answer.
+	ErrWrong = errors.New("wrong user or password")
 )
 
 // authRefusal tells a client what to do next. For the log it is shorter, and
@@ -231,7 +232,7 @@ func (a *Authenticator) Check(auth string) (user string, err error) {
 			equal(response, adobeResponse(sent, password, salt(opaque), opaque, q["challenge"]))
 	}
 	if !right || !known {
-		return "", refuseAuth(errWrong, "authmod=adobe ] : ?reason=authfailed")
+		return "", refuseAuth(ErrWrong, "authmod=adobe ] : ?reason=authfailed")
 	}
 	return user, nil
 }

@@ -1,0 +1,113 @@
+package forward
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// ServerStats is a snapshot of a Server. Counters only grow.
+type ServerStats struct {
+	Connections  int // of clients
+	Streams      int // live, or about to be
+	Destinations int // of all streams
+
+	// Refused counts the connects, publishes and plays that were refused by
+	// a hook, by PublishAuth or by a Resolver. The answer to each is
+	// delayed by 250 ms.
+	Refused uint64
+	// RefusedFrom has them by address, of IPv6 the first 64 bits, for the
+	// 1024 addresses that were refused last.
+	RefusedFrom map[netip.Addr]uint64
+}
+
+// Stats returns a snapshot.
+func (s *Server) Stats() ServerStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ServerStats{
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes,
+		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
+	}
+}
+
+const (
+	// refusalDelay makes it slow to try keys and passwords, one after the
+	// other.
+	refusalDelay = 250 * time.Millisecond
+	// maxRefusedAddrs bounds the addresses that are counted.
+	maxRefusedAddrs = 1024
+)
+
+// refusals counts those who were refused.
+type refusals struct {
+	total  uint64
+	byAddr map[netip.Addr]refusal
+}
+
+type refusal struct {
+	count uint64
+	last  time.Time
+}
+
+// note counts a refusal. Where there are too many addresses, that of the
+// oldest is forgotten.
+func (r *refusals) note(addr netip.Addr, now time.Time) {
+	r.total++
+	if !addr.IsValid() {
+		return
+	}
+	if r.byAddr == nil {
+		r.byAddr = make(map[netip.Addr]refusal)
+	}
+	n, known := r.byAddr[addr]
+	if !known && len(r.byAddr) >= maxRefusedAddrs {
+		var oldest netip.Addr
+		for a, n := range r.byAddr {
+			if !oldest.IsValid() || n.last.Before(r.byAddr[oldest].last) {
+				oldest = a
+			}
+		}
+		delete(r.byAddr, oldest)
+	}
+	r.byAddr[addr] = refusal{n.count + 1, now}
+}
+
+func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
+	for a, n := range r.byAddr {
+		if !yield(a, n.count) {
+			return
+		}
+	}
+}
+
+// delayRefusal counts a client that is about to be refused, and waits.
+func (c *conn) delayRefusal() {
+	c.srv.mu.Lock()
+	c.srv.refusals.note(c.addr, time.Now())
+	c.srv.mu.Unlock()
+	ctx, cancel := context.WithTimeout(c.ctx, refusalDelay)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// clientAddr is what counts as one address: of IPv6, whoever has one has its
+// first 64 bits. It is not valid where the connection has none.
+func clientAddr(nc net.Conn) netip.Addr {
+	a := nc.RemoteAddr()
+	if a == nil {
+		return netip.Addr{}
+	}
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip := at.Addr().Unmap()
+	if ip.Is6() {
+		p, _ := ip.WithZone("").Prefix(64)
+		return p.Addr()
+	}
+	return ip
+}

@@ -1,0 +1,181 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+// Whoever is refused waits, and nobody else does.
+func TestRefusalsAreDelayedAndCounted(t *testing.T) {
+	no := errors.New("no")
+	publish := func(ctx context.Context, c forwardtest.Client) error { _, err := c.Publish(ctx); return err }
+	play := func(ctx context.Context, c forwardtest.Client) error { _, err := c.Play(ctx, nil); return err }
+	password := func(string) (Secret, bool) { return "right", true }
+	for name, row := range map[string]struct {
+		cfg  Config
+		do   func(context.Context, forwardtest.Client) error
+		user string
+		code string
+		late bool
+	}{
+		"connect": {Config{Hooks: Hooks{OnConnect: func(_ context.Context, r *ConnectRequest) error { return refuseApp(r.App, no) }}}, play, "",
+			"NetConnection.Connect.Rejected", true},
+		"publish": {Config{Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, no) }}}, publish, "",
+			"NetStream.Publish.Denied", true},
+		"play": {Config{Hooks: Hooks{OnPlay: func(_ context.Context, r *PlayRequest) error { return refuseApp(r.App, no) }}}, play, "",
+			"NetStream.Play.Failed", true},
+		"resolver": {Config{Resolver: ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
+			return nil, refuseApp(r.App, no)
+		})}, publish, "", "NetStream.Publish.Denied", true},
+		"password": {Config{PublishAuth: password}, publish, "wrong", "NetConnection.Connect.Rejected", true},
+		// Neither is a try at somebody else's key.
+		"no password": {Config{PublishAuth: password}, publish, "", "NetConnection.Connect.Rejected", false},
+		"bad name": {Config{}, func(ctx context.Context, c forwardtest.Client) error {
+			c.URL += "\n"
+			return publish(ctx, c)
+		}, "", "NetStream.Publish.BadName", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, row.cfg, func(b *bubble) {
+				ok := b.client("live/ok")
+				ok.User, ok.Password = "u", "right"
+				pub, err := ok.Publish(b.ctx)
+				require.NoError(b, err)
+				defer pub.Close()
+				others := b.neighbours(pub, steady, b.play("live/ok").Recorder())
+
+				c := b.client("secret/s")
+				if row.user != "" {
+					c.User, c.Password = row.user, "guess"
+				}
+				began := time.Now()
+				err = row.do(b.ctx, c)
+				require.Equal(b, row.code, forwardtest.RefusalCode(err), "%v", err)
+				st := b.srv.Stats()
+				if row.late {
+					require.Equal(b, refusalDelay, time.Since(began))
+					require.EqualValues(b, 1, st.Refused)
+					require.Equal(b, map[netip.Addr]uint64{netip.MustParseAddr("192.0.2.1"): 1}, st.RefusedFrom)
+				} else {
+					require.Zero(b, time.Since(began))
+					require.Zero(b, st.Refused)
+					require.Empty(b, st.RefusedFrom)
+				}
+				require.Equal(b, 1, st.Streams)
+				require.Zero(b, st.Destinations)
+				others.check()
+			})
+		})
+	}
+}
+
+func refuseApp(app string, err error) error {
+	if app == "secret" {
+		return err
+	}
+	return nil
+}
+
+// Many guesses at once are delayed side by side, and their addresses do not
+// fill the memory.
+func TestRefusedAddressesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r refusals
+		addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}) }
+		for i := range maxRefusedAddrs {
+			r.note(addr(i), time.Now())
+			time.Sleep(time.Second)
+		}
+		r.note(addr(0), time.Now()) // is not the oldest any more
+		require.Len(t, r.byAddr, maxRefusedAddrs)
+		r.note(addr(maxRefusedAddrs), time.Now())
+		r.note(netip.Addr{}, time.Now())
+		require.Len(t, r.byAddr, maxRefusedAddrs)
+		require.EqualValues(t, 2, r.byAddr[addr(0)].count)
+		require.NotContains(t, r.byAddr, addr(1))
+		require.EqualValues(t, maxRefusedAddrs+3, r.total)
+	})
+}
+
+func TestClientAddr(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1:1":                        "192.0.2.1",
+		"[::ffff:192.0.2.1]:1":               "192.0.2.1",
+		"[2001:db8:1:2:3:4:5:6]:1":           "2001:db8:1:2::",
+		"[fe80::1%eth0]:1":                   "fe80::",
+		"pipe":                               "invalid IP",
+		"":                                   "invalid IP",
+		"[2001:db8:1:2:ffff:ffff::1%1]:1935": "2001:db8:1:2::",
+	} {
+		require.Equal(t, want, clientAddr(addressed{addr: textAddr(addr)}).String(), addr)
+	}
+	require.False(t, clientAddr(addressed{}).IsValid())
+}
+
+// addressed is a connection from an address.
+type addressed struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (a addressed) RemoteAddr() net.Addr { return a.addr }
+
+type textAddr string
+
+func (a textAddr) Network() string { return "tcp" }
+func (a textAddr) String() string  { return string(a) }
+
+func TestLimitOfConnectionsPerAddress(t *testing.T) {
+	const limit = 2
+	inBubble(t, Config{Limits: Limits{ConnectionsPerAddress: limit}}, func(b *bubble) {
+		play := func(from string) (*forwardtest.Player, chan error, error) {
+			served := make(chan error, 1)
+			c := b.client("live/s")
+			c.Dial = func(context.Context, string, string) (net.Conn, error) {
+				near, far := forwardtest.Pipe()
+				go func() { served <- b.srv.ServeConn(context.Background(), addressed{far, textAddr(from)}) }()
+				return near, nil
+			}
+			p, err := c.Play(b.ctx, nil)
+			return p, served, err
+		}
+		var players []*forwardtest.Player
+		for i := range limit {
+			p, _, err := play(fmt.Sprintf("198.51.100.1:%d", 1000+i))
+			require.NoError(b, err)
+			players = append(players, p)
+		}
+		_, served, err := play("198.51.100.1:3000")
+		require.Error(b, err)
+		require.ErrorIs(b, <-served, ErrLimit)
+		for range limit + 1 { // no address, no count
+			p, _, err := play("pipe")
+			require.NoError(b, err)
+			players = append(players, p)
+		}
+		p, _, err := play("198.51.100.2:1000")
+		require.NoError(b, err, "another address")
+		players = append(players, p)
+
+		players[0].Close()
+		synctest.Wait()
+		p, _, err = play("198.51.100.1:3000")
+		require.NoError(b, err, "there is room again")
+		for _, p := range append(players, p) {
+			p.Close()
+		}
+		synctest.Wait()
+		require.Empty(b, b.srv.perAddr)
+		require.Zero(b, b.srv.Stats().Connections)
+	})
+}
