@@ -37,11 +37,11 @@ func begun(csid int, typ uint8, streamID uint32, n int, part []byte) []byte {
 	return append(b, part...)
 }
 
-func whole(typ uint8, streamID uint32, n, chunkSize int) []byte {
-	return chunk.Append(nil, chunk.Header{Type: typ, StreamID: streamID}, make([]byte, n), chunkSize)
+func wholeMessage(typ uint8, streamID uint32, n, size int) []byte {
+	return chunk.Append(nil, chunk.Header{Type: typ, StreamID: streamID}, make([]byte, n), size)
 }
 
-func chunkSize(n uint32) []byte { return chunk.AppendControl(nil, chunk.TypeSetChunkSize, n) }
+func announceChunkSize(n uint32) []byte { return chunk.AppendControl(nil, chunk.TypeSetChunkSize, n) }
 
 func command(values ...any) []byte {
 	var p []byte
@@ -64,7 +64,7 @@ func nested(depth int) []byte {
 	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(b, 5), 128)
 }
 
-func values(n int) any { return make(amf.StrictArray, n) }
+func nulls(n int) any { return make(amf.StrictArray, n) }
 
 func keys(n int) any {
 	o := amf.Object{}
@@ -114,28 +114,28 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 		send  []byte
 		want  error // nil: is served on
 	}{
-		{"command of 64 KiB", Config{}, handshaken, whole(chunk.TypeSharedObject, 0, 64<<10, 128), nil},
+		{"command of 64 KiB", Config{}, handshaken, wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 128), nil},
 		{"command above 64 KiB", Config{}, handshaken, begun(3, chunk.TypeSharedObject, 0, 64<<10+1, nil), chunk.ErrLimit},
-		{"media of 64 KiB before accept", Config{}, handshaken, whole(chunk.TypeVideo, 1, 64<<10, 128), nil},
+		{"media of 64 KiB before accept", Config{}, handshaken, wholeMessage(chunk.TypeVideo, 1, 64<<10, 128), nil},
 		{"media above 64 KiB before accept", Config{}, handshaken, begun(6, chunk.TypeVideo, 1, 64<<10+1, nil), chunk.ErrLimit},
 		{"aggregate above 64 KiB before accept", Config{}, handshaken, begun(6, chunk.TypeAggregate, 1, 64<<10+1, nil), chunk.ErrLimit},
-		{"media of MediaSize", small, publishing, whole(chunk.TypeVideo, 1, 100_000, 4096), nil},
+		{"media of MediaSize", small, publishing, wholeMessage(chunk.TypeVideo, 1, 100_000, 4096), nil},
 		{"media above MediaSize", small, publishing, begun(6, chunk.TypeVideo, 1, 100_001, nil), chunk.ErrLimit},
-		{"data of DataSize", small, publishing, whole(chunk.TypeData, 1, 70_000, 4096), nil},
+		{"data of DataSize", small, publishing, wholeMessage(chunk.TypeData, 1, 70_000, 4096), nil},
 		{"data above DataSize", small, publishing, begun(5, chunk.TypeData, 1, 70_001, nil), chunk.ErrLimit},
-		{"media of 8 MiB", Config{}, publishing, whole(chunk.TypeVideo, 1, 8<<20, 4096), nil},
+		{"media of 8 MiB", Config{}, publishing, wholeMessage(chunk.TypeVideo, 1, 8<<20, 4096), nil},
 		{"media above 8 MiB", Config{}, publishing, begun(6, chunk.TypeVideo, 1, 8<<20+1, nil), chunk.ErrLimit},
-		{"data of 256 KiB", Config{}, publishing, whole(chunk.TypeData, 1, 256<<10, 4096), nil},
+		{"data of 256 KiB", Config{}, publishing, wholeMessage(chunk.TypeData, 1, 256<<10, 4096), nil},
 		{"data above 256 KiB", Config{}, publishing, begun(5, chunk.TypeData, 1, 256<<10+1, nil), chunk.ErrLimit},
 
 		{"128 KiB in parts before accept", Config{}, handshaken,
-			join(chunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject)), nil},
+			join(announceChunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject)), nil},
 		{"more in parts before accept", Config{}, handshaken,
-			join(chunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject), begun(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
+			join(announceChunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject), begun(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
 		{"PartialSize in parts", small, publishing,
-			join(chunkSize(60000), unfinished(3, 100_000, 60000, chunk.TypeVideo)), nil},
+			join(announceChunkSize(60000), unfinished(3, 100_000, 60000, chunk.TypeVideo)), nil},
 		{"more than PartialSize in parts", small, publishing,
-			join(chunkSize(60000), unfinished(6, 100_000, 60000, chunk.TypeVideo)), chunk.ErrLimit},
+			join(announceChunkSize(60000), unfinished(6, 100_000, 60000, chunk.TypeVideo)), chunk.ErrLimit},
 
 		{"16 chunk streams before accept", Config{}, handshaken, onStreams(3, 16), nil},
 		{"17 chunk streams before accept", Config{}, handshaken, onStreams(3, 17), chunk.ErrLimit},
@@ -146,16 +146,16 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 		{"6 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, onStreams(100, 6), nil},
 		{"7 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, onStreams(100, 7), chunk.ErrLimit},
 
-		{"chunk size 0", Config{}, handshaken, chunkSize(0), chunk.ErrProtocol},
-		{"chunk size 1", Config{}, handshaken, chunkSize(1), nil},
-		{"chunk size 2^31-1", Config{}, handshaken, join(chunkSize(1<<31-1), whole(chunk.TypeSharedObject, 0, 1000, 1000)), nil},
-		{"chunk size 2^31", Config{}, handshaken, chunkSize(1 << 31), chunk.ErrProtocol},
-		{"64 KiB in chunks of 127", Config{}, handshaken, join(chunkSize(127), whole(chunk.TypeSharedObject, 0, 64<<10, 127)), nil},
-		{"64 KiB in chunks of 1", Config{}, handshaken, join(chunkSize(1), whole(chunk.TypeSharedObject, 0, 64<<10, 1)), nil},
+		{"chunk size 0", Config{}, handshaken, announceChunkSize(0), chunk.ErrProtocol},
+		{"chunk size 1", Config{}, handshaken, announceChunkSize(1), nil},
+		{"chunk size 2^31-1", Config{}, handshaken, join(announceChunkSize(1<<31-1), wholeMessage(chunk.TypeSharedObject, 0, 1000, 1000)), nil},
+		{"chunk size 2^31", Config{}, handshaken, announceChunkSize(1 << 31), chunk.ErrProtocol},
+		{"64 KiB in chunks of 127", Config{}, handshaken, join(announceChunkSize(127), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 127)), nil},
+		{"64 KiB in chunks of 1", Config{}, handshaken, join(announceChunkSize(1), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 1)), nil},
 		{"more in chunks of 127", Config{}, handshaken,
-			join(chunkSize(127), whole(chunk.TypeSharedObject, 0, 64<<10, 127), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), chunk.ErrLimit},
+			join(announceChunkSize(127), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 127), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), chunk.ErrLimit},
 		{"more in chunks of 128", Config{}, handshaken,
-			join(chunkSize(128), whole(chunk.TypeSharedObject, 0, 64<<10, 128), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), nil},
+			join(announceChunkSize(128), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 128), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), nil},
 
 		{"aggregate of 1024", Config{}, publishing, aggregate(maxAggregate, 4096), nil},
 		{"aggregate of 1025", Config{}, publishing, aggregate(maxAggregate+1, 4096), chunk.ErrLimit},
@@ -163,8 +163,8 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 		{"AMF 16 deep", Config{}, connected, nested(16), nil},
 		{"AMF 17 deep", Config{}, connected, nested(17), amf.ErrTooDeep},
 		// The name, the transaction id and the array count, too.
-		{"AMF 1024 values", Config{}, connected, inChunks(4096, 0, "x", 0, values(1021)), nil},
-		{"AMF 1025 values", Config{}, connected, inChunks(4096, 0, "x", 0, values(1022)), amf.ErrLimit},
+		{"AMF 1024 values", Config{}, connected, inChunks(4096, 0, "x", 0, nulls(1021)), nil},
+		{"AMF 1025 values", Config{}, connected, inChunks(4096, 0, "x", 0, nulls(1022)), amf.ErrLimit},
 		{"AMF 256 keys", Config{}, connected, inChunks(4096, 0, "x", 0, keys(256)), nil},
 		{"AMF 257 keys", Config{}, connected, inChunks(4096, 0, "x", 0, keys(257)), amf.ErrLimit},
 		{"AMF string of 64 KiB", Config{}, publishing, inChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10)), nil},

@@ -165,7 +165,7 @@ func TestHooksAreCalledOnce(t *testing.T) {
 		"kicked":            func(c clients) { c.srv.Source("live/s").Close(); c.play.Close() },
 		"kicked twice":      func(c clients) { s := c.srv.Source("live/s"); s.Close(); s.Close(); c.play.Close() },
 		"no media":          func(c clients) { time.Sleep(time.Minute); c.play.Close() },
-		"broken protocol":   func(c clients) { c.pub.Write(chunkSize(0)); c.play.Write(chunkSize(0)) },
+		"broken protocol":   func(c clients) { c.pub.Write(announceChunkSize(0)); c.play.Write(announceChunkSize(0)) },
 		"Shutdown":          func(c clients) { c.srv.Shutdown(c.ctx) },
 		"Close":             func(c clients) { c.srv.Close() },
 		"Close in Shutdown": func(c clients) { go c.srv.Shutdown(c.ctx); c.srv.Close() },
