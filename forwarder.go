@@ -214,18 +214,7 @@ func (st *ForwarderStats) add(o fanout.Stats) {
 // disconnected. Close returns when it is gone; when ctx ends before, it is cut
 // off.
 func (f *Forwarder) Close(ctx context.Context) error {
-	f.mu.Lock()
-	if !f.stop {
-		f.stop = true
-		f.endLocked()
-	}
-	out, client := f.out, f.client
-	f.mu.Unlock()
-	if out != nil {
-		out.Detach()
-		out.Send(client.AppendUnpublish(nil))
-		out.Shutdown()
-	}
+	f.beginClose()
 	select {
 	case <-f.done:
 		return nil
@@ -233,6 +222,24 @@ func (f *Forwarder) Close(ctx context.Context) error {
 		f.cancel()
 		<-f.done
 		return ctx.Err()
+	}
+}
+
+// beginClose tells the destination that the stream has ended, without waiting.
+// Whoever comes after f at the same destination waits for it from now on.
+func (f *Forwarder) beginClose() {
+	f.mu.Lock()
+	begins := !f.stop
+	if begins {
+		f.stop = true
+		f.endLocked()
+	}
+	out, client := f.out, f.client
+	f.mu.Unlock()
+	if begins && out != nil {
+		out.Detach()
+		out.Send(client.AppendUnpublish(nil))
+		out.Shutdown()
 	}
 }
 

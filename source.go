@@ -280,6 +280,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 	s.refreshAfter(ttl)
 	fresh, gone := s.compare(dests)
 	for _, f := range gone {
+		f.beginClose()
 		s.background(func() { f.Close(s.ctx) })
 	}
 	s.forwardAll(fresh)

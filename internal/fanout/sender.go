@@ -313,14 +313,18 @@ func (s *Sender) catchUp() {
 	w := newWalk()
 	defer w.put()
 	for {
+		// One deadline for a batch's worth of bytes, so that a byte now and
+		// then is no progress.
+		left := 0
 		for !s.closed.Load() {
 			iov, batch := s.next(w, catchUp)
 			if iov == nil {
 				break
 			}
-			// One deadline for a batch, so that a byte now and then is no
-			// progress.
-			s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
+			if left <= 0 {
+				left = catchUp
+				s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
+			}
 			n, err := s.wait(iov, batch, w)
 			if err != nil {
 				if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -330,6 +334,7 @@ func (s *Sender) catchUp() {
 				break
 			}
 			s.sent(batch, iov, n, Clock())
+			left -= n
 		}
 		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
 		s.state.Store(idle)
