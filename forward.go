@@ -356,7 +356,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
 			s.release(src)
 			src.abandon()
-			return nil, fmt.Errorf("publish of %s: %w", req.logName(), err)
+			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{err})
 		}
 	}
 	src.hooked = true
@@ -739,7 +739,9 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	case errors.Is(err, ErrServerClosed):
 		return c.refused("publish", denied, "The server is shutting down.", err)
 	case err != nil:
-		c.delayRefusal()
+		if errors.As(err, new(refusedError)) || errors.Is(err, ErrRefused) {
+			c.delayRefusal()
+		}
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
 	src.setPublisher(c)

@@ -15,8 +15,8 @@ type ServerStats struct {
 	Destinations int // of all streams
 
 	// Refused counts the connects, publishes and plays that were refused by
-	// a hook, by PublishAuth or by a Resolver. The answer to each is
-	// delayed by 250 ms.
+	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
+	// each is delayed by 250 ms.
 	Refused uint64
 	// RefusedFrom has them by address, of IPv6 the first 64 bits, for the
 	// 1024 addresses that were refused last.
@@ -82,6 +82,11 @@ func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
 		}
 	}
 }
+
+// refusedError is what OnPublish has refused with.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
 
 // delayRefusal counts a client that is about to be refused, and waits.
 func (c *conn) delayRefusal() {

@@ -17,7 +17,7 @@ import (
 
 // Whoever is refused waits, and nobody else does.
 func TestRefusalsAreDelayedAndCounted(t *testing.T) {
-	no := errors.New("no")
+	no, down := fmt.Errorf("no: %w", ErrRefused), errors.New("backend down")
 	publish := func(ctx context.Context, c forwardtest.Client) error { _, err := c.Publish(ctx); return err }
 	play := func(ctx context.Context, c forwardtest.Client) error { _, err := c.Play(ctx, nil); return err }
 	password := func(string) (Secret, bool) { return "right", true }
@@ -30,7 +30,7 @@ func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 	}{
 		"connect": {Config{Hooks: Hooks{OnConnect: func(_ context.Context, r *ConnectRequest) error { return refuseApp(r.App, no) }}}, play, "",
 			"NetConnection.Connect.Rejected", true},
-		"publish": {Config{Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, no) }}}, publish, "",
+		"publish": {Config{Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, down) }}}, publish, "",
 			"NetStream.Publish.Denied", true},
 		"play": {Config{Hooks: Hooks{OnPlay: func(_ context.Context, r *PlayRequest) error { return refuseApp(r.App, no) }}}, play, "",
 			"NetStream.Play.Failed", true},
@@ -38,7 +38,10 @@ func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 			return nil, refuseApp(r.App, no)
 		})}, publish, "", "NetStream.Publish.Denied", true},
 		"password": {Config{PublishAuth: password}, publish, "wrong", "NetConnection.Connect.Rejected", true},
-		// Neither is a try at somebody else's key.
+		// None of these is a try at somebody else's key.
+		"resolver fails": {Config{Resolver: ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
+			return nil, refuseApp(r.App, down)
+		})}, publish, "", "NetStream.Publish.Denied", false},
 		"no password": {Config{PublishAuth: password}, publish, "", "NetConnection.Connect.Rejected", false},
 		"bad name": {Config{}, func(ctx context.Context, c forwardtest.Client) error {
 			c.URL += "\n"
@@ -73,6 +76,7 @@ func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 				}
 				require.Equal(b, 1, st.Streams)
 				require.Zero(b, st.Destinations)
+				time.Sleep(time.Second)
 				others.check()
 			})
 		})
