@@ -1,0 +1,232 @@
+package forward
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+// prints is v as fmt, slog and encoding/json print it. Not everything can be
+// marshalled.
+func prints(v any) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%v %+v %#v %s %q %v %+v %#v\n", v, v, v, v, v, []any{v}, []any{v}, []any{v})
+	text, _ := json.Marshal([]any{v})
+	out.Write(text)
+	slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v)
+	return out.String()
+}
+
+// No value that a host holds shows a secret, however it is printed.
+func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
+	const u = "rtmp://u:" + canary + "@dest.example/live/" + canary + "?t=" + canary
+	const backend = "http://u:" + canary + "@backend.example/?t=" + canary
+	req := PublishRequest{App: "live", Stream: canary, Param: "?t=" + canary, TcURL: "rtmp://h/live?t=" + canary, PageURL: canary}
+	routes, err := Routes(FirstMatch, Route{To: []string{u}})
+	require.NoError(t, err)
+	hooks := &HTTPHooks{URLs: HTTPHookURLs{OnPublish: []string{backend}}, Secret: canary}
+	httpResolver := &HTTPResolver{URL: backend, Secret: canary}
+	file, err := ParseConfig("c", []byte("vhost v { forward { enabled on; destination "+u+"; } http_hooks { enabled on; on_publish "+backend+"; } }"))
+	require.NoError(t, err)
+	s := newServer(t, Config{Resolver: MustStatic("rtmp://dest/live/" + canary),
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("down") }})
+	p, err := s.Publish(t.Context(), req)
+	require.NoError(t, err)
+	defer p.Close()
+	src := p.Source()
+	f := src.Forwarders()[0]
+	for _, v := range []any{
+		Secret(canary), Destination{URL: u}, &Destination{URL: u, StreamKey: canary, User: canary, Password: canary, TcURL: u},
+		&DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")},
+		req, &req, PlayRequest(req), (*PlayRequest)(&req), ConnectRequest{TcURL: u, PageURL: u}, &ConnectRequest{TcURL: u, PageURL: u},
+		s, *s.cfg.Load(), s.cfg.Load(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
+		MustStatic(u), routes, Route{To: []string{u}}, httpResolver, &DNSResolver{URL: u}, hooks, hooks.URLs, hooks.Hooks(),
+		Cached(MustStatic(u), 0), Union(MustStatic(u)), FromParam("to", "h"), Fallback(MustStatic(u)),
+		Config{Resolver: MustStatic(u), Vhosts: map[string]Vhost{"v": {Resolver: httpResolver}, "r": {Resolver: routes}}},
+		Token{Secrets: []Secret{canary}}, ControlOptions{Tokens: []Secret{canary}}, file, *file, file.Config,
+		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
+	} {
+		out := prints(v)
+		if at := strings.Index(out, canary); at >= 0 {
+			t.Errorf("%T: %s", v, out[max(at-200, 0):at+len(canary)])
+		}
+	}
+}
+
+// A whole life of a server in which all that can go wrong does: neither logs,
+// errors nor answers of the control handler hold a secret.
+func TestCanary(t *testing.T) {
+	log := new(lockedBuffer)
+	debug := &slog.HandlerOptions{Level: slog.LevelDebug}
+	logger := slog.New(slog.NewJSONHandler(log, debug))
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(log, debug)))
+	defer slog.SetDefault(old)
+
+	note := func(what string, err error) {
+		for ; err != nil; err = errors.Unwrap(err) {
+			fmt.Fprintf(log, "%s: %v %+v %#v\n", what, err, err, err)
+		}
+	}
+	answers := func(body string, err error) *http.Client {
+		return &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, err
+		})}
+	}
+	const backendURL = "http://u:" + canary + "@backend/?t=" + canary
+	var network forwardtest.Network
+	backends := map[string]*HTTPResolver{
+		"down":     {URL: backendURL, Client: answers("", errors.New("connection refused"))},
+		"nonsense": {URL: backendURL, Client: answers(`{"code":"`+canary+`"}`, nil)},
+		"bad-urls": {URL: backendURL, Client: answers(`{"code":0,"data":{"urls":["rtmp://`+canary+`\u0000/a/b"]}}`, nil)},
+		"private":  {URL: backendURL, Client: answers(`{"code":0,"data":{"urls":["rtmp://10.0.0.1/live/`+canary+`"]}}`, nil)},
+		"open":     {URL: backendURL, Client: answers("", errors.New("down")), OnFailure: FailOpen, Secret: canary},
+	}
+	to := func(host string) Destination {
+		return Destination{URL: "rtmp://u:" + canary + "@" + host + "/live?t=" + canary, StreamKey: canary + "?t=" + canary}
+	}
+	cfg := Config{
+		Logger: logger, MergeWindow: -1,
+		Resolver: ResolverFunc(func(ctx context.Context, req *PublishRequest) ([]Destination, error) {
+			if r := backends[req.App]; r != nil {
+				return r.ResolveDestinations(ctx, req)
+			}
+			tls := to("tls.example")
+			tls.URL = "rtmps" + strings.TrimPrefix(tls.URL, "rtmp")
+			return []Destination{to("ok.example"), to("refuses.example"), to("kicks.example"), to("down.example"), tls}, nil
+		}),
+		PublishAuth: func(string) (Secret, bool) { return canary, true },
+		Hooks: Hooks{
+			OnPublish: func(_ context.Context, req *PublishRequest) error {
+				logger.Info("asked", "req", req)
+				switch req.App {
+				case "refused":
+					return errors.New("no")
+				case "panics":
+					panic("host")
+				}
+				return nil
+			},
+			OnPlay:    func(_ context.Context, req *PlayRequest) error { logger.Info("asked", "req", req); return nil },
+			OnConnect: func(_ context.Context, req *ConnectRequest) error { logger.Info("asked", "req", req); return nil },
+			OnForward: func(f *Forwarder, state State, err error) {
+				logger.Info("forward", "f", f, "state", state, "err", err)
+				note("forward", err)
+			},
+		},
+	}
+	cfg.Dial = network.Dial
+	synctest.Test(t, func(t *testing.T) {
+		repeats := forwardtest.Step{Refuse: "NetStream.Publish.BadName", Description: "no " + canary + "?t=" + canary + " here"}
+		dests := []*forwardtest.Destination{
+			network.NewDestination("ok.example:1935"),
+			network.NewDestination("refuses.example:1935", forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": repeats}}),
+			network.NewDestination("kicks.example:1935", forwardtest.Script{At: map[int]func(*forwardtest.Session){
+				3: func(s *forwardtest.Session) { s.Status("NetStream.Publish.Denied", canary) }}}),
+			network.NewDestination("tls.example:443"),
+		}
+		s := NewServer(cfg)
+		l, err := network.Listen("server:1935")
+		require.NoError(t, err)
+		go s.Serve(l)
+		client := func(app, password string) forwardtest.Client {
+			return forwardtest.Client{URL: "rtmp://server/" + app + "/" + canary + "?token=" + canary, Dial: network.Dial, User: canary, Password: password}
+		}
+		for _, app := range []string{"down", "nonsense", "bad-urls", "private", "open", "refused", "panics"} {
+			p, err := client(app, canary).Publish(t.Context())
+			note("publish", err)
+			if p != nil {
+				defer p.Close()
+			}
+		}
+		_, err = client("live", "wrong").Publish(t.Context())
+		require.Error(t, err)
+		pub, err := client("live", canary).Publish(t.Context())
+		require.NoError(t, err)
+		_, err = client("live", canary).Publish(t.Context())
+		require.Equal(t, "NetStream.Publish.BadName", forwardtest.RefusalCode(err))
+		player, err := client("live", canary).Play(t.Context(), nil)
+		require.NoError(t, err)
+		require.NoError(t, pub.Send(t.Context(), steady.Messages(2*time.Second), 1))
+
+		h, err := s.Handler(ControlOptions{Tokens: []Secret{canary}})
+		require.NoError(t, err)
+		ask := func(token, method, path, body string) string {
+			r := httptest.NewRequest(method, path, strings.NewReader(body))
+			r.Header.Set("Authorization", "Bearer "+token)
+			r.Header.Set("Content-Type", "application/json")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			fmt.Fprintf(log, "%v %s\n", w.Header(), w.Body)
+			return w.Body.String()
+		}
+		src := s.Source("live/" + canary)
+		require.NotNil(t, src)
+		at := "/sources/" + src.ID()
+		require.Contains(t, ask(canary, "GET", "/sources", ""), "refuses.example")
+		ask("no"+canary, "GET", "/sources", "")
+		ask(canary, "GET", "/sources/"+canary, "")
+		ask(canary, "GET", "/"+canary, "")
+		for _, body := range []string{
+			`{"url":"rtmp://down.example/live","stream_key":"` + canary + `2"}`, `{"url":"` + canary + `"}`,
+			`{"` + canary + `":1}`, `{"url":"rtmp://h/` + canary + `\n"}`, canary, `{"url":"rtmp://127.0.0.1/live/` + canary + `3"}`,
+		} {
+			ask(canary, "POST", at+"/forwarders", body)
+		}
+		ask(canary, "POST", at+"/refresh", "")
+		fid := src.Forwarders()[0].Stats().ID
+		ask(canary, "PUT", at+"/forwarders/"+fid, `{"url":"rtmp://down.example/live/`+canary+`4"}`)
+		synctest.Wait()
+		note("update", second(src.Forwarders()[0].Update(t.Context(), to("down.example:1936"))))
+		note("forward", second(src.Forward(Destination{URL: canary})))
+		for _, f := range src.Forwarders() {
+			fmt.Fprintln(log, prints(f), prints(f.Stats()))
+			note("last", f.Stats().LastErr)
+		}
+		ask(canary, "DELETE", at, "")
+		player.Close()
+		pub.Close()
+		s.Close()
+		for _, d := range dests {
+			d.Close()
+		}
+	})
+	for _, f := range []func(string) error{
+		func(s string) error { return second(Static(s)) },
+		func(s string) error {
+			return second(ParseConfig("c", []byte("vhost v { forward { destination "+s+"; } }")))
+		},
+		func(s string) error { return (&HTTPResolver{URL: s}).Validate() },
+		func(s string) error { return (&HTTPHooks{URLs: HTTPHookURLs{OnPlay: []string{s}}}).Validate() },
+	} {
+		note("config", f("rtmp://u:"+canary+"@h:x/a/"+canary+"?t="+url.QueryEscape(canary)))
+	}
+
+	out := log.String()
+	for _, want := range []string{"refuses.example", "kicks.example", "down.example", "tls.example", "panic", "backend failed", "10.0.0.1", "unauthorized", "wrong user"} {
+		require.Contains(t, out, want, "the scenario has not come there")
+	}
+	for line := range strings.Lines(out) {
+		if at := strings.Index(line, canary); at >= 0 {
+			t.Errorf("leaked: %.400s", line[max(at-150, 0):])
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
