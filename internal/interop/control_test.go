@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func TestControlByCurl(t *testing.T) {
 	defer dest.Close()
 	resolver, err := forward.Static(dest.URL("live/first"))
 	require.NoError(t, err)
-	srv := newServer(t, forward.Config{Resolver: resolver})
+	srv := newServer(t, forward.Config{Resolver: resolver, AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	control, err := srv.Handler(forward.ControlOptions{Tokens: []forward.Secret{"right"}})
 	require.NoError(t, err)
 	host := httptest.NewServer(http.StripPrefix("/control", control))
