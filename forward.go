@@ -49,7 +49,7 @@ type Server struct {
 	id   string
 	log  *slog.Logger
 	pool *fanout.Pool
-	auth *rtmp.Authenticator // nil where publishers are not asked
+	auth *rtmp.Authenticator
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -87,12 +87,14 @@ func NewServer(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
 	s.log = cfg.Logger
-	if password := cfg.PublishAuth; password != nil {
-		s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
-			secret, ok := password(user)
-			return string(secret), ok
-		})
-	}
+	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
+		password := s.cfg.Load().PublishAuth
+		if password == nil { // since a Reload
+			return "", false
+		}
+		secret, ok := password(user)
+		return string(secret), ok
+	})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -685,7 +687,7 @@ var errNoUser = errors.New("not authenticated")
 // and takes the answer out of m. Who may be a player is not asked, but can't
 // publish then.
 func (c *conn) authenticate(m *rtmp.Connect) error {
-	if c.srv.auth == nil {
+	if c.srv.cfg.Load().PublishAuth == nil {
 		return nil
 	}
 	var auth, tcAuth string
@@ -722,10 +724,10 @@ func (c *conn) refused(command, code, description string, cause error) error {
 // Publish implements rtmp.Handler.
 func (c *conn) Publish(streamID uint32, name string) error {
 	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
-	if c.srv.auth != nil && c.user == "" {
+	cfg := c.srv.cfg.Load()
+	if cfg.PublishAuth != nil && c.user == "" {
 		return c.refused("publish", denied, "User and password are needed.", errNoUser)
 	}
-	cfg := c.srv.cfg.Load()
 	req, err := c.request(cfg, name)
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)

@@ -210,6 +210,29 @@ func TestReloadLeavesAConnectionToItsHooks(t *testing.T) {
 	})
 }
 
+// Who has connected before must prove who he is when he publishes.
+func TestReloadOfPublishAuth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, Config{})
+		client := forwardtest.Client{Dial: forwardtest.Direct(s)}
+		pub, err := client.Publish(t.Context())
+		require.NoError(t, err)
+		pub.Close()
+		synctest.Wait()
+
+		require.NoError(t, s.Reload(Config{Logger: quiet, PublishAuth: func(string) (Secret, bool) { return "", false }}))
+		_, err = client.Publish(t.Context())
+		require.Error(t, err)
+		require.NotEmpty(t, forwardtest.RefusalCode(err))
+
+		require.NoError(t, s.Reload(Config{Logger: quiet}))
+		pub, err = client.Publish(t.Context())
+		require.NoError(t, err)
+		pub.Close()
+		synctest.Wait()
+	})
+}
+
 func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
 	for name, tt := range map[string]struct {
 		old, now map[string]Vhost

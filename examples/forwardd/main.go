@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var conf *config
 	if err == nil {
-		conf, err = load(o.file)
+		conf, err = load(o)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "forwardd:", err)
@@ -102,7 +102,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, o.file+": ok")
 		return 0
 	}
-	conf.Config.AllowNetworks = o.allow
 	slog.SetDefault(log) // what hooks and resolvers log to
 	if err := serve(ctx, conf, log, o); err != nil {
 		log.Error("forwardd", "err", err)
@@ -153,19 +152,20 @@ type config struct {
 }
 
 // load reads the file and checks all that can be checked without serving.
-func load(path string) (*config, error) {
-	file, err := forward.LoadConfig(path)
+func load(o options) (*config, error) {
+	file, err := forward.LoadConfig(o.file)
 	if err != nil {
 		return nil, err
 	}
 	if err := file.Config.Validate(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", o.file, err)
 	}
+	file.Config.AllowNetworks = o.allow // the file has no word for it
 	conf := &config{File: file}
 	if r := file.RTMPS; r != nil {
 		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("%s: rtmps: %w", path, err)
+			return nil, fmt.Errorf("%s: rtmps: %w", o.file, err)
 		}
 		conf.cert = &cert
 	}
@@ -175,7 +175,7 @@ func load(path string) (*config, error) {
 // daemon is what runs as a file says.
 type daemon struct {
 	log  *slog.Logger
-	path string
+	opts options
 	conf *config
 	srv  *forward.Server
 	cert atomic.Pointer[tls.Certificate]
@@ -187,7 +187,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	d := &daemon{log: log, path: o.file, conf: conf}
+	d := &daemon{log: log, opts: o, conf: conf}
 	d.cert.Store(conf.cert)
 	d.warnIgnored()
 	listeners, err := d.listen()
@@ -235,7 +235,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 
 // reload reads the file again and changes what differs.
 func (d *daemon) reload(listeners []listener) {
-	conf, err := load(d.path)
+	conf, err := load(d.opts)
 	if err == nil {
 		conf.Inherit(d.conf.File)
 		conf.Config.AllowNetworks = d.conf.Config.AllowNetworks // of the command line
