@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,8 +23,6 @@ import (
 // Whatever the backend answers, the publisher is accepted or refused as the
 // policy says, the stream's name is free again, and nothing is left behind.
 func TestBackendRepliesOnTheWholeServer(t *testing.T) {
-	b := newBackend(t)
-	b.Start()
 	policies := map[string]struct {
 		policy FailurePolicy
 		urls   []string // after a failure; nil is a refusal
@@ -33,15 +32,29 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 		"LastGood":   {LastGood, []string{"rtmp://127.0.0.1:19350/test/teststream"}},
 		"Fallback":   {Fallback(MustStatic("10.0.0.9")), []string{"rtmp://10.0.0.9/live"}},
 	}
-	for _, tt := range hookReplies {
+	none := hookReplies[0]
+	none.name, none.urls, none.failed = "none", nil, "deadline exceeded"
+	none.reply = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	for _, tt := range append(slices.Clone(hookReplies), none) {
 		for name, p := range policies {
-			t.Run(tt.name+"/"+name, func(t *testing.T) {
+			t.Run(tt.name+"/"+name, virtually(func(t *testing.T) {
+				var network forwardtest.Network
+				b := newBackend(t)
+				b.Listener.Close()
+				var err error
+				b.Listener, err = network.Listen("backend:80")
+				require.NoError(t, err)
+				b.Start()
 				log := new(lockedBuffer)
 				logger := slog.New(slog.NewTextHandler(log, nil))
 				s := newServer(t, Config{
-					Logger:   logger,
-					Resolver: &HTTPResolver{URL: b.url(), OnFailure: p.policy, Logger: logger},
-					Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
+					Logger: logger,
+					Resolver: &HTTPResolver{URL: "http://backend/api/v1/forward?token=" + canary, OnFailure: p.policy, Logger: logger,
+						Client: &http.Client{Transport: &http.Transport{
+							DialContext: network.Dial, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10,
+						}},
+					},
+					Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
 				})
 				publish := func(reply http.HandlerFunc) (urls []string, err error) {
 					b.reply.Store(reply)
@@ -85,9 +98,14 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 				require.NoError(t, s.Close())
 				require.NotContains(t, log.String(), canary)
 				require.NotContains(t, log.String(), "panic")
-			})
+			}))
 		}
 	}
+}
+
+// virtually has a test run in virtual time.
+func virtually(f func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
 }
 
 // As the destinations see it: of 20, 10 are replaced by a refresh.
