@@ -653,8 +653,6 @@ func (f *Forwarder) connection(auth string) error {
 	}
 	defer f.end()
 
-	f.setState(StatePublishing, nil)
-	f.report(slog.LevelInfo, "destination publishing")
 	o := gop.Options{
 		Push:   !f.dst.PlainMetadata,
 		NoMeta: f.dst.NoMetadata,
@@ -683,6 +681,8 @@ func (f *Forwarder) connection(auth string) error {
 			out.StopAtKeyframe()
 		}
 	})
+	f.setState(StatePublishing, nil)
+	f.report(slog.LevelInfo, "destination publishing")
 	if old := f.replaces; old != nil {
 		defer func() {
 			if !old.disown(f) {

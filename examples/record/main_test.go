@@ -80,15 +80,22 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "take"+ext)
 			url, lines, done := start(t, t.Context(), path)
 
+			pushing := make(chan struct{})
 			encoder := forward.NewServer(forward.Config{
 				Logger:   slog.New(slog.DiscardHandler),
 				Resolver: forward.MustStatic(url),
+				Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, s forward.State, _ error) {
+					if s == forward.StatePublishing {
+						close(pushing)
+					}
+				}},
 			})
 			defer encoder.Close()
 			pub, err := encoder.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "livestream"})
 			require.NoError(t, err)
 			require.True(t, lines.Scan())
 			require.Equal(t, "recording", lines.Text())
+			<-pushing
 			src := clip()
 			streams, err := src.Streams()
 			require.NoError(t, err)
