@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -97,6 +98,14 @@ type Config struct {
 	// MaxBytes is how many bytes of a stream are kept for those who lag and
 	// for new ones, whatever their number. Default 16 MiB.
 	MaxBytes int
+
+	// MemoryBudget is how many bytes all streams together keep. Near it the
+	// Server sheds in steps: at 80 % new publishers are refused, at 90 %
+	// each stream keeps no more than its share, and at 95 % the receiver
+	// that lags most of the stream that receives something is cut off.
+	// Default a quarter of what the process may use (GOMEMLIMIT, or the
+	// memory limit of its cgroup), 512 MiB where there is no such limit.
+	MemoryBudget int
 
 	// MergeWindow is how long messages are held back at most to send more
 	// of them in one write (the field's merged write; mw_latency). It is the
@@ -229,6 +238,7 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.MaxLatency, 10*time.Second)
 	def(&c.MaxBytes, 16<<20)
+	def(&c.MemoryBudget, defaultMemoryBudget())
 	def(&c.MergeWindow, 50*time.Millisecond)
 	def(&c.ChunkSize, 60000)
 	def(&c.HandshakeTimeout, 5*time.Second)
@@ -257,6 +267,14 @@ func (c Config) withDefaults() Config {
 	def(&l.Messages, 2500)
 	return c
 }
+
+// defaultMemoryBudget is that of MemoryBudget.
+var defaultMemoryBudget = sync.OnceValue(func() int {
+	if limit := sys.MemoryLimit(); limit > 0 {
+		return int(min(limit/4, math.MaxInt))
+	}
+	return 512 << 20
+})
 
 // def sets a zero field to its default.
 func def[T comparable](field *T, value T) {

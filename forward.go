@@ -27,6 +27,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/ingest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -44,12 +45,13 @@ var (
 // Server accepts publishers and players, on one port. Its methods are safe
 // for concurrent use.
 type Server struct {
-	cfg  atomic.Pointer[Config] // with defaults; see Reload
-	err  error                  // of the first Config
-	id   string
-	log  *slog.Logger
-	pool *fanout.Pool
-	auth *rtmp.Authenticator
+	cfg    atomic.Pointer[Config] // with defaults; see Reload
+	err    error                  // of the first Config
+	id     string
+	log    *slog.Logger
+	pool   *fanout.Pool
+	memory *gop.Budget
+	auth   *rtmp.Authenticator
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -87,6 +89,7 @@ func NewServer(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
 	s.log = cfg.Logger
+	s.memory = gop.NewBudget(cfg.MemoryBudget)
 	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
 		password := s.cfg.Load().PublishAuth
 		if password == nil { // since a Reload
@@ -389,6 +392,8 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 		return nil, ErrStreamBusy
 	case l >= 0 && len(s.sources) >= l:
 		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
+	case s.memory.Above(gop.RefuseAt):
+		return nil, fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
 	}
 	src := newSource(s, cfg, req)
 	s.sources[name] = src

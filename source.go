@@ -77,6 +77,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		framer:     chunk.Framer{Size: vhost.ChunkSize},
 	}
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
+	src.log.SetBudget(s.memory)
 	src.group = fanout.NewGroup(src.log, s.pool)
 	return src
 }
@@ -399,6 +400,7 @@ func (s *Source) end() {
 func (s *Source) finish() {
 	defer s.srv.wg.Done()
 	s.wg.Wait()
+	s.log.Release()
 	if f := s.cfg.Hooks.OnUnpublish; f != nil && s.hooked {
 		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), s.req); return nil })
 	}
@@ -463,7 +465,10 @@ func (s *Source) append(frame, push *chunk.Frame, now int64) {
 	if frame.Length == 0 {
 		return
 	}
-	s.log.Append(frame, push, now)
+	m := s.log.Append(frame, push, now)
+	if m.Trims() && s.srv.memory.Above(gop.CutAt) {
+		s.group.CutSlowest()
+	}
 	s.pace.note(frame.Time, now)
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))

@@ -13,6 +13,7 @@ type ServerStats struct {
 	Connections  int // of clients
 	Streams      int // live, or about to be
 	Destinations int // of all streams
+	Buffered     int // bytes of Config.MemoryBudget in use
 
 	// Refused counts the connects, publishes and plays that were refused by
 	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
@@ -28,7 +29,7 @@ func (s *Server) Stats() ServerStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return ServerStats{
-		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes,
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Used(),
 		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
 	}
 }

@@ -161,6 +161,21 @@ func (g *Group) slowest() uint64 {
 	return least
 }
 
+// CutSlowest ends the connection of the receiver that is furthest behind, where
+// that is more than a batch, with ErrMemory.
+func (g *Group) CutSlowest() {
+	var slowest *Sender
+	least := g.log.Head()
+	g.each(func(s *Sender) {
+		if seq, ok := s.needs(g.log); ok && seq < least && !s.closed.Load() {
+			slowest, least = s, seq
+		}
+	})
+	if slowest != nil && g.log.Since(least) > turn {
+		slowest.fail(ErrMemory)
+	}
+}
+
 // Backlog is how far the slowest of the receivers is behind that have taken
 // something within the given time.
 func (g *Group) Backlog(within time.Duration) (messages, bytes int) {

@@ -41,6 +41,8 @@ var (
 	ErrStalled = errors.New("write stalled")
 	// ErrControl says that a peer makes us answer and does not read.
 	ErrControl = errors.New("answers are not read")
+	// ErrMemory says that a peer was cut off to free memory.
+	ErrMemory = errors.New("too slow while memory is short")
 	// ErrClosed is returned for what is sent after Close.
 	ErrClosed = errors.New("sender closed")
 )

@@ -61,6 +61,10 @@ type Log struct {
 	video atomic.Bool // video has been seen
 	ended atomic.Bool
 
+	budget   *Budget      // nil: not counted
+	charged  atomic.Int64 // bytes counted there
+	released atomic.Bool
+
 	// Owned by the appending goroutine.
 	set   *HeaderSet
 	bytes int
@@ -86,6 +90,9 @@ func (r *ring) at(seq uint64) *atomic.Pointer[Message] { return &r.slots[seq&r.m
 // trimEvery is how often, in messages, a stream without keyframes is trimmed
 // to what is needed.
 const trimEvery = 64
+
+// Trims reports whether appending m has dropped what nobody needs.
+func (m *Message) Trims() bool { return m.Keyframe || m.Seq%trimEvery == 0 }
 
 // New returns an empty Log.
 func New(limits Limits) *Log {
@@ -130,6 +137,7 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 	l.classify(m)
 	m.After = l.set
 
+	before := l.bytes
 	l.bytes += frame.Len()
 	l.total += uint64(frame.Len())
 	m.end = l.total
@@ -143,6 +151,7 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 	}
 	l.head.Store(m.Seq + 1)
 	l.trim(m, now)
+	l.charge(l.bytes - before)
 	return m
 }
 
@@ -222,7 +231,7 @@ func (l *Log) grow(r *ring) *ring {
 func (l *Log) trim(m *Message, now int64) {
 	tail, head := l.tail.Load(), m.Seq+1
 	to := tail
-	if m.Keyframe || m.Seq%trimEvery == 0 {
+	if m.Trims() {
 		to = head
 		if key := l.key.Load(); key != nil {
 			to = key.Seq
@@ -233,9 +242,10 @@ func (l *Log) trim(m *Message, now int64) {
 		to = max(to, tail)
 	}
 	r := l.ring.Load()
+	limit := l.maxBytes()
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
-		if tail >= to && l.bytes <= l.limits.Bytes && head-tail <= uint64(l.limits.Messages) &&
+		if tail >= to && l.bytes <= limit && head-tail <= uint64(l.limits.Messages) &&
 			now-old.arrived <= l.limits.Age {
 			break
 		}

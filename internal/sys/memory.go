@@ -1,0 +1,50 @@
+package sys
+
+import (
+	"math"
+	"os"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// MemoryLimit is how many bytes the process may use: GOMEMLIMIT, or the limit
+// of its cgroup, whichever is lower; 0 where there is none.
+func MemoryLimit() int64 {
+	limit := min(debug.SetMemoryLimit(-1), cgroupLimit(os.ReadFile))
+	if limit == math.MaxInt64 {
+		return 0
+	}
+	return limit
+}
+
+// cgroupLimit looks at the process's own group and, as a container sees it, at
+// the root; in version 2 of cgroups and in version 1. Where there is no limit,
+// version 1 tells a number that is larger than any memory.
+func cgroupLimit(read func(string) ([]byte, error)) int64 {
+	const root = "/sys/fs/cgroup"
+	files := []string{root + "/memory.max", root + "/memory/memory.limit_in_bytes"}
+	groups, _ := read("/proc/self/cgroup")
+	for line := range strings.Lines(string(groups)) {
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, group, _ := strings.Cut(rest, ":")
+		switch controllers {
+		case "":
+			files = append(files, path.Join(root, group, "memory.max"))
+		case "memory":
+			files = append(files, path.Join(root, "memory", group, "memory.limit_in_bytes"))
+		}
+	}
+	limit := int64(math.MaxInt64)
+	for _, f := range files {
+		b, err := read(f)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && n > 0 && n < 1<<60 {
+			limit = min(limit, n)
+		}
+	}
+	return limit
+}
