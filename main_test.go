@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"strings"
@@ -16,8 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain fails when goroutines are left after all tests.
+// TestMain fails when goroutines or, where the system tells, sockets are left
+// after all tests.
 func TestMain(m *testing.M) {
+	before := sockets()
 	code := m.Run()
 	if testing.Verbose() {
 		printMatrix()
@@ -27,8 +30,24 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "%d goroutines are left:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
 			code = 1
 		}
+		http.DefaultClient.CloseIdleConnections()
+		if n := sockets(); n > before {
+			fmt.Fprintf(os.Stderr, "%d sockets are left\n", n-before)
+			code = 1
+		}
 	}
 	os.Exit(code)
+}
+
+// sockets is how many the process has open, 0 where the system does not tell.
+func sockets() (n int) {
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, fd := range fds {
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 // leftGoroutines returns the stacks of the goroutines that are neither the

@@ -9,9 +9,9 @@ import (
 
 func TestBudgetAbove(t *testing.T) {
 	for _, row := range []struct {
-		limit, used int
-		percent     int64
-		want        bool
+		limit         int
+		used, percent int64
+		want          bool
 	}{
 		{1000, 799, 80, false}, {1000, 800, 80, true}, {1000, 801, 80, true},
 		{10, 8, 90, false}, {10, 9, 90, true},
@@ -19,7 +19,7 @@ func TestBudgetAbove(t *testing.T) {
 		{-1, 1 << 40, 95, false},
 	} {
 		b := NewBudget(row.limit)
-		b.used.Store(int64(row.used))
+		b.used.Store(row.used)
 		require.Equal(t, row.want, b.Above(row.percent), "%+v", row)
 	}
 }
