@@ -100,7 +100,8 @@ type Destination struct {
 	DigestHandshake bool
 
 	// MergeWindow is how long messages may be held back to send more of
-	// them in one write; by default that of the Server.
+	// them in one write, at most 10 s; by default that of the Server, than
+	// which it can only be longer.
 	MergeWindow time.Duration
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default
@@ -310,6 +311,8 @@ func (d Destination) checkOptions() error {
 		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
 	case d.DialTimeout < 0, d.SetupTimeout < 0, d.MergeWindow < 0:
 		return errors.New("negative duration")
+	case d.MergeWindow > maxMergeWindow:
+		return fmt.Errorf("MergeWindow %v is longer than %v", d.MergeWindow, maxMergeWindow)
 	}
 	return nil
 }

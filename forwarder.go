@@ -623,6 +623,9 @@ func (f *Forwarder) connection(auth string) error {
 		return f.error("handshake", cause(nc, err))
 	}
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
+	if f.dst.MergeWindow > f.src.vhost.MergeWindow {
+		out.Hold(f.dst.MergeWindow)
+	}
 	defer func() {
 		out.Close()
 		out.Wait()

@@ -386,6 +386,46 @@ func TestWakeWithinMergesWhatArrives(t *testing.T) {
 	})
 }
 
+func TestHoldMergesForOneReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(1 << 20)
+		g := NewGroup(s.log, NewPool())
+		add := func(window time.Duration) (*Sender, *countWrites) {
+			a, b := net.Pipe()
+			t.Cleanup(func() { b.Close() })
+			go io.Copy(io.Discard, b)
+			counter := &countWrites{Conn: a}
+			snd := NewSender(counter, time.Minute)
+			snd.Hold(window)
+			g.Add(snd, options, end)
+			return snd, counter
+		}
+		held, merged := add(100 * time.Millisecond)
+		_, each := add(0)
+		synctest.Wait()
+		for range 5 {
+			s.frame(100)
+			g.Wake()
+			time.Sleep(10 * time.Millisecond)
+		}
+		synctest.Wait()
+		require.EqualValues(t, 5, each.n.Load())
+		require.Zero(t, merged.n.Load(), "before the window has ended")
+		time.Sleep(60 * time.Millisecond)
+		synctest.Wait()
+		require.EqualValues(t, 1, merged.n.Load())
+
+		// The end does not wait, and a window does not outlive its sender.
+		s.frame(100)
+		s.log.End()
+		g.End()
+		synctest.Wait()
+		require.EqualValues(t, 2, merged.n.Load())
+		held.Close()
+		held.Wait()
+	})
+}
+
 type countWrites struct {
 	net.Conn
 	n atomic.Int32

@@ -134,7 +134,9 @@ func (g *Group) End() {
 
 func (sh *shard) walk(w *walk) {
 	for _, s := range *sh.senders.Load() {
-		s.kick(w)
+		if !s.holds() {
+			s.kick(w)
+		}
 	}
 }
 

@@ -62,6 +62,7 @@ type Sender struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil where writes can't be tried
 	timeout time.Duration
+	window  time.Duration // see Hold
 
 	state    atomic.Int32
 	closed   atomic.Bool
@@ -72,11 +73,14 @@ type Sender struct {
 
 	wg sync.WaitGroup // goroutines in catchUp
 
+	held atomic.Bool // until timer
+
 	mu       sync.Mutex
 	control  []byte
 	attach   *attachment // to be started
 	detach   bool        // to be ended, before attach
 	shutdown bool        // close for writing when all is sent
+	timer    *time.Timer
 	err      error
 
 	// Guarded by state.
@@ -109,6 +113,38 @@ func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	s.try.init(s)
 	sys.Tune(conn)
 	return s
+}
+
+// Hold has media wait for up to d, to send more of it in one write: for
+// receivers that want a longer merge window than their group. It comes before
+// Attach.
+func (s *Sender) Hold(d time.Duration) { s.window = d }
+
+// holds reports whether what has been appended waits for the window's end.
+func (s *Sender) holds() bool {
+	if s.window <= 0 {
+		return false
+	}
+	if a := s.current.Load(); a != nil && a.log.Ended() {
+		return false // nothing more will come to wait for
+	}
+	if s.held.CompareAndSwap(false, true) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case s.err != nil:
+		case s.timer == nil:
+			s.timer = time.AfterFunc(s.window, s.release)
+		default:
+			s.timer.Reset(s.window)
+		}
+	}
+	return true
+}
+
+func (s *Sender) release() {
+	s.held.Store(false)
+	s.Kick()
 }
 
 // Send queues control messages, whole chunks, which go out before the next
@@ -457,6 +493,9 @@ func (s *Sender) fail(err error) {
 		s.err = err
 	}
 	s.control, s.attach = nil, nil
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	s.mu.Unlock()
 	s.closed.Store(true)
 	s.conn.Close()
