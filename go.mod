@@ -1,6 +1,6 @@
 module github.com/rtmp-forward/forward
 
-go 1.26.0
+go 1.26
 
 require (
 	github.com/nareix/joy4 v0.0.0-20200507095837-05a4ffbb5369
