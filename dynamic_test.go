@@ -2,6 +2,8 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,7 +37,9 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 	none := hookReplies[0]
 	none.name, none.urls, none.failed = "none", nil, "deadline exceeded"
 	none.reply = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
-	for _, tt := range append(slices.Clone(hookReplies), none) {
+	stranger := none
+	stranger.name, stranger.failed, stranger.reply = "a certificate of nobody known", "certificate", nil
+	for _, tt := range append(slices.Clone(hookReplies), none, stranger) {
 		for name, p := range policies {
 			t.Run(tt.name+"/"+name, virtually(func(t *testing.T) {
 				var network forwardtest.Network
@@ -44,20 +48,46 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 				var err error
 				b.Listener, err = network.Listen("backend:80")
 				require.NoError(t, err)
-				b.Start()
+				scheme := "http"
+				var trusted atomic.Bool
+				if tt.reply == nil {
+					scheme = "https"
+					b.StartTLS()
+				} else {
+					b.Start()
+				}
+				dialTLS := func(ctx context.Context, _, addr string) (net.Conn, error) {
+					nc, err := network.Dial(ctx, "tcp", addr)
+					if err != nil {
+						return nil, err
+					}
+					roots := x509.NewCertPool()
+					if trusted.Load() {
+						roots.AddCert(b.Certificate())
+					}
+					tc := tls.Client(nc, &tls.Config{ServerName: "example.com", RootCAs: roots})
+					if err := tc.HandshakeContext(ctx); err != nil {
+						nc.Close()
+						return nil, err
+					}
+					return tc, nil
+				}
 				log := new(lockedBuffer)
 				logger := slog.New(slog.NewTextHandler(log, nil))
 				s := newServer(t, Config{
 					Logger: logger,
-					Resolver: &HTTPResolver{URL: "http://backend/api/v1/forward?token=" + canary, OnFailure: p.policy, Logger: logger,
+					Resolver: &HTTPResolver{URL: scheme + "://backend:80/api/v1/forward?token=" + canary, OnFailure: p.policy, Logger: logger,
 						Client: &http.Client{Transport: &http.Transport{
-							DialContext: network.Dial, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10,
+							DialContext: network.Dial, DialTLSContext: dialTLS, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10,
 						}},
 					},
 					Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
 				})
 				publish := func(reply http.HandlerFunc) (urls []string, err error) {
-					b.reply.Store(reply)
+					trusted.Store(reply != nil)
+					if reply != nil {
+						b.reply.Store(reply)
+					}
 					client := forwardtest.Client{URL: "rtmp://localhost/live/livestream?token=" + canary, Dial: forwardtest.Direct(s)}
 					pub, err := client.Publish(t.Context())
 					if err != nil {
