@@ -16,11 +16,14 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
+// play has joined the stream when it returns: Play answers at
+// NetStream.Play.Start, which the Server sends just before it.
 func (w *world) play() *forwardtest.Player {
 	w.Helper()
 	p, err := w.client().Play(w.ctx, nil)
 	require.NoError(w, err)
 	w.Cleanup(func() { p.Close() })
+	synctest.Wait()
 	return p
 }
 
