@@ -247,11 +247,11 @@ func TestFault01_Refused(t *testing.T) {
 	})
 }
 
-// blackHole dials the network of *b, where faulty answers nothing.
-func blackHole(b **bubble) func(context.Context, string, string) (net.Conn, error) {
+// blackHole dials in *in, where faulty answers nothing.
+func blackHole(in **forwardtest.Network) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if !strings.HasPrefix(address, "faulty") {
-			return (*b).net.Dial(ctx, network, address)
+			return (*in).Dial(ctx, network, address)
 		}
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -260,8 +260,8 @@ func blackHole(b **bubble) func(context.Context, string, string) (net.Conn, erro
 
 // The next address after 300 ms is net.Dialer's, which dials by default.
 func TestFault02_BlackHole(t *testing.T) {
-	var in *bubble
-	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b }, func(f *faulty) {
+	var in *forwardtest.Network
+	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.net }, func(f *faulty) {
 		time.Sleep(time.Minute)
 		errs, lost := f.states.losses(f.fwd)
 		took := lost[0] - f.states.of(f.fwd, StateConnecting)[0]
@@ -270,7 +270,7 @@ func TestFault02_BlackHole(t *testing.T) {
 		measured(2, "black hole: the dial gives up after", "<= 5 s", "%v", took)
 	})
 	inBubble(t, Config{Dial: blackHole(&in), Resolver: MustStatic("rtmp://faulty/live/key")}, func(b *bubble) {
-		in = b
+		in = b.net
 		b.publish("live/s")
 		synctest.Wait()
 		require.Equal(b, StateConnecting, b.srv.Source("live/s").Forwarders()[0].Stats().State)

@@ -625,7 +625,8 @@ func (c *conn) closeWithin(d time.Duration) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
 	if _, open := c.srv.conns[c]; open && c.drain == nil {
-		c.drain = time.AfterFunc(d, func() { c.nc.Close() })
+		nc := c.nc // the runtime may keep a stopped timer, and what it holds, until its time
+		c.drain = time.AfterFunc(d, func() { nc.Close() })
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
@@ -345,7 +346,13 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 		return
 	}
 	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
-	s.refresh = time.AfterFunc(d, func() { s.background(s.refreshSelf) })
+	// The runtime may keep a stopped timer until its time: not the stream's log.
+	w := weak.Make(s)
+	s.refresh = time.AfterFunc(d, func() {
+		if s := w.Value(); s != nil {
+			s.background(s.refreshSelf)
+		}
+	})
 }
 
 // refreshSelf is a refresh of the Server's own.

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/leak"
 )
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -32,15 +31,8 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(mediaDir)
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	table.print()
-	if err := poll("an end of all goroutines", func() bool { return runtime.NumGoroutine() <= before }); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-		return 1
-	}
-	return code
+	defer table.print()
+	return leak.Run(m)
 }
 
 // table collects what TestMatrix finds.
