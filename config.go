@@ -219,7 +219,7 @@ const (
 	// accepted yet, playBuffer that of a player, which sends next to
 	// nothing, publishBuffer that of a publisher.
 	setupBuffer   = 1 << 10
-	playBuffer    = 512
+	playBuffer    = 128
 	publishBuffer = 32 << 10
 	// maxChunkSize is what all servers known to us take.
 	maxChunkSize = 65536

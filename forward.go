@@ -155,10 +155,7 @@ func (s *Server) Serve(l net.Listener) error {
 				nc.Close()
 				continue
 			}
-			go func() {
-				defer s.wg.Done()
-				c.serve(s.ctx)
-			}()
+			c.start(s.ctx)
 			continue
 		}
 		if s.isClosing() {
@@ -224,8 +221,13 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 		nc.Close()
 		return err
 	}
-	defer s.wg.Done()
-	return c.serve(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	defer context.AfterFunc(s.ctx, cancel)()
+	c.result = make(chan error, 1)
+	c.start(ctx)
+	return <-c.result
 }
 
 // Source returns a live stream by its name, as PublishRequest.Name gives it;
@@ -286,6 +288,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.beginClosing()
 	s.cancel()
+	s.mu.Lock()
+	for c := range s.conns {
+		s.wg.Go(func() { c.nc.Close() }) // that of TLS may wait
+	}
+	s.mu.Unlock()
 	for _, src := range s.Sources() {
 		src.end()
 	}
@@ -314,7 +321,7 @@ func (s *Server) isClosing() bool {
 // admit makes room for a connection, which counts in wg until its caller is
 // done with it.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
-	c := &conn{srv: s, nc: nc, addr: clientAddr(nc), id: randomID(), pubs: make(map[uint32]*Source)}
+	c := &conn{srv: s, nc: nc, addr: clientAddr(nc), id: randomID(), in: ingest.NewReader(nc)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -476,19 +483,22 @@ type conn struct {
 	addr   netip.Addr // see clientAddr
 	id     string
 	ctx    context.Context
+	cancel context.CancelFunc
 	in     *ingest.Reader
-	out    *fanout.Sender
-	rt     *rtmp.Server
+	out    *fanout.Sender // nil until the handshake is done
+	rt     *rtmp.Server   // nil until the handshake is done
 	tcURL  string
 	page   string
 	app    string
 	hops   []string        // that the stream has passed
 	caps   bool            // says that it speaks Enhanced RTMP
 	user   string          // that PublishAuth knows
-	hooked *ConnectRequest // accepted by OnConnect
+	hooked *ConnectRequest // accepted by OnConnect, for onClose
+	shake  time.Time       // when the handshake must be done
 	setup  time.Time       // when publish or play must be accepted
 	// onClose is that of the Hooks that have accepted, nil before.
 	onClose func(context.Context, *ConnectRequest)
+	result  chan error // of ServeConn, nil for others
 
 	pubs    map[uint32]*Source
 	ended   []*Source // to be waited for
@@ -502,45 +512,63 @@ type conn struct {
 	drain  *time.Timer // closes a player that does not end at Shutdown
 }
 
-// serve runs the connection to its end.
-func (c *conn) serve(ctx context.Context) (err error) {
-	s := c.srv
-	outer := ctx
-	ctx, cancel := context.WithCancel(outer)
-	defer cancel()
-	c.ctx = ctx
-	defer context.AfterFunc(ctx, func() { c.nc.Close() })()
-	if outer != s.ctx {
-		defer context.AfterFunc(s.ctx, cancel)()
-	}
-	c.setup = time.Now().Add(orForever(s.cfg.Load().SetupTimeout))
+// start begins to serve the connection. When it has ended, srv.wg and result
+// are told.
+func (c *conn) start(ctx context.Context) {
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	cfg, now := c.srv.cfg.Load(), time.Now()
+	c.shake, c.setup = now.Add(orForever(cfg.HandshakeTimeout)), now.Add(orForever(cfg.SetupTimeout))
+	c.in.SetDeadline(c.shake)
+	go c.run((*conn).pend)
+}
 
+// stage is a part of a connection's life. It returns the next one; nil at the
+// end, and why.
+type stage func(*conn) (stage, error)
+
+// run goes through one stage and starts the next. A stack that has grown stays
+// so, and waiting connections are many: each stage has a stack of its own, and
+// those that wait are so shallow that the smallest one does.
+func (c *conn) run(st stage) {
+	var err error
 	defer func() {
-		log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
 		if v := recover(); v != nil {
-			log.Error("panic", "panic", v, "stack", stack())
-			err = errors.New("forward: internal error")
+			st, err = nil, c.panicked(v)
 		}
-		c.end()
-		switch {
-		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), ctx.Err() != nil,
-			len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
-			log.Debug("connection ended", "err", err)
-			err = nil
-		default:
-			log.Info("connection ended", "err", err)
+		if st != nil {
+			go c.run(st)
+			return
 		}
+		c.end(err)
 	}()
+	st, err = st(c)
+}
 
-	cfg := s.cfg.Load()
-	c.nc.SetDeadline(time.Now().Add(orForever(cfg.HandshakeTimeout)))
-	err = rtmp.ServerHandshake(c.nc)
+func (c *conn) panicked(v any) error {
+	c.logger().Error("panic", "panic", v, "stack", stack())
+	return errors.New("forward: internal error")
+}
+
+// pend waits for the first byte, which many never send.
+func (c *conn) pend() (stage, error) {
+	c.in.Await()
+	return (*conn).open, nil
+}
+
+// open does the handshake and begins to read.
+func (c *conn) open() (stage, error) {
+	s := c.srv
+	c.nc.SetWriteDeadline(c.shake)
+	err := rtmp.ServerHandshake(struct {
+		io.Reader
+		io.Writer
+	}{c.in, c.nc})
 	s.shaken(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.nc.SetDeadline(time.Time{})
-	c.in = ingest.NewReader(c.nc)
+	c.nc.SetWriteDeadline(time.Time{})
+	cfg := s.cfg.Load()
 	c.in.Flush = c.flush
 	c.in.SetDeadline(c.setup)
 	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
@@ -548,10 +576,18 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	rc.Framer = c.framer
 	c.rt = rtmp.NewServer(rc, c)
 	if s.isClosing() {
-		return ErrServerClosed
+		return nil, ErrServerClosed
 	}
+	return c.read()
+}
 
-	err = c.rt.Serve()
+// read serves the client until the connection ends, or until a player has
+// nothing more to say.
+func (c *conn) read() (stage, error) {
+	err := c.rt.ServeUntil(c.quiet)
+	if err == nil {
+		return (*conn).rest, nil
+	}
 	if werr := c.out.Err(); werr != nil && !errors.Is(werr, fanout.ErrClosed) {
 		err = werr
 	}
@@ -559,7 +595,18 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	if errors.As(err, &refused) {
 		c.linger()
 	}
-	return err
+	return nil, err
+}
+
+// quiet reports whether all is read of a client that does nothing but play.
+func (c *conn) quiet() bool {
+	return c.player != nil && len(c.pubs) == 0 && c.rt.Buffered() == 0
+}
+
+// rest waits for something from a player, which says next to nothing.
+func (c *conn) rest() (stage, error) {
+	c.in.Await()
+	return (*conn).read, nil
 }
 
 // lingerTime is how long a client that was told why it is refused may take to
@@ -574,8 +621,8 @@ func (c *conn) linger() {
 	io.CopyN(io.Discard, c.in, 1<<20)
 }
 
-// end releases what the connection has.
-func (c *conn) end() {
+// end releases what the connection has and tells why it has ended.
+func (c *conn) end(err error) {
 	s := c.srv
 	c.nc.Close()
 	s.shaken(c)
@@ -600,6 +647,23 @@ func (c *conn) end() {
 		c.drain.Stop()
 	}
 	s.mu.Unlock()
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
+		len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
+		c.logger().Debug("connection ended", "err", err)
+		err = nil
+	default:
+		c.logger().Info("connection ended", "err", err)
+	}
+	c.cancel()
+	s.wg.Done()
+	if c.result != nil {
+		c.result <- err
+	}
+}
+
+func (c *conn) logger() *slog.Logger {
+	return c.srv.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
 }
 
 // finish ends the connection for Shutdown: a player when it has got all, any
@@ -680,7 +744,9 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		c.setup = c.setup.Add(time.Since(began))
 		c.in.SetDeadline(c.setup)
 	}
-	c.hooked, c.onClose = req, cfg.Hooks.OnClose
+	if f := cfg.Hooks.OnClose; f != nil {
+		c.hooked, c.onClose = req, f
+	}
 	if req.Vhost != "" {
 		c.rt.SetChunkSize(cfg.vhost(req.Vhost).ChunkSize)
 	}
@@ -753,6 +819,9 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
 	src.setPublisher(c)
+	if c.pubs == nil {
+		c.pubs = make(map[uint32]*Source)
+	}
 	c.pubs[streamID] = src
 	c.rt.Limits = cfg.mediaLimits()
 	c.rt.Resize(publishBuffer)
@@ -838,9 +907,9 @@ func (c *conn) flush() {
 type player struct {
 	conn     *conn
 	name     string
-	req      *PlayRequest
 	streamID uint32
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
+	req      *PlayRequest                        // for onStop
 
 	src     atomic.Pointer[Source] // that it plays
 	waited  atomic.Bool            // has been without a publisher since play
@@ -863,7 +932,10 @@ func (c *conn) Play(streamID uint32, name string) error {
 		}
 	}
 	c.srv.mu.Lock()
-	c.player = &player{conn: c, name: req.Name(), req: req, streamID: streamID, onStop: cfg.Hooks.OnStop}
+	c.player = &player{conn: c, name: req.Name(), streamID: streamID}
+	if f := cfg.Hooks.OnStop; f != nil {
+		c.player.req, c.player.onStop = req, f
+	}
 	c.srv.mu.Unlock()
 	c.rt.Limits.Streams = cfg.mediaLimits().Streams
 	c.rt.Resize(playBuffer)
