@@ -931,6 +931,7 @@ func TestFault22_Times(t *testing.T) {
 	measured(22, "times wrap at 2^24, 2^31, 2^32, jump by 1 h", "no disconnect", "passed on as they are, 0 disconnects")
 }
 
+// What each of them takes TestFault23_MemoryOfHalfOpen measures.
 func TestFault23_HalfOpenHandshakes(t *testing.T) {
 	const flood = 10_000
 	inBubble(t, Config{}, func(b *bubble) {
@@ -950,11 +951,8 @@ func TestFault23_HalfOpenHandshakes(t *testing.T) {
 		b.srv.mu.Unlock()
 		require.Equal(b, 1024, pending)
 		require.LessOrEqual(b, open, 1024+2)
-		full := heap()
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		each := (full - heap()) / 1024
-		require.Less(b, each, 16<<10)
 		b.srv.mu.Lock()
 		open = len(b.srv.conns)
 		b.srv.mu.Unlock()
@@ -964,8 +962,7 @@ func TestFault23_HalfOpenHandshakes(t *testing.T) {
 		for _, nc := range conns {
 			nc.Close()
 		}
-		measured(23, "10000 half-open in 1 s: heap of each pending one", "<= 4 KiB, <= 1024 pending, gone in 5 s",
-			"%d B with its stack, 1024, 5 s", each)
+		measured(23, "10000 half-open in 1 s", "<= 1024 pending, gone in 5 s", "1024, 5 s")
 	})
 }
 

@@ -339,7 +339,7 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	s.pending = append(s.pending, c)
 	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
 		s.pending[0].nc.Close()
-		s.pending = s.pending[1:]
+		s.pending = slices.Delete(s.pending, 0, 1) // not to keep it
 	}
 	return c, nil
 }
@@ -483,7 +483,7 @@ type conn struct {
 	addr   netip.Addr // see clientAddr
 	id     string
 	ctx    context.Context
-	cancel context.CancelFunc
+	cancel context.CancelFunc // of ctx; nil until the first byte
 	in     *ingest.Reader
 	out    *fanout.Sender // nil until the handshake is done
 	rt     *rtmp.Server   // nil until the handshake is done
@@ -515,7 +515,7 @@ type conn struct {
 // start begins to serve the connection. When it has ended, srv.wg and result
 // are told.
 func (c *conn) start(ctx context.Context) {
-	c.ctx, c.cancel = context.WithCancel(ctx)
+	c.ctx = ctx
 	cfg, now := c.srv.cfg.Load(), time.Now()
 	c.shake, c.setup = now.Add(orForever(cfg.HandshakeTimeout)), now.Add(orForever(cfg.SetupTimeout))
 	c.in.SetDeadline(c.shake)
@@ -558,6 +558,7 @@ func (c *conn) pend() (stage, error) {
 // open does the handshake and begins to read.
 func (c *conn) open() (stage, error) {
 	s := c.srv
+	c.ctx, c.cancel = context.WithCancel(c.ctx)
 	c.nc.SetWriteDeadline(c.shake)
 	err := rtmp.ServerHandshake(struct {
 		io.Reader
@@ -655,7 +656,9 @@ func (c *conn) end(err error) {
 	default:
 		c.logger().Info("connection ended", "err", err)
 	}
-	c.cancel()
+	if c.cancel != nil {
+		c.cancel()
+	}
 	s.wg.Done()
 	if c.result != nil {
 		c.result <- err

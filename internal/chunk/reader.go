@@ -60,12 +60,12 @@ type Reader struct {
 // stream is one chunk stream.
 type stream struct {
 	id    uint32
-	seen  bool
 	delta uint32
-	ext   bool   // the last header had an extended timestamp
-	field uint32 // and this was it
+	field uint32 // of the extended timestamp, where ext is set
+	seen  bool
+	ext   bool // the last header had an extended timestamp
+	busy  bool // a message is unfinished
 
-	busy    bool // a message is unfinished
 	h       Header
 	got     int
 	frame   *Frame

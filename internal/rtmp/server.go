@@ -95,7 +95,7 @@ type Server struct {
 	connected bool
 	accepted  bool
 	commands  int
-	nextID    uint32 // the last id that createStream gave
+	nextID    uint32          // the last id that createStream gave
 	streams   []*serverStream // at most MaxStreams
 }
 
