@@ -8,7 +8,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -99,12 +98,20 @@ type Config struct {
 	// for new ones, whatever their number. Default 16 MiB.
 	MaxBytes int
 
-	// MemoryBudget is how many bytes all streams together keep. Near it the
-	// Server sheds in steps: at 80 % new publishers are refused, at 90 %
-	// each stream keeps no more than its share, and at 95 % the receiver
-	// that lags most of the stream that receives something is cut off.
-	// Default a quarter of what the process may use (GOMEMLIMIT, or the
-	// memory limit of its cgroup), 512 MiB where there is no such limit.
+	// MemoryBudget is how many bytes all streams together keep, and the
+	// messages that publishers and others have begun to send (of each
+	// connection, what goes beyond 16 KiB). Near it the Server sheds in
+	// steps: at 80 % new publishers are refused, at 90 % each stream keeps no
+	// more than its share, and at 95 % the receiver is cut off that keeps
+	// most of a stream by lagging behind. When all of it is in use, a
+	// connection ends whose message has no room.
+	//
+	// By default all Servers of the process share one budget: a quarter of
+	// what the process may use (GOMEMLIMIT, or the memory limit of its
+	// cgroup, when the first Server is made), 512 MiB where there is no such
+	// limit. A Server that has a MemoryBudget counts for itself alone, and
+	// is not part of what the others share. A Reload from one to the other
+	// is for the streams and connections that begin from then on.
 	MemoryBudget int
 
 	// MergeWindow is how long messages are held back at most to send more
@@ -238,7 +245,6 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.MaxLatency, 10*time.Second)
 	def(&c.MaxBytes, 16<<20)
-	def(&c.MemoryBudget, defaultMemoryBudget())
 	def(&c.MergeWindow, 50*time.Millisecond)
 	def(&c.ChunkSize, 60000)
 	def(&c.HandshakeTimeout, 5*time.Second)
@@ -268,13 +274,13 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// defaultMemoryBudget is that of MemoryBudget.
-var defaultMemoryBudget = sync.OnceValue(func() int {
+// defaultMemoryBudget is what the Servers of the process share.
+func defaultMemoryBudget() int {
 	if limit := sys.MemoryLimit(); limit > 0 {
 		return int(min(limit/4, math.MaxInt))
 	}
 	return 512 << 20
-})
+}
 
 // def sets a zero field to its default.
 func def[T comparable](field *T, value T) {

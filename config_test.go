@@ -37,7 +37,7 @@ var configFields = map[string]struct {
 	"NoGOPCache":        {nil, "forwardtest: no GOP cache"},
 	"MaxLatency":        {10 * time.Second, "TestLimitsOfLog"},
 	"MaxBytes":          {16 << 20, "TestLimitsOfLog"},
-	"MemoryBudget":      {defaultMemoryBudget(), "TestMemoryBudgetRefusesAndShortens"},
+	"MemoryBudget":      {nil, "TestMemoryBudgetRefusesAndShortens"},
 	"MergeWindow":       {50 * time.Millisecond, "isolation.check"},
 	"ChunkSize":         {60000, "TestValidateConfig"},
 	"HandshakeTimeout":  {5 * time.Second, "TestLimitsOfTime"},

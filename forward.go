@@ -50,7 +50,7 @@ type Server struct {
 	id     string
 	log    *slog.Logger
 	pool   *fanout.Pool
-	memory *gop.Budget
+	memory atomic.Pointer[gop.Budget] // the process's or its own; see setBudget
 	auth   *rtmp.Authenticator
 
 	ctx    context.Context // ends with Close
@@ -89,7 +89,7 @@ func NewServer(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
 	s.log = cfg.Logger
-	s.memory = gop.NewBudget(cfg.MemoryBudget)
+	s.setBudget(cfg.MemoryBudget)
 	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
 		password := s.cfg.Load().PublishAuth
 		if password == nil { // since a Reload
@@ -387,6 +387,25 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	return src, nil
 }
 
+var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
+
+// processMemory counts for all Servers that have no budget of their own.
+var processMemory = sync.OnceValue(func() *gop.Budget { return gop.NewBudget(defaultMemoryBudget()) })
+
+// setBudget puts Config.MemoryBudget into force. What is counted stays where it
+// is.
+func (s *Server) setBudget(limit int) {
+	shared := processMemory()
+	switch old := s.memory.Load(); {
+	case limit == 0:
+		s.memory.Store(shared)
+	case old == nil || old == shared:
+		s.memory.Store(gop.NewBudget(limit))
+	default:
+		old.SetLimit(limit)
+	}
+}
+
 // reserve takes a stream's name.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	name := req.Name()
@@ -399,8 +418,8 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 		return nil, ErrStreamBusy
 	case l >= 0 && len(s.sources) >= l:
 		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
-	case s.memory.Above(gop.RefuseAt):
-		return nil, fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
+	case s.memory.Load().Above(gop.RefuseAt):
+		return nil, errMemory
 	}
 	src := newSource(s, cfg, req)
 	s.sources[name] = src
@@ -575,6 +594,7 @@ func (c *conn) open() (stage, error) {
 	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
 	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, setupLimits)
 	rc.Framer = c.framer
+	rc.Charge = s.memory.Load().Charge
 	c.rt = rtmp.NewServer(rc, c)
 	if s.isClosing() {
 		return nil, ErrServerClosed
@@ -630,6 +650,9 @@ func (c *conn) end(err error) {
 	if c.out != nil {
 		c.out.Close()
 		c.out.Wait()
+	}
+	if c.rt != nil {
+		c.rt.Release()
 	}
 	if f := c.onClose; f != nil {
 		req := *c.hooked
@@ -811,6 +834,8 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	switch {
 	case errors.Is(err, ErrStreamBusy):
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
+	case errors.Is(err, errMemory):
+		return c.refused("publish", denied, "The server is short of memory, try again later.", err)
 	case errors.Is(err, ErrLimit):
 		return c.refused("publish", denied, "The server has no room for another stream.", err)
 	case errors.Is(err, ErrServerClosed):

@@ -640,7 +640,10 @@ func (f *Forwarder) connection(auth string) error {
 		properties = append(properties, rtmp.Enhanced()...)
 	}
 	in := ingest.NewReader(nc)
-	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{
+	rc := rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits)
+	rc.Charge = f.src.memory.Charge
+	defer rc.Release()
+	client := rtmp.NewClient(rc, rtmp.Options{
 		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
 		User: f.ep.user, Password: f.ep.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,

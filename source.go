@@ -33,12 +33,13 @@ type Source struct {
 	vhost Vhost // Resolver apart, which a Reload may change
 	began time.Time
 
-	log   *gop.Log
-	group *fanout.Group
-	ctx   context.Context // ends with Close of the Server
-	done  chan struct{}
-	once  sync.Once // end
-	wg    sync.WaitGroup
+	log    *gop.Log
+	group  *fanout.Group
+	memory *gop.Budget     // that counts log
+	ctx    context.Context // ends with Close of the Server
+	done   chan struct{}
+	once   sync.Once // end
+	wg     sync.WaitGroup
 
 	publishing context.Context // ends with the publish
 	unpublish  context.CancelFunc
@@ -71,6 +72,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	src := &Source{
 		srv: s, cfg: cfg, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
 		resolver: vhost.Resolver, current: cfg,
+		memory:     s.memory.Load(),
 		log:        gop.New(cfg.logLimits(vhost)),
 		ctx:        s.ctx,
 		done:       make(chan struct{}),
@@ -78,8 +80,8 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		framer:     chunk.Framer{Size: vhost.ChunkSize},
 	}
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
-	src.log.SetBudget(s.memory)
 	src.group = fanout.NewGroup(src.log, s.pool)
+	src.log.SetBudget(src.memory)
 	return src
 }
 
@@ -472,10 +474,8 @@ func (s *Source) append(frame, push *chunk.Frame, now int64) {
 	if frame.Length == 0 {
 		return
 	}
-	m := s.log.Append(frame, push, now)
-	if m.Trims() && s.srv.memory.Above(gop.CutAt) {
-		s.group.CutSlowest()
-	}
+	s.log.Append(frame, push, now)
+	s.memory.Shed(now)
 	s.pace.note(frame.Time, now)
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))

@@ -13,7 +13,9 @@ type ServerStats struct {
 	Connections  int // of clients
 	Streams      int // live, or about to be
 	Destinations int // of all streams
-	Buffered     int // bytes of Config.MemoryBudget in use
+	// Buffered is how many bytes of Config.MemoryBudget are in use: by all
+	// Servers that share it, where it is the process's.
+	Buffered int
 
 	// Refused counts the connects, publishes and plays that were refused by
 	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
@@ -29,7 +31,7 @@ func (s *Server) Stats() ServerStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return ServerStats{
-		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Used(),
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Load().Used(),
 		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
 	}
 }

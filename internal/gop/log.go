@@ -4,6 +4,7 @@
 package gop
 
 import (
+	"math"
 	"sync/atomic"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -53,6 +54,10 @@ type Log struct {
 	// Slowest, where it is set, is the sequence number of the first message
 	// that a cursor still needs. It is called while appending.
 	Slowest func() uint64
+	// Lagging is the receiver that keeps most of the log and is not up to
+	// date: how many bytes, 0 for nobody, and what cuts it off. now is that of
+	// Append. Any goroutine calls it. A Log with a Budget must have it.
+	Lagging func(now int64) (bytes int, cut func())
 
 	ring  atomic.Pointer[ring]
 	head  atomic.Uint64 // sequence number of the next message
@@ -64,6 +69,7 @@ type Log struct {
 	budget   *Budget      // nil: not counted
 	charged  atomic.Int64 // bytes counted there
 	released atomic.Bool
+	trimNext atomic.Bool // whatever the next message is
 
 	// Owned by the appending goroutine.
 	set   *HeaderSet
@@ -127,6 +133,20 @@ func (l *Log) Since(seq uint64) int {
 	return int(last.end-first.end) + first.Frame.Len()
 }
 
+// Behind is what a receiver has before it whose next message is seq: how many
+// bytes are kept of it, and for how long the first has waited, which is for
+// ever where it is not kept any more.
+func (l *Log) Behind(seq uint64, now int64) (bytes int, age int64) {
+	switch m := l.Get(seq); {
+	case seq >= l.Head():
+		return 0, 0
+	case m == nil:
+		return l.Since(seq), math.MaxInt64
+	default:
+		return l.Since(seq), now - m.arrived
+	}
+}
+
 // Append appends a message: frame as players get it, push as destinations do.
 // now is when it arrived, in nanoseconds of a clock that never goes back.
 func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
@@ -150,7 +170,7 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 		l.key.Store(m)
 	}
 	l.head.Store(m.Seq + 1)
-	l.trim(m, now)
+	l.trim(m, now, before)
 	l.charge(l.bytes - before)
 	return m
 }
@@ -227,11 +247,13 @@ func (l *Log) grow(r *ring) *ring {
 	return n
 }
 
-// trim drops what nobody needs, and what is over the limits.
-func (l *Log) trim(m *Message, now int64) {
+// trim drops what nobody needs, and what is over the limits. before is how many
+// bytes there were before m.
+func (l *Log) trim(m *Message, now int64, before int) {
 	tail, head := l.tail.Load(), m.Seq+1
 	to := tail
-	if m.Trims() {
+	if m.Trims() || l.trimNext.Load() {
+		l.trimNext.Store(false)
 		to = head
 		if key := l.key.Load(); key != nil {
 			to = key.Seq
@@ -242,7 +264,7 @@ func (l *Log) trim(m *Message, now int64) {
 		to = max(to, tail)
 	}
 	r := l.ring.Load()
-	limit := l.maxBytes()
+	limit := l.maxBytes(l.bytes - before)
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
 		if tail >= to && l.bytes <= limit && head-tail <= uint64(l.limits.Messages) &&
