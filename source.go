@@ -566,7 +566,7 @@ func (s *Source) holdBack(ctx context.Context) {
 	limits := s.cfg.logLimits(s.vhost)
 	for s.pace.fast(fanout.Clock()) {
 		messages, bytes := s.group.Backlog(paceWithin)
-		if messages <= limits.Messages/4 && bytes <= min(paceBacklog, limits.Bytes/4) {
+		if messages <= limits.Messages/4 && bytes <= min(paceBacklog, s.log.MaxBytes()/4) {
 			return
 		}
 		s.group.Wake()

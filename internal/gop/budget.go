@@ -144,17 +144,14 @@ func (l *Log) charge(delta int) {
 
 func (l *Log) giveBack() { l.budget.used.Add(-l.charged.Swap(0)) }
 
-// maxBytes is the limit while so many bytes are not counted yet.
-func (l *Log) maxBytes(uncounted int) int {
+// MaxBytes is how many bytes the Log may hold now.
+func (l *Log) MaxBytes() int {
 	b := l.budget
 	if b == nil || !b.Above(ShortenAt) {
 		return l.limits.Bytes
 	}
-	limit := min(l.limits.Bytes, b.share())
-	// Others may hold more than their share and receive nothing: what goes
-	// over the whole is for this one to give up.
-	if over := b.used.Load() + int64(uncounted) - b.limit.Load(); over > 0 {
-		limit = min(limit, int(max(int64(l.bytes)-over, 0)))
-	}
-	return limit
+	// Others may hold more than their share and receive nothing: there is no
+	// more room than they leave.
+	room := l.charged.Load() + b.limit.Load() - b.used.Load()
+	return min(l.limits.Bytes, b.share(), int(max(room, 0)))
 }

@@ -170,7 +170,7 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 		l.key.Store(m)
 	}
 	l.head.Store(m.Seq + 1)
-	l.trim(m, now, before)
+	l.trim(m, now)
 	l.charge(l.bytes - before)
 	return m
 }
@@ -247,9 +247,8 @@ func (l *Log) grow(r *ring) *ring {
 	return n
 }
 
-// trim drops what nobody needs, and what is over the limits. before is how many
-// bytes there were before m.
-func (l *Log) trim(m *Message, now int64, before int) {
+// trim drops what nobody needs, and what is over the limits.
+func (l *Log) trim(m *Message, now int64) {
 	tail, head := l.tail.Load(), m.Seq+1
 	to := tail
 	if m.Trims() || l.trimNext.Load() {
@@ -264,7 +263,7 @@ func (l *Log) trim(m *Message, now int64, before int) {
 		to = max(to, tail)
 	}
 	r := l.ring.Load()
-	limit := l.maxBytes(l.bytes - before)
+	limit := l.MaxBytes()
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
 		if tail >= to && l.bytes <= limit && head-tail <= uint64(l.limits.Messages) &&
