@@ -248,7 +248,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 	const (
 		budget  = 8 << 20
 		streams = 200
-		begins  = 20 // publishers that begin a large message each
+		begins  = 15 // publishers that begin a large message each
 	)
 	var cuts []string // hosts
 	var mu sync.Mutex
@@ -279,18 +279,18 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 		}})
 		b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 4000}}})
 
-		// Streams of 80 kbit/s, which fill the stalled connections first.
+		// Streams of 160 kbit/s, which fill the stalled connections first.
 		sending, stop := context.WithCancel(b.ctx)
 		var pubs []*forwardtest.Publisher
 		var sent sync.WaitGroup
 		for i := range streams {
 			p := b.publish(fmt.Sprintf("live/%d", i))
 			pubs = append(pubs, p)
-			media := forwardtest.Media{ID: uint32(i), FPS: 5, KeyframeInterval: time.Second, VideoBitrate: 80000, AudioBitrate: -1}
+			media := forwardtest.Media{ID: uint32(i), FPS: 4, KeyframeInterval: time.Second, VideoBitrate: 160_000, AudioBitrate: -1}
 			// Those that begin a large message send no more behind it.
 			length := time.Duration(-1)
 			if i < begins {
-				length = 20 * time.Second
+				length = 10 * time.Second
 			}
 			sent.Go(func() { p.Send(sending, media.Messages(length), 1) })
 		}
@@ -329,7 +329,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 				seen("cut")
 			}
 		}
-		for range 200 {
+		for range 100 {
 			time.Sleep(97 * time.Millisecond)
 			look()
 		}
@@ -337,11 +337,11 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 		require.Less(b, most*100, budget*95)
 		time.Sleep(time.Second) // the first ones have sent all
 		for _, p := range pubs[:begins] {
-			require.NoError(b, p.WritePart(forwardtest.Message{Type: TagVideo, Timestamp: 21000, Payload: make([]byte, 48<<10)}, 1000))
+			require.NoError(b, p.WritePart(forwardtest.Message{Type: TagVideo, Timestamp: 11000, Payload: make([]byte, 48<<10)}, 1000))
 		}
 		look()
 		require.GreaterOrEqual(b, most*100, budget*95)
-		for range 50 {
+		for range 20 {
 			time.Sleep(97 * time.Millisecond)
 			look()
 		}
@@ -359,7 +359,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			r := s.Recorder().Report()
 			require.EqualValues(b, 1, r.First)
 			require.EqualValues(b, r.Frames, r.Last)
-			require.GreaterOrEqual(b, r.Frames, 5*20)
+			require.GreaterOrEqual(b, r.Frames, 4*10)
 			frames += r.Frames
 		}
 		measured(25, "budget of 8 MiB, 200 streams, 200 of 400 stalled", "refuse at 80 %, shorten at 90 %, cut at 95 %",
