@@ -31,6 +31,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(mediaDir)
+	addNewer()
 	defer table.print()
 	return leak.Run(m)
 }
@@ -100,6 +101,9 @@ func (r *results) print() {
 		}
 		fmt.Println()
 	}
+	for _, peer := range absent() {
+		fmt.Println("absent:", peer)
+	}
 	fmt.Println()
 }
 
@@ -111,6 +115,11 @@ func TestMatrix(t *testing.T) {
 	clips := repository(t)
 	for _, make := range generated {
 		clips = append(clips, make(t))
+	}
+	if newFFmpeg != "" {
+		for _, make := range modern {
+			clips = append(clips, make(t))
+		}
 	}
 	for _, c := range clips {
 		t.Run(c.name, func(t *testing.T) {

@@ -39,6 +39,9 @@ type clip struct {
 	// classic: H.264, AAC and MP3 in the form of FLV 10.1, which peers that
 	// know no Enhanced RTMP can take apart.
 	classic bool
+	// modern: besides, one track of HEVC, AV1 or VP9 in the form of Enhanced
+	// RTMP v1, which FFmpeg knows since 6.1.
+	modern bool
 }
 
 // ms is the time of the clip's last message.
@@ -59,7 +62,7 @@ func generate(name string, make func(t *testing.T, path string)) func(t *testing
 		if c == nil {
 			path := filepath.Join(mediaDir, name+".flv")
 			make(t, path)
-			c = load(t, name, path, true)
+			c = load(t, name, path)
 		}
 		return c
 	}
@@ -91,7 +94,21 @@ var (
 		concatenate(t, path, small, large)
 	})
 	generated = []func(*testing.T) *clip{bframes, audioOnly, videoOnly, bigKeyframes, resolution}
+	// modern are what only a current FFmpeg can put into FLV.
+	modern = []func(*testing.T) *clip{
+		encoded("hevc-bframes", "libx265", "-x265-params", "log-level=error:bframes=3:keyint=25:min-keyint=25:scenecut=0:open-gop=0"),
+		encoded("hevc-10bit", "libx265", "-x265-params", "log-level=error:bframes=0:keyint=25:min-keyint=25:scenecut=0", "-pix_fmt", "yuv420p10le"),
+		encoded("av1", "libsvtav1", "-preset", "11", "-crf", "45", "-g", "25"),
+		encoded("vp9", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "300k", "-g", "25"),
+	}
 )
+
+// encoded makes a clip with a current FFmpeg and a video encoder of its.
+func encoded(name string, video ...string) func(t *testing.T) *clip {
+	return generate(name, func(t *testing.T, path string) {
+		run(t, newFFmpeg, slices.Concat(quiet, testVideo("320x180"), testAudio, []string{"-c:v"}, video, aac, toFLV(path))...)
+	})
+}
 
 var (
 	quiet     = []string{"-v", "error", "-nostdin", "-y"}
@@ -136,21 +153,21 @@ func repository(t *testing.T) []*clip {
 	require.NotEmpty(t, paths)
 	var out []*clip
 	for _, path := range paths {
-		name := strings.TrimSuffix(filepath.Base(path), ".flv")
-		c := load(t, name, path, true)
-		for _, m := range c.tags {
-			c.classic = c.classic && !enhanced(m)
-		}
-		out = append(out, c)
+		out = append(out, load(t, strings.TrimSuffix(filepath.Base(path), ".flv"), path))
 	}
 	return out
 }
 
-func load(t *testing.T, name, path string, classic bool) *clip {
+func load(t *testing.T, name, path string) *clip {
 	tags, err := readFLV(path)
 	require.NoError(t, err)
 	require.NotEmpty(t, tags, path)
-	return &clip{name: name, path: path, tags: tags, classic: classic}
+	c := &clip{name: name, path: path, tags: tags, classic: true, modern: true}
+	for _, m := range c.tags {
+		c.classic = c.classic && !enhanced(m)
+		c.modern = c.modern && (!enhanced(m) || v1(m))
+	}
+	return c
 }
 
 // readFLV reads a file. What is cut off at its end is left out: a recorder
@@ -199,6 +216,19 @@ func enhanced(m tag) bool {
 		return flv.Audio(m.body).Enhanced
 	case flv.TypeVideo:
 		return flv.Video(m.body).Enhanced
+	}
+	return false
+}
+
+// v1 reports whether m is of Enhanced RTMP v1: a video message with a FourCC
+// and no tracks.
+func v1(m tag) bool {
+	if m.typ != flv.TypeVideo {
+		return false
+	}
+	switch v := flv.Video(m.body); v.Codec {
+	case flv.CodecHEVC, flv.CodecAV1, flv.CodecVP9:
+		return !v.Multitrack
 	}
 	return false
 }
