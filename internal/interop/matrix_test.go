@@ -51,6 +51,12 @@ const (
 	plays       = "plays"
 	playsLate   = "plays, late"
 	destination = "destination"
+
+	// By TLS, and to a server that asks for a password.
+	publishesTLS   = "publishes, rtmps"
+	playsTLS       = "plays, rtmps"
+	destinationTLS = "destination, rtmps"
+	withPassword   = "publishes, password"
 )
 
 func (r *results) set(role, peer string, c *clip, err error) {
@@ -66,7 +72,7 @@ func (r *results) note(role, peer string, c *clip, cell string) {
 	if r.cells == nil {
 		r.cells = make(map[[2]string]string)
 	}
-	row := fmt.Sprintf("%-12s %s", role, peer)
+	row := fmt.Sprintf("%-20s %s", role, peer)
 	if !slices.Contains(r.rows, row) {
 		r.rows = append(r.rows, row)
 	}
@@ -89,13 +95,13 @@ func (r *results) print() {
 	for i, col := range r.cols {
 		fmt.Printf("  %2d %s\n", i+1, col)
 	}
-	fmt.Printf("%-36s", "")
+	fmt.Printf("%-44s", "")
 	for i := range r.cols {
 		fmt.Printf("%5d", i+1)
 	}
 	fmt.Println()
 	for _, row := range r.rows {
-		fmt.Printf("%-36s", row)
+		fmt.Printf("%-44s", row)
 		for _, col := range r.cols {
 			fmt.Printf("%5s", r.cells[[2]string{row, col}])
 		}
