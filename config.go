@@ -47,7 +47,7 @@ type Config struct {
 	// the user is PublishRequest.User: which streams he may publish is for
 	// OnPublish to say. Who is a publisher is seen by flashVer, which begins
 	// with "FMLE/" or holds "FMSc/"; others are not asked and can only
-	// play.
+	// play. GStreamer's rtmp2sink needs to be given such a flash-version.
 	PublishAuth func(user string) (password Secret, ok bool)
 
 	// Logger gets the Server's log: Info for a stream's start and end, Warn

@@ -123,7 +123,8 @@ const (
 // returns ErrServerClosed, or until l is closed by others. It closes l. Errors
 // of l that may pass, such as a lack of file descriptors, are waited out. With
 // a listener of crypto/tls it serves RTMPS; DynamicRecordSizingDisabled in its
-// tls.Config suits what is sent, which is large.
+// tls.Config suits what is sent, which is large, and SessionTicketsDisabled is
+// needed by librtmp on GnuTLS, which takes a ticket of TLS 1.3 for the end.
 func (s *Server) Serve(l net.Listener) error {
 	defer l.Close()
 	if s.err != nil {

@@ -72,7 +72,7 @@ func (r *results) note(role, peer string, c *clip, cell string) {
 	if r.cells == nil {
 		r.cells = make(map[[2]string]string)
 	}
-	row := fmt.Sprintf("%-20s %s", role, peer)
+	row := fmt.Sprintf("%-39s %s", role, peer)
 	if !slices.Contains(r.rows, row) {
 		r.rows = append(r.rows, row)
 	}
@@ -95,13 +95,13 @@ func (r *results) print() {
 	for i, col := range r.cols {
 		fmt.Printf("  %2d %s\n", i+1, col)
 	}
-	fmt.Printf("%-44s", "")
+	fmt.Printf("%-63s", "")
 	for i := range r.cols {
 		fmt.Printf("%5d", i+1)
 	}
 	fmt.Println()
 	for _, row := range r.rows {
-		fmt.Printf("%-44s", row)
+		fmt.Printf("%-63s", row)
 		for _, col := range r.cols {
 			fmt.Printf("%5s", r.cells[[2]string{row, col}])
 		}
@@ -194,13 +194,7 @@ func (w *world) run() {
 			return checkRun(want, got, p.rule)
 		})
 	}
-	for _, accepted := range w.live {
-		select {
-		case <-accepted:
-		case <-w.ctx.Done():
-			w.t.Fatal("a raw player was not accepted")
-		}
-	}
+	w.awaitRaw()
 	eventually(w.t, "the players at the slave", func() bool { return w.slave.plays.Load() == int64(waiting+len(w.live)-atNginx) })
 	if players[0].can(w.c) {
 		atNginx++
@@ -291,6 +285,17 @@ func (w *world) raw(addr, app, stream, role, name string, check func(want, got [
 			w.t.Errorf("%s %s: %v", name, role, err)
 		}
 	})
+}
+
+// awaitRaw waits until all raw players are accepted.
+func (w *world) awaitRaw() {
+	for _, accepted := range w.live {
+		select {
+		case <-accepted:
+		case <-w.ctx.Done():
+			w.t.Fatal("a raw player was not accepted")
+		}
+	}
 }
 
 // TestSeedCluster is the page's own example: a master with its configuration

@@ -158,6 +158,9 @@ func repository(t *testing.T) []*clip {
 	return out
 }
 
+// h264aac is the clip of testdata that all know.
+func h264aac(t *testing.T) *clip { return load(t, "h264_aac", "../../testdata/h264_aac.flv") }
+
 func load(t *testing.T, name, path string) *clip {
 	tags, err := readFLV(path)
 	require.NoError(t, err)

@@ -5,14 +5,17 @@ package interop
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -28,29 +31,69 @@ func TestOBS(t *testing.T) {
 		return // the table says so
 	}
 	display, name := newDisplay(t), obsName(t)
-	for _, c := range []struct{ encoder, user, role, clip string }{
-		{"obs_x264", "", publishes, "live h264+aac"},
-		{"ffmpeg_svt_av1", "", publishes, "live av1+aac"},
-		{"obs_x264", user, withPassword, "live h264+aac"},
+	for _, c := range []struct{ encoder, role, clip string }{
+		{"obs_x264", publishes, "live h264+aac"},
+		{"ffmpeg_svt_av1", publishes, "live av1+aac"},
+		{"obs_x264", withPassword, "live h264+aac"},
+		{"obs_x264", publishesTLS, "live h264+aac"},
 	} {
 		t.Run(c.encoder+" "+c.role, func(t *testing.T) {
+			t.Parallel()
 			clip := &clip{name: c.clip}
-			err := obsStreams(t, display, c.encoder, c.user, clip)
+			err := obsStreams(t, display, c.encoder, c.role, clip)
 			table.set(c.role, name, clip, err)
 			require.NoError(t, err)
 		})
 	}
 }
 
+// TestOBSRefusesCertificate lets OBS meet a certificate of an unknown
+// authority.
+func TestOBSRefusesCertificate(t *testing.T) {
+	if obs == "" {
+		return
+	}
+	name := obsName(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	id := newIdentity(t)
+	said := make(chan error, 1)
+	go func() {
+		nc, err := l.Accept()
+		if err != nil {
+			said <- err
+			return
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(patience))
+		_, err = tls.Server(nc, &tls.Config{
+			Certificates: []tls.Certificate{id.Certificate},
+			MaxVersion:   tls.VersionTLS12, // to read the alert: in TLS 1.3 Mbed TLS sends it in the clear
+		}).Read(make([]byte, 1))
+		said <- err
+	}()
+	p := startOBS(t, obsOptions{display: newDisplay(t), encoder: "obs_x264", server: "rtmps://" + l.Addr().String() + "/live", key: "cam"})
+	err = <-said
+	p.kill() // it shows what is wrong and waits for a click
+	refused := err != nil && strings.Contains(err.Error(), "remote error: tls: ")
+	if refused {
+		err = nil
+	}
+	table.set(publishesTLS+", certificate refused", name, &clip{name: "live h264+aac"}, err)
+	require.True(t, refused, "%v", err)
+}
+
 // obsStreams lets OBS stream what becomes c.
-func obsStreams(t *testing.T, display, encoder, user string, c *clip) error {
+func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	o := obsOptions{display: display, encoder: encoder, key: "cam?token=a&b=/c"}
 	slave := newServer(t, forward.Config{})
 	asks := 0 // connections before the one that publishes
 	var auth func(string) (forward.Secret, bool)
-	if user != "" {
-		asks, auth = 2, passwords
+	if role == withPassword {
+		o.user, asks, auth = user, 2, passwords
 	}
 	master := newServer(t, forward.Config{
 		Resolver:    forward.MustStatic(slave.addr),
@@ -62,7 +105,17 @@ func obsStreams(t *testing.T, display, encoder, user string, c *clip) error {
 			return nil
 		}},
 	})
-	in := newTap(t, master.addr)
+	var in *tap
+	if role == publishesTLS {
+		id := newIdentity(t)
+		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{id.Certificate}})
+		require.NoError(t, err)
+		in = newTapOn(t, l, master.addr)
+		o.server, o.ca = "rtmps://"+in.addr+"/live", id.ca
+	} else {
+		in = newTap(t, master.addr)
+		o.server = "rtmp://" + in.addr + "/live"
+	}
 
 	accepted := make(chan struct{})
 	var got []tag
@@ -74,7 +127,7 @@ func obsStreams(t *testing.T, display, encoder, user string, c *clip) error {
 	}()
 	<-accepted
 
-	p := startOBS(t, display, encoder, "rtmp://"+in.addr+"/live", "cam?token=a&b=/c", user)
+	p := startOBS(t, o)
 	var sent *tapped
 	for range asks + 1 {
 		select {
@@ -123,9 +176,20 @@ func obsName(t *testing.T) string {
 	return "OBS " + strings.TrimSpace(version)
 }
 
+type obsOptions struct {
+	display, encoder  string
+	server, key, user string
+	ca                string // file of an authority to know
+}
+
 // startOBS starts OBS with a scene of one colour, which streams at once.
-func startOBS(t *testing.T, display, encoder, server, key, user string) *process {
+func startOBS(t *testing.T, o obsOptions) *process {
 	home := t.TempDir()
+	certs := filepath.Join(home, "certs")
+	require.NoError(t, os.Mkdir(certs, 0o700))
+	if o.ca != "" {
+		require.NoError(t, os.Link(o.ca, filepath.Join(certs, "ca.pem")))
+	}
 	for name, text := range map[string]string{
 		"global.ini": `
 [General]
@@ -141,7 +205,7 @@ Name=test
 Mode=Advanced
 Reconnect=false
 [AdvOut]
-Encoder=` + encoder + `
+Encoder=` + o.encoder + `
 AudioEncoder=ffmpeg_aac
 [Video]
 BaseCX=320
@@ -153,10 +217,10 @@ FPSCommon=24 NTSC
 SampleRate=48000
 `,
 		"basic/profiles/test/streamEncoder.json": `{"rate_control": "CBR", "bitrate": 300, "keyint_sec": 1, "bf": 2, "preset": ` +
-			map[string]string{"obs_x264": `"ultrafast"`, "ffmpeg_svt_av1": "10"}[encoder] + `}`,
+			map[string]string{"obs_x264": `"ultrafast"`, "ffmpeg_svt_av1": "10"}[o.encoder] + `}`,
 		"basic/profiles/test/service.json": fmt.Sprintf(
 			`{"type": "rtmp_custom", "settings": {"server": %q, "key": %q, "use_auth": %t, "username": %q, "password": %q}}`,
-			server, key, user != "", user, password),
+			o.server, o.key, o.user != "", o.user, password),
 		"basic/scenes/test.json": `{
 	"name": "test", "current_scene": "scene", "current_program_scene": "scene", "scene_order": [{"name": "scene"}],
 	"sources": [
@@ -169,7 +233,7 @@ SampleRate=48000
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
-	return startEnv(t, []string{"HOME=" + home, "DISPLAY=" + display, "LIBGL_ALWAYS_SOFTWARE=1", "XDG_RUNTIME_DIR=/tmp"},
+	return startEnv(t, []string{"HOME=" + home, "DISPLAY=" + o.display, "LIBGL_ALWAYS_SOFTWARE=1", "XDG_RUNTIME_DIR=/tmp"},
 		obs, "--multi", "--startstreaming", "--minimize-to-tray", "--disable-shutdown-check", "--disable-missing-files-check",
 		"--profile", "test", "--collection", "test")
 }

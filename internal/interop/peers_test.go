@@ -37,6 +37,7 @@ var packages = map[string]string{
 	"nginx":          "nginx",
 	"rtmpdump":       "rtmpdump",
 	"gst-launch-1.0": "gstreamer1.0-tools",
+	"Xvfb":           "xvfb",
 }
 
 // elements has the Debian package of each of GStreamer's elements.
@@ -285,11 +286,13 @@ var publishers = []publisher{
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPublish, nil},
 }
 
+// ffmpegPublish publishes with an FFmpeg and options of its output.
 func ffmpegPublish(t *testing.T, program string, c *clip, url string, options ...string) error {
 	return start(t, program, slices.Concat([]string{"-v", "error", "-nostdin", "-re", "-copyts", "-i", c.path, "-c", "copy", "-f", "flv"},
 		options, []string{url})...).wait()
 }
 
+// ffmpegPlay plays with an FFmpeg and options of its input.
 func ffmpegPlay(t *testing.T, program, url string, options ...string) ([]tag, error) {
 	return recorded(t, program, func(out string) []string {
 		return slices.Concat([]string{"-v", "error", "-nostdin", "-copyts"}, options, []string{"-i", url, "-c", "copy", "-f", "flv", out})
@@ -385,11 +388,15 @@ var players = []player{
 		})
 	}},
 	{"librtmp (rtmpdump)", anything, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
-		return recorded(t, "rtmpdump", func(out string) []string {
-			return []string{"-q", "--live", "--timeout", "60", "-r", url, "-o", out}
-		})
+		return rtmpdump(t, url)
 	}},
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPlay},
+}
+
+func rtmpdump(t *testing.T, url string) ([]tag, error) {
+	return recorded(t, "rtmpdump", func(out string) []string {
+		return []string{"-q", "--live", "--timeout", "60", "-r", url, "-o", out}
+	})
 }
 
 // recorded runs a program that writes an FLV file.
