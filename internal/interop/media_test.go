@@ -277,6 +277,9 @@ type rule struct {
 	// late: it came when the stream was running, and must begin at a
 	// keyframe after the first.
 	late bool
+	// pushed: it was sent to by a destination that was still connecting when
+	// the publisher began, so it may begin at any keyframe.
+	pushed bool
 	// cut is how many of the last frames it may lose: rtmp2src ends at
 	// StreamEOF, whatever it has not given on yet.
 	cut int
@@ -312,7 +315,7 @@ func checkRun(want, got []tag, r rule) error {
 		switch began := w[at].ms - w[0].ms; {
 		case r.late && began == 0:
 			return fmt.Errorf("%s: a late joiner got all %d frames", name, len(g))
-		case !r.late && (typ == flv.TypeVideo && at > 0 || began > second):
+		case !r.late && !r.pushed && (typ == flv.TypeVideo && at > 0 || began > second):
 			return fmt.Errorf("%s: %d frames of %d, the first %d are missing or some on the way", name, len(g), len(w), at)
 		}
 		for i := range g {
@@ -337,7 +340,7 @@ func (r rule) same(a, b tag) bool {
 
 func checkHeaders(want, got []tag, typ uint8, r rule) error {
 	w, g := headers(want, typ), headers(got, typ)
-	if r.late { // what was over when it came it need not have
+	if r.late || r.pushed { // what was over when it came it need not have
 		w = w[max(0, len(w)-len(g)):]
 	}
 	if len(w) != len(g) {

@@ -24,8 +24,8 @@ import (
 )
 
 // TestOBS lets OBS stream with each of its software encoders. What a player
-// gets from a slave is what OBS has sent to the master, from the first message
-// to the last.
+// gets is what OBS has sent, from the first message to the last, and at a
+// slave from a keyframe.
 func TestOBS(t *testing.T) {
 	if obs == "" {
 		return // the table says so
@@ -117,15 +117,23 @@ func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 		o.server = "rtmp://" + in.addr + "/live"
 	}
 
-	accepted := make(chan struct{})
-	var got []tag
-	played := make(chan error, 1)
-	go func() {
-		var err error
-		got, err = playRaw(ctx, slave.addr, "live", "cam", accepted)
-		played <- err
-	}()
-	<-accepted
+	type result struct {
+		tags []tag
+		err  error
+	}
+	play := func(s *server) <-chan result {
+		accepted, played := make(chan struct{}), make(chan result, 1)
+		go func() {
+			got, err := playRaw(ctx, s.addr, "live", "cam", accepted)
+			played <- result{got, err}
+		}()
+		select {
+		case <-accepted:
+		case <-ctx.Done():
+		}
+		return played
+	}
+	atMaster, atSlave := play(master), play(slave)
 
 	p := startOBS(t, o)
 	var sent *tapped
@@ -148,17 +156,21 @@ func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 	if err := p.wait(); err != nil && !errors.As(err, &exit) {
 		return err
 	}
-	if err := <-played; err != nil {
+	here, there := <-atMaster, <-atSlave
+	if err := errors.Join(here.err, there.err); err != nil {
 		return err
 	}
 	c.tags = sent.tags()
 	for i := range c.tags { // players get no @setDataFrame
 		c.tags[i].body = bytes.TrimPrefix(c.tags[i].body, []byte(flv.SetDataFrame))
 	}
-	if err := checkHeaders(c.tags, got, flv.TypeVideo, rule{}); err != nil {
+	if err := checkAll(c.tags, here.tags); err != nil {
 		return err
 	}
-	return checkAll(c.tags, got)
+	if err := checkRun(c.tags, there.tags, rule{pushed: true}); err != nil {
+		return fmt.Errorf("at the slave: %w", err)
+	}
+	return nil
 }
 
 // newDisplay starts an X server and returns its DISPLAY.

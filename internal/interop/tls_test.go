@@ -122,10 +122,11 @@ stream {
 	return addr
 }
 
-// newForwardd builds and starts forwardd, which forwards to a server what
-// comes by rtmps, and returns the address for that.
-func newForwardd(t *testing.T, id *identity, to string) string {
-	dir, addr := t.TempDir(), freeAddr(t)
+// newForwardd builds and starts forwardd, which forwards to a server, and
+// returns its addresses, the second by TLS.
+func newForwardd(t *testing.T, id *identity, to string) (addr, secure string) {
+	dir := t.TempDir()
+	addr, secure = freeAddr(t), freeAddr(t)
 	program, conf := filepath.Join(dir, "forwardd"), filepath.Join(dir, "forward.conf")
 	run(t, "go", "build", "-o", program, "github.com/rtmp-forward/forward/examples/forwardd")
 	require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, `
@@ -142,10 +143,11 @@ vhost __defaultVhost__ {
         destination %s;
     }
 }
-`, freeAddr(t), addr, id.cert, id.key, to), 0o600))
+`, addr, secure, id.cert, id.key, to), 0o600))
 	start(t, program, "-c", conf)
 	awaitListener(t, addr)
-	return addr
+	awaitListener(t, secure)
+	return addr, secure
 }
 
 func awaitListener(t testing.TB, addr string) {
@@ -239,7 +241,7 @@ func TestRTMPS(t *testing.T) {
 	w := &world{t: t, c: c, ctx: ctx, ended: make(chan struct{})}
 	w.slave, w.nginx = newServer(t, forward.Config{}), newNginx(t, "")
 	secure, front := w.slave.serveTLS(t, id), newFront(t, id, w.nginx.addr)
-	daemon := newForwardd(t, id, w.slave.addr)
+	daemon, daemonTLS := newForwardd(t, id, w.slave.addr)
 	w.master = newServer(t, forward.Config{
 		Resolver:  forward.MustStatic("rtmps://"+secure+"/live", "rtmps://"+front+"/live"),
 		TLSConfig: &tls.Config{RootCAs: id.roots},
@@ -257,18 +259,16 @@ func TestRTMPS(t *testing.T) {
 		if p.muxed != nil {
 			want = p.muxed(t, c)
 		}
-		w.raw(w.slave.addr, "live", fmt.Sprint("from-", i), publishesTLS, p.name, func(_, got []tag) error {
-			return checkRun(want, got, rule{})
-		})
+		w.published(daemon, fmt.Sprint("from-", i), publishesTLS, p.name, want, rule{})
 	}
 	w.awaitRaw()
 	eventually(t, "the players at the slave", func() bool {
-		return w.slave.plays.Load() == int64(len(tlsPlayers)+len(w.live)-1)
+		return w.slave.plays.Load() == int64(len(tlsPlayers)+1+len(tlsPublishers))
 	})
 	w.nginx.logged(t, "play: name='inside'", 1)
 	for i, p := range tlsPublishers {
 		w.wg.Go(func() {
-			if err := p.publish(t, c, fmt.Sprint("rtmps://", daemon, "/live/from-", i), id.ca); err != nil {
+			if err := p.publish(t, c, fmt.Sprint("rtmps://", daemonTLS, "/live/from-", i), id.ca); err != nil {
 				t.Errorf("%s publishes: %v", p.name, err)
 			}
 		})
