@@ -89,7 +89,7 @@ func TestPasswords(t *testing.T) {
 				err = fmt.Errorf("a wrong password: %w", err)
 				t.Errorf("%s publishes: %v", p.name, err)
 			}
-			table.set(withPassword+", a wrong one refused", p.name, c, err)
+			table.set(withPassword+", a wrong refused", p.name, c, err)
 		})
 	}
 	w.wg.Wait()
