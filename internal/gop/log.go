@@ -46,6 +46,10 @@ type Limits struct {
 	Age      int64 // nanoseconds since arrival
 }
 
+// lag is how far a receiver may fall behind. What lies between it and the
+// limits is for what is under way to it, and for those who begin.
+func (l *Limits) lag() backlog { return backlog{l.Age / 5 * 4, uint64(l.Bytes) / 2} }
+
 // Log is a live stream's messages, from the last keyframe on, or from where
 // the slowest cursor is, within Limits. Append and End are for one goroutine;
 // all else is safe for concurrent use.
@@ -145,6 +149,28 @@ func (l *Log) Behind(seq uint64, now int64) (bytes int, age int64) {
 	default:
 		return l.Since(seq), now - m.arrived
 	}
+}
+
+// Age is how much later than the message seq the newest one has arrived, in
+// nanoseconds.
+func (l *Log) Age(seq uint64) int64 {
+	return l.backlog(max(seq, l.tail.Load()), l.head.Load()).age
+}
+
+// backlog is what there is from one message to another: the nanoseconds in
+// which it has arrived, and bytes.
+type backlog struct {
+	age   int64
+	bytes uint64
+}
+
+// backlog is nothing where one of the two is not kept.
+func (l *Log) backlog(from, to uint64) backlog {
+	first, last := l.Get(from), l.Get(to-1)
+	if first == nil || last == nil {
+		return backlog{}
+	}
+	return backlog{last.arrived - first.arrived, last.end - first.end}
 }
 
 // Append appends a message: frame as players get it, push as destinations do.
