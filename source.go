@@ -521,7 +521,8 @@ func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 // below real time.
 const (
 	// paceSlack is how far its media may be ahead of the clock before it
-	// counts as faster than real time.
+	// counts as faster than real time, unless a receiver is in danger of
+	// losing some of it.
 	paceSlack = 2 * time.Second
 	// paceLate is how far it may be behind the clock and catch up again.
 	paceLate = 10 * time.Second
@@ -530,8 +531,11 @@ const (
 	// paceBacklog is how many bytes the slowest receiver may be behind, where
 	// that is no more than a quarter of what the log keeps.
 	paceBacklog = 512 << 10
-	// paceWithin is how recently a receiver must have taken something.
-	paceWithin = time.Second
+	// paceWithin is how recently a receiver must have taken something. Where
+	// it is written to in turns of 64 KiB, that is noted after each.
+	paceWithin = stalledAfter
+	// paceNear is how far media may be ahead of the clock, whoever is behind.
+	paceNear = 250 * time.Millisecond
 )
 
 // pace compares a publisher's times with the clock.
@@ -555,18 +559,24 @@ func (p *pace) note(ms uint32, now int64) {
 	p.anchor = max(p.anchor, now-p.media*int64(time.Millisecond)-int64(paceLate))
 }
 
-// fast reports whether the media is ahead of the clock.
-func (p *pace) fast(now int64) bool {
-	return p.media*int64(time.Millisecond)-(now-p.anchor) > int64(paceSlack)
+// ahead is how far the media is ahead of the clock.
+func (p *pace) ahead(now int64) time.Duration {
+	return time.Duration(p.media*int64(time.Millisecond) - (now - p.anchor))
 }
 
 // holdBack keeps a publisher that is faster than real time from running away
-// from its receivers.
+// from its receivers, which go on at a keyframe when they are too far behind.
 func (s *Source) holdBack(ctx context.Context) {
 	limits := s.cfg.logLimits(s.vhost)
-	for s.pace.fast(fanout.Clock()) {
-		messages, bytes := s.group.Backlog(paceWithin)
-		if messages <= limits.Messages/4 && bytes <= min(paceBacklog, s.log.MaxBytes()/4) {
+	for {
+		ahead := s.pace.ahead(fanout.Clock())
+		if ahead <= paceNear {
+			return
+		}
+		messages, bytes, age := s.group.Backlog(paceWithin)
+		share := s.log.MaxBytes() / 4
+		slow := messages > limits.Messages/4 || bytes > min(paceBacklog, share) || int64(age) > limits.Age/4
+		if !slow || ahead <= paceSlack && bytes <= share {
 			return
 		}
 		s.group.Wake()
