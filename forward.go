@@ -742,6 +742,7 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
+	asked := time.Now()
 	c.hops = hops(m)
 	if err := c.srv.checkHops(c.hops); err != nil {
 		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream goes in a circle.", err)
@@ -765,7 +766,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	if f := cfg.Hooks.OnConnect; f != nil {
 		began := time.Now()
 		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
-			c.delayRefusal()
+			c.delayRefusal(asked)
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
 		}
 		c.setup = c.setup.Add(time.Since(began))
@@ -786,6 +787,7 @@ var errNoUser = errors.New("not authenticated")
 // and takes the answer out of m. Who may be a player is not asked, but can't
 // publish then.
 func (c *conn) authenticate(m *rtmp.Connect) error {
+	asked := time.Now()
 	if c.srv.cfg.Load().PublishAuth == nil {
 		return nil
 	}
@@ -803,7 +805,7 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 		return err
 	})
 	if errors.Is(err, rtmp.ErrWrong) {
-		c.delayRefusal()
+		c.delayRefusal(asked)
 	}
 	return err
 }
@@ -823,6 +825,7 @@ func (c *conn) refused(command, code, description string, cause error) error {
 // Publish implements rtmp.Handler.
 func (c *conn) Publish(streamID uint32, name string) error {
 	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
+	asked := time.Now()
 	cfg := c.srv.cfg.Load()
 	if cfg.PublishAuth != nil && c.user == "" {
 		return c.refused("publish", denied, "User and password are needed.", errNoUser)
@@ -843,7 +846,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		return c.refused("publish", denied, "The server is shutting down.", err)
 	case err != nil:
 		if errors.As(err, new(refusedError)) || errors.Is(err, ErrRefused) {
-			c.delayRefusal()
+			c.delayRefusal(asked)
 		}
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
@@ -948,6 +951,7 @@ type player struct {
 // Play implements rtmp.Handler.
 func (c *conn) Play(streamID uint32, name string) error {
 	const notFound, failed = "NetStream.Play.StreamNotFound", "NetStream.Play.Failed"
+	asked := time.Now()
 	cfg := c.srv.cfg.Load()
 	r, err := c.request(cfg, name)
 	if err != nil {
@@ -956,7 +960,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	req := (*PlayRequest)(r)
 	if f := cfg.Hooks.OnPlay; f != nil {
 		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
-			c.delayRefusal()
+			c.delayRefusal(asked)
 			return c.refused("play", failed, "Playing is refused.", err)
 		}
 	}

@@ -19,7 +19,7 @@ type ServerStats struct {
 
 	// Refused counts the connects, publishes and plays that were refused by
 	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
-	// each is delayed by 250 ms.
+	// each comes 250 ms after the request at the earliest.
 	Refused uint64
 	// RefusedFrom has them by address, of IPv6 the first 64 bits, for the
 	// 1024 addresses that were refused last.
@@ -38,7 +38,7 @@ func (s *Server) Stats() ServerStats {
 
 const (
 	// refusalDelay makes it slow to try keys and passwords, one after the
-	// other.
+	// other. It counts from the request.
 	refusalDelay = 250 * time.Millisecond
 	// maxRefusedAddrs bounds the addresses that are counted.
 	maxRefusedAddrs = 1024
@@ -91,12 +91,13 @@ type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }
 
-// delayRefusal counts a client that is about to be refused, and waits.
-func (c *conn) delayRefusal() {
+// delayRefusal counts a client that is about to be refused, for what it has
+// asked at the given time, and waits.
+func (c *conn) delayRefusal(asked time.Time) {
 	c.srv.mu.Lock()
 	c.srv.refusals.note(c.addr, time.Now())
 	c.srv.mu.Unlock()
-	ctx, cancel := context.WithTimeout(c.ctx, refusalDelay)
+	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
 	defer cancel()
 	<-ctx.Done()
 }
