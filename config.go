@@ -90,12 +90,14 @@ type Config struct {
 	NoGOPCache bool
 
 	// MaxLatency is how far in time a player or destination may lag, and
-	// with it the longest GOP that is kept for new ones; who lags more goes
-	// on at the newest keyframe. Default 10 s.
+	// with it the longest GOP that is kept for new ones. Who has fallen
+	// behind by four fifths of it goes on at the newest keyframe, if there
+	// is one ahead: what is under way to him comes on top. Default 10 s.
 	MaxLatency time.Duration
 
 	// MaxBytes is how many bytes of a stream are kept for those who lag and
-	// for new ones, whatever their number. Default 16 MiB.
+	// for new ones, whatever their number. Who has fallen behind by half of
+	// it goes on at the newest keyframe, too. Default 16 MiB.
 	MaxBytes int
 
 	// MemoryBudget is how many bytes all streams together keep, and the
@@ -147,6 +149,15 @@ type Config struct {
 	// Backoff says when a lost destination is tried again.
 	Backoff Backoff
 
+	// Retry, where it is not nil, is asked before each of these attempts and
+	// may choose another delay: zero takes RetryInfo.Delay, and a negative
+	// one gives up. Who is given up stays in StateWaiting for as long as the
+	// stream lives, unless the host closes or updates the Forwarder, or a
+	// refresh gives another destination in its place. It is called with no
+	// lock held, concurrently for different destinations, and holds nobody
+	// but that one. Where it panics, the delay is RetryInfo.Delay.
+	Retry func(RetryInfo) time.Duration
+
 	// Limits bounds what peers may ask for.
 	Limits Limits
 }
@@ -163,13 +174,18 @@ type Vhost struct {
 	ReadTimeout       time.Duration
 }
 
-// Backoff is the delay between two attempts to reach a destination: a random
-// time up to Min, doubled with each attempt up to Max (full jitter).
+// Backoff is the delay between two attempts to reach a destination: it begins
+// at Min, is doubled with each attempt, and is Max once that is reached. Below
+// Max it is a random time between half of it and all of it, so that
+// destinations that were lost together do not come back together. With the
+// defaults that is at most 7 attempts in the first minute, and 2 in each one
+// later.
 type Backoff struct {
-	Min time.Duration // default 1 s
+	Min time.Duration // default 1 s; negative: at once
 	Max time.Duration // default 30 s
 	// Healthy is how long a destination must have been sent to until the
-	// next loss begins at Min again. Default 30 s.
+	// next loss begins at Min again. What ends earlier doubles the delay
+	// twice. Default 30 s.
 	Healthy time.Duration
 	// RefusedMin and RefusedMax take the place of Min and Max after a
 	// refusal that will not change by itself, such as a wrong stream key.

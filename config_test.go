@@ -46,6 +46,7 @@ var configFields = map[string]struct {
 	"ReadTimeout":       {10 * time.Second, "TestLimitsOfTime"},
 	"WriteTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"DrainTimeout":      {5 * time.Second, "TestShutdown"},
+	"Retry":             {nil, "TestFault08_HostDecides"},
 
 	"Backoff.Min":        {time.Second, "TestFault01"},
 	"Backoff.Max":        {30 * time.Second, "TestFault01"},

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -75,7 +74,7 @@ func (e *DestinationError) Unwrap() error { return e.Err }
 // Temporary reports whether the next attempt may well succeed: all but
 // refusals, an AddressError, and certificates, or TLS, that one of the two
 // sides does not accept. Those, too, are tried again, but after
-// Backoff.RefusedMin at the earliest.
+// Backoff.RefusedMin at the earliest. Config.Retry may see it otherwise.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {
 		return false
@@ -124,20 +123,25 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
-	mu       sync.Mutex
-	state    State
-	since    time.Time
-	step     string
-	lastErr  error
-	logged   time.Time // see report
-	unlogged int
-	out      *fanout.Sender
-	client   *rtmp.Client
-	stop     bool
-	drain    *time.Timer
-	heir     *Forwarder        // that Update has made
-	succeed  func(from uint64) // has the heir begin; nil until it is publishing
-	total    ForwarderStats
+	// Owned by run: the step of the set-up, how long it may take, and when
+	// all of the set-up must be done.
+	step    string
+	limit   time.Duration
+	setupBy time.Time
+
+	mu      sync.Mutex
+	state   State
+	since   time.Time
+	next    time.Time // attempt, while waiting
+	lastErr error
+	reports reports
+	out     *fanout.Sender
+	client  *rtmp.Client
+	stop    bool
+	drain   *time.Timer
+	heir    *Forwarder        // that Update has made
+	succeed func(from uint64) // has the heir begin; nil until it is publishing
+	total   ForwarderStats
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -169,6 +173,9 @@ type ForwarderStats struct {
 	ID    string
 	State State
 	Since time.Time // of the state
+	// NextAttempt is set while an attempt is waited for. It is zero while
+	// waiting where Config.Retry has given up.
+	NextAttempt time.Time
 
 	Connects uint64 // connections tried; one with authentication takes three
 	Accepted uint64 // attempts that were publishing
@@ -192,6 +199,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	defer f.mu.Unlock()
 	st := f.total
 	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
+	st.NextAttempt = f.next
 	if f.out != nil {
 		o := f.out.Stats()
 		st.add(o)
@@ -416,45 +424,23 @@ func (f *Forwarder) run() {
 		return
 	}
 	defer release()
-	b := f.src.cfg.Backoff
-	refused := 0
-	for attempt := 0; ; attempt++ {
-		began := time.Now()
+	b := backoff{Backoff: f.src.cfg.Backoff}
+	for {
 		err := f.session()
 		if f.isEnded() || f.ctx.Err() != nil {
 			return
 		}
-		f.failed(err)
+		sent := f.failed(err)
 		if f.replaces != nil && !f.hasBegun() {
+			f.report(slog.LevelWarn, "destination lost", "err", err)
 			return
 		}
-		lo, hi, n := time.Duration(0), b.Max, attempt
-		base := b.Min
-		var de *DestinationError
-		if errors.As(err, &de) && !de.Temporary() {
-			lo, base, hi, n = b.RefusedMin, b.RefusedMin, b.RefusedMax, refused
-			refused++
-		} else {
-			refused = 0
-			if f.wasHealthy(began, b.Healthy) {
-				attempt, n = 0, 0
-			}
-		}
-		if !f.pause(jitter(lo, base, hi, n)) {
+		d := f.retryAfter(&b, err, sent)
+		f.lost(err, sent >= 0, b.attempt, d)
+		if !f.pause(d, err) {
 			return
 		}
 	}
-}
-
-// jitter is a random time up to base, doubled n times, at most hi, and at
-// least lo.
-func jitter(lo, base, hi time.Duration, n int) time.Duration {
-	d := base
-	for ; n > 0 && d < hi; n-- {
-		d *= 2
-	}
-	d = min(d, hi)
-	return max(lo, time.Duration(rand.Int64N(int64(max(d, 1)))))
 }
 
 // takeTurn waits until an earlier publish of the same stream, or one that is
@@ -493,6 +479,7 @@ func (f *Forwarder) finish() {
 	if f.drain != nil {
 		f.drain.Stop()
 	}
+	f.reports.stop()
 	f.mu.Unlock()
 	f.cancel()
 	f.setState(StateClosed, nil)
@@ -509,67 +496,45 @@ func (f *Forwarder) isEnded() bool {
 	}
 }
 
-// wasHealthy reports whether the session that began then was publishing long
-// enough.
-func (f *Forwarder) wasHealthy(began time.Time, healthy time.Duration) bool {
+// failed notes why a session has ended. It returns how long the session has
+// been publishing, negative where it has not.
+func (f *Forwarder) failed(err *DestinationError) (sent time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.state == StatePublishing && f.since.After(began) && time.Since(f.since) >= healthy
-}
-
-// failed notes and logs the end of a session.
-func (f *Forwarder) failed(err error) {
-	f.mu.Lock()
 	f.lastErr = err
-	f.mu.Unlock()
-	f.report(slog.LevelWarn, "destination lost", "err", err)
+	if f.state != StatePublishing {
+		return -1
+	}
+	return time.Since(f.since)
 }
 
-// A destination that comes and goes is not to fill the log: logBurst lines at
-// once and one every logEvery, the others are for Debug.
-const (
-	logBurst = 4
-	logEvery = time.Minute
-)
-
-// report logs a change of state.
-func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
-	f.mu.Lock()
-	now := time.Now()
-	// logged is when the bucket of lines will be full again.
-	if f.logged.Before(now) {
-		f.logged = now
+// pause waits until the next attempt, forever where d is negative. It is false
+// when there is none.
+func (f *Forwarder) pause(d time.Duration, err *DestinationError) bool {
+	var due <-chan time.Time
+	var next time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		due, next = t.C, time.Now().Add(d)
 	}
-	if f.logged.Sub(now) > (logBurst-1)*logEvery {
-		level = slog.LevelDebug
-		f.unlogged++
-	} else {
-		f.logged = f.logged.Add(logEvery)
-		if f.unlogged > 0 {
-			args = append(args, "not_logged", f.unlogged)
-			f.unlogged = 0
-		}
-	}
-	f.mu.Unlock()
-	f.log.Log(f.ctx, level, msg, args...)
-}
-
-// pause waits until the next attempt. It is false when there is none.
-func (f *Forwarder) pause(d time.Duration) bool {
-	f.mu.Lock()
-	err := f.lastErr
-	f.mu.Unlock()
+	f.setNext(next)
+	defer f.setNext(time.Time{})
 	f.setState(StateWaiting, err)
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-due:
 		return true
 	case <-f.ended:
 		return false
 	case <-f.ctx.Done():
 		return false
 	}
+}
+
+func (f *Forwarder) setNext(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.next = t
 }
 
 func (f *Forwarder) setState(s State, err error) {
@@ -591,14 +556,14 @@ func (f *Forwarder) setState(s State, err error) {
 	}
 }
 
-// session connects and sends until that ends. Its error is a
-// *DestinationError, nil when the stream has ended.
-func (f *Forwarder) session() error {
+// session connects and sends until that ends. Its error is nil when the stream
+// has ended.
+func (f *Forwarder) session() *DestinationError {
 	auth := ""
 	for {
 		err := f.connection(auth)
 		var ar *rtmp.AuthRequired
-		if !errors.As(err, &ar) || f.isEnded() {
+		if err == nil || !errors.As(err.Err, &ar) || f.isEnded() {
 			return err
 		}
 		auth = ar.Auth
@@ -607,21 +572,22 @@ func (f *Forwarder) session() error {
 
 // connection is one connection of a session. auth answers what the one before
 // was asked.
-func (f *Forwarder) connection(auth string) error {
+func (f *Forwarder) connection(auth string) *DestinationError {
 	f.setState(StateConnecting, nil)
-	nc, err := f.dial()
-	if err != nil {
-		return err
+	nc, derr := f.dial()
+	if derr != nil {
+		return derr
 	}
 	defer nc.Close()
 	defer context.AfterFunc(f.ctx, func() { nc.Close() })()
 
 	f.connected()
 	f.setState(StateHandshaking, nil)
-	nc.SetDeadline(time.Now().Add(f.dst.SetupTimeout))
+	nc.SetDeadline(f.begins("handshake", f.setupBy))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
 		return f.error("handshake", cause(nc, err))
 	}
+	nc.SetDeadline(time.Time{}) // writing is limited by the sender
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
 	if f.dst.MergeWindow > f.src.vhost.MergeWindow {
 		out.Hold(f.dst.MergeWindow)
@@ -647,12 +613,13 @@ func (f *Forwarder) connection(auth string) error {
 		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
 		User: f.ep.user, Password: f.ep.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
-		Properties: properties, Step: f.setStep,
+		Properties: properties,
+		Step:       func(name string) { nc.SetReadDeadline(f.begins(name, f.setupBy)) },
 	})
 	if err := client.Publish(); err != nil {
-		return f.error(f.currentStep(), first(out.Err(), err))
+		return f.error(f.step, first(out.Err(), err))
 	}
-	nc.SetDeadline(time.Time{})
+	nc.SetReadDeadline(time.Time{})
 	client.Resize(playBuffer)
 	if !f.begin(out, client) {
 		return nil
@@ -696,7 +663,7 @@ func (f *Forwarder) connection(auth string) error {
 			}
 		}()
 	}
-	err = client.Watch(nil)
+	err := client.Watch(nil)
 	if f.isEnded() {
 		return nil
 	}
@@ -735,20 +702,17 @@ func (f *Forwarder) isAwaited() bool {
 	return f.succeed != nil
 }
 
-func (f *Forwarder) setStep(step string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// begins notes a step of the set-up. It returns until when the step may take:
+// half of SetupTimeout, but no longer than by.
+func (f *Forwarder) begins(step string, by time.Time) time.Time {
+	now := time.Now()
 	f.step = step
-}
-
-func (f *Forwarder) currentStep() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.step
+	f.limit = min(f.dst.SetupTimeout/2, by.Sub(now))
+	return now.Add(f.limit)
 }
 
 // error makes the typed error of a session's end.
-func (f *Forwarder) error(op string, err error) error {
+func (f *Forwarder) error(op string, err error) *DestinationError {
 	if op == "handshake" && isAlert(err) {
 		op = "tls" // TLS 1.3 tells only now that our certificate is refused
 	}
@@ -761,19 +725,19 @@ func (f *Forwarder) error(op string, err error) error {
 		de.Code = st.Code
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
-	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, hint, err)
-	case errors.Is(err, context.DeadlineExceeded) && op == "tls":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.DialTimeout, hint, err)
+	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && op == "tls":
+		de.Err = fmt.Errorf("no answer within %v%s: %w", f.limit.Round(time.Millisecond), hint, err)
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)
 	}
 	return de
 }
 
-// dial connects, with TLS where the destination asks for it.
-func (f *Forwarder) dial() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(f.ctx, f.dst.DialTimeout)
+// dial connects, with TLS where the destination asks for it. The set-up's time
+// begins when it is connected.
+func (f *Forwarder) dial() (net.Conn, *DestinationError) {
+	dialBy := time.Now().Add(f.dst.DialTimeout)
+	ctx, cancel := context.WithDeadline(f.ctx, dialBy)
 	defer cancel()
 	dial := f.dst.DialContext
 	if dial == nil {
@@ -797,9 +761,16 @@ func (f *Forwarder) dial() (net.Conn, error) {
 		}
 		return nil, f.error(op, err)
 	}
+	f.setupBy = time.Now().Add(f.dst.SetupTimeout)
 	if f.ep.scheme != "rtmps" {
 		return nc, nil
 	}
+	by := dialBy
+	if f.setupBy.Before(by) {
+		by = f.setupBy
+	}
+	ctx, cancel = context.WithDeadline(f.ctx, f.begins("tls", by))
+	defer cancel()
 	tc := tls.Client(nc, f.tlsConfig())
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
