@@ -736,7 +736,8 @@ func (f *Forwarder) error(op string, err error) *DestinationError {
 // dial connects, with TLS where the destination asks for it. The set-up's time
 // begins when it is connected.
 func (f *Forwarder) dial() (net.Conn, *DestinationError) {
-	dialBy := time.Now().Add(f.dst.DialTimeout)
+	f.limit = f.dst.DialTimeout
+	dialBy := time.Now().Add(f.limit)
 	ctx, cancel := context.WithDeadline(f.ctx, dialBy)
 	defer cancel()
 	dial := f.dst.DialContext

@@ -10,14 +10,14 @@ import (
 // RetryInfo is what Config.Retry is asked about: a destination that was not
 // reached, or has been lost.
 type RetryInfo struct {
-	// Request is that of the stream's publisher.
+	// Request is that of the stream's publisher. It must not be changed.
 	Request *PublishRequest
 	// Err is why the attempt has ended. Its Destination is the one meant.
 	Err *DestinationError
-	// Attempt counts the attempts since the destination was sent to for
-	// Backoff.Healthy, or since the first; it is 1 for the first of them.
+	// Attempt counts the attempts in a row that have failed, from 1. One
+	// that was sent to for Backoff.Healthy begins a new row.
 	Attempt int
-	// Delay is when Backoff would have the next attempt.
+	// Delay is how long Backoff has the next attempt wait.
 	Delay time.Duration
 }
 

@@ -164,10 +164,11 @@ type backlog struct {
 	bytes uint64
 }
 
-// backlog is nothing where one of the two is not kept.
+// backlog is nothing where one of the two is not kept. A cursor may be placed at
+// a keyframe that the head does not tell of yet.
 func (l *Log) backlog(from, to uint64) backlog {
 	first, last := l.Get(from), l.Get(to-1)
-	if first == nil || last == nil {
+	if first == nil || last == nil || from >= to {
 		return backlog{}
 	}
 	return backlog{last.arrived - first.arrived, last.end - first.end}
