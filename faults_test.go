@@ -299,9 +299,9 @@ func TestFault02_BlackHole(t *testing.T) {
 func TestFault03_NeverSpeaks(t *testing.T) {
 	silent := script("handshake", forwardtest.Step{Silent: true})
 	withFault(t, 3, Config{}, steady, at("faulty:1935", silent), func(f *faulty) {
-		time.Sleep(5 * time.Second)
+		time.Sleep(4 * time.Second)
 		require.Equal(f, StateHandshaking, f.fwd.Stats().State)
-		time.Sleep(6 * time.Second)
+		time.Sleep(7 * time.Second)
 		errs, lost := f.states.losses(f.fwd)
 		require.Equal(f, "handshake", errs[0].Op)
 		require.LessOrEqual(f, lost[0], 10*time.Second)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+	"weak"
 )
 
 // RetryInfo is what Config.Retry is asked about: a destination that was not
@@ -138,7 +139,12 @@ func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
 		r.leftOut++
 		r.last = &report{level, msg, args}
 		if r.timer == nil {
-			r.timer = time.AfterFunc(wait, f.reportLast)
+			w := weak.Make(f) // see refreshAfter
+			r.timer = time.AfterFunc(wait, func() {
+				if f := w.Value(); f != nil {
+					f.reportLast()
+				}
+			})
 		}
 	} else {
 		args = r.take(args)
