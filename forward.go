@@ -369,7 +369,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
 			s.release(src)
 			src.abandon()
-			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{err})
+			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{req.hide(err)})
 		}
 	}
 	src.hooked = true
@@ -380,7 +380,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	if err != nil {
 		s.release(src)
 		src.abandon()
-		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), err)
+		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), req.hide(err))
 	}
 	if err := src.start(dests, ttl); err != nil {
 		return nil, err
@@ -767,7 +767,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		began := time.Now()
 		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
 			c.delayRefusal(asked)
-			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
+			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", hide(err, []string{c.page}, []string{m.TcURL, m.App, c.page}))
 		}
 		c.setup = c.setup.Add(time.Since(began))
 		c.in.SetDeadline(c.setup)
@@ -810,16 +810,16 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	return err
 }
 
-// refused makes the error that tells the client, and the log.
+// refused makes the error that tells the client, and the log. The words of a
+// host's StatusError are for the client: the log has them in cause.
 func (c *conn) refused(command, code, description string, cause error) error {
 	var st *StatusError
-	if errors.As(cause, &st) {
-		if st.Code != "" {
-			code = st.Code
-		}
-		description = st.Description
+	if !errors.As(cause, &st) {
+		return fmt.Errorf("%w (%w)", &rtmp.StatusError{Command: command, Code: code, Description: description}, cause)
 	}
-	return fmt.Errorf("%w (%w)", &rtmp.StatusError{Command: command, Code: code, Description: description}, cause)
+	told := &rtmp.StatusError{Command: command, Code: st.Code, Description: st.Description}
+	def(&told.Code, code)
+	return hidden{fmt.Errorf("%w (%w)", told, cause), fmt.Sprintf("%s refused: %v", command, cause)}
 }
 
 // Publish implements rtmp.Handler.
@@ -961,7 +961,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	if f := cfg.Hooks.OnPlay; f != nil {
 		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
 			c.delayRefusal(asked)
-			return c.refused("play", failed, "Playing is refused.", err)
+			return c.refused("play", failed, "Playing is refused.", r.hide(err))
 		}
 	}
 	c.srv.mu.Lock()

@@ -53,6 +53,11 @@ func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 // not DefaultVhost.
 func (r *PublishRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
 
+// hide is the error of a host that was asked about r.
+func (r *PublishRequest) hide(err error) error {
+	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
+}
+
 // PlayRequest says who asks to play what. Its fields are those of
 // PublishRequest.
 type PlayRequest PublishRequest

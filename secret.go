@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // Secret is a stream key, password or token. However it is printed, logged or
@@ -16,6 +20,37 @@ import (
 type Secret string
 
 const masked = "***"
+
+// hide is the error of a host that was asked about a client. Hosts like to
+// repeat what they were asked: in the text, each secret, the query of each URL
+// and its values read "***", but for those shorter than 4 bytes.
+func hide(err error, secrets, urls []string) error {
+	var queries []string
+	for _, u := range urls {
+		_, query, _ := strings.Cut(u, "?")
+		queries = append(queries, query)
+	}
+	text := err.Error()
+	for _, s := range slices.Concat(queries, secrets) {
+		if len(s) >= 4 {
+			text = strings.ReplaceAll(text, s, masked)
+		}
+	}
+	return hidden{err, rtmp.MaskValues(text, queries...)}
+}
+
+// hidden is an error with another text.
+type hidden struct {
+	error
+	text string
+}
+
+func (e hidden) Error() string { return e.text }
+
+func (e hidden) Unwrap() error { return e.error }
+
+// Format writes the text, for every verb.
+func (e hidden) Format(f fmt.State, _ rune) { io.WriteString(f, e.text) }
 
 // String is "***", or empty.
 func (s Secret) String() string {

@@ -281,9 +281,14 @@ func (c *Client) mask(s string) string {
 			s = strings.ReplaceAll(s, secret, "***")
 		}
 	}
-	for _, q := range []string{query, appQuery, tcQuery, auth} {
+	return MaskValues(s, query, appQuery, tcQuery, auth)
+}
+
+// MaskValues puts *** for the values of queries, but for those shorter than 4
+// bytes: the text stays readable.
+func MaskValues(s string, queries ...string) string {
+	for _, q := range queries {
 		for pair := range strings.SplitSeq(q, "&") {
-			// Without shorter ones the text stays readable.
 			if _, v, _ := strings.Cut(pair, "="); len(v) >= 4 {
 				s = strings.ReplaceAll(s, v, "***")
 			}
