@@ -153,7 +153,7 @@ func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 					}
 				},
 			}})
-			src := publish(t, s, "live", "s").Source()
+			src := publish(t, s, "live", canary).Source()
 			_, err := src.Forward(Destination{URL: "rtmp://" + row.host + ":" + port + "/live/s", untrusted: !row.trusted})
 			require.NoError(t, err)
 			err = <-states
@@ -193,7 +193,7 @@ func TestWhatIsUntrusted(t *testing.T) {
 		{Cached(Union(FirstOf(backend)), 0), true},
 		{FromParam("to", "10.0.0.0/8"), true},
 	} {
-		ds, err := row.r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: "s", Param: "?to=" + url})
+		ds, err := row.r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: canary, Param: "?to=" + url})
 		require.NoError(t, err)
 		require.Len(t, ds, 1)
 		require.Equal(t, row.want, ds[0].untrusted)
@@ -217,7 +217,7 @@ func (readCloser) Close() error { return nil }
 func TestUntrustedPortOfAName(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.destination("a.example:25")
-		src := publish(b.T, b.srv, "live", "s").Source()
+		src := publish(b.T, b.srv, "live", canary).Source()
 		f, err := src.Forward(Destination{URL: "rtmp://a.example:25/live/s", untrusted: true})
 		require.NoError(b, err)
 		synctest.Wait()

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // refusing is a Script that refuses connect in the way of Flash Media Server's
@@ -47,7 +48,7 @@ func TestForwarderAnswersChallenges(t *testing.T) {
 				dest := net.NewDestination("dest:1935", refusing(c.needUser), refusing(c.challenge), forwardtest.Script{})
 				defer dest.Close()
 				s := newServer(t, Config{Dial: net.Dial})
-				f, err := publish(t, s, "live", "s").Source().Forward(Destination{URL: "rtmp://jo%26co:pass%2Fword@dest/app?x=1", StreamKey: "key"})
+				f, err := publish(t, s, "live", canary).Source().Forward(Destination{URL: "rtmp://jo%26co:pass%2Fword@dest/app?x=1", StreamKey: canary})
 				require.NoError(t, err)
 				synctest.Wait()
 				st := f.Stats()
@@ -67,7 +68,7 @@ func TestForwarderAnswersChallenges(t *testing.T) {
 				}
 				cmd, err := sessions[2].WaitCommand(t.Context(), "publish")
 				require.NoError(t, err)
-				require.Equal(t, "key", cmd.String(1))
+				require.Equal(t, canary, cmd.String(1))
 			})
 		})
 	}
@@ -80,10 +81,10 @@ func TestForwarderIsRefused(t *testing.T) {
 		scripts   []forwardtest.Script
 		connects  int
 	}{
-		{"without a user", "rtmp://dest/app/key", []forwardtest.Script{refusing(needUser)}, 1},
-		{"wrong password", "rtmp://joanna:pa55word@dest/app/key",
+		{"without a user", "rtmp://dest/app/" + canary, []forwardtest.Script{refusing(needUser)}, 1},
+		{"wrong password", "rtmp://joanna:pa55word@dest/app/" + canary,
 			[]forwardtest.Script{refusing(needUser), refusing("authmod=adobe ] : ?reason=needauth&user=joanna&salt=s&opaque=o"), refusing(failed)}, 3},
-		{"asked without end", "rtmp://joanna:pa55word@dest/app/key", []forwardtest.Script{refusing("authmod=adobe ] : ?reason=needauth&user=joanna&salt=s")}, 2},
+		{"asked without end", "rtmp://joanna:pa55word@dest/app/" + canary, []forwardtest.Script{refusing("authmod=adobe ] : ?reason=needauth&user=joanna&salt=s")}, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -92,12 +93,12 @@ func TestForwarderIsRefused(t *testing.T) {
 				var net forwardtest.Network
 				dest := net.NewDestination("dest:1935", c.scripts...)
 				defer dest.Close()
-				s := newServer(t, Config{Dial: net.Dial, Logger: slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+				s := newServer(t, Config{Dial: net.Dial, Logger: leaks.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					return log.Write(p)
 				}), &slog.HandlerOptions{Level: slog.LevelDebug}))})
-				f, err := publish(t, s, "live", "s").Source().Forward(Destination{URL: c.url})
+				f, err := publish(t, s, "live", canary).Source().Forward(Destination{URL: c.url})
 				require.NoError(t, err)
 				synctest.Wait()
 				st := f.Stats()
@@ -128,7 +129,7 @@ func TestPublishAuth(t *testing.T) {
 		var requests []PublishRequest
 		var log bytes.Buffer
 		s := newServer(t, Config{
-			Logger:      slog.New(slog.NewTextHandler(&log, nil)),
+			Logger:      leaks.Logger(slog.NewTextHandler(&log, nil)),
 			PublishAuth: func(name string) (Secret, bool) { return password, name == user },
 			Resolver:    static(nil),
 			Hooks: Hooks{OnPublish: func(_ context.Context, req *PublishRequest) error {
@@ -151,7 +152,7 @@ func TestPublishAuth(t *testing.T) {
 
 		// Our own forwarder.
 		from := newServer(t, Config{Dial: forwardtest.Direct(s)})
-		f, err := publish(t, from, "live", "s").Source().Forward(Destination{URL: "rtmp://h/live/2", User: user, Password: password})
+		f, err := publish(t, from, "live", canary).Source().Forward(Destination{URL: "rtmp://h/live/2", User: user, Password: password})
 		require.NoError(t, err)
 		synctest.Wait()
 		require.Equal(t, StatePublishing, f.Stats().State)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leftover"
 )
 
 // bubble is a Server at server:1935 of a network in memory, in virtual time.
@@ -32,17 +32,17 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 		var cancel context.CancelFunc
 		b.ctx, cancel = context.WithTimeout(t.Context(), 48*time.Hour)
 		defer cancel()
-		def(&cfg.Logger, quiet)
 		if cfg.Dial == nil {
 			cfg.Dial = b.net.Dial
 		}
-		b.srv = NewServer(cfg)
-		leak.Track(t, b.srv)
+		b.srv = NewServer(watched(t, cfg))
+		leftover.Track(t, b.srv)
 		l, err := b.net.Listen("server:1935")
 		require.NoError(t, err)
 		served := make(chan error, 1)
 		go func() { served <- b.srv.Serve(l) }()
 		defer func() {
+			inspect(t, b.srv)
 			b.srv.Close()
 			require.ErrorIs(t, <-served, ErrServerClosed)
 		}()
@@ -52,7 +52,7 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 
 // client is for the stream of that name, such as live/s.
 func (b *bubble) client(name string) forwardtest.Client {
-	return forwardtest.Client{URL: "rtmp://server/" + name, Dial: b.net.Dial}
+	return forwardtest.Client{URL: "rtmp://server/" + name + "?token=" + canary, Dial: b.net.Dial}
 }
 
 func (b *bubble) publish(name string) *forwardtest.Publisher {

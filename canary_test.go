@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,19 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
-
-// prints is v as fmt, slog and encoding/json print it. Not everything can be
-// marshalled.
-func prints(v any) string {
-	var out strings.Builder
-	fmt.Fprintf(&out, "%v %+v %#v %s %q %v %+v %#v\n", v, v, v, v, v, []any{v}, []any{v}, []any{v})
-	text, _ := json.Marshal([]any{v})
-	out.Write(text)
-	slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
-	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v)
-	return out.String()
-}
 
 // No value that a host holds shows a secret, however it is printed.
 func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
@@ -63,7 +51,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		Token{Secrets: []Secret{canary}}, ControlOptions{Tokens: []Secret{canary}}, file, *file, file.Config,
 		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
 	} {
-		out := prints(v)
+		out := leaks.Prints(v)
 		if at := strings.Index(out, canary); at >= 0 {
 			t.Errorf("%T: %s", v, out[max(at-200, 0):at+len(canary)])
 		}
@@ -75,16 +63,12 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 func TestCanary(t *testing.T) {
 	log := new(lockedBuffer)
 	debug := &slog.HandlerOptions{Level: slog.LevelDebug}
-	logger := slog.New(slog.NewJSONHandler(log, debug))
+	logger := leaks.Logger(slog.NewJSONHandler(log, debug))
 	old := slog.Default()
-	slog.SetDefault(slog.New(slog.NewTextHandler(log, debug)))
+	slog.SetDefault(leaks.Logger(slog.NewTextHandler(log, debug)))
 	defer slog.SetDefault(old)
 
-	note := func(what string, err error) {
-		for ; err != nil; err = errors.Unwrap(err) {
-			fmt.Fprintf(log, "%s: %v %+v %#v\n", what, err, err, err)
-		}
-	}
+	note := func(what string, err error) { fmt.Fprintln(log, what, leaks.Prints(err)) }
 	answers := func(body string, err error) *http.Client {
 		return &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, err
@@ -108,6 +92,12 @@ func TestCanary(t *testing.T) {
 			if r := backends[req.App]; r != nil {
 				return r.ResolveDestinations(ctx, req)
 			}
+			switch req.App {
+			case "unresolved":
+				return nil, fmt.Errorf("nothing about %s%s", req.Stream, req.Param)
+			case "unworded":
+				return nil, &StatusError{Description: "no " + req.Stream}
+			}
 			tls := to("tls.example")
 			tls.URL = "rtmps" + strings.TrimPrefix(tls.URL, "rtmp")
 			return []Destination{to("ok.example"), to("refuses.example"), to("kicks.example"), to("down.example"), tls}, nil
@@ -118,14 +108,28 @@ func TestCanary(t *testing.T) {
 				logger.Info("asked", "req", req)
 				switch req.App {
 				case "refused":
-					return errors.New("no")
+					return errors.New("there is no " + req.Stream + req.Param)
+				case "worded":
+					return &StatusError{Code: "No", Description: "There is no " + req.Stream + req.Param + " at " + req.TcURL}
 				case "panics":
 					panic("host")
 				}
 				return nil
 			},
-			OnPlay:    func(_ context.Context, req *PlayRequest) error { logger.Info("asked", "req", req); return nil },
-			OnConnect: func(_ context.Context, req *ConnectRequest) error { logger.Info("asked", "req", req); return nil },
+			OnPlay: func(_ context.Context, req *PlayRequest) error {
+				logger.Info("asked", "req", req)
+				if req.App == "refused" {
+					return &StatusError{Description: "no " + req.Stream + " for " + req.PageURL}
+				}
+				return nil
+			},
+			OnConnect: func(_ context.Context, req *ConnectRequest) error {
+				logger.Info("asked", "req", req)
+				if req.App == "unconnected" {
+					return &StatusError{Description: "no " + req.TcURL}
+				}
+				return nil
+			},
 			OnForward: func(f *Forwarder, state State, err error) {
 				logger.Info("forward", "f", f, "state", state, "err", err)
 				note("forward", err)
@@ -142,20 +146,25 @@ func TestCanary(t *testing.T) {
 				3: func(s *forwardtest.Session) { s.Status("NetStream.Publish.Denied", canary) }}}),
 			network.NewDestination("tls.example:443"),
 		}
-		s := NewServer(cfg)
+		s := NewServer(watched(t, cfg))
 		l, err := network.Listen("server:1935")
 		require.NoError(t, err)
 		go s.Serve(l)
 		client := func(app, password string) forwardtest.Client {
 			return forwardtest.Client{URL: "rtmp://server/" + app + "/" + canary + "?token=" + canary, Dial: network.Dial, User: canary, Password: password}
 		}
-		for _, app := range []string{"down", "nonsense", "bad-urls", "private", "open", "refused", "panics"} {
+		for _, app := range []string{"down", "nonsense", "bad-urls", "private", "open", "refused", "worded", "unconnected", "unresolved", "unworded", "panics"} {
 			p, err := client(app, canary).Publish(t.Context())
 			note("publish", err)
 			if p != nil {
 				defer p.Close()
 			}
 		}
+		_, err = client("refused", canary).Play(t.Context(), nil)
+		require.Equal(t, "NetStream.Play.Failed", forwardtest.RefusalCode(err))
+		_, err = s.Publish(t.Context(), PublishRequest{App: "worded", Stream: canary, Param: "?t=" + canary, PageURL: canary})
+		require.ErrorAs(t, err, new(*StatusError))
+		note("publish here", errors.New(err.Error()))
 		_, err = client("live", "wrong").Publish(t.Context())
 		require.Error(t, err)
 		pub, err := client("live", canary).Publish(t.Context())
@@ -197,7 +206,7 @@ func TestCanary(t *testing.T) {
 		note("update", second(src.Forwarders()[0].Update(t.Context(), to("down.example:1936"))))
 		note("forward", second(src.Forward(Destination{URL: canary})))
 		for _, f := range src.Forwarders() {
-			fmt.Fprintln(log, prints(f), prints(f.Stats()))
+			fmt.Fprintln(log, leaks.Prints(f), leaks.Prints(f.Stats()))
 			note("last", f.Stats().LastErr)
 		}
 		ask(canary, "DELETE", at, "")

@@ -29,7 +29,7 @@ var configFields = map[string]struct {
 	"RefreshInterval":   {nil, "refresh_test.go"},
 	"Hooks":             {nil, "TestHooksAreCalledOnce"},
 	"PublishAuth":       {nil, "TestPublishAuth"},
-	"Logger":            {slog.Default(), "TestAddressesAreLoggedAsText"},
+	"Logger":            {slog.Default, "TestAddressesAreLoggedAsText"},
 	"Dial":              {nil, "bubble"},
 	"AllowNetworks":     {nil, "TestUntrustedAddresses"},
 	"TLSConfig":         {nil, "Forwarder.tlsConfig"},
@@ -80,6 +80,8 @@ func TestNoConfigFieldIsForgotten(t *testing.T) {
 			require.True(t, v.IsZero(), name)
 		case name == "Limits.Connections" && f.def == 0:
 			require.Equal(t, 10000, v.Interface())
+		case name == "Logger":
+			require.Same(t, f.def.(func() *slog.Logger)(), v.Interface())
 		default:
 			require.Equal(t, f.def, v.Interface(), name)
 		}
@@ -190,7 +192,7 @@ func TestValidateConfig(t *testing.T) {
 		require.EqualError(t, s.ServeConn(t.Context(), theirs), row.want)
 		_, err = ours.Read(make([]byte, 1))
 		require.Error(t, err, "the connection is closed")
-		_, err = s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+		_, err = s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
 		require.EqualError(t, err, row.want)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 func TestDestinationEndpoint(t *testing.T) {
@@ -181,7 +183,7 @@ func TestDestinationRefused(t *testing.T) {
 		err := tt.d.Validate()
 		require.ErrorContains(t, err, tt.want)
 		require.NotContains(t, err.Error(), canary)
-		require.NotContains(t, everyPrint(t, tt.d), canary)
+		require.NotContains(t, leaks.Prints(tt.d), canary)
 	}
 }
 
@@ -214,7 +216,7 @@ func TestDestinationIsNeverPrintedWithSecrets(t *testing.T) {
 		StreamKey: canary, Password: canary, TcURL: "rtmps://host/app?t=" + canary,
 	}
 	for _, v := range []any{d, &d, []Destination{d}, map[string]Destination{"d": d}, struct{ D Destination }{d}} {
-		out := everyPrint(t, v)
+		out := leaks.Prints(v)
 		require.NotContains(t, out, canary)
 		require.Contains(t, out, "rtmps://***@host/app/***")
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // Whatever the backend answers, the publisher is accepted or refused as the
@@ -73,7 +74,7 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 					return tc, nil
 				}
 				log := new(lockedBuffer)
-				logger := slog.New(slog.NewTextHandler(log, nil))
+				logger := leaks.Logger(slog.NewTextHandler(log, nil))
 				s := newServer(t, Config{
 					Logger: logger,
 					Resolver: &HTTPResolver{URL: scheme + "://backend:80/api/v1/forward?token=" + canary, OnFailure: p.policy, Logger: logger,

@@ -69,7 +69,7 @@ func TestForwarderAdvertisesWhatTheStreamNeeds(t *testing.T) {
 				var net forwardtest.Network
 				dest := net.NewDestination("dest:1935")
 				defer dest.Close()
-				s := newServer(t, Config{Dial: net.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/key"})})
+				s := newServer(t, Config{Dial: net.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/" + canary})})
 				publishAs(t, s, c.properties)
 				synctest.Wait()
 				require.Len(t, dest.Sessions(), 1)
@@ -101,8 +101,8 @@ func TestForwarderAdvertisesWhatItHasSeen(t *testing.T) {
 					dials++
 					return network.Dial(ctx, nw, addr)
 				}})
-				p := publish(t, s, "live", "s")
-				_, err := p.Source().Forward(Destination{URL: "rtmp://dest/app/key"})
+				p := publish(t, s, "live", canary)
+				_, err := p.Source().Forward(Destination{URL: "rtmp://dest/app/" + canary})
 				require.NoError(t, err)
 				first, err := dest.WaitSession(t.Context(), 1)
 				require.NoError(t, err)

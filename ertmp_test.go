@@ -239,7 +239,7 @@ func TestEnhancedForms(t *testing.T) {
 				late := network.NewDestination("late:1935")
 				defer late.Close()
 				s := newServer(t, Config{MaxLatency: time.Second, MergeWindow: -1, Dial: network.Dial, Resolver: to(
-					Destination{URL: "rtmp://slow/app/key"}, Destination{URL: "rtmp://dest/app/key"})})
+					Destination{URL: "rtmp://slow/app/" + canary}, Destination{URL: "rtmp://dest/app/" + canary})})
 				defer s.Close()
 				client := forwardtest.Client{Dial: forwardtest.Direct(s)}
 				pub, err := client.Publish(t.Context())
@@ -279,7 +279,7 @@ func TestEnhancedForms(t *testing.T) {
 					if n == frames-5 {
 						joined, err = client.Play(t.Context(), nil)
 						require.NoError(t, err)
-						_, err = s.Source("live/stream").Forward(Destination{URL: "rtmp://late/app/key"})
+						_, err = s.Source("live/stream").Forward(Destination{URL: "rtmp://late/app/" + canary})
 						require.NoError(t, err)
 						synctest.Wait()
 						close(gate)

@@ -26,6 +26,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // matrix is what the tests of faults have measured.
@@ -137,7 +138,7 @@ func withFault(t *testing.T, row int, cfg Config, media forwardtest.Media, prepa
 	t.Helper()
 	st := &states{}
 	if cfg.Resolver == nil {
-		cfg.Resolver = MustStatic("rtmp://healthy/live/key", "rtmp://faulty/live/key")
+		cfg.Resolver = MustStatic("rtmp://healthy/live/"+canary, "rtmp://faulty/live/"+canary)
 	}
 	cfg.Hooks.OnForward = st.note
 	inBubble(t, cfg, func(b *bubble) {
@@ -172,7 +173,7 @@ func at(address string, scripts ...forwardtest.Script) func(b *bubble) {
 
 // many gives the healthy destination and n faulty ones.
 func many(n int) DestinationResolver {
-	urls := []string{"rtmp://healthy/live/key"}
+	urls := []string{"rtmp://healthy/live/" + canary}
 	for i := range n {
 		urls = append(urls, fmt.Sprintf("rtmp://faulty/live/%03d", i))
 	}
@@ -283,11 +284,11 @@ func TestFault02_BlackHole(t *testing.T) {
 		require.LessOrEqual(f, took, 5*time.Second)
 		measured(2, "black hole: the dial gives up after", "<= 5 s", "%v", took)
 	})
-	inBubble(t, Config{Dial: blackHole(&in), Resolver: MustStatic("rtmp://faulty/live/key")}, func(b *bubble) {
+	inBubble(t, Config{Dial: blackHole(&in), Resolver: MustStatic("rtmp://faulty/live/" + canary)}, func(b *bubble) {
 		in = b.net
-		b.publish("live/s")
+		b.publish("live/" + canary)
 		synctest.Wait()
-		require.Equal(b, StateConnecting, b.srv.Source("live/s").Forwarders()[0].Stats().State)
+		require.Equal(b, StateConnecting, b.srv.Source("live/" + canary).Forwarders()[0].Stats().State)
 		began := time.Now()
 		require.NoError(b, b.srv.Shutdown(b.ctx))
 		took := time.Since(began)
@@ -307,7 +308,7 @@ func TestFault03_NeverSpeaks(t *testing.T) {
 		require.LessOrEqual(f, lost[0], 10*time.Second)
 		measured(3, "never speaks: given up after", "<= 10 s, state handshaking", "%v", lost[0])
 	})
-	tls := Config{Resolver: MustStatic("rtmp://healthy/live/key", "rtmps://faulty:1935/live/key")}
+	tls := Config{Resolver: MustStatic("rtmp://healthy/live/"+canary, "rtmps://faulty:1935/live/"+canary)}
 	withFault(t, 3, tls, steady, at("faulty:1935", silent), func(f *faulty) {
 		time.Sleep(11 * time.Second)
 		errs, lost := f.states.losses(f.fwd)
@@ -679,7 +680,7 @@ func TestFault09_ClosesAfterEachGOP(t *testing.T) {
 
 // countingLines is a logger that counts the lines from level on that hold a word.
 func countingLines(n *atomic.Int64, level slog.Level, word string) *slog.Logger {
-	return slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+	return leaks.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 		if strings.Contains(string(p), word) {
 			n.Add(1)
 		}
@@ -899,7 +900,7 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 		ok     bool
 	}{
 		{"FailClosed", FailClosed, false}, {"FailOpen", FailOpen, true}, {"LastGood without one", LastGood, false},
-		{"Fallback", Fallback(MustStatic("rtmp://faulty/live/key")), true},
+		{"Fallback", Fallback(MustStatic("rtmp://faulty/live/" + canary)), true},
 	} {
 		asked := 0
 		silent := &HTTPResolver{URL: "http://backend/", OnFailure: row.policy, Logger: quiet, Client: &http.Client{
@@ -911,13 +912,13 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 		}}
 		cfg := Config{Resolver: ResolverFunc(func(ctx context.Context, r *PublishRequest) ([]Destination, error) {
 			if r.Stream == "ok" {
-				return MustStatic("rtmp://healthy/live/key").ResolveDestinations(ctx, r)
+				return MustStatic("rtmp://healthy/live/"+canary).ResolveDestinations(ctx, r)
 			}
 			return silent.ResolveDestinations(ctx, r)
 		})}
 		withFault(t, 14, cfg, steady, nil, func(f *faulty) {
 			began := time.Now()
-			p, err := f.client("live/s").Publish(f.ctx)
+			p, err := f.client("live/" + canary).Publish(f.ctx)
 			took := time.Since(began)
 			require.Equal(f, row.ok, err == nil)
 			require.LessOrEqual(f, took, 5*time.Second)
@@ -947,7 +948,7 @@ func TestFault15_HookTalksNonsense(t *testing.T) {
 		}}
 		cfg := Config{Resolver: ResolverFunc(func(ctx context.Context, req *PublishRequest) ([]Destination, error) {
 			if req.Stream == "ok" {
-				return MustStatic("rtmp://healthy/live/key").ResolveDestinations(ctx, req)
+				return MustStatic("rtmp://healthy/live/"+canary).ResolveDestinations(ctx, req)
 			}
 			return r.ResolveDestinations(ctx, req)
 		})}
@@ -955,7 +956,7 @@ func TestFault15_HookTalksNonsense(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			began := time.Now()
-			_, err := f.client("live/s").Publish(f.ctx)
+			_, err := f.client("live/" + canary).Publish(f.ctx)
 			require.Equal(f, "NetStream.Publish.Denied", forwardtest.RefusalCode(err), name)
 			runtime.ReadMemStats(&after)
 			require.LessOrEqual(f, time.Since(began), 5*time.Second, name)
@@ -996,7 +997,7 @@ func TestFault17_PublisherVanishes(t *testing.T) {
 	inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/[stream]")}, func(b *bubble) {
 		d := b.destination("a:1935")
 		others := b.steady()
-		p := b.publish("live/s")
+		p := b.publish("live/" + canary)
 		s := b.published(d, 2)
 		require.NoError(b, p.Send(b.ctx, steady.Messages(3*time.Second), 1))
 		p.Vanish()
@@ -1007,7 +1008,7 @@ func TestFault17_PublisherVanishes(t *testing.T) {
 		_, err = s.WaitCommand(b.ctx, "deleteStream")
 		require.NoError(b, err)
 		require.LessOrEqual(b, took, 10*time.Second)
-		require.Nil(b, b.srv.Source("live/s"))
+		require.Nil(b, b.srv.Source("live/"+canary))
 		measured(17, "publisher vanishes: destinations told after", "<= 10 s", "%v", took)
 		noteIsolation(others.check())
 	})
@@ -1031,7 +1032,7 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 		{forwardtest.Media{ID: 2, VideoBitrate: 80_000_000, AudioBitrate: -1, KeyframeInterval: time.Second / 2}, 10 * time.Second, 12 << 20},
 	} {
 		media, length := row.media, row.length
-		cfg := Config{Resolver: MustStatic("rtmp://slow/live/key", "rtmp://stalled/live/key"), WriteTimeout: time.Hour}
+		cfg := Config{Resolver: MustStatic("rtmp://slow/live/"+canary, "rtmp://stalled/live/"+canary), WriteTimeout: time.Hour}
 		inBubble(t, cfg, func(b *bubble) {
 			slowly := b.destination("slow:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: row.rate}}})
 			b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
@@ -1056,12 +1057,12 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 }
 
 func TestFault19_RepublishAtOnce(t *testing.T) {
-	inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/key")}, func(b *bubble) {
+	inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
 		d := b.destination("a:1935")
-		play := b.play("live/s")
+		play := b.play("live/" + canary)
 		longest := time.Duration(0)
 		for i := range 100 {
-			c := b.client("live/s")
+			c := b.client("live/" + canary)
 			began := time.Now()
 			p, err := c.Publish(b.ctx)
 			require.NoError(b, err, i)
@@ -1094,7 +1095,7 @@ func TestFault19_RepublishAtOnce(t *testing.T) {
 // The policy that lets the second one take over is not there.
 func TestFault20_SecondPublisher(t *testing.T) {
 	var got calls
-	cfg := Config{Hooks: got.hooks(), Resolver: MustStatic("rtmp://healthy/live/key")}
+	cfg := Config{Hooks: got.hooks(), Resolver: MustStatic("rtmp://healthy/live/" + canary)}
 	inBubble(t, cfg, func(b *bubble) {
 		d := b.destination("healthy:1935")
 		pub := b.publish("live/ok")
@@ -1155,9 +1156,9 @@ func TestFault21_ShutdownInFullFlight(t *testing.T) {
 // passed on, modulo 2^32, also where they jump or go back.
 func TestFault22_Times(t *testing.T) {
 	for _, start := range []uint32{1<<24 - 500, 1<<31 - 500, 1<<32 - 500} {
-		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/key")}, func(b *bubble) {
+		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
 			d := b.destination("a:1935")
-			p := b.publish("live/s")
+			p := b.publish("live/" + canary)
 			s := b.published(d, 1)
 			media := steady
 			media.Start = start
@@ -1168,11 +1169,11 @@ func TestFault22_Times(t *testing.T) {
 		})
 	}
 	for _, jump := range []int{3_600_000, -3_600_000} {
-		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/key")}, func(b *bubble) {
+		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
 			d := b.destination("a:1935", forwardtest.Script{Recorder: func() *forwardtest.Recorder {
 				return &forwardtest.Recorder{Reference: []forwardtest.Message{}}
 			}})
-			p := b.publish("live/s")
+			p := b.publish("live/" + canary)
 			s := b.published(d, 1)
 			for i := range 500 {
 				ms := uint32(10_000_000 + i*40)
@@ -1262,7 +1263,7 @@ func TestFault27_Loops(t *testing.T) {
 				require.NoError(b, err)
 				go last.Serve(l)
 			}
-			b.publish("live/s")
+			b.publish("live/" + canary)
 			synctest.Wait()
 			require.Len(b, last.Sources(), 1)
 			st := last.Sources()[0].Forwarders()[0].Stats()

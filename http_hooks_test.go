@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // callbacks is a backend that notes what it is told, as "path body".
@@ -147,7 +149,7 @@ func TestHTTPHooksReplies(t *testing.T) {
 			url := []string{srv.URL + "/?token=" + canary}
 			hooks := (&HTTPHooks{
 				URLs:     HTTPHookURLs{OnPublish: url, OnUnpublish: url},
-				MaxReply: 100, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+				MaxReply: 100, Logger: leaks.Logger(slog.NewTextHandler(&log, nil)),
 			}).Hooks()
 			err := hooks.OnPublish(t.Context(), seedRequest())
 			hooks.OnUnpublish(t.Context(), seedRequest())
@@ -333,7 +335,7 @@ func TestHTTPHooksOfServer(t *testing.T) {
 			}
 		}},
 	})
-	p := publish(t, src, "live", "s")
+	p := publish(t, src, "live", canary)
 	for _, tt := range []struct {
 		vhost, code string
 		want        []string

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 const seedReply = `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/test/teststream"]}}`
@@ -189,7 +191,7 @@ func TestHTTPResolverReplies(t *testing.T) {
 		for name, p := range policies {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
 				var logged bytes.Buffer
-				h := &HTTPResolver{URL: b.url(), OnFailure: p.policy, Logger: slog.New(slog.NewJSONHandler(&logged, nil))}
+				h := &HTTPResolver{URL: b.url(), OnFailure: p.policy, Logger: leaks.Logger(slog.NewJSONHandler(&logged, nil))}
 				b.reply.Store(body(seedReply))
 				_, err := h.ResolveDestinations(t.Context(), seedRequest())
 				require.NoError(t, err)
@@ -258,7 +260,7 @@ func TestHTTPResolverUnreachable(t *testing.T) {
 			require.ErrorContains(t, err, tt.failed)
 			require.NotContains(t, err.Error(), canary)
 
-			tt.h.OnFailure, tt.h.Logger = LastGood, slog.New(slog.DiscardHandler)
+			tt.h.OnFailure, tt.h.Logger = LastGood, quiet
 			_, err = tt.h.ResolveDestinations(t.Context(), seedRequest())
 			require.ErrorContains(t, err, "no earlier answer")
 
@@ -441,7 +443,7 @@ func FuzzHookReply(f *testing.F) {
 			}
 		}
 	}
-	h := &HTTPResolver{Logger: slog.New(slog.DiscardHandler)}
+	h := &HTTPResolver{Logger: quiet}
 	f.Fuzz(func(t *testing.T, reply []byte) {
 		urls, ttl, err := parseHookReply(reply, 256)
 		if err != nil {

@@ -588,16 +588,16 @@ func TestLimitsOfLog(t *testing.T) {
 		{name: "vhost", cfg: Config{Vhosts: map[string]Vhost{DefaultVhost: {MaxLatency: 3 * time.Second}}}, messages: 78, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			row.cfg.Resolver = MustStatic("rtmp://stalled/live/key")
+			row.cfg.Resolver = MustStatic("rtmp://stalled/live/" + canary)
 			row.cfg.WriteTimeout = time.Hour
 			inBubble(t, row.cfg, func(b *bubble) {
 				b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
-				p := b.publish("live/s")
+				p := b.publish("live/" + canary)
 				most, mostBytes := 0, 0
 				for m := range noKeyframes.Messages(row.lastFor) {
 					require.NoError(b, p.Send(b.ctx, func(yield func(forwardtest.Message) bool) { yield(m) }, 1))
 					synctest.Wait()
-					st := b.srv.Source("live/s").Stats()
+					st := b.srv.Source("live/" + canary).Stats()
 					most, mostBytes = max(most, st.LogMessages), max(mostBytes, st.LogBytes)
 				}
 				require.LessOrEqual(b, most, row.messages)

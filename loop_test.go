@@ -19,16 +19,19 @@ import (
 func (b *bubble) serveAt(address string, cfg Config) (*Server, *[]*PublishRequest) {
 	b.Helper()
 	var asked []*PublishRequest
-	cfg.Logger, cfg.Dial, cfg.FirstMediaTimeout = quiet, b.net.Dial, -1
+	cfg.Dial, cfg.FirstMediaTimeout = b.net.Dial, -1
 	cfg.Hooks.OnPublish = func(_ context.Context, req *PublishRequest) error {
 		asked = append(asked, req)
 		return nil
 	}
-	s := NewServer(cfg)
+	s := NewServer(watched(b.T, cfg))
 	l, err := b.net.Listen(address)
 	require.NoError(b, err)
 	go s.Serve(l)
-	b.Cleanup(func() { s.Close() })
+	b.Cleanup(func() {
+		inspect(b.T, s)
+		s.Close()
+	})
 	return s, &asked
 }
 
@@ -89,7 +92,7 @@ func TestHops(t *testing.T) {
 			s, a := b.serveAt(name+":1935", cfg)
 			servers, asked = append(servers, s), append(asked, a)
 		}
-		publish(b.T, servers[0], "live", "s")
+		publish(b.T, servers[0], "live", canary)
 		synctest.Wait()
 		var passed []string
 		for i, s := range servers[:5] {
@@ -109,7 +112,7 @@ func TestHopsOfPublisher(t *testing.T) {
 		nil:     {"1", "2", "3", "4"},
 		ErrLoop: {"1", s.id},
 	} {
-		p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s", Hops: hops})
+		p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary, Hops: hops})
 		require.ErrorIs(t, err, want)
 		if want == nil {
 			require.Equal(t, "1,2,3,4,"+s.id, p.src.req.onward())
@@ -117,7 +120,7 @@ func TestHopsOfPublisher(t *testing.T) {
 			<-p.src.Done()
 		}
 	}
-	_, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s", Hops: []string{"1", "2", "3", "4", "5"}})
+	_, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary, Hops: []string{"1", "2", "3", "4", "5"}})
 	require.ErrorIs(t, err, ErrLoop)
 }
 

@@ -2,21 +2,22 @@ package forward
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"os"
 	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/leftover"
 )
 
 // TestMain fails when a test has left anything behind.
 func TestMain(m *testing.M) {
-	code := leak.Run(m)
+	code := leaks.Main(m)
 	if testing.Verbose() {
 		printMatrix()
 	}
@@ -24,17 +25,57 @@ func TestMain(m *testing.M) {
 }
 
 // quiet is a logger for what is not looked at.
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = leaks.Quiet
 
 // newServer returns a Server that the end of the test closes.
 func newServer(t testing.TB, cfg Config) *Server {
 	t.Helper()
-	def(&cfg.Logger, quiet)
-	s := NewServer(cfg)
+	s := NewServer(watched(t, cfg))
 	require.NoError(t, cfg.Validate())
-	leak.Track(t, s)
-	t.Cleanup(func() { s.Close() })
+	leftover.Track(t, s)
+	t.Cleanup(func() {
+		inspect(t, s)
+		s.Close()
+	})
 	return s
+}
+
+// watched is cfg such that no secret can be told to a log or to OnForward
+// unseen.
+func watched(t testing.TB, cfg Config) Config {
+	def(&cfg.Logger, quiet)
+	tell := cfg.Hooks.OnForward
+	cfg.Hooks.OnForward = func(f *Forwarder, state State, err error) {
+		if err != nil {
+			leaks.Check(t.Name(), f, state, err, f.Stats())
+		}
+		if tell != nil {
+			tell(f, state, err)
+		}
+	}
+	return cfg
+}
+
+// inspect looks for secrets in what a Server tells about itself.
+func inspect(t testing.TB, s *Server) {
+	t.Helper()
+	const token = "operator-" + canary
+	leaks.Check(t.Name(), s, s.Stats())
+	for _, src := range s.Sources() {
+		leaks.Check(t.Name(), src, src.ID(), src.Request(), src.Stats())
+		for _, f := range src.Forwarders() {
+			leaks.Check(t.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
+		}
+	}
+	h, err := s.Handler(ControlOptions{Tokens: []Secret{token}})
+	require.NoError(t, err)
+	for _, path := range []string{"/sources", "/sources/" + canary} {
+		r := httptest.NewRequest("GET", path, nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		leaks.Check(t.Name(), w.Result().Header, w.Body)
+	}
 }
 
 // dialTo makes connections in memory to a Server. Each is served until it
@@ -50,7 +91,7 @@ func dialTo(s *Server) func(context.Context, string, string) (net.Conn, error) {
 // publish publishes a stream that the end of the test closes.
 func publish(t testing.TB, s *Server, app, stream string) *Publisher {
 	t.Helper()
-	p, err := s.Publish(t.Context(), PublishRequest{App: app, Stream: stream})
+	p, err := s.Publish(t.Context(), PublishRequest{App: app, Stream: stream, Param: "?token=" + canary})
 	require.NoError(t, err)
 	t.Cleanup(func() { p.Close() })
 	return p
@@ -73,7 +114,7 @@ func frame(key bool, n int) []byte {
 
 // countingWarnings is a logger that counts warnings.
 func countingWarnings(n *atomic.Int64) *slog.Logger {
-	return slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+	return leaks.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 		n.Add(1)
 		return len(p), nil
 	}), &slog.HandlerOptions{Level: slog.LevelWarn}))

@@ -50,7 +50,7 @@ func TestChangesInTheMiddle(t *testing.T) {
 				var network forwardtest.Network
 				dest := network.NewDestination("dest:1935")
 				defer dest.Close()
-				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/key", PlainMetadata: true})})
+				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/" + canary, PlainMetadata: true})})
 				defer s.Close()
 				pub, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Publish(t.Context())
 				require.NoError(t, err)

@@ -24,7 +24,7 @@ func TestDestinationOptions(t *testing.T) {
 	meta := forwardtest.Message{Type: TagData, Payload: metadata}
 	header := video(string(videoHeader))
 	usual := func() wire {
-		return wire{"app", "rtmp://dest/app", "FMLE/3.0 (compatible; FMSc/1.0)", "key", "live",
+		return wire{"app", "rtmp://dest/app", "FMLE/3.0 (compatible; FMSc/1.0)", canary, "live",
 			[]string{"connect", "releaseStream", "FCPublish", "createStream", "publish"},
 			payloads([]forwardtest.Message{pushed(meta), header})}
 	}
@@ -34,14 +34,14 @@ func TestDestinationOptions(t *testing.T) {
 		change func(*wire)
 	}{
 		{"none", Destination{}, func(*wire) {}},
-		{"app of two levels", Destination{URL: "rtmp://dest/a/b/key"}, func(w *wire) { w.app, w.tcURL = "a/b", "rtmp://dest/a/b" }},
-		{"port as typed", Destination{URL: "rtmp://dest:1935/app/key"}, func(w *wire) { w.tcURL = "rtmp://dest:1935/app" }},
+		{"app of two levels", Destination{URL: "rtmp://dest/a/b/" + canary}, func(w *wire) { w.app, w.tcURL = "a/b", "rtmp://dest/a/b" }},
+		{"port as typed", Destination{URL: "rtmp://dest:1935/app/" + canary}, func(w *wire) { w.tcURL = "rtmp://dest:1935/app" }},
 		{"Facebook's form", Destination{URL: "rtmp://dest/app/", StreamKey: "FB-1?s_bl=1&a=Ab/c+d="}, func(w *wire) { w.key = "FB-1?s_bl=1&a=Ab/c+d=" }},
 		{"YouTube's backup", Destination{URL: "rtmp://dest/live2?backup=1", StreamKey: "k-e-y"},
 			func(w *wire) { w.app, w.tcURL, w.key = "live2?backup=1", "rtmp://dest/live2?backup=1", "k-e-y" }},
 		{"Telegram's key", Destination{URL: "rtmp://dest/s/123:AbC"}, func(w *wire) { w.app, w.tcURL, w.key = "s", "rtmp://dest/s", "123:AbC" }},
 		{"Akamai's name", Destination{URL: "rtmp://dest/app/name_1_2500@37267"}, func(w *wire) { w.key = "name_1_2500@37267" }},
-		{"user and password stay here", Destination{URL: "rtmp://jo:secret@dest/app/key"}, func(*wire) {}},
+		{"user and password stay here", Destination{URL: "rtmp://jo:secret@dest/app/" + canary}, func(*wire) {}},
 		{"TcURL", Destination{TcURL: "rtmp://vhost.example/app/"}, func(w *wire) { w.tcURL = "rtmp://vhost.example/app/" }},
 		{"FlashVer", Destination{FlashVer: "Wirecast/FM 1.0"}, func(w *wire) { w.flashVer = "Wirecast/FM 1.0" }},
 		{"NoReleaseStream", Destination{NoReleaseStream: true}, func(w *wire) { w.commands = []string{"connect", "FCPublish", "createStream", "publish"} }},
@@ -56,8 +56,8 @@ func TestDestinationOptions(t *testing.T) {
 				var network forwardtest.Network
 				dest := network.NewDestination("dest:1935")
 				defer dest.Close()
-				p := publish(t, newServer(t, Config{MergeWindow: -1, Dial: network.Dial}), "live", "s")
-				def(&c.dest.URL, "rtmp://dest/app/key")
+				p := publish(t, newServer(t, Config{MergeWindow: -1, Dial: network.Dial}), "live", canary)
+				def(&c.dest.URL, "rtmp://dest/app/"+canary)
 				f, err := p.Source().Forward(c.dest)
 				require.NoError(t, err)
 				synctest.Wait()
@@ -102,8 +102,8 @@ func TestDialersAreCalledForEachAttempt(t *testing.T) {
 			}
 			return network.Dial(t.Context(), nw, addr)
 		}})
-		p := publish(t, s, "live", "s")
-		f, err := p.Source().Forward(Destination{URL: "rtmp://dest/app/key"})
+		p := publish(t, s, "live", canary)
+		f, err := p.Source().Forward(Destination{URL: "rtmp://dest/app/" + canary})
 		require.NoError(t, err)
 		synctest.Wait()
 		var de *DestinationError
@@ -134,7 +134,7 @@ func TestDialersAreCalledForEachAttempt(t *testing.T) {
 func TestUsualDialerTriesAllAddresses(t *testing.T) {
 	dest := forwardtest.NewDestination()
 	defer dest.Close()
-	f, err := publish(t, newServer(t, Config{}), "live", "s").Source().
+	f, err := publish(t, newServer(t, Config{}), "live", canary).Source().
 		Forward(Destination{URL: strings.Replace(dest.URL("app/key"), "127.0.0.1", "localhost", 1)})
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -157,11 +157,11 @@ func TestHintsOfSilence(t *testing.T) {
 		script    forwardtest.Script
 		want      string
 	}{
-		{"unknown app", "rtmp://h/app/streamkey", at("connect", hangUp), "connect: closed by the destination (does it know the app?): "},
-		{"at publish", "rtmp://h/app/streamkey", at("publish", hangUp), "publish: closed by the destination: "},
-		{"no answer to publish", "rtmp://h/app/streamkey", at("publish", nil), "publish: no answer within 5s: "},
-		{"Facebook without TLS", "rtmp://live-api-s.facebook.com/rtmp/streamkey", at("handshake", hangUp), "handshake: closed by the destination (Facebook wants rtmps://): "},
-		{"Kick without its app", "rtmp://fa723fc1b171.global-contribute.live-video.net/streamkey", at("connect", hangUp),
+		{"unknown app", "rtmp://h/app/" + canary, at("connect", hangUp), "connect: closed by the destination (does it know the app?): "},
+		{"at publish", "rtmp://h/app/" + canary, at("publish", hangUp), "publish: closed by the destination: "},
+		{"no answer to publish", "rtmp://h/app/" + canary, at("publish", nil), "publish: no answer within 5s: "},
+		{"Facebook without TLS", "rtmp://live-api-s.facebook.com/rtmp/" + canary, at("handshake", hangUp), "handshake: closed by the destination (Facebook wants rtmps://): "},
+		{"Kick without its app", "rtmp://fa723fc1b171.global-contribute.live-video.net/" + canary, at("connect", hangUp),
 			"connect: closed by the destination (Amazon IVS (Kick, Twitch): rtmp:// is refused where it is not enabled): "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -178,11 +178,11 @@ func TestHintsOfSilence(t *testing.T) {
 						}
 					}},
 				})
-				_, err := publish(t, s, "live", "s").Source().Forward(Destination{URL: c.url})
+				_, err := publish(t, s, "live", canary).Source().Forward(Destination{URL: c.url})
 				require.NoError(t, err)
 				err = <-lost
 				require.ErrorContains(t, err, c.want)
-				require.NotContains(t, err.Error(), "streamkey")
+				require.NotContains(t, err.Error(), canary)
 				var de *DestinationError
 				require.ErrorAs(t, err, &de)
 				require.True(t, de.Temporary())

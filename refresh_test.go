@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,20 +60,22 @@ func (r *fakeResolver) count() int {
 
 func numbered(from, to int) (ds []Destination) {
 	for i := from; i < to; i++ {
-		ds = append(ds, Destination{URL: fmt.Sprintf("rtmp://dest/live/%02d", i)})
+		ds = append(ds, Destination{URL: fmt.Sprintf("rtmp://dest/live/"+canary+"%02d", i)})
 	}
 	return ds
 }
 
+// urls are those of the forwarders without the canary.
 func urls(fs []*Forwarder) (urls []string) {
 	for _, f := range fs {
-		urls = append(urls, f.Destination().URL)
+		urls = append(urls, strings.ReplaceAll(f.Destination().URL, canary, ""))
 	}
 	slices.Sort(urls)
 	return urls
 }
 
-// received notes what each stream of a destination server gets.
+// received notes what each stream, without the canary in its name, of a
+// destination server gets.
 type received struct {
 	mu       sync.Mutex
 	messages map[string][]Message
@@ -90,6 +93,7 @@ func watch(t *testing.T) (*Server, *received) {
 			s.mu.Lock()
 			src := s.sources[req.Name()]
 			s.mu.Unlock()
+			name := strings.ReplaceAll(req.Stream, canary, "")
 			sub := src.Subscribe(context.Background())
 			r.wg.Go(func() {
 				defer sub.Close()
@@ -97,11 +101,11 @@ func watch(t *testing.T) (*Server, *received) {
 					m, err := sub.Next()
 					r.mu.Lock()
 					if err != nil {
-						r.ended[req.Stream] = true
+						r.ended[name] = true
 						r.mu.Unlock()
 						return
 					}
-					r.messages[req.Stream] = append(r.messages[req.Stream], m)
+					r.messages[name] = append(r.messages[name], m)
 					r.mu.Unlock()
 				}
 			})
@@ -154,7 +158,7 @@ func TestRefreshTouchesOnlyWhatDiffers(t *testing.T) {
 		dest, got := watch(t)
 		r := &fakeResolver{dests: numbered(0, 20)}
 		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), MergeWindow: -1})
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		byHand, err := p.Source().Forward(Destination{URL: "rtmp://dest/live/by-hand"})
 		require.NoError(t, err)
 		synctest.Wait()
@@ -204,7 +208,7 @@ func TestRefreshOfOptionsReplaces(t *testing.T) {
 		one := numbered(0, 1)
 		r := &fakeResolver{dests: append(one, one...)}
 		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), MergeWindow: -1})
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		synctest.Wait()
 		old := p.Source().Forwarders()
 		require.Len(t, old, 1, "the same destination counts once")
@@ -220,7 +224,7 @@ func TestRefreshOfOptionsReplaces(t *testing.T) {
 		require.Equal(t, uint64(1), st.Connects, "not refused for the old one's sake")
 
 		// What the host has added itself is not added again.
-		byHand, err := p.Source().Forward(Destination{URL: "rtmp://dest/live/01"})
+		byHand, err := p.Source().Forward(numbered(1, 2)[0])
 		require.NoError(t, err)
 		r.set(func(r *fakeResolver) { r.dests = append(r.dests, numbered(1, 2)...) })
 		require.NoError(t, p.Source().Refresh(t.Context()))
@@ -286,7 +290,7 @@ func TestRefreshByItself(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &fakeResolver{ttl: tt.ttl}
 				s := newServer(t, Config{Resolver: r, RefreshInterval: tt.interval})
-				p := publish(t, s, "live", "s")
+				p := publish(t, s, "live", canary)
 				time.Sleep(tt.after + time.Nanosecond)
 				synctest.Wait()
 				asked := r.count() - 1
@@ -307,7 +311,7 @@ func TestRefreshTriesAgainAfterFailure(t *testing.T) {
 		r := &fakeResolver{ttl: time.Hour}
 		var warned atomic.Int64
 		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), Logger: countingWarnings(&warned)})
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		r.set(func(r *fakeResolver) { r.err = errors.New("no answer") })
 		time.Sleep(70 * time.Minute)
 		require.GreaterOrEqual(t, r.count(), 4)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // Of 20 destinations 10 are replaced: the others get every frame on the
@@ -24,7 +25,7 @@ func TestReloadTouchesOnlyWhatDiffers(t *testing.T) {
 		dest, got := watch(t)
 		cfg := Config{Resolver: &fakeResolver{dests: numbered(0, 20)}, Dial: dialTo(dest), MergeWindow: -1}
 		s := newServer(t, cfg)
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		synctest.Wait()
 		begin(t, p)
 		feed(t, p, 0, 15)
@@ -76,7 +77,7 @@ func TestReloadOfWrongConfigChangesNothing(t *testing.T) {
 
 func TestReloadNamesWhatNeedsARestart(t *testing.T) {
 	var log strings.Builder
-	s := newServer(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s := newServer(t, Config{Logger: leaks.Logger(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, s.Reload(Config{Logger: s.log}))
 	require.Empty(t, log.String())
 	require.NoError(t, s.Reload(Config{Addr: ":1936", Logger: quiet}))
@@ -92,7 +93,7 @@ func TestReloadWithResolverThatFails(t *testing.T) {
 		log := countingWarnings(&warned)
 		cfg := Config{Resolver: &fakeResolver{dests: numbered(0, 2)}, Dial: dialTo(dest), Logger: log}
 		s := newServer(t, cfg)
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		synctest.Wait()
 		before := p.Source().Forwarders()
 		require.Len(t, before, 2)
@@ -143,7 +144,7 @@ func TestReloadAsksOnlyOtherResolvers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &fakeResolver{}
 		s := newServer(t, Config{Resolver: r})
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		require.NoError(t, s.Reload(Config{Resolver: r, Logger: quiet, ReadTimeout: time.Minute}))
 		synctest.Wait()
 		require.Equal(t, 1, r.count())
@@ -171,11 +172,11 @@ func TestReloadLeavesTheEndToTheHooksOfTheBeginning(t *testing.T) {
 			}
 		}
 		s := newServer(t, Config{Hooks: hooks("old")})
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		require.NoError(t, s.Reload(Config{Hooks: hooks("new"), Logger: quiet}))
 		p.Close()
 		<-p.Source().Done()
-		p = publish(t, s, "live", "s")
+		p = publish(t, s, "live", canary)
 		p.Close()
 		<-p.Source().Done()
 		require.Equal(t, []string{"old publish", "old unpublish", "new publish", "new unpublish"}, told)
@@ -249,7 +250,7 @@ func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newServer(t, Config{Vhosts: tt.old})
-				p, err := s.Publish(t.Context(), PublishRequest{Vhost: "v", App: "live", Stream: "s"})
+				p, err := s.Publish(t.Context(), PublishRequest{Vhost: "v", App: "live", Stream: canary})
 				require.NoError(t, err)
 				defer p.Close()
 				require.NoError(t, s.Reload(Config{Vhosts: tt.now, Logger: quiet}))
@@ -284,7 +285,7 @@ func TestReloadDuringPublish(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+				p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
 				if gone {
 					require.ErrorIs(t, err, errNoVhost)
 					require.Empty(t, s.Sources())

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"bytes"
 	"encoding"
 	"encoding/json"
 	"fmt"
@@ -10,26 +9,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
-const canary = "c4nary5ecret"
-
-// everyPrint is v in every way that Go prints, logs and marshals values.
-func everyPrint(t testing.TB, v any) string {
-	t.Helper()
-	var out bytes.Buffer
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T"} {
-		fmt.Fprintf(&out, verb+" ", v)
-		fmt.Fprintf(&out, verb+" ", []any{v})
-	}
-	fmt.Fprint(&out, v, &v)
-	text, err := json.Marshal(map[string]any{"v": v})
-	require.NoError(t, err)
-	out.Write(text)
-	slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
-	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v, "group", []any{v})
-	return out.String()
-}
+// canary is in every secret of the tests.
+const canary = leaks.Canary
 
 func TestSecretIsNeverPrinted(t *testing.T) {
 	holder := struct {
@@ -38,7 +23,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 		Map map[string]Secret
 	}{Key: canary, Map: map[string]Secret{"k": canary}}
 	for _, v := range []any{Secret(canary), holder, []Secret{canary}} {
-		out := everyPrint(t, v)
+		out := leaks.Prints(v)
 		require.NotContains(t, out, canary)
 		require.NotContains(t, out, fmt.Sprintf("%x", canary))
 		require.Contains(t, out, "***")
@@ -49,7 +34,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 func TestEmptySecretStaysEmpty(t *testing.T) {
 	require.Empty(t, fmt.Sprintf("%v%s%#v", Secret(""), Secret(""), Secret("")))
 	require.Equal(t, `""`, string(must(json.Marshal(Secret("")))))
-	require.NotContains(t, everyPrint(t, Secret("")), "***")
+	require.NotContains(t, leaks.Prints(Secret("")), "***")
 }
 
 // Printers other than fmt call these by name.

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 func names(s interface{ Commands() []forwardtest.Command }) (out []string) {
@@ -29,15 +30,15 @@ func names(s interface{ Commands() []forwardtest.Command }) (out []string) {
 // Shutdown sends what is left, tells everybody, and waits for nobody who has
 // nothing to get.
 func TestShutdown(t *testing.T) {
-	cfg := Config{Resolver: MustStatic("rtmp://a/live/key", "rtmp://b/live/key")}
+	cfg := Config{Resolver: MustStatic("rtmp://a/live/"+canary, "rtmp://b/live/"+canary)}
 	inBubble(t, cfg, func(b *bubble) {
 		dests := []*forwardtest.Destination{b.destination("a:1935"), b.destination("b:1935")}
-		pub := b.publish("live/s")
+		pub := b.publish("live/" + canary)
 		var sessions []*forwardtest.Session
 		for _, d := range dests {
 			sessions = append(sessions, b.published(d, 1))
 		}
-		player, paused, waiting := b.play("live/s"), b.play("live/s"), b.play("live/none")
+		player, paused, waiting := b.play("live/"+canary), b.play("live/"+canary), b.play("live/none")
 		paused.Send(1, "pause", 0, nil, true, 0)
 		c, idle := b.served("live/idle")
 		c.StopBefore = "connect"
@@ -47,7 +48,7 @@ func TestShutdown(t *testing.T) {
 		// This has only just arrived, inside the merge window.
 		require.NoError(b, pub.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: 3000, Payload: frame(true, 1)}))
 		synctest.Wait()
-		src := b.srv.Source("live/s")
+		src := b.srv.Source("live/" + canary)
 
 		began := time.Now()
 		require.NoError(b, b.srv.Shutdown(b.ctx))
@@ -69,9 +70,9 @@ func TestShutdown(t *testing.T) {
 		<-waiting.Done()
 		<-pub.Done()
 
-		_, err = b.client("live/s").Publish(b.ctx)
+		_, err = b.client("live/" + canary).Publish(b.ctx)
 		require.ErrorIs(b, err, syscall.ECONNREFUSED, "nobody listens")
-		_, err = b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
+		_, err = b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: canary})
 		require.ErrorIs(b, err, ErrServerClosed)
 		_, theirs := forwardtest.Pipe()
 		require.ErrorIs(b, b.srv.ServeConn(b.ctx, theirs), ErrServerClosed)
@@ -95,10 +96,10 @@ func TestShutdownWithStalledPeers(t *testing.T) {
 		{"ctx", time.Hour, 2 * time.Second, context.DeadlineExceeded, 2 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			cfg := Config{Resolver: MustStatic("rtmp://a/live/key"), DrainTimeout: row.drain, WriteTimeout: 2 * time.Hour}
+			cfg := Config{Resolver: MustStatic("rtmp://a/live/" + canary), DrainTimeout: row.drain, WriteTimeout: 2 * time.Hour}
 			inBubble(t, cfg, func(b *bubble) {
 				d := b.destination("a:1935", stalled)
-				pub := b.publish("live/s")
+				pub := b.publish("live/" + canary)
 				b.published(d, 1)
 				require.NoError(b, pub.Send(b.ctx, steady.Messages(3*time.Second), 1))
 				ctx, cancel := context.WithTimeout(b.ctx, row.limit)
@@ -163,8 +164,8 @@ func TestHooksAreCalledOnce(t *testing.T) {
 			c.play.Close()
 			c.pub.Close()
 		},
-		"kicked":            func(c clients) { c.srv.Source("live/s").Close(); c.play.Close() },
-		"kicked twice":      func(c clients) { s := c.srv.Source("live/s"); s.Close(); s.Close(); c.play.Close() },
+		"kicked":            func(c clients) { c.srv.Source("live/" + canary).Close(); c.play.Close() },
+		"kicked twice":      func(c clients) { s := c.srv.Source("live/" + canary); s.Close(); s.Close(); c.play.Close() },
 		"no media":          func(c clients) { time.Sleep(time.Minute); c.play.Close() },
 		"broken protocol":   func(c clients) { c.pub.Write(announceChunkSize(0)); c.play.Write(announceChunkSize(0)) },
 		"Shutdown":          func(c clients) { c.srv.Shutdown(c.ctx) },
@@ -175,7 +176,7 @@ func TestHooksAreCalledOnce(t *testing.T) {
 			var got calls
 			cfg := Config{Hooks: got.hooks()}
 			inBubble(t, cfg, func(b *bubble) {
-				end(clients{b, b.publish("live/s"), b.play("live/s")})
+				end(clients{b, b.publish("live/" + canary), b.play("live/" + canary)})
 				time.Sleep(20 * time.Second)
 				synctest.Wait()
 				require.Equal(b, map[string]int{"connect": 2, "publish": 1, "unpublish": 1, "play": 1, "stop": 1, "close": 2}, got.get())
@@ -209,7 +210,7 @@ func TestHooksOfWhatIsRefused(t *testing.T) {
 			cfg := Config{Hooks: got.hooks()}
 			row.change(&cfg, &got)
 			inBubble(t, cfg, func(b *bubble) {
-				_, err := b.client("live/s").Publish(b.ctx)
+				_, err := b.client("live/" + canary).Publish(b.ctx)
 				require.NotEmpty(b, forwardtest.RefusalCode(err))
 				time.Sleep(2 * time.Second)
 				require.Equal(b, row.want, got.get())
@@ -240,7 +241,7 @@ func TestCloseWhileHooksDecide(t *testing.T) {
 					_, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "in"})
 					inside <- err
 				}()
-				go b.client("live/s").Publish(b.ctx)
+				go b.client("live/" + canary).Publish(b.ctx)
 				synctest.Wait()
 				closed := make(chan error, 1)
 				go func() {
@@ -274,7 +275,7 @@ func TestContextOfHooksEndsWithTheServer(t *testing.T) {
 			_, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "in"})
 			inside <- err
 		}()
-		go b.client("live/s").Publish(b.ctx)
+		go b.client("live/" + canary).Publish(b.ctx)
 		synctest.Wait()
 		began := time.Now()
 		require.NoError(b, b.srv.Close())
@@ -287,22 +288,22 @@ func TestContextOfHooksEndsWithTheServer(t *testing.T) {
 // of its destinations, and the hooks.
 func TestServeConnReturnsLast(t *testing.T) {
 	var hook chan struct{}
-	cfg := Config{Resolver: MustStatic("rtmp://a/live/key"), WriteTimeout: time.Hour, Hooks: Hooks{
+	cfg := Config{Resolver: MustStatic("rtmp://a/live/" + canary), WriteTimeout: time.Hour, Hooks: Hooks{
 		OnUnpublish: func(context.Context, *PublishRequest) { <-hook },
 	}}
 	inBubble(t, cfg, func(b *bubble) {
 		hook = make(chan struct{})
 		d := b.destination("a:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
-		c, result := b.served("live/s")
+		c, result := b.served("live/" + canary)
 		pub, err := c.Publish(b.ctx)
 		require.NoError(b, err)
 		b.published(d, 1)
 		require.NoError(b, pub.Send(b.ctx, steady.Messages(3*time.Second), 1))
-		src := b.srv.Source("live/s")
+		src := b.srv.Source("live/" + canary)
 		pub.Close()
 		time.Sleep(4900 * time.Millisecond)
 		require.Empty(b, result, "the destination drains")
-		require.Nil(b, b.srv.Source("live/s"), "the name is free")
+		require.Nil(b, b.srv.Source("live/"+canary), "the name is free")
 		time.Sleep(time.Second)
 		require.Empty(b, result, "the hook runs")
 		require.Empty(b, src.Forwarders())
@@ -423,11 +424,11 @@ func TestPanicsOfTheHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			cfg := Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), Resolver: ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
+			cfg := Config{Logger: leaks.Logger(slog.NewTextHandler(&log, nil)), Resolver: ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
 				if r.Stream == "ok" {
 					return nil, nil
 				}
-				return []Destination{{URL: "rtmp://a/live/key"}}, nil
+				return []Destination{{URL: "rtmp://a/live/" + canary}}, nil
 			})}
 			arm(&cfg)
 			if name == "OnConnect" { // it does not know the stream
@@ -442,15 +443,15 @@ func TestPanicsOfTheHost(t *testing.T) {
 			}
 			inBubble(t, cfg, func(b *bubble) {
 				others := b.steady()
-				if pub, err := b.client("live/s").Publish(b.ctx); err == nil {
-					if play, err := b.client("live/s").Play(b.ctx, nil); err == nil {
+				if pub, err := b.client("live/" + canary).Publish(b.ctx); err == nil {
+					if play, err := b.client("live/"+canary).Play(b.ctx, nil); err == nil {
 						pub.Send(b.ctx, steady.Messages(3*time.Second), 1)
 						play.Close()
 					}
 					pub.Close()
 				}
 				time.Sleep(2 * time.Second)
-				require.Nil(b, b.srv.Source("live/s"))
+				require.Nil(b, b.srv.Source("live/"+canary))
 				require.Zero(b, others.check())
 			})
 			require.Contains(t, log.String(), "panic in host code")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,7 +45,7 @@ func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 		})}, publish, "", "NetStream.Publish.Denied", false},
 		"no password": {Config{PublishAuth: password}, publish, "", "NetConnection.Connect.Rejected", false},
 		"bad name": {Config{}, func(ctx context.Context, c forwardtest.Client) error {
-			c.URL += "\n"
+			c.URL = strings.Replace(c.URL, "?", "\n?", 1)
 			return publish(ctx, c)
 		}, "", "NetStream.Publish.BadName", false},
 	} {
@@ -144,7 +145,7 @@ func TestLimitOfConnectionsPerAddress(t *testing.T) {
 	inBubble(t, Config{Limits: Limits{ConnectionsPerAddress: limit}}, func(b *bubble) {
 		play := func(from string) (*forwardtest.Player, chan error, error) {
 			served := make(chan error, 1)
-			c := b.client("live/s")
+			c := b.client("live/" + canary)
 			c.Dial = func(context.Context, string, string) (net.Conn, error) {
 				near, far := forwardtest.Pipe()
 				go func() { served <- b.srv.ServeConn(context.Background(), addressed{far, textAddr(from)}) }()

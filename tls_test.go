@@ -91,9 +91,9 @@ func TestRTMPS(t *testing.T) {
 		{name: "TLS 1.1", server: func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 },
 			sni: "dest.example", op: "tls", text: "protocol version"},
 		{name: "bare address with ServerName", server: func(*tls.Config) {}, sni: "dest.example",
-			dest: func(d *Destination) { d.URL, d.ServerName = "rtmps://192.0.2.7/app/streamkey", "dest.example" }},
+			dest: func(d *Destination) { d.URL, d.ServerName = "rtmps://192.0.2.7/app/"+canary, "dest.example" }},
 		{name: "bare address", server: func(*tls.Config) {}, op: "tls", text: "doesn't contain any IP SANs",
-			dest: func(d *Destination) { d.URL = "rtmps://192.0.2.7/app/streamkey" }},
+			dest: func(d *Destination) { d.URL = "rtmps://192.0.2.7/app/" + canary }},
 		{name: "ServerName of TLSConfig", server: func(*tls.Config) {}, sni: "dest.example",
 			dest: func(d *Destination) {
 				d.ServerName, d.TLSConfig.ServerName = "other.example", "dest.example"
@@ -118,7 +118,7 @@ func TestRTMPS(t *testing.T) {
 		}, sni: "dest.example", op: "tls", text: "remote error"},
 		{name: "plain server", op: "tls", text: "is it rtmp://?", temp: true},
 		{name: "plain client", server: func(*tls.Config) {}, op: "handshake", text: "is it rtmps://?", temp: true,
-			dest: func(d *Destination) { d.URL = "rtmp://dest.example:443/app/streamkey" }},
+			dest: func(d *Destination) { d.URL = "rtmp://dest.example:443/app/" + canary }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestRTMPS(t *testing.T) {
 					}
 					return network.Dial(ctx, nw, "dest")
 				}}
-				d := Destination{URL: "rtmps://dest.example/app/streamkey"}
+				d := Destination{URL: "rtmps://dest.example/app/" + canary}
 				if c.global {
 					cfg.TLSConfig = roots
 				} else {
@@ -163,7 +163,7 @@ func TestRTMPS(t *testing.T) {
 					d.ServerName = ""
 					d.TLSConfig.Certificates = []tls.Certificate{ca.issue(t, "client", nil)}
 				}
-				f, err := publish(t, newServer(t, cfg), "live", "s").Source().Forward(d)
+				f, err := publish(t, newServer(t, cfg), "live", canary).Source().Forward(d)
 				require.NoError(t, err)
 				synctest.Wait()
 				st := f.Stats()
@@ -179,7 +179,7 @@ func TestRTMPS(t *testing.T) {
 				require.Equal(t, c.op, de.Op, "%v", de)
 				require.ErrorContains(t, de, c.text)
 				require.Equal(t, c.temp, de.Temporary(), "%v", de)
-				require.NotContains(t, de.Error(), "streamkey")
+				require.NotContains(t, de.Error(), canary)
 			})
 		})
 	}
@@ -191,11 +191,11 @@ func requireClient(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCer
 // plain RTMP servers answer a ClientHello without a look at it, or wait.
 func TestHintsOfWrongScheme(t *testing.T) {
 	for _, c := range []struct{ name, url, answer, text string }{
-		{"TLS alert", "rtmp://dest:443/app/streamkey", "\x15\x03\x03\x00\x02\x02\x46", "closed by the destination (is it rtmps://?)"},
-		{"another TLS", "rtmp://dest:443/app/streamkey", "\x15" + strings.Repeat("\x00", 1536), "version is not 3 (21) (is it rtmps://?)"},
-		{"RTMP", "rtmps://dest/app/streamkey", "\x03\x00\x00\x00\x00\x00\x00\x00\x00", "first record does not look like a TLS handshake (is it rtmp://?)"},
-		{"nothing, RTMP", "rtmps://dest/app/streamkey", "", "no answer within 5s (is it rtmp://?)"},
-		{"nothing, TLS", "rtmp://dest:443/app/streamkey", "", "no answer within 5s (is it rtmps://?)"},
+		{"TLS alert", "rtmp://dest:443/app/" + canary, "\x15\x03\x03\x00\x02\x02\x46", "closed by the destination (is it rtmps://?)"},
+		{"another TLS", "rtmp://dest:443/app/" + canary, "\x15" + strings.Repeat("\x00", 1536), "version is not 3 (21) (is it rtmps://?)"},
+		{"RTMP", "rtmps://dest/app/" + canary, "\x03\x00\x00\x00\x00\x00\x00\x00\x00", "first record does not look like a TLS handshake (is it rtmp://?)"},
+		{"nothing, RTMP", "rtmps://dest/app/" + canary, "", "no answer within 5s (is it rtmp://?)"},
+		{"nothing, TLS", "rtmp://dest:443/app/" + canary, "", "no answer within 5s (is it rtmps://?)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestHintsOfWrongScheme(t *testing.T) {
 						states <- err
 					}
 				}
-				_, err := publish(t, s, "live", "s").Source().Forward(Destination{URL: c.url})
+				_, err := publish(t, s, "live", canary).Source().Forward(Destination{URL: c.url})
 				require.NoError(t, err)
 				require.ErrorContains(t, <-states, c.text)
 			})
@@ -300,7 +300,7 @@ func TestTLSRecordsAreFull(t *testing.T) {
 
 		// A GOP of 200 messages of 500 bytes is there when the destination
 		// comes, then as many come together.
-		p := publish(t, s, "live", "s")
+		p := publish(t, s, "live", canary)
 		gop := func(from int) {
 			for i := range 200 {
 				body := append(frame(i == 0, from+i), make([]byte, 500)...)
@@ -309,7 +309,7 @@ func TestTLSRecordsAreFull(t *testing.T) {
 		}
 		require.NoError(t, p.WriteTag(TagVideo, 0, videoHeader))
 		gop(0)
-		f, err := p.Source().Forward(Destination{URL: "rtmps://dest/app/streamkey"})
+		f, err := p.Source().Forward(Destination{URL: "rtmps://dest/app/" + canary})
 		require.NoError(t, err)
 		synctest.Wait()
 		require.Equal(t, StatePublishing, f.Stats().State)

@@ -30,7 +30,7 @@ func newUpdating(t *testing.T) updating {
 		}
 		return dial(ctx, network, addr)
 	}})
-	p := publish(t, s, "live", "s")
+	p := publish(t, s, "live", canary)
 	old, err := p.Source().Forward(numbered(0, 1)[0])
 	require.NoError(t, err)
 	synctest.Wait()
@@ -122,7 +122,7 @@ func TestUpdateOverTCPLosesNothing(t *testing.T) {
 	require.NoError(t, err)
 	go dest.Serve(l)
 	s := newServer(t, Config{MergeWindow: -1})
-	p := publish(t, s, "live", "s")
+	p := publish(t, s, "live", canary)
 	url := func(i int) Destination {
 		return Destination{URL: fmt.Sprintf("rtmp://%s/live/%02d", l.Addr(), i)}
 	}
@@ -199,7 +199,7 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 		err  string
 	}{
 		{"no connection", "rtmp://down/live/x", "connection refused"},
-		{"refused", "rtmp://dest/live/00", "NetStream.Publish.BadName"},
+		{"refused", numbered(0, 1)[0].URL, "NetStream.Publish.BadName"},
 		{"no URL", "nonsense", "no URL"},
 		{"no time", "rtmp://dest/live/x", "context canceled"},
 	} {

@@ -132,7 +132,7 @@ func TestClientRefusals(t *testing.T) {
 func TestPublisherIsToldWhyItIsKicked(t *testing.T) {
 	bubble(t, forward.Config{}, func(w *world) {
 		p := w.publish()
-		w.srv.Source("live/stream").Close()
+		w.srv.Source(name).Close()
 		<-p.Done()
 		require.Equal(w, "NetStream.Publish.Rejected", forwardtest.RefusalCode(p.Err()))
 		require.Equal(w, p.Err(), p.Send(w.ctx, media.Messages(-1), 1))
@@ -175,7 +175,7 @@ func TestPublisherStops(t *testing.T) {
 				s := w.published(d, 1)
 				require.NoError(w, p.Send(w.ctx, media.Messages(3*time.Second), 1))
 				synctest.Wait()
-				src := w.srv.Source("live/stream")
+				src := w.srv.Source(name)
 				require.NotNil(w, src)
 				began := time.Now()
 				test.stop(w.T, p)
@@ -215,7 +215,7 @@ func TestClientGivesUp(t *testing.T) {
 				w.destination(forwardtest.Script{Steps: map[string]forwardtest.Step{step: {Silent: true}}})
 				ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
 				defer cancel()
-				_, err := forwardtest.Client{URL: "rtmp://a/live/key", Dial: w.net.Dial}.Publish(ctx)
+				_, err := forwardtest.Client{URL: "rtmp://a/" + name, Dial: w.net.Dial}.Publish(ctx)
 				require.ErrorIs(w, err, context.DeadlineExceeded)
 			})
 		})
@@ -232,7 +232,7 @@ func TestSendEndsWithItsContext(t *testing.T) {
 					s.Stall()
 				}},
 			}})
-			p, err := forwardtest.Client{URL: d.URL("live/key"), Dial: w.net.Dial}.Publish(w.ctx)
+			p, err := forwardtest.Client{URL: d.URL(name), Dial: w.net.Dial}.Publish(w.ctx)
 			require.NoError(w, err)
 			defer p.Close()
 			ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
@@ -321,8 +321,8 @@ func TestClientOverTCP(t *testing.T) {
 	d := forwardtest.NewDestination()
 	defer d.Close()
 	for _, c := range []forwardtest.Client{
-		{URL: d.URL("live/key")},
-		{URL: d.URL("live/key"), DigestHandshake: true, Bare: true, ChunkSize: 6, FlashVer: "x"},
+		{URL: d.URL(name)},
+		{URL: d.URL(name), DigestHandshake: true, Bare: true, ChunkSize: 6, FlashVer: "x"},
 	} {
 		p, err := c.Publish(t.Context())
 		require.NoError(t, err)

@@ -292,7 +292,7 @@ func TestCutAnywhere(t *testing.T) {
 			d := w.destination()
 			cut := forwardtest.FaultDial(w.net.Dial, forwardtest.Faults{Write: forwardtest.Fault{Cut: at}})
 			p := w.publish()
-			_, err := w.srv.Source("live/stream").Forward(forward.Destination{URL: d.URL("live/key"), DialContext: cut})
+			_, err := w.srv.Source(name).Forward(forward.Destination{URL: d.URL(name), DialContext: cut})
 			require.NoError(w, err)
 			go p.Send(w.ctx, media.Messages(-1), 1)
 			s := w.published(d, 2)
@@ -310,7 +310,7 @@ func TestCutAnywhere(t *testing.T) {
 
 // One that never reads and one that is slow cost the others nothing.
 func TestNeighbours(t *testing.T) {
-	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/live/key", "rtmp://b/live/key", "rtmp://c/live/key")}
+	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/"+name, "rtmp://b/"+name, "rtmp://c/"+name)}
 	bubble(t, cfg, func(w *world) {
 		healthy := w.destination()
 		stalled := w.net.NewDestination("b:1935", forwardtest.Script{

@@ -13,14 +13,15 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/leftover"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
 
 // logger writes to the test's log.
 func logger(t testing.TB) *slog.Logger {
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return leaks.Logger(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // world is a Server in a network in memory, in a bubble.
@@ -44,14 +45,29 @@ func bubble(t *testing.T, cfg forward.Config, f func(w *world)) {
 			cfg.Dial = w.net.Dial
 		}
 		w.srv = forward.NewServer(cfg)
-		leak.Track(t, w.srv)
+		leftover.Track(t, w.srv)
 		l, err := w.net.Listen("server:1935")
 		require.NoError(t, err)
 		go w.srv.Serve(l)
 		defer w.srv.Close()
+		defer w.inspect()
 		f(w)
 	})
 }
+
+// inspect looks for secrets in what the Server tells about itself.
+func (w *world) inspect() {
+	leaks.Check(w.Name(), w.srv, w.srv.Stats())
+	for _, src := range w.srv.Sources() {
+		leaks.Check(w.Name(), src, src.Request(), src.Stats())
+		for _, f := range src.Forwarders() {
+			leaks.Check(w.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
+		}
+	}
+}
+
+// name is that of the stream.
+const name = "live/" + leaks.Canary
 
 // destination is at a:1935, where pushing sends streams.
 func (w *world) destination(scripts ...forwardtest.Script) *forwardtest.Destination {
@@ -60,11 +76,11 @@ func (w *world) destination(scripts ...forwardtest.Script) *forwardtest.Destinat
 	return d
 }
 
-// pushing sends each stream to rtmp://a/live/key.
-var pushing = forward.Config{Resolver: forward.MustStatic("rtmp://a/live/key")}
+// pushing sends each stream to rtmp://a/live/KEY.
+var pushing = forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + leaks.Canary)}
 
 func (w *world) client() forwardtest.Client {
-	return forwardtest.Client{URL: "rtmp://server/live/stream", Dial: w.net.Dial}
+	return forwardtest.Client{URL: "rtmp://server/" + name, Dial: w.net.Dial}
 }
 
 func (w *world) publish() *forwardtest.Publisher {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,13 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
 
 const table = `# app/stream   to
-live/news   rtmp://10.0.0.6/live/[stream] rtmps://cdn.example/[app]/key
+live/news   rtmp://10.0.0.6/live/[stream] rtmps://cdn.example/[app]/c4nary5ecret
 live/*      rtmp://10.0.0.7/live/[stream]
 local/?
 `
@@ -53,7 +52,7 @@ func TestResolverGetsWhatTheTableSays(t *testing.T) {
 	_, url := start(t, 20*time.Second)
 	r := &forward.HTTPResolver{URL: url + "/api/v1/forward"}
 	for name, want := range map[string][]string{
-		"live/news":    {"rtmp://10.0.0.6/live/news", "rtmps://cdn.example/live/key"},
+		"live/news":    {"rtmp://10.0.0.6/live/news", "rtmps://cdn.example/live/c4nary5ecret"},
 		"live/weather": {"rtmp://10.0.0.7/live/weather"},
 		"local/1":      {},
 		"local/12":     {},
@@ -93,7 +92,7 @@ func TestHooks(t *testing.T) {
 	_, url := start(t, 0)
 	all := []string{url}
 	hooks := (&forward.HTTPHooks{
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: leaks.Quiet,
 		URLs:   forward.HTTPHookURLs{OnConnect: all, OnClose: all, OnPublish: all, OnUnpublish: all, OnPlay: all, OnStop: all},
 	}).Hooks()
 	ctx := context.Background()

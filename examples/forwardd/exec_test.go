@@ -15,7 +15,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -30,7 +29,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leaks"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
@@ -41,7 +40,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asForwardd) != "" {
 		main()
 	}
-	os.Exit(leak.Run(m))
+	os.Exit(leaks.Main(m))
 }
 
 // process is a forwardd in a process of its own.
@@ -58,7 +57,7 @@ func start(t *testing.T, conf string, args ...string) *process {
 	d.cmd.Env = append(os.Environ(), asForwardd+"=1")
 	r, err := d.cmd.StderrPipe()
 	require.NoError(t, err)
-	d.lines = bufio.NewScanner(r)
+	d.lines = bufio.NewScanner(leaks.Reader(r))
 	require.NoError(t, d.cmd.Start())
 	t.Cleanup(func() { d.cmd.Process.Kill(); d.cmd.Wait() })
 	return d
@@ -102,7 +101,7 @@ func (d *process) wait() error {
 func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forward.PublishRequest) {
 	published = make(chan *forward.PublishRequest, 1)
 	srv = forward.NewServer(forward.Config{
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: leaks.Quiet,
 		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
 			published <- req
 			return nil
@@ -119,13 +118,13 @@ func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forw
 // leaves the stream open.
 func publish(t *testing.T, d forward.Destination) {
 	srv := forward.NewServer(forward.Config{
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: leaks.Quiet,
 		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
 			return []forward.Destination{d}, nil
 		}),
 	})
 	t.Cleanup(func() { srv.Close() })
-	pub, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "livestream"})
+	pub, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: leaks.Canary})
 	require.NoError(t, err)
 	clip := flv.NewDemuxer(bytes.NewReader(testdata.H264AAC))
 	streams, err := clip.Streams()
@@ -163,14 +162,14 @@ vhost __defaultVhost__ {
 			master := d.await("listening")["addr"].(string)
 			require.Contains(t, d.await("listening")["addr"], "[::1]:")
 
-			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: "livestream"})
-			require.Equal(t, "live/livestream", (<-published).Name())
+			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: leaks.Canary})
+			require.Equal(t, "live/"+leaks.Canary, (<-published).Name())
 			d.await("destination publishing") // the slave has answered: its stream is live
 			text, err := os.ReadFile(pid)
 			require.NoError(t, err)
 			require.Equal(t, fmt.Sprintln(d.cmd.Process.Pid), string(text))
 
-			src := srv.Source("live/livestream")
+			src := srv.Source("live/" + leaks.Canary)
 			require.NotNil(t, src)
 			media := src.Demuxer(t.Context())
 			defer media.Close()
@@ -201,12 +200,12 @@ vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 	require.Equal(t, true, secure["tls"])
 	publish(t, forward.Destination{
 		URL:       "rtmps://" + secure["addr"].(string) + "/live",
-		StreamKey: "livestream",
+		StreamKey: leaks.Canary,
 		TLSConfig: &tls.Config{RootCAs: roots},
 	})
 	<-published
 	d.await("destination publishing")
-	require.NotNil(t, srv.Source("live/livestream"))
+	require.NotNil(t, srv.Source("live/"+leaks.Canary))
 	require.NoError(t, d.end(syscall.SIGTERM))
 }
 
@@ -224,7 +223,7 @@ vhost b { forward { enabled on; destination %s; } }
 	d := start(t, conf)
 	master := d.await("listening")["addr"].(string)
 	for _, vhost := range []string{"a", "b"} {
-		publish(t, forward.Destination{URL: "rtmp://" + master + "/live?vhost=" + vhost, StreamKey: "livestream"})
+		publish(t, forward.Destination{URL: "rtmp://" + master + "/live?vhost=" + vhost, StreamKey: leaks.Canary})
 		<-published
 		d.await("destination publishing")
 	}
@@ -268,7 +267,7 @@ listen 127.0.0.1:0;
 vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 `, l.Addr())), "-grace", "1ms")
 	master := d.await("listening")["addr"].(string)
-	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: "livestream"})
+	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: leaks.Canary})
 	c, err := l.Accept() // and never answer
 	require.NoError(t, err)
 	defer c.Close()

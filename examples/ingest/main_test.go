@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,11 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leaks"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
 
 // clips are the clip in all formats.
 func clips(t *testing.T) []string {
@@ -44,7 +43,7 @@ func TestFileIsPublished(t *testing.T) {
 		t.Run(filepath.Ext(path), func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			slave := forward.NewServer(forward.Config{Logger: slog.New(slog.DiscardHandler)})
+			slave := forward.NewServer(forward.Config{Logger: leaks.Quiet})
 			defer slave.Close()
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)

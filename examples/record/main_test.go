@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,11 +19,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leaks"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
 
 func clip() av.Demuxer { return flv.NewDemuxer(bytes.NewReader(testdata.H264AAC)) }
 
@@ -69,7 +68,7 @@ func start(t *testing.T, ctx context.Context, args ...string) (url string, lines
 		w.Close()
 		done <- err
 	}()
-	lines = bufio.NewScanner(r)
+	lines = bufio.NewScanner(leaks.Reader(r))
 	require.True(t, lines.Scan())
 	url, ok := strings.CutPrefix(lines.Text(), "publish to ")
 	require.True(t, ok, lines.Text())
@@ -85,7 +84,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 
 			pushing := make(chan struct{})
 			encoder := forward.NewServer(forward.Config{
-				Logger:   slog.New(slog.DiscardHandler),
+				Logger:   leaks.Quiet,
 				Resolver: forward.MustStatic(url),
 				Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, s forward.State, _ error) {
 					if s == forward.StatePublishing {
@@ -94,7 +93,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 				}},
 			})
 			defer encoder.Close()
-			pub, err := encoder.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "livestream"})
+			pub, err := encoder.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: leaks.Canary})
 			require.NoError(t, err)
 			require.True(t, lines.Scan())
 			require.Equal(t, "recording", lines.Text())

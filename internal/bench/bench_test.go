@@ -15,10 +15,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leftover"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
 
 // message is what a recorder saw.
 type message struct {

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leak"
+	"github.com/rtmp-forward/forward/internal/leftover"
 )
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -33,7 +33,7 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(mediaDir)
 	addNewer()
 	defer table.print()
-	return leak.Run(m)
+	return leftover.Run(m.Run)
 }
 
 // table collects what TestMatrix finds.

@@ -95,7 +95,7 @@ func serve(h *handler, in ...[]byte) error {
 			panic(what + " was not ended")
 		}
 	}
-	return err
+	return checked(err)
 }
 
 var connected = command(0, "connect", 1, amf.Object{{Key: "app", Value: "live"}, {Key: "tcUrl", Value: "rtmp://h/live"}})
@@ -190,27 +190,27 @@ func TestServerCommands(t *testing.T) {
 	}{
 		{"nothing", nil, nil},
 		{"OBS", concat(
-			command(0, "releaseStream", 2, nil, "key"), command(0, "FCPublish", 3, nil, "key"), create, publish(1, "key"),
+			command(0, "releaseStream", 2, nil, "c4nary5ecret"), command(0, "FCPublish", 3, nil, "c4nary5ecret"), create, publish(1, "c4nary5ecret"),
 			message(chunk.TypeData, 1, []byte("\x02\x00\x01x")), video(1, "v"), message(chunk.TypeAudio, 1, []byte("a")), message(chunk.TypeAggregate, 1, []byte("g")),
-			command(0, "FCUnpublish", 6, nil, "key"), command(0, "deleteStream", 7, nil, 1)),
+			command(0, "FCUnpublish", 6, nil, "c4nary5ecret"), command(0, "deleteStream", 7, nil, 1)),
 			[]string{"_result@0 2 null undefined", "_result@0 3 null undefined", onFC, "_result@0 4 null 1",
-				`Publish 1 "key"`, start, `Message 18@1 "\x02\x00\x01x"`, `Message 9@1 "v"`, `Message 8@1 "a"`, `Message 22@1 "g"`,
+				`Publish 1 "c4nary5ecret"`, start, `Message 18@1 "\x02\x00\x01x"`, `Message 9@1 "v"`, `Message 8@1 "a"`, `Message 22@1 "g"`,
 				"Unpublish 1", "_result@0 6 null undefined", onUnFC}},
 		{"AMF3 commands", concat(
 			message(17, 0, append([]byte{0}, encode("createStream", 4, nil)...)),
-			message(17, 1, append([]byte{0}, encode("publish", 5, nil, "key", "live")...)),
+			message(17, 1, append([]byte{0}, encode("publish", 5, nil, "c4nary5ecret", "live")...)),
 			message(chunk.TypeDataAMF3, 1, []byte{0, 5})),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, `Message 15@1 "\x00\x05"`, "Unpublish 1"}},
-		{"ends without unpublishing", concat(create, publish(1, "key")),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, "Unpublish 1"}},
-		{"closeStream and deleteStream", concat(create, publish(1, "key"), command(1, "closeStream", 0, nil), command(0, "deleteStream", 0, nil, 1)),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, "Unpublish 1"}},
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, `Message 15@1 "\x00\x05"`, "Unpublish 1"}},
+		{"ends without unpublishing", concat(create, publish(1, "c4nary5ecret")),
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+		{"closeStream and deleteStream", concat(create, publish(1, "c4nary5ecret"), command(1, "closeStream", 0, nil), command(0, "deleteStream", 0, nil, 1)),
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 		{"publishes again", concat(create, publish(1, "a"), command(1, "closeStream", 0, nil), publish(1, "b"), video(1, "v")),
 			[]string{"_result@0 4 null 1", `Publish 1 "a"`, start, "Unpublish 1", `Publish 1 "b"`, start, `Message 9@1 "v"`, "Unpublish 1"}},
 		{"a deleted id is not given again", concat(create, command(0, "deleteStream", 0, nil, 1), create),
 			[]string{"_result@0 4 null 1", "_result@0 4 null 2"}},
-		{"FCPublish and publish without createStream", concat(command(0, "FCPublish", 3, nil, "key"), publish(0, "key"), video(0, "v"), create),
-			[]string{"_result@0 3 null undefined", onFC, `Publish 0 "key"`, "onStatus@0 0 null status:NetStream.Publish.Start", `Message 9@0 "v"`, "_result@0 4 null 1", "Unpublish 0"}},
+		{"FCPublish and publish without createStream", concat(command(0, "FCPublish", 3, nil, "c4nary5ecret"), publish(0, "c4nary5ecret"), video(0, "v"), create),
+			[]string{"_result@0 3 null undefined", onFC, `Publish 0 "c4nary5ecret"`, "onStatus@0 0 null status:NetStream.Publish.Start", `Message 9@0 "v"`, "_result@0 4 null 1", "Unpublish 0"}},
 		{"createStream goes round ids in use", concat(publish(1, "a"), publish(3, "b"), create, create, video(1, "v"), video(3, "w"),
 			command(0, "deleteStream", 0, nil, 1), command(0, "deleteStream", 0, nil, 3)),
 			[]string{`Publish 1 "a"`, start, `Publish 3 "b"`, "onStatus@3 0 null status:NetStream.Publish.Start",
@@ -223,34 +223,34 @@ func TestServerCommands(t *testing.T) {
 			[]string{"_result@0 4 null 1", "_result@0 4 null 2", `Publish 1 "a"`, start, `Publish 2 "b"`, "onStatus@2 0 null status:NetStream.Publish.Start",
 				`Message 9@1 "v"`, `Message 9@2 "w"`, "Unpublish 1", onUnFC, `Message 9@2 "x"`, "Unpublish 2"}},
 
-		{"media before publish and on other streams", concat(video(1, "a"), create, video(1, "b"), video(0, "c"), publish(1, "key"), video(2, "d"), video(1, "e"), video(1<<24+1, "f")),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, `Message 9@1 "e"`, "Unpublish 1"}},
-		{"media after the end", concat(create, publish(1, "key"), command(0, "deleteStream", 0, nil, 1), video(1, "late")),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, "Unpublish 1"}},
-		{"empty media", concat(create, publish(1, "key"), video(1, ""), message(chunk.TypeAudio, 1, nil)),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, `Message 9@1 ""`, `Message 8@1 ""`, "Unpublish 1"}},
-		{"other message types", concat(create, publish(1, "key"), message(16, 1, []byte("x")), message(19, 1, nil), message(7, 1, nil), message(255, 1, []byte("x"))),
-			[]string{"_result@0 4 null 1", `Publish 1 "key"`, start, "Unpublish 1"}},
+		{"media before publish and on other streams", concat(video(1, "a"), create, video(1, "b"), video(0, "c"), publish(1, "c4nary5ecret"), video(2, "d"), video(1, "e"), video(1<<24+1, "f")),
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, `Message 9@1 "e"`, "Unpublish 1"}},
+		{"media after the end", concat(create, publish(1, "c4nary5ecret"), command(0, "deleteStream", 0, nil, 1), video(1, "late")),
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+		{"empty media", concat(create, publish(1, "c4nary5ecret"), video(1, ""), message(chunk.TypeAudio, 1, nil)),
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, `Message 9@1 ""`, `Message 8@1 ""`, "Unpublish 1"}},
+		{"other message types", concat(create, publish(1, "c4nary5ecret"), message(16, 1, []byte("x")), message(19, 1, nil), message(7, 1, nil), message(255, 1, []byte("x"))),
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 
 		{"publish types", concat(command(1, "publish", 5, nil, "a"), command(2, "publish", 0, nil, "b", "record"), command(3, "publish", 5, nil, "c", 1), command(4, "publish", 5, nil, "d", "append", 2)),
 			[]string{`Publish 1 "a"`, start, `Publish 2 "b"`, "onStatus@2 0 null status:NetStream.Publish.Start", `Publish 3 "c"`, "onStatus@3 0 null status:NetStream.Publish.Start", `Publish 4 "d"`, "onStatus@4 0 null status:NetStream.Publish.Start",
 				"Unpublish *"}},
-		{"publish without null", command(1, "publish", 5, "key"), []string{`Publish 1 "key"`, start, "Unpublish 1"}},
-		{"publish without a transaction id", command(1, "publish", nil, "key"), []string{`Publish 1 "key"`, start, "Unpublish 1"}},
+		{"publish without null", command(1, "publish", 5, "c4nary5ecret"), []string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+		{"publish without a transaction id", command(1, "publish", nil, "c4nary5ecret"), []string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 		{"publish without a name", command(1, "publish", 5, nil), []string{`Publish 1 ""`, start, "Unpublish 1"}},
 		{"publish with a number for a name", command(1, "publish", 5, nil, 7, true), []string{`Publish 1 ""`, start, "Unpublish 1"}},
 		{"publish and nothing", command(1, "publish"), []string{`Publish 1 ""`, start, "Unpublish 1"}},
-		{"FCUnpublish of no name", concat(command(1, "publish", 5, nil, "key"), command(0, "FCUnpublish", 0, nil), command(0, "FCUnpublish", 0, nil, 7), command(0, "FCUnpublish", 0, nil, "other")),
-			[]string{`Publish 1 "key"`, start, onUnFC, onUnFC, onUnFC, "Unpublish 1"}},
-		{"deleteStream of nothing", concat(publish(1, "key"), command(1, "deleteStream", 0), command(1, "deleteStream", 0, nil), command(1, "deleteStream", 0, nil, "1"),
+		{"FCUnpublish of no name", concat(command(1, "publish", 5, nil, "c4nary5ecret"), command(0, "FCUnpublish", 0, nil), command(0, "FCUnpublish", 0, nil, 7), command(0, "FCUnpublish", 0, nil, "other")),
+			[]string{`Publish 1 "c4nary5ecret"`, start, onUnFC, onUnFC, onUnFC, "Unpublish 1"}},
+		{"deleteStream of nothing", concat(publish(1, "c4nary5ecret"), command(1, "deleteStream", 0), command(1, "deleteStream", 0, nil), command(1, "deleteStream", 0, nil, "1"),
 			command(1, "deleteStream", 0, nil, -1), command(1, "deleteStream", 0, nil, math.NaN()), command(1, "deleteStream", 0, nil, math.Inf(1)), command(1, "deleteStream", 0, nil, 4294967297.0), command(1, "deleteStream", 0, nil, 9)),
-			[]string{`Publish 1 "key"`, start, "Unpublish 1"}},
-		{"closeStream of nothing", concat(publish(1, "key"), command(0, "closeStream", 0, nil), command(9, "closeStream", 0)),
-			[]string{`Publish 1 "key"`, start, "Unpublish 1"}},
+			[]string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+		{"closeStream of nothing", concat(publish(1, "c4nary5ecret"), command(0, "closeStream", 0, nil), command(9, "closeStream", 0)),
+			[]string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 
-		{"player", concat(create, command(0, "getStreamLength", 5, nil, "key"), command(1, "play", 6, nil, "key", -2000),
+		{"player", concat(create, command(0, "getStreamLength", 5, nil, "c4nary5ecret"), command(1, "play", 6, nil, "c4nary5ecret", -2000),
 			command(1, "pause", 7, nil, true, 0), command(1, "pause", 8, nil, false, 0), command(1, "pauseRaw", 8, nil, true, 0), command(1, "seek", 8, nil, 1000), command(0, "deleteStream", 9, nil, 1)),
-			[]string{"_result@0 4 null 1", "_result@0 5 null 0", `Play 1 "key"`, "UserControl 0 1", reset, play, "Playing 1",
+			[]string{"_result@0 4 null 1", "_result@0 5 null 0", `Play 1 "c4nary5ecret"`, "UserControl 0 1", reset, play, "Playing 1",
 				"Pause 1 true", "onStatus@1 0 null status:NetStream.Pause.Notify",
 				"onStatus@1 0 null status:NetStream.Unpause.Notify", "Pause 1 false",
 				"Pause 1 true", "onStatus@1 0 null status:NetStream.Pause.Notify",
@@ -259,8 +259,8 @@ func TestServerCommands(t *testing.T) {
 			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", `Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", `Play 1 "c"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
 		{"player sends media", concat(command(1, "play", 0, nil, "a"), video(1, "v")),
 			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
-		{"pause of what does not play", concat(command(1, "pause", 0, nil, true), publish(1, "key"), command(1, "pause", 0, nil, true, 0)),
-			[]string{`Publish 1 "key"`, start, "Unpublish 1"}},
+		{"pause of what does not play", concat(command(1, "pause", 0, nil, true), publish(1, "c4nary5ecret"), command(1, "pause", 0, nil, true, 0)),
+			[]string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 		{"malformed pause", concat(command(1, "play", 0, nil, "a"), command(1, "pause"), command(1, "pause", 0), command(1, "pause", 0, nil), command(1, "pause", 0, nil, 1), command(1, "pause", 0, nil, "true")),
 			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
 		{"publish and play side by side", concat(publish(1, "a"), command(2, "play", 0, nil, "a")),
@@ -297,8 +297,8 @@ func TestServerRefuses(t *testing.T) {
 	bad := &StatusError{Command: "publish", Code: "NetStream.Publish.BadName", Description: "Stream is in use."}
 	wrapped := fmt.Errorf("source: %w", bad)
 	plain := errors.New("backend is down")
-	publish := command(3, "publish", 5, nil, "key", "live")
-	play := command(3, "play", 5, nil, "key")
+	publish := command(3, "publish", 5, nil, "c4nary5ecret", "live")
+	play := command(3, "play", 5, nil, "c4nary5ecret")
 	video := message(chunk.TypeVideo, 3, []byte("v"))
 	for _, c := range []struct {
 		name   string
@@ -307,14 +307,14 @@ func TestServerRefuses(t *testing.T) {
 		in     []byte
 		want   []string
 	}{
-		{"publish", "Publish", bad, concat(publish, video, publish), []string{`Publish 3 "key"`, "onStatus@3 0 null error:NetStream.Publish.BadName"}},
-		{"publish, wrapped", "Publish", wrapped, concat(publish, video), []string{`Publish 3 "key"`, "onStatus@3 0 null error:NetStream.Publish.BadName"}},
-		{"publish, another error", "Publish", plain, concat(publish, video), []string{`Publish 3 "key"`}},
-		{"play", "Play", bad, concat(play, play), []string{`Play 3 "key"`, "onStatus@3 0 null error:NetStream.Publish.BadName"}},
-		{"play, another error", "Play", plain, play, []string{`Play 3 "key"`}},
-		{"message", "Message", plain, concat(publish, video, video), []string{`Publish 3 "key"`, "onStatus@3 0 null status:NetStream.Publish.Start", `Message 9@3 "v"`, "Unpublish 3"}},
+		{"publish", "Publish", bad, concat(publish, video, publish), []string{`Publish 3 "c4nary5ecret"`, "onStatus@3 0 null error:NetStream.Publish.BadName"}},
+		{"publish, wrapped", "Publish", wrapped, concat(publish, video), []string{`Publish 3 "c4nary5ecret"`, "onStatus@3 0 null error:NetStream.Publish.BadName"}},
+		{"publish, another error", "Publish", plain, concat(publish, video), []string{`Publish 3 "c4nary5ecret"`}},
+		{"play", "Play", bad, concat(play, play), []string{`Play 3 "c4nary5ecret"`, "onStatus@3 0 null error:NetStream.Publish.BadName"}},
+		{"play, another error", "Play", plain, play, []string{`Play 3 "c4nary5ecret"`}},
+		{"message", "Message", plain, concat(publish, video, video), []string{`Publish 3 "c4nary5ecret"`, "onStatus@3 0 null status:NetStream.Publish.Start", `Message 9@3 "v"`, "Unpublish 3"}},
 		{"a second publish ends the first", "Publish other", bad, concat(publish, command(4, "publish", 6, nil, "other")),
-			[]string{`Publish 3 "key"`, "onStatus@3 0 null status:NetStream.Publish.Start", `Publish 4 "other"`, "onStatus@4 0 null error:NetStream.Publish.BadName", "Unpublish 3"}},
+			[]string{`Publish 3 "c4nary5ecret"`, "onStatus@3 0 null status:NetStream.Publish.Start", `Publish 4 "other"`, "onStatus@4 0 null error:NetStream.Publish.BadName", "Unpublish 3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := &handler{refuse: map[string]error{c.method: c.err}}
@@ -325,8 +325,8 @@ func TestServerRefuses(t *testing.T) {
 }
 
 func TestServerRefusesStreamInUse(t *testing.T) {
-	publish := command(1, "publish", 5, nil, "key")
-	play := command(1, "play", 5, nil, "key")
+	publish := command(1, "publish", 5, nil, "c4nary5ecret")
+	play := command(1, "play", 5, nil, "c4nary5ecret")
 	for _, c := range []struct {
 		name        string
 		first, then []byte
@@ -391,7 +391,7 @@ func TestServerProtocolErrors(t *testing.T) {
 
 func TestServerCommandLimit(t *testing.T) {
 	other := command(0, "_checkbw", 0, nil)
-	for _, accept := range [][]byte{command(1, "publish", 5, nil, "key"), command(1, "play", 5, nil, "key")} {
+	for _, accept := range [][]byte{command(1, "publish", 5, nil, "c4nary5ecret"), command(1, "play", 5, nil, "c4nary5ecret")} {
 		for before, want := range map[int]error{
 			MaxCommands - 3: io.EOF, MaxCommands - 2: io.EOF, MaxCommands - 1: chunk.ErrLimit,
 		} {
@@ -400,12 +400,12 @@ func TestServerCommandLimit(t *testing.T) {
 		}
 	}
 	refused := &StatusError{Code: "x"}
-	err := serve(&handler{refuse: map[string]error{"Publish": refused}}, connected, command(1, "publish", 5, nil, "key"))
+	err := serve(&handler{refuse: map[string]error{"Publish": refused}}, connected, command(1, "publish", 5, nil, "c4nary5ecret"))
 	require.Equal(t, refused, err)
 }
 
 func TestServerStreamLimit(t *testing.T) {
-	publish := func(id int) []byte { return command(uint32(id), "publish", 5, nil, "key") }
+	publish := func(id int) []byte { return command(uint32(id), "publish", 5, nil, "c4nary5ecret") }
 	in := connected
 	for i := range MaxStreams {
 		in = concat(in, publish(100+i))
@@ -415,14 +415,14 @@ func TestServerStreamLimit(t *testing.T) {
 
 	h = &handler{}
 	require.ErrorIs(t, serve(h, in, publish(200)), chunk.ErrLimit)
-	require.NotContains(t, h.log, `Publish 200 "key"`)
+	require.NotContains(t, h.log, `Publish 200 "c4nary5ecret"`)
 
 	h = &handler{}
-	require.ErrorIs(t, serve(h, in, command(200, "play", 5, nil, "key")), chunk.ErrLimit)
+	require.ErrorIs(t, serve(h, in, command(200, "play", 5, nil, "c4nary5ecret")), chunk.ErrLimit)
 
 	h = &handler{}
 	require.Equal(t, io.EOF, serve(h, in, command(0, "deleteStream", 0, nil, 100), publish(200)))
-	require.Contains(t, h.log, `Publish 200 "key"`)
+	require.Contains(t, h.log, `Publish 200 "c4nary5ecret"`)
 }
 
 // Every end of a connection ends what is published and played once: serve

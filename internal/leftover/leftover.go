@@ -1,6 +1,6 @@
-// Package leak finds what tests leave behind: goroutines, descriptors, and
+// Package leftover finds what tests leave behind: goroutines, descriptors, and
 // values that something, such as a timer that was not stopped, still holds.
-package leak
+package leftover
 
 import (
 	"fmt"
@@ -17,11 +17,12 @@ import (
 // patience is for what ends by itself, such as a goroutine on its last lines.
 const patience = 15 * time.Second
 
-// Run runs the tests of a package and returns the status to exit with: that of
-// the tests or, where they pass, 1 when they have left something behind.
-func Run(m *testing.M) int {
+// Run runs the tests of a package, as testing.M's Run does, and returns the
+// status to exit with: that of the tests or, where they pass, 1 when they have
+// left something behind.
+func Run(run func() int) int {
 	before := descriptors()
-	if code := m.Run(); code != 0 {
+	if code := run(); code != 0 {
 		return code
 	}
 	http.DefaultClient.CloseIdleConnections()
