@@ -17,15 +17,21 @@ import (
 // and configuration name is trusted.
 type AddressError struct {
 	// Addr is where it leads, not valid where only the port is known.
-	Addr   netip.AddrPort
+	Addr netip.AddrPort
+	// Allow is what Config.AllowNetworks would have to hold to let it have
+	// that address; not valid where nothing does.
+	Allow  netip.Prefix
 	reason string
 }
 
 func (e *AddressError) Error() string {
-	if !e.Addr.IsValid() {
+	switch {
+	case !e.Addr.IsValid():
 		return e.reason
+	case e.Allow.IsValid():
+		return fmt.Sprintf("%v: %s, not for destinations from outside unless Config.AllowNetworks holds %v", e.Addr, e.reason, e.Allow)
 	}
-	return e.Addr.String() + ": " + e.reason
+	return fmt.Sprintf("%v: %s", e.Addr, e.reason)
 }
 
 // PrivateNetworks are the addresses of private networks: those of RFC 1918,
@@ -82,21 +88,22 @@ var specialRanges = []struct {
 // address, or nil. Order matters: nothing allows our own listeners.
 func (s *Server) checkAddr(addr netip.AddrPort) error {
 	ip := addr.Addr().Unmap().WithZone("")
-	refuse := func(format string, args ...any) error {
-		return &AddressError{netip.AddrPortFrom(ip, addr.Port()), fmt.Sprintf(format, args...)}
-	}
+	refused := &AddressError{Addr: netip.AddrPortFrom(ip, addr.Port())}
 	if s.listensAt(ip, addr.Port()) {
-		return refuse("this is the server itself")
+		refused.reason = "this is the server itself"
+		return refused
 	}
 	if !allowedPort(addr.Port()) {
-		return refuse("port %d%s", addr.Port(), badPort)
+		refused.reason = fmt.Sprintf("port %d%s", addr.Port(), badPort)
+		return refused
 	}
 	if slices.ContainsFunc(s.cfg.Load().AllowNetworks, func(p netip.Prefix) bool { return contains(p, ip) }) {
 		return nil
 	}
 	for _, r := range specialRanges {
 		if r.prefix.Contains(ip) {
-			return refuse("%s, which destinations from outside may have only if Config.AllowNetworks holds it", r.kind)
+			refused.reason, refused.Allow = r.kind, netip.PrefixFrom(ip, ip.BitLen())
+			return refused
 		}
 	}
 	return nil

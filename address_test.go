@@ -58,7 +58,10 @@ func TestUntrustedAddresses(t *testing.T) {
 			var refused *AddressError
 			require.ErrorAs(t, err, &refused, text)
 			require.Contains(t, err.Error(), row.want, text)
-			require.Contains(t, err.Error(), "Config.AllowNetworks")
+			ip := netip.MustParseAddr(text).Unmap().WithZone("")
+			allow := netip.PrefixFrom(ip, ip.BitLen())
+			require.Contains(t, err.Error(), "unless Config.AllowNetworks holds "+allow.String(), text)
+			require.Equal(t, allow, refused.Allow, text)
 			require.False(t, refused.Addr.Addr().Is4In6(), text)
 		}
 	}

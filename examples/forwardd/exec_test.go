@@ -17,6 +17,8 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -255,6 +257,24 @@ vhost b { forward { enabled on; destination %s; } }
 	for _, entry := range d.log {
 		require.NotEqual(t, "destination lost", entry["msg"])
 	}
+}
+
+// What a backend names is not trusted, and the log says what would be.
+func TestNamesTheFlagThatAllowsADestination(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/live/`+leaks.Canary+`"]}}`)
+	}))
+	defer backend.Close()
+	d := start(t, write(t, `
+listen 127.0.0.1:0;
+vhost __defaultVhost__ { forward { enabled on; backend `+backend.URL+`; } }
+`))
+	master := d.await("listening")["addr"].(string)
+	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: leaks.Canary})
+	hint := d.await("destination not allowed")
+	require.Equal(t, "127.0.0.1/32", hint["allow"])
+	require.Contains(t, hint["hint"], "-allow")
+	require.NoError(t, d.end(syscall.SIGTERM))
 }
 
 // A destination that takes nothing does not hold up the end.

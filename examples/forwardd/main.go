@@ -161,6 +161,7 @@ func load(o options) (*config, error) {
 		return nil, fmt.Errorf("%s: %w", o.file, err)
 	}
 	file.Config.AllowNetworks = o.allow // the file has no word for it
+	file.Config.Hooks.OnForward = hintAllow
 	conf := &config{File: file}
 	if r := file.RTMPS; r != nil {
 		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
@@ -170,6 +171,15 @@ func load(o options) (*config, error) {
 		conf.cert = &cert
 	}
 	return conf, nil
+}
+
+// hintAllow says which flag lets a backend name the destination that a
+// forwarder has been refused, once for each forwarder.
+func hintAllow(f *forward.Forwarder, _ forward.State, err error) {
+	var refused *forward.AddressError
+	if errors.As(err, &refused) && refused.Allow.IsValid() && f.Stats().Connects == 1 {
+		slog.Warn("destination not allowed", "addr", refused.Addr, "allow", refused.Allow, "hint", "-allow takes networks a backend may forward to")
+	}
 }
 
 // daemon is what runs as a file says.
