@@ -455,20 +455,29 @@ func (s *Server) enliven(src *Source) ([]*player, error) {
 
 // join returns the live stream a player wants; when there is none the player
 // waits for it.
-func (s *Server) join(p *player) (src *Source, closing bool) {
+func (s *Server) join(p *player) (src *Source, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return nil, true
+		return nil, ErrServerClosed
+	}
+	if p.dropped(s.cfg.Load()) {
+		return nil, errNoVhost
 	}
 	if src := s.sources[p.name]; src != nil && src.live {
-		return src, false
+		return src, nil
 	}
 	if s.waiting[p.name] == nil {
 		s.waiting[p.name] = make(map[*player]struct{})
 	}
 	s.waiting[p.name][p] = struct{}{}
-	return nil, false
+	return nil, nil
+}
+
+// waits reports whether a player waits for a stream. s.mu is held.
+func (s *Server) waits(p *player) bool {
+	_, ok := s.waiting[p.name][p]
+	return ok
 }
 
 // leave ends the waiting of a player.
@@ -699,10 +708,7 @@ func (c *conn) finish() {
 	s := c.srv
 	s.mu.Lock()
 	p := c.player
-	idle := p == nil || p.stopped.Load()
-	if !idle {
-		_, idle = s.waiting[p.name][p]
-	}
+	idle := p == nil || p.stopped.Load() || s.waits(p)
 	s.mu.Unlock()
 	if idle {
 		c.nc.Close()
@@ -983,10 +989,11 @@ func (c *conn) Playing(uint32) {
 
 // Pause implements rtmp.Handler.
 func (c *conn) Pause(_ uint32, pause bool) {
-	c.player.detach()
-	if !pause {
-		c.player.stopped.Store(false)
-		c.player.join()
+	p := c.player
+	p.detach()
+	if !pause || p.dropped(c.srv.cfg.Load()) {
+		p.stopped.Store(false)
+		p.join()
 	}
 }
 
@@ -1005,8 +1012,10 @@ func (c *conn) StopPlay(uint32) {
 
 // join begins to play, now or when a publisher comes.
 func (p *player) join() {
-	switch src, closing := p.conn.srv.join(p); {
-	case closing:
+	switch src, err := p.conn.srv.join(p); {
+	case errors.Is(err, errNoVhost):
+		p.dismiss()
+	case err != nil:
 		p.conn.out.Shutdown()
 	case src != nil:
 		p.attach(src)

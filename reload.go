@@ -16,7 +16,8 @@ import (
 // wait. Destinations that are given as before are not disturbed. While the new
 // Resolver returns an error, which is logged, they all stay, and it is asked
 // again within little more than a minute. A stream whose vhost is not served
-// any more is closed, as by Source.Close.
+// any more is closed, as by Source.Close; its players, and those that wait for
+// one there, are told and disconnected.
 //
 // Resolvers are the same when they are equal in Go; those that can't be
 // compared, such as a ResolverFunc, count as other ones, which costs no more
@@ -57,12 +58,21 @@ func (s *Server) Reload(cfg Config) error {
 			live = append(live, src) // others look themselves when they are
 		}
 	}
+	var gone []*player
+	for c := range s.conns {
+		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waits(p)) {
+			gone = append(gone, p) // others look themselves when their stream ends
+		}
+	}
 	s.mu.Unlock()
 	if len(fixed) > 0 {
 		s.log.Warn("reload: needs a restart", "fields", fixed)
 	}
 	for _, src := range live {
 		src.adopt()
+	}
+	for _, p := range gone {
+		p.dismiss()
 	}
 	return nil
 }
@@ -100,6 +110,17 @@ func (s *Source) adopt() {
 // not by cfg.
 func (s *Source) dropped(cfg *Config) bool {
 	return s.cfg.serves(s.req.Vhost) && !cfg.serves(s.req.Vhost)
+}
+
+// dropped is as that of Source. The vhost of a player was always served.
+func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.req.Vhost) }
+
+// dismiss tells a player that its vhost is gone and disconnects it.
+func (p *player) dismiss() {
+	c := p.conn
+	c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "The vhost is not served any more."))
+	c.out.Shutdown()
+	c.closeWithin(lingerTime)
 }
 
 // serves reports whether a client that names a vhost gets that one.

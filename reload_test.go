@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -262,6 +263,83 @@ func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
 				} else {
 					require.NoError(t, err)
 				}
+			})
+		})
+	}
+}
+
+// Whoever plays from a vhost that is gone, waits there for a publisher, has
+// paused, or is being accepted, is told and disconnected. Others are not
+// disturbed.
+func TestReloadDisconnectsPlayersOfVhostsThatAreGone(t *testing.T) {
+	for _, state := range []string{"playing", "waiting", "paused", "being accepted"} {
+		t.Run(state, func(t *testing.T) {
+			two := map[string]Vhost{"v": {}, "w": {}}
+			var asked, answer chan struct{}
+			cfg := Config{Vhosts: two, Hooks: Hooks{OnPlay: func(_ context.Context, req *PlayRequest) error {
+				if state == "being accepted" && req.Vhost == "v" {
+					close(asked)
+					<-answer
+				}
+				return nil
+			}}}
+			inBubble(t, cfg, func(b *bubble) {
+				asked, answer = make(chan struct{}), make(chan struct{})
+				client := func(vhost string) forwardtest.Client {
+					return forwardtest.Client{URL: "rtmp://" + vhost + "/live/" + canary, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+						return b.net.Dial(ctx, network, "server:1935")
+					}}
+				}
+				play := func(vhost string) *forwardtest.Player {
+					p, err := client(vhost).Play(b.ctx, nil)
+					require.NoError(b, err)
+					b.Cleanup(func() { p.Close() })
+					return p
+				}
+				if state != "waiting" {
+					pub, err := client("v").Publish(b.ctx)
+					require.NoError(b, err)
+					defer pub.Close()
+					require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
+				}
+				kept := play("w")
+				result := make(chan *forwardtest.Player)
+				go func() { result <- play("v") }()
+				var gone *forwardtest.Player
+				if state == "being accepted" {
+					<-asked
+				} else {
+					gone = <-result
+				}
+				if state == "paused" {
+					require.NoError(b, gone.Send(1, "pause", 0, nil, true, 0))
+				}
+				synctest.Wait()
+				next := *b.srv.cfg.Load()
+				next.Vhosts = map[string]Vhost{"w": {}}
+				require.NoError(b, b.srv.Reload(next))
+				if state == "being accepted" {
+					close(answer)
+					gone = <-result
+				}
+				began := time.Now()
+				select {
+				case <-gone.Done():
+				case <-time.After(time.Minute):
+				}
+				require.Zero(b, time.Since(began))
+				require.Equal(b, "NetStream.Play.Failed", forwardtest.RefusalCode(gone.Err()))
+				time.Sleep(2 * lingerTime)
+				require.Equal(b, 1, b.srv.Stats().Connections, "whether it closes or not")
+
+				require.NoError(b, kept.Err())
+				pub, err := client("w").Publish(b.ctx)
+				require.NoError(b, err)
+				defer pub.Close()
+				require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
+				require.NoError(b, kept.Recorder().WaitFrames(b.ctx, 10))
+				_, err = client("v").Play(b.ctx, nil)
+				require.Equal(b, "NetConnection.Connect.InvalidApp", forwardtest.RefusalCode(err))
 			})
 		})
 	}

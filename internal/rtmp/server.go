@@ -420,6 +420,11 @@ func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byt
 	return s.appendStatus(b, streamID, "error", "NetStream.Publish.Rejected", description)
 }
 
+// AppendPlayFailed appends what tells a player that it gets nothing more.
+func (s *Server) AppendPlayFailed(b []byte, streamID uint32, description string) []byte {
+	return s.appendStatus(b, streamID, "error", "NetStream.Play.Failed", description)
+}
+
 // firstString is the first string argument: publish and play have their name
 // behind a null, which some clients leave out.
 func (c *Command) firstString() string {
