@@ -134,7 +134,8 @@ type Config struct {
 
 	// FirstMediaTimeout and ReadTimeout end a publisher that sends no media
 	// after its publish, and later; ReadTimeout may be a tenth shorter, at
-	// most 1 s. Defaults 15 s and 10 s.
+	// most 1 s. Of several publishes of a connection each is measured by its
+	// own media, and both may be 1 s longer. Defaults 15 s and 10 s.
 	FirstMediaTimeout time.Duration
 	ReadTimeout       time.Duration
 

@@ -860,13 +860,15 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if c.pubs == nil {
 		c.pubs = make(map[uint32]*Source)
 	}
+	src.heard = fanout.Clock()
+	c.rejectSilent(src.heard)
 	c.pubs[streamID] = src
 	c.rt.Limits = cfg.mediaLimits()
 	c.rt.Resize(publishBuffer)
 	c.in.SetWindow(src.vhost.MergeWindow)
 	c.in.SetDeadline(deadline(src.vhost.FirstMediaTimeout))
 	// The first media moves the deadline, whatever the clock began with.
-	c.limit = fanout.Clock() - 2*int64(time.Second)
+	c.limit = src.heard - 2*int64(time.Second)
 	return nil
 }
 
@@ -909,13 +911,15 @@ func (c *conn) framer(streamID uint32) *chunk.Framer {
 // Message implements rtmp.Handler.
 func (c *conn) Message(m chunk.Message) error {
 	src := c.pubs[m.StreamID]
+	now := fanout.Clock()
+	src.heard = now
 	if src != c.last {
 		c.flush()
 		c.last = src
 	}
 	c.touched = true
-	c.media = fanout.Clock()
-	return src.message(m, c.media)
+	c.media = now
+	return src.message(m, now)
 }
 
 // flush passes on what has been read.
@@ -932,6 +936,7 @@ func (c *conn) flush() {
 	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
 		c.limit = c.media
 		c.in.SetDeadline(deadline(limit))
+		c.rejectSilent(c.media)
 	}
 	if c.in.Merging() {
 		src.group.Wake()
@@ -939,6 +944,20 @@ func (c *conn) flush() {
 		src.group.WakeWithin(src.vhost.MergeWindow)
 	}
 	src.holdBack(c.ctx)
+}
+
+// rejectSilent ends those of several publishes that send no media. Where none
+// does, the read deadline ends the connection.
+func (c *conn) rejectSilent(now int64) {
+	if len(c.pubs) < 2 {
+		return
+	}
+	for id, src := range c.pubs {
+		if limit, silent := src.silent(now); silent {
+			c.srv.log.Info("publish without media", "source", src.req.logName(), "limit", limit)
+			c.rt.Reject(id, fmt.Sprintf("No media for %v.", limit))
+		}
+	}
 }
 
 // player is a client that plays.

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // begun is a type 0 chunk: the start of a message of n bytes on a chunk stream,
@@ -608,6 +611,85 @@ func TestLimitsOfLog(t *testing.T) {
 				if row.bytesFull {
 					require.Greater(b, mostBytes, row.bytes/10*9, "the limit is used")
 				}
+			})
+		})
+	}
+}
+
+// Of the publishes of one connection each is measured by its own media: a
+// silent one ends, live ones are not disturbed.
+func TestSilentPublishBesideALiveOne(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		cfg   Config
+		media int // frames of the silent one
+		after time.Duration
+	}{
+		{"no media", Config{}, 0, 15 * time.Second},
+		{"media stops", Config{}, 1, 10 * time.Second},
+		{"FirstMediaTimeout", Config{FirstMediaTimeout: 3 * time.Second}, 0, 3 * time.Second},
+		{"ReadTimeout", Config{ReadTimeout: 3 * time.Second}, 1, 3 * time.Second},
+		{"no ReadTimeout", Config{ReadTimeout: -1}, 1, 0},
+		{"no FirstMediaTimeout", Config{FirstMediaTimeout: -1}, 0, 0},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			inBubble(t, row.cfg, func(b *bubble) {
+				player := b.play("live/live")
+				nc, err := b.net.Dial(b.ctx, "tcp", "server:1935")
+				require.NoError(b, err)
+				defer nc.Close()
+				require.NoError(b, rtmp.ClientHandshake(nc, false))
+				var mu sync.Mutex
+				send := func(p []byte) error {
+					mu.Lock()
+					defer mu.Unlock()
+					_, err := nc.Write(p)
+					return err
+				}
+				const size = 60000
+				client := rtmp.NewConn(nc, send, 4096, size, setupLimits)
+				require.NoError(b, rtmp.NewClient(client, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "live"}).Publish())
+				told := new(lockedBuffer)
+				go io.Copy(told, nc)
+				video := func(id, ms uint32, body []byte) {
+					send(chunk.Append(nil, chunk.Header{Type: chunk.TypeVideo, Time: ms, StreamID: id}, body, size))
+				}
+				end := time.Now().Add(3 * time.Minute)
+				go func() {
+					for m := range steady.Messages(-1) {
+						select {
+						case <-time.After(time.Until(end.Add(-3*time.Minute + time.Duration(m.Timestamp)*time.Millisecond))):
+							video(1, m.Timestamp, m.Payload)
+						case <-b.ctx.Done():
+							return
+						}
+					}
+				}()
+				publishing := func() *Source {
+					synctest.Wait()
+					return b.srv.Source("live/" + canary)
+				}
+				for i := range 2 { // the same message stream may be published again
+					began := time.Now()
+					send(inChunks(size, 2, "publish", 0, nil, canary, "live"))
+					for n := range row.media {
+						video(2, 0, frame(true, n))
+					}
+					require.NotNil(b, publishing())
+					for publishing() != nil && time.Since(began) < time.Minute {
+						time.Sleep(100 * time.Millisecond)
+					}
+					if row.after == 0 {
+						require.NotNil(b, publishing())
+						break
+					}
+					require.InDelta(b, row.after.Seconds()+0.5, time.Since(began).Seconds(), 0.7)
+					require.Equal(b, i+1, strings.Count(told.String(), fmt.Sprintf("No media for %v.", row.after)))
+				}
+				time.Sleep(time.Until(end))
+				require.NotNil(b, b.srv.Source("live/live"))
+				require.NoError(b, player.Recorder().Err())
+				require.Greater(b, player.Recorder().Report().Frames, int(3*time.Minute/steadyStep)*9/10)
 			})
 		})
 	}

@@ -65,6 +65,7 @@ type Source struct {
 	// Owned by the publisher's goroutine.
 	framer chunk.Framer
 	pace   pace
+	heard  int64 // when the last message came, or the publish was accepted
 }
 
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
@@ -418,6 +419,16 @@ func (s *Source) finish() {
 			"after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
 	}
 	close(s.done)
+}
+
+// silent returns how long a publisher may send no media, where it has sent none
+// for longer.
+func (s *Source) silent(now int64) (limit time.Duration, silent bool) {
+	limit = s.vhost.ReadTimeout
+	if s.messages.Load() == 0 {
+		limit = s.vhost.FirstMediaTimeout
+	}
+	return limit, limit >= 0 && now-s.heard > int64(limit)
 }
 
 // message takes a message of the publisher, whose goroutine it is called by.

@@ -420,6 +420,13 @@ func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byt
 	return s.appendStatus(b, streamID, "error", "NetStream.Publish.Rejected", description)
 }
 
+// Reject ends a publish that was accepted, and tells the client. It is for the
+// goroutine of Serve.
+func (s *Server) Reject(streamID uint32, description string) {
+	s.send(s.AppendKick(nil, streamID, description))
+	s.closeStream(streamID)
+}
+
 // AppendPlayFailed appends what tells a player that it gets nothing more.
 func (s *Server) AppendPlayFailed(b []byte, streamID uint32, description string) []byte {
 	return s.appendStatus(b, streamID, "error", "NetStream.Play.Failed", description)
