@@ -48,9 +48,10 @@ type HTTPHookURLs struct {
 // A client may name another vhost in publish or play than in connect, and
 // on_connect is asked once, for that of connect: it can't protect a vhost.
 //
-// A client waits for its callbacks and holds nobody else up. Each URL takes at
-// most three times Timeout: for its turn, a try, and another after a
-// connection error.
+// A client waits for its callbacks and holds nobody else up. It is decided
+// about within 5/3 of Timeout, which is 5 s, for all URLs of the event, their
+// turns, and another try after a connection error. An event that only tells
+// takes as long for each URL.
 //
 // No field may change once the first callback has been called, and HTTPHooks
 // must not be copied.
@@ -168,6 +169,8 @@ func (h *HTTPHooks) of(vhost string) HTTPHookURLs {
 // ask calls the URLs until one refuses.
 func (h *HTTPHooks) ask(ctx context.Context, action string, urls []string, body any) error {
 	h.once.Do(h.init)
+	ctx, cancel := context.WithTimeout(ctx, h.decideWithin())
+	defer cancel()
 	for i := range urls {
 		if err := h.call(ctx, action, urls, i, body); err != nil {
 			return err
@@ -180,10 +183,18 @@ func (h *HTTPHooks) ask(ctx context.Context, action string, urls []string, body 
 func (h *HTTPHooks) tell(ctx context.Context, action string, urls []string, body any) {
 	h.once.Do(h.init)
 	for i := range urls {
+		ctx, cancel := context.WithTimeout(ctx, h.decideWithin())
 		if err := h.call(ctx, action, urls, i, body); err != nil {
 			h.logger().Warn("callback failed", "err", err)
 		}
+		cancel()
 	}
+}
+
+// decideWithin is longer than a try, so that a second one has a chance.
+func (h *HTTPHooks) decideWithin() time.Duration {
+	t := positive(h.Timeout, defaultHookTimeout)
+	return max(t, t/3*5) // the first where there is no limit to speak of
 }
 
 func (h *HTTPHooks) call(ctx context.Context, action string, urls []string, i int, body any) error {

@@ -252,6 +252,70 @@ func TestHTTPHooksThatHangEnd(t *testing.T) {
 	})
 }
 
+// Whatever a backend does, and however many URLs there are, a client is
+// decided about within one time.
+func TestHTTPHooksDecideInTime(t *testing.T) {
+	const almost = 2900 * time.Millisecond
+	one := []string{"http://a/"}
+	for _, tt := range []struct {
+		name    string
+		h       *HTTPHooks
+		occupy  bool // the only turn
+		replies func(try int, r *http.Request) (after time.Duration, err error)
+		want    time.Duration
+	}{
+		{"a try breaks, the next hangs", &HTTPHooks{URLs: HTTPHookURLs{OnPublish: one}}, false,
+			func(try int, _ *http.Request) (time.Duration, error) {
+				if try == 1 {
+					return almost, io.EOF
+				}
+				return time.Hour, nil
+			}, 5 * time.Second},
+		{"a turn, a try that breaks, another", &HTTPHooks{URLs: HTTPHookURLs{OnPublish: one}, MaxQuestions: 1}, true,
+			func(try int, _ *http.Request) (time.Duration, error) {
+				if try <= 2 {
+					return almost, io.EOF
+				}
+				return time.Hour, nil
+			}, 5 * time.Second},
+		{"three URLs", &HTTPHooks{URLs: HTTPHookURLs{OnPublish: []string{"http://a/", "http://b/", "http://c/"}}}, false,
+			func(int, *http.Request) (time.Duration, error) { return 2 * time.Second, nil }, 5 * time.Second},
+		{"Timeout", &HTTPHooks{URLs: HTTPHookURLs{OnPublish: one}, Timeout: 3 * time.Minute}, false,
+			func(try int, _ *http.Request) (time.Duration, error) {
+				if try == 1 {
+					return 60 * almost, io.EOF
+				}
+				return time.Hour, nil
+			}, 5 * time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries := 0
+				tt.h.Client = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+					tries++
+					after, err := tt.replies(tries, r)
+					select {
+					case <-time.After(after):
+						return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("0"))}, err
+					case <-r.Context().Done():
+						return nil, r.Context().Err()
+					}
+				})}
+				hooks := tt.h.Hooks()
+				if tt.occupy {
+					ctx, cancel := context.WithTimeout(t.Context(), almost)
+					defer cancel()
+					go hooks.OnPublish(ctx, seedRequest())
+					synctest.Wait()
+				}
+				start := time.Now()
+				require.ErrorIs(t, hooks.OnPublish(t.Context(), seedRequest()), context.DeadlineExceeded)
+				require.Equal(t, tt.want, time.Since(start))
+			})
+		})
+	}
+}
+
 func TestHTTPHooksWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hooks := (&HTTPHooks{
