@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -100,6 +101,14 @@ func (r *DNSResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]De
 	}
 	return distinct(ds), positive(r.TTL, defaultDNSTTL), nil
 }
+
+// Format writes the URL as Destination.String does, for every verb.
+func (r *DNSResolver) Format(f fmt.State, _ rune) {
+	io.WriteString(f, "DNSResolver "+redactURL(r.URL, false))
+}
+
+// MarshalText gives the same as Format.
+func (r *DNSResolver) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
 
 func (r *DNSResolver) template() (template, error) {
 	switch r.Network {

@@ -302,6 +302,9 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// Format writes "Server" and the id, for every verb.
+func (s *Server) Format(f fmt.State, _ rune) { io.WriteString(f, "Server "+s.id) }
+
 // beginClosing has nothing accepted any more. A stream about whose publish the
 // host still decides ends when that is decided.
 func (s *Server) beginClosing() {

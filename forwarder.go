@@ -305,6 +305,11 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 
 var errReplacing = errors.New("it is being replaced or closed")
 
+// Format writes stream and destination as in the log, for every verb.
+func (f *Forwarder) Format(w fmt.State, _ rune) {
+	io.WriteString(w, f.src.req.logName()+" to "+f.dst.String())
+}
+
 // takeOver begins to send by calling attach: where the forwarder stops that f
 // replaces, or where a new one begins.
 func (f *Forwarder) takeOver(attach func(from uint64)) {

@@ -2,6 +2,8 @@ package forward
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net"
 )
 
@@ -53,6 +55,12 @@ func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 // not DefaultVhost.
 func (r *PublishRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
 
+// Format writes the stream's name as in the log, for every verb.
+func (r PublishRequest) Format(f fmt.State, _ rune) { io.WriteString(f, r.logName()) }
+
+// MarshalText gives the stream's name as in the log.
+func (r PublishRequest) MarshalText() ([]byte, error) { return []byte(r.logName()), nil }
+
 // hide is the error of a host that was asked about r.
 func (r *PublishRequest) hide(err error) error {
 	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
@@ -67,6 +75,12 @@ func (r *PlayRequest) IP() string { return addrIP(r.RemoteAddr) }
 
 // Name is the name of the stream to play, as PublishRequest.Name.
 func (r *PlayRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
+
+// Format writes the stream's name as in the log, for every verb.
+func (r PlayRequest) Format(f fmt.State, v rune) { PublishRequest(r).Format(f, v) }
+
+// MarshalText gives the stream's name as in the log.
+func (r PlayRequest) MarshalText() ([]byte, error) { return PublishRequest(r).MarshalText() }
 
 func streamName(vhost, app, stream string) string {
 	name := app + "/" + stream
@@ -101,6 +115,12 @@ type ConnectRequest struct {
 	// handshake; OnClose alone is told.
 	Sent, Received uint64
 }
+
+// Format writes "client" and the id, for every verb.
+func (r ConnectRequest) Format(f fmt.State, _ rune) { io.WriteString(f, "client "+r.ClientID) }
+
+// MarshalText gives the same as Format.
+func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " + r.ClientID), nil }
 
 // Hooks are asked and told what clients do. All are optional. They are called
 // from the goroutine of the client they are about, or of the destination, with

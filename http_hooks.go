@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -21,6 +22,12 @@ type HTTPHookURLs struct {
 	OnPublish, OnUnpublish []string
 	OnPlay, OnStop         []string
 }
+
+// Format writes "HTTPHookURLs", for every verb: a URL may hold a token.
+func (HTTPHookURLs) Format(f fmt.State, _ rune) { io.WriteString(f, "HTTPHookURLs") }
+
+// MarshalText gives the same as Format.
+func (HTTPHookURLs) MarshalText() ([]byte, error) { return []byte("HTTPHookURLs"), nil }
 
 // HTTPHooks are SRS's HTTP callbacks: a backend that works with SRS works
 // unchanged. Each is a POST of
@@ -126,6 +133,12 @@ func (h *HTTPHooks) Hooks() Hooks {
 		},
 	}
 }
+
+// Format writes the number of URLs, for every verb.
+func (h *HTTPHooks) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "HTTPHooks of %d URLs", len(h.all())) }
+
+// MarshalText gives the same as Format.
+func (h *HTTPHooks) MarshalText() ([]byte, error) { return fmt.Append(nil, h), nil }
 
 func (h *HTTPHooks) init() {
 	if h.err = h.Validate(); h.err != nil {

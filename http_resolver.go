@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -131,6 +133,14 @@ func (h *HTTPResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]D
 		return nil, 0, err
 	}
 	return h.OnFailure.onFailure(ctx, h, req, err)
+}
+
+// Format writes the backend's host, for every verb.
+func (h *HTTPResolver) Format(f fmt.State, _ rune) { io.WriteString(f, "HTTPResolver "+hostOf(h.URL)) }
+
+// MarshalText gives the same as Format.
+func (h *HTTPResolver) MarshalText() ([]byte, error) {
+	return []byte("HTTPResolver " + hostOf(h.URL)), nil
 }
 
 func (h *HTTPResolver) init() {
@@ -284,4 +294,15 @@ func (f fallback) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRe
 		return nil, 0, fmt.Errorf("%w; instead of %w", ferr, err)
 	}
 	return ds, ttl, nil
+}
+
+func (f fallback) Format(w fmt.State, _ rune) { io.WriteString(w, "Fallback") }
+
+// hostOf is the host of a backend's URL.
+func hostOf(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return masked
+	}
+	return u.Host
 }

@@ -141,6 +141,9 @@ func (p *Publisher) Close() error {
 	return nil
 }
 
+// Format writes the stream's name as in the log, for every verb.
+func (p *Publisher) Format(f fmt.State, v rune) { p.src.Format(f, v) }
+
 func (p *Publisher) kick(cause error) { p.cancel(cause) }
 
 // checkRequest checks the names of a request that was not parsed.

@@ -28,6 +28,14 @@ type Route struct {
 	Resolver DestinationResolver
 }
 
+// Format writes the patterns, for every verb.
+func (r Route) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "Route vhost %q app %q stream %q to %d URLs", r.Vhost, r.App, r.Stream, len(r.To))
+}
+
+// MarshalText gives the same as Format.
+func (r Route) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
+
 // RouteMode says which of several routes that match count.
 type RouteMode int
 
@@ -60,6 +68,8 @@ func (t routeTable) ResolveDestinations(ctx context.Context, req *PublishRequest
 	ds, _, err := t.ResolveTTL(ctx, req)
 	return ds, err
 }
+
+func (t routeTable) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Routes of %d", len(t.rules)) }
 
 func (t routeTable) ResolveTTL(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error) {
 	var all []Destination

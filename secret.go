@@ -17,6 +17,10 @@ import (
 // fmt cannot call the methods of a Secret in an unexported field of another
 // struct: a type that keeps one there and is printed needs a String method of
 // its own.
+//
+// What holds secrets in its fields, or in those that it refers to, is printed
+// by fmt, slog and encoding/json as a name that holds none: a host that logs
+// what it is given does not log stream keys.
 type Secret string
 
 const masked = "***"

@@ -204,6 +204,9 @@ func (s *Source) Close() {
 	}
 }
 
+// Format writes the stream's name as in the log, for every verb.
+func (s *Source) Format(f fmt.State, _ rune) { io.WriteString(f, s.req.logName()) }
+
 func (s *Source) setPublisher(p interface{ kick(error) }) {
 	s.mu.Lock()
 	s.publisher = p

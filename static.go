@@ -170,3 +170,7 @@ func (t template) destination(app, key string) (Destination, error) {
 	}
 	return d, d.Validate()
 }
+
+func (s static) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Static of %d", len(s)) }
+
+func (s static) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }
