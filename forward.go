@@ -40,6 +40,9 @@ var (
 	ErrStreamBusy = errors.New("forward: stream is being published")
 	// ErrLimit is wrapped by errors that say a limit of Config is reached.
 	ErrLimit = errors.New("forward: limit reached")
+	// ErrLoop says that a stream has come back to a Server that it has
+	// passed, or has passed too many. Its publisher is refused.
+	ErrLoop = errors.New("forward: the stream goes in a circle")
 )
 
 // Server accepts publishers and players, on one port. Its methods are safe
