@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -401,4 +402,13 @@ func unlimited(v int) int {
 		return math.MaxInt32
 	}
 	return v
+}
+
+// positive is v, or def if v is not above 0.
+func positive[T cmp.Ordered](v, def T) T {
+	var zero T
+	if v > zero {
+		return v
+	}
+	return def
 }

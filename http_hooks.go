@@ -3,6 +3,8 @@ package forward
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,9 +13,17 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
 const defaultHookTimeout = 3 * time.Second
+
+// Defaults of what asks the host over HTTP.
+const (
+	defaultMaxReply     = 1 << 20
+	defaultMaxQuestions = 512
+)
 
 // HTTPHookURLs are the URLs, http or https, to call at each event. User and
 // password in one are sent as basic authentication.
@@ -94,18 +104,18 @@ type HTTPHooks struct {
 
 	once  sync.Once
 	err   error
-	hooks map[string]*webhook // by URL
+	hooks map[string]*webhook.Hook // by URL
 }
 
 // Validate says what is wrong with a URL or Secret, or nil. Its error shows
 // neither.
 func (h *HTTPHooks) Validate() error {
 	for _, u := range h.all() {
-		if err := checkHookURL(u); err != nil {
+		if err := webhook.CheckURL(u); err != nil {
 			return err
 		}
 	}
-	_, err := signingKey(h.Secret)
+	_, err := webhook.Key(string(h.Secret))
 	return err
 }
 
@@ -144,16 +154,16 @@ func (h *HTTPHooks) init() {
 	if h.err = h.Validate(); h.err != nil {
 		return
 	}
-	key, _ := signingKey(h.Secret)
-	client := hookHTTPClient(h.Client)
-	h.hooks = make(map[string]*webhook)
+	key, _ := webhook.Key(string(h.Secret))
+	client := webhook.Client(h.Client)
+	h.hooks = make(map[string]*webhook.Hook)
 	for _, u := range h.all() {
-		h.hooks[u] = &webhook{
-			url: u, key: key, client: client,
-			timeout:  positive(h.Timeout, defaultHookTimeout),
-			maxReply: positive(h.MaxReply, defaultMaxReply),
-			turns:    make(chan struct{}, positive(h.MaxQuestions, defaultMaxQuestions)),
-		}
+		h.hooks[u] = webhook.New(webhook.Options{
+			URL: u, Key: key, Client: client,
+			Timeout:  positive(h.Timeout, defaultHookTimeout),
+			MaxReply: positive(h.MaxReply, defaultMaxReply),
+			Turns:    positive(h.MaxQuestions, defaultMaxQuestions),
+		})
 	}
 }
 
@@ -223,12 +233,12 @@ func (h *HTTPHooks) call(ctx context.Context, action string, urls []string, i in
 	return nil
 }
 
-func (h *HTTPHooks) post(ctx context.Context, hook *webhook, body any) error {
-	b, err := hookBody(body)
+func (h *HTTPHooks) post(ctx context.Context, hook *webhook.Hook, body any) error {
+	b, err := webhook.Encode(body)
 	if err != nil {
 		return err
 	}
-	reply, err := hook.call(ctx, b)
+	reply, err := hook.Call(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -284,4 +294,57 @@ func (h *HTTPHooks) closeBody(req *ConnectRequest) any {
 
 func (h *HTTPHooks) client(action string, req *ConnectRequest) hookClient {
 	return hookClient{action, req.ServerID, h.ServiceID, req.ClientID, addrIP(req.RemoteAddr), req.Vhost, req.App}
+}
+
+// hookClient and hookStream are what most bodies begin with.
+type (
+	hookClient struct {
+		Action    string `json:"action"`
+		ServerID  string `json:"server_id"`
+		ServiceID string `json:"service_id"`
+		ClientID  string `json:"client_id"`
+		IP        string `json:"ip"`
+		Vhost     string `json:"vhost"`
+		App       string `json:"app"`
+	}
+	hookStream struct {
+		hookClient
+		TcURL  string `json:"tcUrl"`
+		Stream string `json:"stream"`
+		Param  string `json:"param"`
+	}
+)
+
+func newHookStream(action, serviceID string, r *PublishRequest) hookStream {
+	return hookStream{
+		hookClient{action, r.ServerID, serviceID, r.ClientID, r.IP(), r.Vhost, r.App},
+		r.TcURL, r.Stream, r.Param,
+	}
+}
+
+// parseReply reads {"code":0,…}. Its errors name the field and do not quote
+// it; another code is ErrRefused. Unknown fields are of no interest.
+func parseReply(reply []byte) (map[string]json.RawMessage, error) {
+	if len(bytes.TrimSpace(reply)) == 0 {
+		return nil, errors.New("empty reply")
+	}
+	var top map[string]json.RawMessage // exact names, unlike struct fields
+	if !json.Valid(reply) {
+		return nil, errors.New("reply is not JSON")
+	}
+	if json.Unmarshal(reply, &top) != nil || top == nil {
+		return nil, errors.New("reply is not an object")
+	}
+	var code *int64
+	if json.Unmarshal(top["code"], &code) != nil || code == nil {
+		return nil, errors.New("code: want an integer")
+	}
+	if *code != 0 {
+		return nil, refusedBy(*code)
+	}
+	return top, nil
+}
+
+func refusedBy(code int64) error {
+	return fmt.Errorf("%w by the backend, code %d", ErrRefused, code)
 }

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
 // Defaults and limits of HTTPResolver.
@@ -92,7 +94,7 @@ type HTTPResolver struct {
 	Logger *slog.Logger
 
 	once sync.Once
-	hook webhook
+	hook *webhook.Hook
 
 	mu       sync.Mutex
 	lastGood answers[string] // by stream name, for LastGood only
@@ -101,10 +103,10 @@ type HTTPResolver struct {
 // Validate says what is wrong with URL or Secret, or nil. Its error shows
 // neither.
 func (h *HTTPResolver) Validate() error {
-	if err := checkHookURL(h.URL); err != nil {
+	if err := webhook.CheckURL(h.URL); err != nil {
 		return err
 	}
-	_, err := signingKey(h.Secret)
+	_, err := webhook.Key(string(h.Secret))
 	return err
 }
 
@@ -144,13 +146,13 @@ func (h *HTTPResolver) MarshalText() ([]byte, error) {
 }
 
 func (h *HTTPResolver) init() {
-	key, _ := signingKey(h.Secret)
-	h.hook = webhook{
-		url: h.URL, key: key, client: hookHTTPClient(h.Client),
-		timeout:  positive(h.Timeout, defaultResolveTimeout),
-		maxReply: positive(h.MaxReply, defaultMaxReply),
-		turns:    make(chan struct{}, positive(h.MaxQuestions, defaultMaxQuestions)),
-	}
+	key, _ := webhook.Key(string(h.Secret))
+	h.hook = webhook.New(webhook.Options{
+		URL: h.URL, Key: key, Client: webhook.Client(h.Client),
+		Timeout:  positive(h.Timeout, defaultResolveTimeout),
+		MaxReply: positive(h.MaxReply, defaultMaxReply),
+		Turns:    positive(h.MaxQuestions, defaultMaxQuestions),
+	})
 }
 
 // question asks the backend.
@@ -158,13 +160,13 @@ func (h *HTTPResolver) question(ctx context.Context, req *PublishRequest) (answe
 	if err := h.Validate(); err != nil {
 		return answer{}, err
 	}
-	body, err := hookBody(newHookStream("on_forward", h.ServiceID, req))
+	body, err := webhook.Encode(newHookStream("on_forward", h.ServiceID, req))
 	if err != nil {
 		return answer{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.hook.timeout)
+	ctx, cancel := context.WithTimeout(ctx, h.hook.Timeout)
 	defer cancel()
-	reply, err := h.hook.call(ctx, body)
+	reply, err := h.hook.Call(ctx, body)
 	if err != nil {
 		return answer{}, err
 	}

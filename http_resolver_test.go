@@ -219,7 +219,7 @@ func TestHTTPResolverReplies(t *testing.T) {
 				}
 				require.EqualValues(t, max(tt.asked, 1), b.asked.Load())
 				require.NotContains(t, logged.String(), canary)
-				require.Empty(t, h.hook.turns, "no turn stays taken")
+				require.Zero(t, h.hook.UnderWay(), "no turn stays taken")
 
 				_, err = h.ResolveDestinations(asRefresh(t.Context()), seedRequest())
 				require.Equal(t, tt.failed != "", err != nil, "a live stream stays as it is when the backend fails")

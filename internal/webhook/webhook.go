@@ -1,0 +1,176 @@
+// Package webhook posts JSON to a URL of the host's.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Options are what a Hook does.
+type Options struct {
+	URL      string
+	Key      []byte        // signs, unless empty
+	Client   *http.Client  // of the function Client
+	Timeout  time.Duration // of a try, and of waiting for a turn
+	MaxReply int           // bytes
+	Turns    int           // calls that may be under way
+}
+
+// Hook is a URL of the host's that takes questions and news in JSON. It may be
+// used concurrently.
+type Hook struct {
+	Options
+	turns chan struct{}
+}
+
+// New returns a Hook.
+func New(o Options) *Hook { return &Hook{o, make(chan struct{}, o.Turns)} }
+
+// CheckURL says what is wrong with a URL, without showing it.
+func CheckURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New("bad backend URL: want http:// or https://")
+	}
+	return nil
+}
+
+// Client is the client for webhooks: c, or one of their own that uses no proxy
+// and keeps no connection. It follows redirects only where c says how.
+func Client(c *http.Client) *http.Client {
+	var client http.Client
+	if c != nil {
+		client = *c
+	} else {
+		client.Transport = &http.Transport{
+			DialContext:            (&net.Dialer{}).DialContext,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 64 << 10,
+		}
+	}
+	if client.CheckRedirect == nil {
+		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
+	return &client
+}
+
+// UnderWay is how many calls are.
+func (h *Hook) UnderWay() int { return len(h.turns) }
+
+// Call sends body, once more after a connection error, and returns the reply.
+// Its errors do not show the URL, which may hold a token.
+func (h *Hook) Call(ctx context.Context, body []byte) ([]byte, error) {
+	wait, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	select {
+	case h.turns <- struct{}{}:
+		defer func() { <-h.turns }()
+	case <-wait.Done():
+		return nil, fmt.Errorf("wait for a turn: %w", wait.Err())
+	}
+	reply, err := h.post(ctx, body)
+	if connectionError(err) && ctx.Err() == nil {
+		reply, err = h.post(ctx, body)
+	}
+	return reply, err
+}
+
+func (h *Hook) post(ctx context.Context, body []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	h.sign(r.Header, body)
+	resp, err := h.Client.Do(r)
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+		return nil, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	reply, err := io.ReadAll(io.LimitReader(resp.Body, int64(h.MaxReply)+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read reply: %w", withoutURL(err))
+	case len(reply) > h.MaxReply:
+		return nil, fmt.Errorf("reply longer than %d bytes", h.MaxReply)
+	}
+	return reply, nil
+}
+
+// sign adds the headers of Standard Webhooks.
+func (h *Hook) sign(header http.Header, body []byte) {
+	if len(h.Key) == 0 {
+		return
+	}
+	id := "msg_" + rand.Text()
+	at := strconv.FormatInt(time.Now().Unix(), 10)
+	mac := hmac.New(sha256.New, h.Key)
+	fmt.Fprintf(mac, "%s.%s.%s", id, at, body)
+	header.Set("webhook-id", id)
+	header.Set("webhook-timestamp", at)
+	header.Set("webhook-signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+}
+
+// Key is the key that a secret stands for: base64 behind whsec_, as Standard
+// Webhooks have it, or its own bytes.
+func Key(secret string) ([]byte, error) {
+	b64, ok := strings.CutPrefix(secret, "whsec_")
+	if !ok {
+		return []byte(secret), nil
+	}
+	key, err := base64.StdEncoding.DecodeString(b64)
+	if err != nil || len(key) == 0 {
+		return nil, errors.New("bad Secret: no base64 after whsec_")
+	}
+	return key, nil
+}
+
+// Encode encodes a body.
+func Encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // as SRS, whose backends may not decode JSON well
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// connectionError says whether err comes from the connection itself, so that
+// another may do better. Time running out and certificates are no such thing.
+func connectionError(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return !op.Timeout() && (op.Op == "dial" || op.Op == "read" || op.Op == "write")
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// withoutURL takes off the *url.Error around an error, which prints the URL.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
