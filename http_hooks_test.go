@@ -296,7 +296,10 @@ func TestHTTPHooksDecideInTime(t *testing.T) {
 					after, err := tt.replies(tries, r)
 					select {
 					case <-time.After(after):
-						return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("0"))}, err
+						if err != nil {
+							return nil, err
+						}
+						return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("0"))}, nil
 					case <-r.Context().Done():
 						return nil, r.Context().Err()
 					}
