@@ -690,7 +690,7 @@ func countingLines(n *atomic.Int64, level slog.Level, word string) *slog.Logger 
 
 func TestFault10_Flaps(t *testing.T) {
 	var lines logLines
-	cfg := Config{Logger: slog.New(slog.NewTextHandler(&lines, nil))}
+	cfg := Config{Logger: leaks.Logger(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		for range 1800 {
 			d := f.net.NewDestination("faulty:1935")
@@ -743,7 +743,7 @@ func TestFault10_Flaps(t *testing.T) {
 // A destination that stays down is one line, and one when it is back.
 func TestFault10_StaysDown(t *testing.T) {
 	var lines logLines
-	cfg := Config{Logger: slog.New(slog.NewTextHandler(&lines, nil))}
+	cfg := Config{Logger: leaks.Logger(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		time.Sleep(time.Hour)
 		require.Len(f, lines.of("faulty"), 1)

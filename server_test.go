@@ -352,7 +352,7 @@ func TestPanicsOfAConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			inBubble(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(b *bubble) {
+			inBubble(t, Config{Logger: leaks.Logger(slog.NewTextHandler(&log, nil))}, func(b *bubble) {
 				far := new(panickingConn)
 				result := make(chan error, 1)
 				c := b.client("live/s")
