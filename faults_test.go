@@ -1032,7 +1032,7 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 		{forwardtest.Media{ID: 2, VideoBitrate: 80_000_000, AudioBitrate: -1, KeyframeInterval: time.Second / 2}, 10 * time.Second, 12 << 20},
 	} {
 		media, length := row.media, row.length
-		cfg := Config{Resolver: MustStatic("rtmp://slow/live/"+canary, "rtmp://stalled/live/"+canary), WriteTimeout: time.Hour}
+		cfg := Config{Resolver: MustStatic("rtmp://slow/live/"+canary, "rtmp://stalled/live/"+canary), WriteTimeout: time.Hour, ReadTimeout: time.Minute}
 		inBubble(t, cfg, func(b *bubble) {
 			slowly := b.destination("slow:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: row.rate}}})
 			b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
@@ -1041,7 +1041,7 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 			began := time.Now()
 			require.NoError(b, p.Send(b.ctx, media.Messages(length), 0))
 			took := time.Since(began)
-			time.Sleep(9 * time.Second) // for what is under way
+			time.Sleep(20 * time.Second) // for what is under way
 			require.NoError(b, p.Unpublish())
 			_, err := s.WaitCommand(b.ctx, "deleteStream")
 			require.NoError(b, err)

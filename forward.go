@@ -970,6 +970,7 @@ func (c *conn) rejectSilent(now int64) {
 type player struct {
 	conn     *conn
 	name     string
+	vhost    string
 	streamID uint32
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
 	req      *PlayRequest                        // for onStop
@@ -996,7 +997,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 		}
 	}
 	c.srv.mu.Lock()
-	c.player = &player{conn: c, name: req.Name(), streamID: streamID}
+	c.player = &player{conn: c, name: req.Name(), vhost: req.Vhost, streamID: streamID}
 	if f := cfg.Hooks.OnStop; f != nil {
 		c.player.req, c.player.onStop = req, f
 	}

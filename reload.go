@@ -113,7 +113,7 @@ func (s *Source) dropped(cfg *Config) bool {
 }
 
 // dropped is as that of Source. The vhost of a player was always served.
-func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.req.Vhost) }
+func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost) }
 
 // dismiss tells a player that its vhost is gone and disconnects it.
 func (p *player) dismiss() {
