@@ -36,7 +36,8 @@ var (
 	// ErrServerClosed is returned by Serve and its kin after Shutdown or
 	// Close.
 	ErrServerClosed = errors.New("forward: server closed")
-	// ErrStreamBusy says that a stream of this name is being published.
+	// ErrStreamBusy says that a stream of this name is being published. A
+	// client is told so after 200 ms, in which the name may become free.
 	ErrStreamBusy = errors.New("forward: stream is being published")
 	// ErrLimit is wrapped by errors that say a limit of Config is reached.
 	ErrLimit = errors.New("forward: limit reached")
@@ -410,6 +411,27 @@ func (s *Server) setBudget(limit int) {
 		s.memory.Store(gop.NewBudget(limit))
 	default:
 		old.SetLimit(limit)
+	}
+}
+
+// busyGrace is how long a publisher over the network waits for a name that is
+// taken. Where an encoder reconnects at once, the end of its old connection may
+// be seen after its new publish.
+const busyGrace = 200 * time.Millisecond
+
+// awaitName waits until a name is free, for busyGrace at most.
+func (s *Server) awaitName(ctx context.Context, name string) {
+	s.mu.Lock()
+	src := s.sources[name]
+	s.mu.Unlock()
+	if src == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, busyGrace)
+	defer cancel()
+	select {
+	case <-src.publishing.Done():
+	case <-ctx.Done():
 	}
 }
 
@@ -846,6 +868,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
+	c.srv.awaitName(c.ctx, req.Name())
 	src, err := c.srv.publish(c.ctx, cfg, req)
 	switch {
 	case errors.Is(err, ErrStreamBusy):

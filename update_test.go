@@ -211,6 +211,7 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				_, result := u.update(ctx, Destination{URL: tt.url})
+				time.Sleep(2 * busyGrace)
 				cancel() // before the next keyframe
 				require.ErrorContains(t, <-result, tt.err)
 				feed(t, u.p, 15, 40)
