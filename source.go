@@ -400,11 +400,11 @@ func (s *Source) end() {
 		}
 		s.mu.Unlock()
 		s.unpublish()
+		for _, f := range forwarders {
+			f.sourceEnded() // first: a destination that is told may close at once
+		}
 		s.log.End()
 		s.group.End()
-		for _, f := range forwarders {
-			f.sourceEnded()
-		}
 		go s.finish()
 	})
 }
