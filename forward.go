@@ -692,7 +692,8 @@ var errNoUser = errors.New("not authenticated")
 // and takes the answer out of m. Who may be a player is not asked, but can't
 // publish then.
 func (c *conn) authenticate(m *rtmp.Connect) error {
-	if c.srv.cfg.Load().PublishAuth == nil {
+	cfg := c.srv.cfg.Load()
+	if cfg.PublishAuth == nil {
 		return nil
 	}
 	var auth, tcAuth string
@@ -705,7 +706,7 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 		return nil
 	}
 	err := c.srv.guard("PublishAuth", func() (err error) {
-		c.user, err = c.srv.auth.Check(auth)
+		c.user, err = c.srv.auth.Check(string(cfg.PublishAuthMethod), m.App, auth)
 		return err
 	})
 	if errors.Is(err, rtmp.ErrWrong) {
