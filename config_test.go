@@ -304,6 +304,36 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
+func TestParseConfigOfPublishAuth(t *testing.T) {
+	f, err := ParseConfig("x.conf", []byte(`publish_auth { enabled on; method llnw; user jo "`+canary+`"; user "a b" other; }`))
+	require.NoError(t, err)
+	require.Equal(t, AuthLimelight, f.Config.PublishAuthMethod)
+	require.Equal(t, map[string]Secret{"jo": canary, "a b": "other"}, f.Users)
+	for user, want := range f.Users {
+		password, ok := f.Config.PublishAuth(user)
+		require.True(t, ok)
+		require.Equal(t, want, password)
+	}
+	_, ok := f.Config.PublishAuth("al")
+	require.False(t, ok)
+	require.NotContains(t, prints(f)+prints(f.Users), canary)
+
+	for src, users := range map[string]map[string]Secret{
+		"":                             nil,
+		"publish_auth { user jo pw; }": nil, // not enabled
+		"publish_auth { enabled off; user jo pw; }": nil,
+		"publish_auth { enabled on; }":              {},
+	} {
+		f, err := ParseConfig("x.conf", []byte(src))
+		require.NoError(t, err)
+		require.Equal(t, users, f.Users, src)
+		require.Equal(t, users != nil, f.Config.PublishAuth != nil, src)
+	}
+	_, err = ParseConfig("x.conf", []byte("publish_auth { user jo "+canary+" "+canary+"; }"))
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), canary)
+}
+
 func TestParseConfigTellsWhatIsIgnored(t *testing.T) {
 	src := strings.Join([]string{
 		"daemon off;",
