@@ -63,8 +63,8 @@ type ControlOptions struct {
 // with the fields of ForwarderStats, and error as long as LastErr. A
 // destination, the body of POST and PUT, is
 //
-//	{"url":"rtmp://host/app","stream_key":"…","user":"…","password":"…",
-//	 "tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
+//	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",
+//	 "password":"…","tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
 //	 "fingerprint":"…","no_release_stream":false,"no_fc_publish":false,
 //	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false}
 //
@@ -340,20 +340,21 @@ func readDestination(r *http.Request) (Destination, error) {
 			"The body must be application/json."}
 	}
 	var b struct {
-		URL             string `json:"url"`
-		StreamKey       Secret `json:"stream_key"`
-		User            string `json:"user"`
-		Password        Secret `json:"password"`
-		TcURL           string `json:"tc_url"`
-		FlashVer        string `json:"flash_ver"`
-		ChunkSize       int    `json:"chunk_size"`
-		ServerName      string `json:"server_name"`
-		Fingerprint     string `json:"fingerprint"`
-		NoReleaseStream bool   `json:"no_release_stream"`
-		NoFCPublish     bool   `json:"no_fc_publish"`
-		PlainMetadata   bool   `json:"plain_metadata"`
-		NoMetadata      bool   `json:"no_metadata"`
-		DigestHandshake bool   `json:"digest_handshake"`
+		URL             string  `json:"url"`
+		Profile         Profile `json:"profile"`
+		StreamKey       Secret  `json:"stream_key"`
+		User            string  `json:"user"`
+		Password        Secret  `json:"password"`
+		TcURL           string  `json:"tc_url"`
+		FlashVer        string  `json:"flash_ver"`
+		ChunkSize       int     `json:"chunk_size"`
+		ServerName      string  `json:"server_name"`
+		Fingerprint     string  `json:"fingerprint"`
+		NoReleaseStream bool    `json:"no_release_stream"`
+		NoFCPublish     bool    `json:"no_fc_publish"`
+		PlainMetadata   bool    `json:"plain_metadata"`
+		NoMetadata      bool    `json:"no_metadata"`
+		DigestHandshake bool    `json:"digest_handshake"`
 	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -369,7 +370,7 @@ func readDestination(r *http.Request) (Destination, error) {
 		return Destination{}, badJSON(err)
 	}
 	d := Destination{
-		URL: b.URL, StreamKey: b.StreamKey, User: b.User, Password: b.Password,
+		URL: b.URL, Profile: b.Profile, StreamKey: b.StreamKey, User: b.User, Password: b.Password,
 		TcURL: b.TcURL, FlashVer: b.FlashVer, ChunkSize: b.ChunkSize,
 		ServerName: b.ServerName, Fingerprint: b.Fingerprint,
 		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
