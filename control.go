@@ -60,8 +60,8 @@ type ControlOptions struct {
 //	 "dropped_no_keyframe":0,"lag":0,
 //	 "error":{"op":"publish","code":"NetStream.Publish.BadName","message":"…"}}
 //
-// with the fields of ForwarderStats, and error as long as LastErr. A
-// destination, the body of POST and PUT, is
+// with the fields of ForwarderStats, warning where there is one, and error as
+// long as LastErr. A destination, the body of POST and PUT, is
 //
 //	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",
 //	 "password":"…","tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
@@ -430,6 +430,7 @@ type (
 		DroppedLate       uint64       `json:"dropped_late"`
 		DroppedNoKeyframe uint64       `json:"dropped_no_keyframe"`
 		Lag               uint64       `json:"lag"`
+		Warning           string       `json:"warning,omitempty"`
 		Error             *controlLost `json:"error,omitempty"`
 	}
 	controlLost struct {
@@ -462,6 +463,7 @@ func showForwarder(f *Forwarder) controlForwarder {
 		ID: st.ID, URL: f.dst.String(), State: st.State.String(), Since: st.Since,
 		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
 		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
+		Warning: st.Warning,
 	}
 	if st.LastErr != nil {
 		out.Error = &controlLost{Message: sentence(st.LastErr)}

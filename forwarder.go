@@ -184,6 +184,10 @@ type ForwarderStats struct {
 	// LastErr is why the last attempt ended, a *DestinationError; nil when
 	// none has failed.
 	LastErr error
+	// Warning is what the destination may not take, though it does not say
+	// so: a name that is longer than its kind of server keeps. A sentence
+	// without secrets, empty where there is nothing to say.
+	Warning string
 }
 
 // Stats returns a snapshot.
@@ -192,6 +196,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	defer f.mu.Unlock()
 	st := f.total
 	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
+	st.Warning = f.ep.warning()
 	if f.out != nil {
 		o := f.out.Stats()
 		st.add(o)
@@ -416,6 +421,9 @@ func (f *Forwarder) run() {
 		return
 	}
 	defer release()
+	if w := f.ep.warning(); w != "" {
+		f.log.Warn("destination may not take all", "warning", w)
+	}
 	b := f.src.cfg.Backoff
 	refused := 0
 	for attempt := 0; ; attempt++ {

@@ -3,10 +3,12 @@ package forward
 import (
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -170,5 +172,43 @@ func TestProfileOf(t *testing.T) {
 		"h/" + canary:                                   "***",
 	} {
 		require.Equal(t, want, Destination{URL: url}.String())
+	}
+}
+
+// Keys that are longer than nginx-rtmp's buffer are cut off there, and it does
+// not say so.
+func TestLongNamesAreWarnedOf(t *testing.T) {
+	key := func(n int) Secret { return Secret(canary + strings.Repeat("k", n-len(canary))) }
+	for _, c := range []struct {
+		d    Destination
+		want string
+	}{
+		{Destination{URL: "rtmp://h/live", StreamKey: key(255)}, ""},
+		{Destination{URL: "rtmp://h/live", StreamKey: key(256)}, "the stream key is 256 bytes long; nginx-rtmp and those made from it take 255, without what is behind"},
+		{Destination{URL: "rtmp://h/live", StreamKey: key(256), Profile: ProfileNginx}, "the stream key is 256 bytes long; nginx-rtmp takes 255, without what is behind"},
+		{Destination{URL: "rtmp://h/live", StreamKey: key(256), Profile: ProfileSRS}, ""},
+		{Destination{URL: "rtmps://live-api-s.facebook.com/rtmp/", StreamKey: key(300)}, ""},
+		{Destination{URL: "rtmp://h/" + strings.Repeat("a", 250), StreamKey: "k"}, "the tcUrl is 259 bytes long; nginx-rtmp and those made from it take 255, without what is behind"},
+		{Destination{URL: "rtmp://h/" + strings.Repeat("a", 256), StreamKey: "k"}, "the app is 256 bytes long; nginx-rtmp and those made from it take 255, without what is behind"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var network forwardtest.Network
+			dest := network.NewDestination("h:1935", forwardtest.Script{At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Reset}}, forwardtest.Script{})
+			defer dest.Close()
+			log := new(lockedBuffer)
+			s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: slog.New(slog.NewTextHandler(log, nil))})
+			p := publish(t, s, "live", "s")
+			f, err := p.Source().Forward(c.d)
+			require.NoError(t, err)
+			require.NoError(t, p.WriteTag(TagVideo, 0, []byte(h264Key)))
+			time.Sleep(time.Minute)
+			require.Equal(t, c.want, f.Stats().Warning)
+			times := 0
+			if c.want != "" {
+				times = 1
+			}
+			require.Equal(t, times, strings.Count(log.String(), "may not take"), "once, however often it connects")
+			require.NotContains(t, log.String(), canary)
+		})
 	}
 }
