@@ -107,6 +107,10 @@ type Destination struct {
 	// servers insist on. By default it is the plain one of RTMP 1.0, 5.2.
 	DigestHandshake bool
 
+	// Redirect says where the destination may send us instead: with a 302 in
+	// its answer to connect, or later with a ReconnectRequest.
+	Redirect Redirect
+
 	// MergeWindow is how long messages may be held back to send more of
 	// them in one write, at most 10 s; by default that of the Server, than
 	// which it can only be longer.
@@ -221,6 +225,7 @@ type endpoint struct {
 	user, password string
 	pin            []byte   // SHA-256 of the server's public key, or nil
 	profile        *profile // of the platform or server, or nil
+	untrusted      bool     // named by another server; see Config.AllowNetworks
 }
 
 // endpoint parses and checks d. Its errors name d and hold no secret.
@@ -317,6 +322,8 @@ func (d Destination) checkOptions() error {
 	switch {
 	case len(d.FlashVer) > maxFlashVerLen:
 		return fmt.Errorf("FlashVer longer than %d bytes", maxFlashVerLen)
+	case d.Redirect < RedirectSameHost || d.Redirect > RedirectAnywhere:
+		return errors.New("unknown Redirect")
 	case d.ChunkSize != 0 && (d.ChunkSize < minOutChunkSize || d.ChunkSize > maxOutChunkSize):
 		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
 	case d.DialTimeout < 0, d.SetupTimeout < 0, d.MergeWindow < 0:

@@ -127,7 +127,6 @@ type Forwarder struct {
 	mu       sync.Mutex
 	state    State
 	since    time.Time
-	step     string
 	lastErr  error
 	logged   time.Time // see report
 	unlogged int
@@ -138,6 +137,7 @@ type Forwarder struct {
 	heir     *Forwarder        // that Update has made
 	succeed  func(from uint64) // has the heir begin; nil until it is publishing
 	total    ForwarderStats
+	moved    time.Time // when a ReconnectRequest was honoured last
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -602,113 +602,176 @@ func (f *Forwarder) setState(s State, err error) {
 // session connects and sends until that ends. Its error is a
 // *DestinationError, nil when the stream has ended.
 func (f *Forwarder) session() error {
-	auth := ""
-	for {
-		err := f.connection(auth)
-		var ar *rtmp.AuthRequired
-		if !errors.As(err, &ar) || f.isEnded() {
+	next := &successor{at: f.ep}
+	for next != nil {
+		l := next.link
+		if l == nil {
+			var err error
+			if l, err = f.open(f.ctx, next.at, true); err != nil {
+				return err
+			}
+		}
+		var err error
+		if next, err = f.push(l, next.from); err != nil {
 			return err
 		}
-		auth = ar.Auth
 	}
+	return nil
 }
 
-// connection is one connection of a session. auth answers what the one before
-// was asked.
-func (f *Forwarder) connection(auth string) error {
-	f.setState(StateConnecting, nil)
-	nc, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	defer context.AfterFunc(f.ctx, func() { nc.Close() })()
+// link is a connection that the destination has accepted for publishing.
+type link struct {
+	nc     net.Conn
+	out    *fanout.Sender
+	client *rtmp.Client
+	at     endpoint
+	size   int // of our chunks
+	move   move
+	done   func()
+}
 
-	f.connected()
-	f.setState(StateHandshaking, nil)
+// close ends the connection.
+func (l *link) close() { l.done() }
+
+// connect makes a connection to at. auth answers what the one before was asked.
+// Where it is the first of the session it shows as f's state.
+func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown bool) (_ *link, err error) {
+	if shown {
+		f.setState(StateConnecting, nil)
+	} else {
+		f.mu.Lock()
+		f.total.Connects++
+		f.mu.Unlock()
+	}
+	nc, err := f.dial(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	l := &link{nc: nc, at: at, size: f.dst.ChunkSize}
+	l.done = func() {
+		stop()
+		nc.Close()
+	}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if shown {
+		f.connected()
+		f.setState(StateHandshaking, nil)
+	}
 	nc.SetDeadline(time.Now().Add(f.dst.SetupTimeout))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
-		return f.error("handshake", cause(nc, err))
+		return nil, f.error("handshake", cause(nc, err))
 	}
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
 	if f.dst.MergeWindow > f.src.vhost.MergeWindow {
 		out.Hold(f.dst.MergeWindow)
 	}
-	defer func() {
+	l.out = out
+	l.done = func() {
+		stop()
 		out.Close()
 		out.Wait()
-	}()
-	size := f.dst.ChunkSize
-	def(&size, f.src.vhost.ChunkSize)
+		nc.Close()
+	}
+	def(&l.size, f.src.vhost.ChunkSize)
 	// As a client says it before any media comes, this can be wrong at the
 	// first connection, for an encoder that does not say it (OBS). It is no
 	// condition for Enhanced RTMP: we do not wait for the first frame.
 	properties := amf.Object{{Key: hopsProperty, Value: f.src.req.onward()}}
 	if f.src.req.enhanced || f.src.log.Info().Enhanced {
-		properties = append(properties, rtmp.Enhanced()...)
+		properties = append(properties, rtmp.Enhanced(f.dst.Redirect != RedirectNever)...)
 	}
-	in := ingest.NewReader(nc)
-	client := rtmp.NewClient(rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits), rtmp.Options{
-		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
-		User: f.ep.user, Password: f.ep.password, Auth: auth,
+	step := "connect"
+	l.client = rtmp.NewClient(rtmp.NewConn(ingest.NewReader(nc), out.Send, setupBuffer, l.size, setupLimits), rtmp.Options{
+		App: at.app, TcURL: at.tcURL, Key: at.key, FlashVer: f.dst.FlashVer,
+		User: at.user, Password: at.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
-		Properties: properties, Step: f.setStep,
+		Properties: properties,
+		Step:       func(s string) { step = s },
+		Reconnect:  func(to string) { f.reconnect(l, to) },
 	})
-	if err := client.Publish(); err != nil {
-		return f.error(f.currentStep(), first(out.Err(), err))
+	if err := l.client.Publish(); err != nil {
+		return nil, f.error(step, first(out.Err(), err))
 	}
 	nc.SetDeadline(time.Time{})
-	client.Resize(playBuffer)
-	if !f.begin(out, client) {
-		return nil
+	l.client.Resize(playBuffer)
+	if !shown && !stop() { // from now on it lives as long as f
+		return nil, ctx.Err()
 	}
-	defer f.end()
+	if !shown {
+		stop = context.AfterFunc(f.ctx, func() { nc.Close() })
+	}
+	return l, nil
+}
 
+// push sends over a connection until that ends, from a message on where from is
+// not 0. It returns who goes on, if there is one.
+func (f *Forwarder) push(l *link, from uint64) (*successor, error) {
+	defer l.close()
+	sending := f.isSending(l)
+	if !sending && !f.begin(l.out, l.client) {
+		return nil, nil
+	}
+	defer f.end(l)
+	defer f.src.group.Remove(l.out)
+	if !sending {
+		f.takeOver(func(at uint64) {
+			f.attach(l, max(from, at))
+		})
+		f.setState(StatePublishing, nil)
+		f.report(slog.LevelInfo, "destination publishing")
+		if old := f.replaces; old != nil {
+			defer func() {
+				if !old.disown(f) {
+					<-f.begun
+				}
+			}()
+		}
+	}
+	err := l.client.Watch(nil)
+	if next := f.successor(l); next != nil {
+		return next, nil
+	}
+	if f.isEnded() {
+		return nil, nil
+	}
+	if werr := l.out.Err(); werr != nil {
+		return nil, f.error("write", werr)
+	}
+	return nil, f.error("read", err)
+}
+
+// attach begins to send the stream, from a message on where from is not 0.
+func (f *Forwarder) attach(l *link, from uint64) {
 	o := gop.Options{
 		Push:   !f.dst.PlainMetadata,
 		NoMeta: f.dst.NoMetadata,
-		Layout: chunk.Layout{StreamID: client.StreamID(), Size: size},
+		Layout: chunk.Layout{StreamID: l.client.StreamID(), Size: l.size},
 		Size:   f.src.vhost.ChunkSize,
 		Live:   f.src.vhost.NoGOPCache,
+		From:   from,
 	}
 	log, group := f.src.log, f.src.group
 	var end func() ([]byte, bool)
 	end = func() ([]byte, bool) {
-		next := out.Next()
-		if !f.bequeath(next) && (!log.Ended() || next < log.Head()) {
+		next := l.out.Next()
+		if !f.bequeath(next) && !f.moveOn(l, next) && (!log.Ended() || next < log.Head()) {
 			o.From = next // the heir for whom it was to stop is gone
-			out.Attach(log, o, end)
+			l.out.Attach(log, o, end)
 			return nil, false
 		}
-		group.Remove(out)
-		nc.SetReadDeadline(time.Now().Add(lingerTime))
-		return client.AppendUnpublish(nil), true
+		group.Remove(l.out)
+		l.nc.SetReadDeadline(time.Now().Add(lingerTime))
+		return l.client.AppendUnpublish(nil), true
 	}
-	defer group.Remove(out)
-	f.takeOver(func(from uint64) {
-		o.From = from
-		group.Add(out, o, end)
-		if f.isAwaited() {
-			out.StopAtKeyframe()
-		}
-	})
-	f.setState(StatePublishing, nil)
-	f.report(slog.LevelInfo, "destination publishing")
-	if old := f.replaces; old != nil {
-		defer func() {
-			if !old.disown(f) {
-				<-f.begun
-			}
-		}()
+	group.Add(l.out, o, end)
+	if f.isAwaited() {
+		l.out.StopAtKeyframe()
 	}
-	err = client.Watch(nil)
-	if f.isEnded() {
-		return nil
-	}
-	if werr := out.Err(); werr != nil {
-		return f.error("write", werr)
-	}
-	return f.error("read", err)
 }
 
 // begin makes a session's sender and client known to Stats and Close. It is
@@ -723,14 +786,26 @@ func (f *Forwarder) begin(out *fanout.Sender, client *rtmp.Client) bool {
 	return true
 }
 
-// end adds a session's counters to the total. Who waits for a keyframe to take
-// over waits no longer.
-func (f *Forwarder) end() {
+// isSending reports whether l has got the place of another connection already.
+func (f *Forwarder) isSending(l *link) bool {
 	f.mu.Lock()
-	f.total.add(f.out.Stats())
-	f.out, f.client = nil, nil
+	defer f.mu.Unlock()
+	return l.move.sending
+}
+
+// end adds a connection's counters to the total. Who waits for a keyframe to
+// take over waits no longer.
+func (f *Forwarder) end(l *link) {
+	f.mu.Lock()
+	current := f.out == l.out
+	if current {
+		f.total.add(f.out.Stats())
+		f.out, f.client = nil, nil
+	}
 	f.mu.Unlock()
-	f.bequeath(0)
+	if current {
+		f.bequeath(0)
+	}
 }
 
 // isAwaited reports whether somebody waits for f to stop at a keyframe.
@@ -738,18 +813,6 @@ func (f *Forwarder) isAwaited() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.succeed != nil
-}
-
-func (f *Forwarder) setStep(step string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.step = step
-}
-
-func (f *Forwarder) currentStep() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.step
 }
 
 // error makes the typed error of a session's end.
@@ -777,21 +840,21 @@ func (f *Forwarder) error(op string, err error) error {
 }
 
 // dial connects, with TLS where the destination asks for it.
-func (f *Forwarder) dial() (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(f.ctx, f.dst.DialTimeout)
+func (f *Forwarder) dial(ctx context.Context, at endpoint) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.dst.DialTimeout)
 	defer cancel()
 	dial := f.dst.DialContext
 	if dial == nil {
 		dial = f.src.cfg.Dial
 	}
-	if f.dst.untrusted {
+	if f.dst.untrusted || at.untrusted {
 		dial = f.src.srv.dialUntrusted(dial)
 	} else if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {
-		nc, err = dial(ctx, "tcp", net.JoinHostPort(f.ep.host, f.ep.port))
+		nc, err = dial(ctx, "tcp", net.JoinHostPort(at.host, at.port))
 		return err
 	})
 	if err != nil {
@@ -802,10 +865,10 @@ func (f *Forwarder) dial() (net.Conn, error) {
 		}
 		return nil, f.error(op, err)
 	}
-	if f.ep.scheme != "rtmps" {
+	if at.scheme != "rtmps" {
 		return nc, nil
 	}
-	tc := tls.Client(nc, f.tlsConfig())
+	tc := tls.Client(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, f.error("tls", err)
@@ -815,7 +878,7 @@ func (f *Forwarder) dial() (net.Conn, error) {
 
 var errPin = errors.New("the server's public key is not the one of Fingerprint")
 
-func (f *Forwarder) tlsConfig() *tls.Config {
+func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 	base := f.dst.TLSConfig
 	if base == nil {
 		base = f.src.cfg.TLSConfig
@@ -825,12 +888,12 @@ func (f *Forwarder) tlsConfig() *tls.Config {
 		cfg = base.Clone()
 	}
 	if cfg.ServerName == "" {
-		cfg.ServerName = f.ep.serverName
+		cfg.ServerName = at.serverName
 	}
 	// The first batch is the largest, and all are gathered: full records
 	// from the start.
 	cfg.DynamicRecordSizingDisabled = true
-	if pin := f.ep.pin; pin != nil {
+	if pin := at.pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 			sum := sha256.Sum256(spki(cs.PeerCertificates[0]))
