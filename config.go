@@ -94,6 +94,13 @@ type Config struct {
 	// keyframe instead of the last one.
 	NoGOPCache bool
 
+	// RawTimestamps passes a publisher's timestamps on as they come in any
+	// case. By default those of a publisher whose clock is set back, by more
+	// than 2 s, go on where they were, with one constant offset for audio,
+	// video and data: recorders and HLS packagers can't stand times that go
+	// back. Jumps forward and small steps back always pass.
+	RawTimestamps bool
+
 	// MaxLatency is how far in time a player or destination may lag, and
 	// with it the longest GOP that is kept for new ones; who lags more goes
 	// on at the newest keyframe. Default 10 s.

@@ -36,6 +36,7 @@ var configFields = map[string]struct {
 	"TLSConfig":         {nil, "Forwarder.tlsConfig"},
 	"Vhosts":            {nil, "TestResolveVhost"},
 	"NoGOPCache":        {nil, "forwardtest: no GOP cache"},
+	"RawTimestamps":     {nil, "TestFault22"},
 	"MaxLatency":        {10 * time.Second, "TestLimitsOfLog"},
 	"MaxBytes":          {16 << 20, "TestLimitsOfLog"},
 	"MemoryBudget":      {defaultMemoryBudget(), "TestMemoryBudgetRefusesAndShortens"},

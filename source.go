@@ -74,7 +74,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		ctx:        s.ctx,
 		done:       make(chan struct{}),
 		refreshing: make(chan struct{}, 1),
-		framer:     chunk.Framer{Size: vhost.ChunkSize},
+		framer:     chunk.Framer{Size: vhost.ChunkSize, Continuous: !cfg.RawTimestamps},
 	}
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.log.SetBudget(s.memory)
