@@ -73,7 +73,7 @@ func (e *DestinationError) Error() string {
 func (e *DestinationError) Unwrap() error { return e.Err }
 
 // Temporary reports whether the next attempt may well succeed: all but
-// refusals, an AddressError, and certificates, or TLS, that one of the two
+// refusals, an AddressError, an UnsupportedCodecError, and certificates, or TLS, that one of the two
 // sides does not accept. Those, too, are tried again, but after
 // Backoff.RefusedMin at the earliest.
 func (e *DestinationError) Temporary() bool {
@@ -82,7 +82,8 @@ func (e *DestinationError) Temporary() bool {
 	}
 	var cert *tls.CertificateVerificationError
 	var addr *AddressError
-	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
+	var codec *UnsupportedCodecError
+	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
 }
 
 // cause is the alert that the peer has sent before it closed, if err is that
@@ -138,6 +139,7 @@ type Forwarder struct {
 	succeed  func(from uint64) // has the heir begin; nil until it is publishing
 	total    ForwarderStats
 	moved    time.Time // when a ReconnectRequest was honoured last
+	warned   bool      // of a codec
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -184,9 +186,10 @@ type ForwarderStats struct {
 	// LastErr is why the last attempt ended, a *DestinationError; nil when
 	// none has failed.
 	LastErr error
-	// Warning is what the destination may not take, though it does not say
-	// so: a name that is longer than its kind of server keeps. A sentence
-	// without secrets, empty where there is nothing to say.
+	// Warning is what the destination may not take, though it does not
+	// refuse it: a name that is longer than its kind of server keeps, or a
+	// codec that is not among those it lists (UnsupportedCodecError). A
+	// sentence without secrets, empty where there is nothing to say.
 	Warning string
 }
 
@@ -197,6 +200,9 @@ func (f *Forwarder) Stats() ForwarderStats {
 	st := f.total
 	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
 	st.Warning = f.ep.warning()
+	if err := f.untaken(f.client); err != nil && st.Warning == "" {
+		st.Warning = err.Error()
+	}
 	if f.out != nil {
 		o := f.out.Stats()
 		st.add(o)
@@ -732,6 +738,9 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, error) {
 			}()
 		}
 	}
+	warn := time.AfterFunc(codecsKnown, func() { f.warnOfCodec(l.client) })
+	defer warn.Stop()
+	began := time.Now()
 	err := l.client.Watch(nil)
 	if next := f.successor(l); next != nil {
 		return next, nil
@@ -739,10 +748,14 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, error) {
 	if f.isEnded() {
 		return nil, nil
 	}
+	op := "read"
 	if werr := l.out.Err(); werr != nil {
-		return nil, f.error("write", werr)
+		op, err = "write", werr
 	}
-	return nil, f.error("read", err)
+	if codec := f.untaken(l.client); codec != nil && time.Since(began) < f.src.cfg.Backoff.Healthy {
+		err = fmt.Errorf("%w: %w", codec, err)
+	}
+	return nil, f.error(op, err)
 }
 
 // attach begins to send the stream, from a message on where from is not 0.
