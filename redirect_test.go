@@ -457,3 +457,34 @@ func TestReconnectRequestIsNotPassedOn(t *testing.T) {
 		require.NotContains(t, log.String(), "Reconnect")
 	})
 }
+
+// Whatever a server says, key and password stay with the host, and with TLS.
+func FuzzRedirected(f *testing.F) {
+	for _, ref := range []string{"", "/a", "a", "//b/a", "rtmp://a.example:1936/live", "rtmps://A.example", "rtmp://a.example@b/a", "rtmp://a.example:1935\x00@b/", "RTMPS://[::1%25a]/x?y"} {
+		f.Add(ref, true)
+		f.Add(ref, false)
+	}
+	f.Fuzz(func(t *testing.T, ref string, secure bool) {
+		d := Destination{URL: "rtmp://a.example/live?x=1", StreamKey: canary, User: "jo", Password: canary}
+		if secure {
+			d.URL = "rtmps://a.example/live?x=1"
+		}
+		for _, d.Redirect = range []Redirect{RedirectSameHost, RedirectAnywhere} {
+			at, err := d.endpoint()
+			require.NoError(t, err)
+			e, err := d.redirected(at, ref)
+			if err != nil {
+				require.NotContains(t, err.Error(), canary)
+				require.Equal(t, at, e)
+				continue
+			}
+			same := strings.EqualFold(e.host, "a.example")
+			require.True(t, same || d.Redirect == RedirectAnywhere && e.untrusted)
+			require.True(t, e.scheme == "rtmps" || !secure && e.scheme == "rtmp")
+			require.Equal(t, []string{canary, "jo", canary}, []string{e.key, e.user, e.password})
+			require.NotEmpty(t, e.app)
+			require.NotEmpty(t, e.port)
+			require.True(t, strings.HasSuffix(e.tcURL, "/"+e.app), e.tcURL)
+		}
+	})
+}

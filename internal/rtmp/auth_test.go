@@ -262,13 +262,13 @@ func TestAuthenticatorRemembersSoMany(t *testing.T) {
 		first, waits := a.challenge("jo", time.Now(), nil), a.challenge("jo", time.Now(), nil)
 		require.True(t, a.spend(first))
 		for range maxSpent {
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			require.True(t, a.spend(a.challenge("jo", time.Now(), nil)))
 			require.LessOrEqual(t, len(a.spent), maxSpent)
 		}
 		require.False(t, a.spend(first))
 		require.False(t, a.spend(waits), "no longer good")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.True(t, a.spend(a.challenge("jo", time.Now(), nil)))
 
 		time.Sleep(authLife + time.Second)
