@@ -633,11 +633,8 @@ type link struct {
 	at     endpoint
 	size   int // of our chunks
 	move   move
-	done   func()
+	close  func() // ends the connection
 }
-
-// close ends the connection.
-func (l *link) close() { l.done() }
 
 // connect makes a connection to at. auth answers what the one before was asked.
 // Where it is the first of the session it shows as f's state.
@@ -655,7 +652,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	l := &link{nc: nc, at: at, size: f.dst.ChunkSize}
-	l.done = func() {
+	l.close = func() {
 		stop()
 		nc.Close()
 	}
@@ -677,7 +674,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		out.Hold(f.dst.MergeWindow)
 	}
 	l.out = out
-	l.done = func() {
+	l.close = func() {
 		stop()
 		out.Close()
 		out.Wait()

@@ -21,8 +21,9 @@ import (
 // stopped there.
 //
 // Nobody is sent from rtmps to rtmp, more than 3 times in a row, or by
-// ReconnectRequest more than once in 10 s. A connection that is lost begins
-// again at Destination.URL.
+// ReconnectRequest more than once in 10 s. The Forwarder stays the same, and
+// Hooks.OnForward is not told. A connection that is lost begins again at
+// Destination.URL.
 type Redirect int
 
 const (
