@@ -692,8 +692,7 @@ var errNoUser = errors.New("not authenticated")
 // and takes the answer out of m. Who may be a player is not asked, but can't
 // publish then.
 func (c *conn) authenticate(m *rtmp.Connect) error {
-	cfg := c.srv.cfg.Load()
-	if cfg.PublishAuth == nil {
+	if c.srv.cfg.Load().PublishAuth == nil {
 		return nil
 	}
 	var auth, tcAuth string
@@ -705,8 +704,9 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	if auth == "" && !strings.HasPrefix(m.FlashVer, "FMLE/") && !strings.Contains(m.FlashVer, "FMSc/") {
 		return nil
 	}
+	method := string(c.srv.cfg.Load().PublishAuthMethod)
 	err := c.srv.guard("PublishAuth", func() (err error) {
-		c.user, err = c.srv.auth.Check(string(cfg.PublishAuthMethod), m.App, auth)
+		c.user, err = c.srv.auth.Check(method, m.App, auth)
 		return err
 	})
 	if errors.Is(err, rtmp.ErrWrong) {
