@@ -12,10 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leak"
 )
 
 // bubble is a Server at server:1935 of a network in memory, in virtual time.
-// A goroutine that does not end fails the test.
+// A goroutine that does not end fails the test, and a timer that still holds
+// the Server does.
 type bubble struct {
 	*testing.T
 	ctx context.Context
@@ -35,6 +37,7 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 			cfg.Dial = b.net.Dial
 		}
 		b.srv = NewServer(cfg)
+		leak.Track(t, b.srv)
 		l, err := b.net.Listen("server:1935")
 		require.NoError(t, err)
 		served := make(chan error, 1)

@@ -53,7 +53,8 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 	f := src.Forwarders()[0]
 	for _, v := range []any{
 		Secret(canary), Destination{URL: u}, &Destination{URL: u, StreamKey: canary, User: canary, Password: canary, TcURL: u},
-		&DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")},
+		&DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}, DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")},
+		RetryInfo{Request: &req, Err: &DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}},
 		req, &req, PlayRequest(req), (*PlayRequest)(&req), ConnectRequest{TcURL: u, PageURL: u}, &ConnectRequest{TcURL: u, PageURL: u},
 		s, *s.cfg.Load(), s.cfg.Load(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
 		MustStatic(u), routes, Route{To: []string{u}}, httpResolver, &DNSResolver{URL: u}, hooks, hooks.URLs, hooks.Hooks(),

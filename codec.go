@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/flv"
@@ -53,6 +54,22 @@ func (f *Forwarder) untaken(c *rtmp.Client) error {
 		}
 	}
 	return nil
+}
+
+// later calls do after a time, unless what it returns is called before. A timer
+// that was stopped may be kept until its time; it holds nothing then.
+func later(d time.Duration, do func()) (stop func()) {
+	pending := new(atomic.Pointer[func()])
+	pending.Store(&do)
+	t := time.AfterFunc(d, func() {
+		if do := pending.Load(); do != nil {
+			(*do)()
+		}
+	})
+	return func() {
+		t.Stop()
+		pending.Store(nil)
+	}
 }
 
 // warnOfCodec logs what untaken says, once.

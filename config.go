@@ -8,7 +8,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -49,7 +48,7 @@ type Config struct {
 	// name of the user is PublishRequest.User: which streams he may publish
 	// is for OnPublish to say. Who is a publisher is seen by flashVer, which
 	// begins with "FMLE/" or holds "FMSc/"; others are not asked and can
-	// only play.
+	// only play. GStreamer's rtmp2sink needs to be given such a flash-version.
 	PublishAuth func(user string) (password Secret, ok bool)
 
 	// PublishAuthMethod is how publishers are asked. Default AuthAdobe.
@@ -102,20 +101,30 @@ type Config struct {
 	RawTimestamps bool
 
 	// MaxLatency is how far in time a player or destination may lag, and
-	// with it the longest GOP that is kept for new ones; who lags more goes
-	// on at the newest keyframe. Default 10 s.
+	// with it the longest GOP that is kept for new ones. Who has fallen
+	// behind by four fifths of it goes on at the newest keyframe, if there
+	// is one ahead: what is under way to him comes on top. Default 10 s.
 	MaxLatency time.Duration
 
 	// MaxBytes is how many bytes of a stream are kept for those who lag and
-	// for new ones, whatever their number. Default 16 MiB.
+	// for new ones, whatever their number. Who has fallen behind by half of
+	// it goes on at the newest keyframe, too. Default 16 MiB.
 	MaxBytes int
 
-	// MemoryBudget is how many bytes all streams together keep. Near it the
-	// Server sheds in steps: at 80 % new publishers are refused, at 90 %
-	// each stream keeps no more than its share, and at 95 % the receiver
-	// that lags most of the stream that receives something is cut off.
-	// Default a quarter of what the process may use (GOMEMLIMIT, or the
-	// memory limit of its cgroup), 512 MiB where there is no such limit.
+	// MemoryBudget is how many bytes all streams together keep, and the
+	// messages that publishers and others have begun to send (of each
+	// connection, what goes beyond 16 KiB). Near it the Server sheds in
+	// steps: at 80 % new publishers are refused, at 90 % each stream keeps no
+	// more than its share, and at 95 % the receiver is cut off that keeps
+	// most of a stream by lagging behind. When all of it is in use, a
+	// connection ends whose message has no room.
+	//
+	// By default all Servers of the process share one budget: a quarter of
+	// what the process may use (GOMEMLIMIT, or the memory limit of its
+	// cgroup, when the first Server is made), 512 MiB where there is no such
+	// limit. A Server that has a MemoryBudget counts for itself alone, and
+	// is not part of what the others share. A Reload from one to the other
+	// is for the streams and connections that begin from then on.
 	MemoryBudget int
 
 	// MergeWindow is how long messages are held back at most to send more
@@ -151,6 +160,15 @@ type Config struct {
 	// Backoff says when a lost destination is tried again.
 	Backoff Backoff
 
+	// Retry, where it is not nil, is asked before each of these attempts and
+	// may choose another delay: zero takes RetryInfo.Delay, and a negative
+	// one gives up. Who is given up stays in StateWaiting for as long as the
+	// stream lives, unless the host closes or updates the Forwarder, or a
+	// refresh gives another destination in its place. It is called with no
+	// lock held, concurrently for different destinations, and holds nobody
+	// but that one. Where it panics, the delay is RetryInfo.Delay.
+	Retry func(RetryInfo) time.Duration
+
 	// Limits bounds what peers may ask for.
 	Limits Limits
 }
@@ -178,13 +196,18 @@ type Vhost struct {
 	ReadTimeout       time.Duration
 }
 
-// Backoff is the delay between two attempts to reach a destination: a random
-// time up to Min, doubled with each attempt up to Max (full jitter).
+// Backoff is the delay between two attempts to reach a destination: it begins
+// at Min, is doubled with each attempt, and is Max once that is reached. Below
+// Max it is a random time between half of it and all of it, so that
+// destinations that were lost together do not come back together. With the
+// defaults that is at most 7 attempts in the first minute, and 2 in each one
+// later.
 type Backoff struct {
-	Min time.Duration // default 1 s
+	Min time.Duration // default 1 s; negative: at once
 	Max time.Duration // default 30 s
 	// Healthy is how long a destination must have been sent to until the
-	// next loss begins at Min again. Default 30 s.
+	// next loss begins at Min again. What ends earlier doubles the delay
+	// twice. Default 30 s.
 	Healthy time.Duration
 	// RefusedMin and RefusedMax take the place of Min and Max after a
 	// refusal that will not change by itself, such as a wrong stream key.
@@ -241,7 +264,7 @@ const (
 	// accepted yet, playBuffer that of a player, which sends next to
 	// nothing, publishBuffer that of a publisher.
 	setupBuffer   = 1 << 10
-	playBuffer    = 512
+	playBuffer    = 128
 	publishBuffer = 32 << 10
 	// maxChunkSize is what all servers known to us take.
 	maxChunkSize = 65536
@@ -261,7 +284,6 @@ func (c Config) withDefaults() Config {
 	def(&c.PublishAuthMethod, AuthAdobe)
 	def(&c.MaxLatency, 10*time.Second)
 	def(&c.MaxBytes, 16<<20)
-	def(&c.MemoryBudget, defaultMemoryBudget())
 	def(&c.MergeWindow, 50*time.Millisecond)
 	def(&c.ChunkSize, 60000)
 	def(&c.HandshakeTimeout, 5*time.Second)
@@ -291,13 +313,13 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// defaultMemoryBudget is that of MemoryBudget.
-var defaultMemoryBudget = sync.OnceValue(func() int {
+// defaultMemoryBudget is what the Servers of the process share.
+func defaultMemoryBudget() int {
 	if limit := sys.MemoryLimit(); limit > 0 {
 		return int(min(limit/4, math.MaxInt))
 	}
 	return 512 << 20
-})
+}
 
 // def sets a zero field to its default.
 func def[T comparable](field *T, value T) {

@@ -39,7 +39,7 @@ var configFields = map[string]struct {
 	"RawTimestamps":     {nil, "TestFault22"},
 	"MaxLatency":        {10 * time.Second, "TestLimitsOfLog"},
 	"MaxBytes":          {16 << 20, "TestLimitsOfLog"},
-	"MemoryBudget":      {defaultMemoryBudget(), "TestMemoryBudgetRefusesAndShortens"},
+	"MemoryBudget":      {nil, "TestMemoryBudgetRefusesAndShortens"},
 	"MergeWindow":       {50 * time.Millisecond, "isolation.check"},
 	"ChunkSize":         {60000, "TestValidateConfig"},
 	"HandshakeTimeout":  {5 * time.Second, "TestLimitsOfTime"},
@@ -48,6 +48,7 @@ var configFields = map[string]struct {
 	"ReadTimeout":       {10 * time.Second, "TestLimitsOfTime"},
 	"WriteTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"DrainTimeout":      {5 * time.Second, "TestShutdown"},
+	"Retry":             {nil, "TestFault08_HostDecides"},
 
 	"Backoff.Min":        {time.Second, "TestFault01"},
 	"Backoff.Max":        {30 * time.Second, "TestFault01"},

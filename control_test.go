@@ -172,6 +172,7 @@ func TestControl(t *testing.T) {
 	require.NoError(t, json.Unmarshal(<-answer, &replaced))
 	require.NotEqual(t, f.ID, replaced.ID)
 	require.Equal(t, "publishing", replaced.State)
+	<-old.Done()
 
 	// Remove.
 	removed := find(c.p.Source(), replaced.ID)

@@ -117,9 +117,10 @@ type Destination struct {
 	MergeWindow time.Duration
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default
-	// 5 s. SetupTimeout limits what follows, from the handshake to the
-	// answer to publish, by default 10 s: servers ask their own backends
-	// before they answer.
+	// 5 s. SetupTimeout limits what follows TCP, from TLS and the handshake
+	// to the answer to publish, by default 10 s: servers ask their own
+	// backends before they answer. No step of it, such as the answer to
+	// connect, may take more than half of that.
 	DialTimeout  time.Duration
 	SetupTimeout time.Duration
 

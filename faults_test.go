@@ -3,6 +3,7 @@ package forward
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -183,75 +184,88 @@ func median[T cmp.Ordered](v []T) T {
 	return v[len(v)/2]
 }
 
-// The policy is "random up to min(30 s, 1 s * 2^n)", whose mean is half of
-// that: the 8 attempts in the first minute, and 2 in each later one, are what
-// the longest delays would make. What is asserted are the bounds of the policy
-// itself for each delay; the counts are measured.
+// delays requires of each delay before an attempt that it is between half of
+// what the policy says and all of it, from the first on doubled.
+func (f *faulty) delays(fwd *Forwarder) (attempts []time.Duration) {
+	f.Helper()
+	attempts = f.states.of(fwd, StateConnecting)
+	_, lost := f.states.losses(fwd)
+	for i, at := range attempts[1:] {
+		d := min(30*time.Second, time.Second<<min(i, 10))
+		require.LessOrEqual(f, at-lost[i], d, "attempt %d", i)
+		require.GreaterOrEqual(f, at-lost[i], d/2, "attempt %d", i)
+	}
+	return attempts
+}
+
+// mostWithin is how many of the times, at most, are within d.
+func mostWithin(d time.Duration, times []time.Duration) (most int) {
+	for i, from := range times {
+		n := 0
+		for n < len(times)-i && times[i+n] < from+d {
+			n++
+		}
+		most = max(most, n)
+	}
+	return most
+}
+
+// That the figures hold whatever the dice is in TestBackoff.
 func TestFault01_Refused(t *testing.T) {
 	const n = 100
-	withFault(t, 1, Config{Resolver: many(n)}, steady, nil, func(f *faulty) {
-		time.Sleep(3 * time.Minute)
+	withFault(t, 1, Config{Resolver: many(n)}, bitrate(10_000), nil, func(f *faulty) {
+		time.Sleep(5 * time.Minute)
 		var firstMinute, later []int
 		seen := time.Duration(0)
 		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
 			if fwd.ep.host == "healthy" {
 				continue
 			}
-			attempts := f.states.of(fwd, StateConnecting)
+			attempts := f.delays(fwd)
 			errs, lost := f.states.losses(fwd)
 			require.Equal(f, "dial", errs[0].Op)
 			require.True(f, errs[0].Temporary())
 			seen = max(seen, lost[0]-attempts[0])
-			inFirst := 0
-			for i, at := range attempts {
-				if i > 0 {
-					delay := at - lost[i-1]
-					require.LessOrEqual(f, delay, min(30*time.Second, time.Second<<min(i-1, 10)), "attempt %d", i)
-				}
-				if at < time.Minute {
-					inFirst++
-				}
+			first := 0
+			for first < len(attempts) && attempts[first] < time.Minute {
+				first++
 			}
-			firstMinute, later = append(firstMinute, inFirst), append(later, len(attempts)-inFirst)
+			firstMinute, later = append(firstMinute, first), append(later, mostWithin(time.Minute, attempts[first:]))
 		}
 		require.LessOrEqual(f, seen, 50*time.Millisecond)
-		within := 0
-		for _, n := range firstMinute {
-			if n <= 8 {
-				within++
-			}
-		}
-		slices.Sort(firstMinute)
+		require.LessOrEqual(f, slices.Max(firstMinute), 8)
+		require.LessOrEqual(f, slices.Max(later), 2)
 		measured(1, "refused: seen", "<= 50 ms", "%v", seen)
-		measured(1, "refused: attempts in the first 60 s", "<= 8", "median %d, p90 %d, max %d; %d %% have <= 8",
-			firstMinute[n/2], firstMinute[n*9/10], firstMinute[n-1], within*100/n)
-		measured(1, "refused: attempts a minute, later", "<= 2", "median %.1f", float64(median(later))/2)
+		measured(1, "refused: attempts in the first 60 s", "<= 8", "median %d, max %d", median(firstMinute), slices.Max(firstMinute))
+		measured(1, "refused: attempts in a minute, later", "<= 2", "median %d, max %d", median(later), slices.Max(later))
 	})
-	withFault(t, 1, Config{Resolver: many(n)}, steady, nil, func(f *faulty) {
-		time.Sleep(4 * time.Second)
-		back := time.Since(f.states.began)
-		f.destination("faulty:1935")
-		time.Sleep(31 * time.Second)
-		var took []time.Duration
-		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-			if fwd.ep.host != "healthy" {
-				at := f.states.of(fwd, StatePublishing)
-				require.Len(f, at, 1)
-				took = append(took, at[0]-back)
+	for _, row := range []struct{ outage, median time.Duration }{{4 * time.Second, 2 * time.Second}, {2 * time.Minute, 30 * time.Second}} {
+		withFault(t, 1, Config{Resolver: many(n)}, bitrate(10_000), nil, func(f *faulty) {
+			time.Sleep(row.outage)
+			back := time.Since(f.states.began)
+			f.destination("faulty:1935")
+			time.Sleep(31 * time.Second)
+			var took []time.Duration
+			for _, fwd := range f.srv.Source("live/ok").Forwarders() {
+				if fwd.ep.host != "healthy" {
+					at := f.states.of(fwd, StatePublishing)
+					require.Len(f, at, 1)
+					took = append(took, at[0]-back)
+				}
 			}
-		}
-		require.LessOrEqual(f, slices.Max(took), 30*time.Second)
-		require.LessOrEqual(f, median(took), 5*time.Second)
-		measured(1, "refused for 4 s: back after", "median <= 2 s, max <= 30 s", "median %v, max %v",
-			median(took).Round(10*time.Millisecond), slices.Max(took).Round(10*time.Millisecond))
-	})
+			require.LessOrEqual(f, slices.Max(took), 30*time.Second)
+			require.LessOrEqual(f, median(took), row.median)
+			measured(1, fmt.Sprintf("refused for %v: back after", row.outage), fmt.Sprintf("median <= %v, max <= 30 s", row.median), "median %v, max %v",
+				median(took).Round(10*time.Millisecond), slices.Max(took).Round(10*time.Millisecond))
+		})
+	}
 }
 
-// blackHole dials the network of *b, where faulty answers nothing.
-func blackHole(b **bubble) func(context.Context, string, string) (net.Conn, error) {
+// blackHole dials in *in, where faulty answers nothing.
+func blackHole(in **forwardtest.Network) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if !strings.HasPrefix(address, "faulty") {
-			return (*b).net.Dial(ctx, network, address)
+			return (*in).Dial(ctx, network, address)
 		}
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -260,8 +274,8 @@ func blackHole(b **bubble) func(context.Context, string, string) (net.Conn, erro
 
 // The next address after 300 ms is net.Dialer's, which dials by default.
 func TestFault02_BlackHole(t *testing.T) {
-	var in *bubble
-	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b }, func(f *faulty) {
+	var in *forwardtest.Network
+	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.net }, func(f *faulty) {
 		time.Sleep(time.Minute)
 		errs, lost := f.states.losses(f.fwd)
 		took := lost[0] - f.states.of(f.fwd, StateConnecting)[0]
@@ -270,7 +284,7 @@ func TestFault02_BlackHole(t *testing.T) {
 		measured(2, "black hole: the dial gives up after", "<= 5 s", "%v", took)
 	})
 	inBubble(t, Config{Dial: blackHole(&in), Resolver: MustStatic("rtmp://faulty/live/key")}, func(b *bubble) {
-		in = b
+		in = b.net
 		b.publish("live/s")
 		synctest.Wait()
 		require.Equal(b, StateConnecting, b.srv.Source("live/s").Forwarders()[0].Stats().State)
@@ -303,24 +317,83 @@ func TestFault03_NeverSpeaks(t *testing.T) {
 	})
 }
 
-// There is one limit for the set-up, 10 s (Destination.SetupTimeout), and none
-// of 5 s for a step: servers ask their own backends before they answer.
 func TestFault04_SetUpStops(t *testing.T) {
-	for _, step := range []string{"handshake", "connect", "createStream", "publish"} {
+	for _, step := range []string{"tls", "handshake", "connect", "createStream", "publish"} {
 		for _, how := range []forwardtest.Step{{Silent: true}, {Delay: 20 * time.Second}} {
-			withFault(t, 4, Config{}, steady, at("faulty:1935", script(step, how), forwardtest.Script{}), func(f *faulty) {
-				time.Sleep(12 * time.Second)
+			cfg, at := Config{}, at("faulty:1935", script(step, how), forwardtest.Script{})
+			if step == "tls" { // its hello is answered like a handshake
+				cfg.Resolver = MustStatic("rtmp://healthy/live/key", "rtmps://faulty:1935/live/key")
+				at = func(b *bubble) { b.destination("faulty:1935", script("handshake", how)) }
+			}
+			withFault(t, 4, cfg, steady, at, func(f *faulty) {
+				time.Sleep(8 * time.Second)
 				errs, lost := f.states.losses(f.fwd)
 				require.Equal(f, step, errs[0].Op)
+				require.ErrorContains(f, errs[0], step+": no answer within 5s")
 				require.True(f, errs[0].Temporary())
-				require.LessOrEqual(f, lost[0], 10*time.Second)
-				require.Equal(f, StatePublishing, f.fwd.Stats().State, "the next attempt")
+				require.LessOrEqual(f, lost[0], 5*time.Second)
+				if step != "tls" {
+					require.Equal(f, StatePublishing, f.fwd.Stats().State, "the next attempt")
+				}
 				if how.Silent {
-					measured(4, step+" unanswered: given up after", "<= 5 s a step, <= 10 s in all", "%v", lost[0])
+					measured(4, step+" unanswered: given up after", "<= 5 s a step", "%v", lost[0])
 				}
 			})
 		}
 	}
+	// Each step of them takes 4 s.
+	slow := forwardtest.Step{Delay: 4 * time.Second}
+	for _, row := range []struct {
+		steps []string
+		op    string
+	}{
+		{[]string{"handshake", "connect", "createStream"}, "createStream"},
+		{[]string{"handshake", "createStream", "publish"}, "publish"},
+		{[]string{"tls", "connect", "createStream"}, "createStream"},
+		{[]string{"connect", "publish"}, ""},
+	} {
+		steps := make(map[string]forwardtest.Step)
+		for _, step := range row.steps {
+			steps[step] = slow
+		}
+		cfg := Config{
+			Resolver:  MustStatic("rtmp://healthy/live/key", "rtmps://faulty:1935/live/key"),
+			TLSConfig: &tls.Config{InsecureSkipVerify: true},
+		}
+		serve := func(b *bubble) {
+			cert := newAuthority(b.T).issue(b.T, "faulty", nil)
+			l, err := b.net.Listen("faulty:1935")
+			require.NoError(b, err)
+			d := forwardtest.NewDestinationAt(tls.NewListener(l, &tls.Config{
+				GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+					<-time.After(steps["tls"].Delay)
+					return &cert, nil
+				},
+			}), forwardtest.Script{Steps: steps})
+			b.Cleanup(func() { d.Close() })
+		}
+		withFault(t, 4, cfg, steady, serve, func(f *faulty) {
+			time.Sleep(12 * time.Second)
+			errs, lost := f.states.losses(f.fwd)
+			if row.op == "" {
+				require.Empty(f, errs, "slow, but not too slow")
+				return
+			}
+			require.Equal(f, row.op, errs[0].Op, "%v", errs[0])
+			require.ErrorContains(f, errs[0], row.op+": no answer within 2s")
+			require.LessOrEqual(f, lost[0], 10*time.Second)
+			measured(4, strings.Join(row.steps, ", ")+" take 4 s each: given up after", "<= 10 s in all", "%v, at %s", lost[0], row.op)
+		})
+	}
+	// Who knows that a server is slow gives it more time.
+	patient := Config{Resolver: ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+		return []Destination{{URL: "rtmp://healthy/live/key"}, {URL: "rtmp://faulty/live/key", SetupTimeout: 20 * time.Second}}, nil
+	})}
+	withFault(t, 4, patient, steady, at("faulty:1935", script("publish", forwardtest.Step{Delay: 9 * time.Second})), func(f *faulty) {
+		time.Sleep(10 * time.Second)
+		errs, _ := f.states.losses(f.fwd)
+		require.Empty(f, errs)
+	})
 }
 
 // bitrate is a stream of so many bit/s.
@@ -364,15 +437,22 @@ func TestFault05_NeverReads(t *testing.T) {
 	}
 }
 
-// The log keeps 10 s; what the connection itself holds, 64 KiB in memory and a
-// batch of 64 KiB, comes on top of it.
+// A receiver may be 8 s behind when it is given more. What the connection itself
+// holds, 64 KiB in memory and a batch of 64 KiB, comes on top: 2.1 s at half of
+// 1 Mbit/s, so the figure is one for streams from there on.
 func TestFault06_ReadsHalfTheRate(t *testing.T) {
+	for _, rate := range []int{500_000, 1_000_000, 4_000_000} {
+		readsHalf(t, rate)
+	}
+}
+
+func readsHalf(t *testing.T, rate int) {
 	rec := &forwardtest.Recorder{Gaps: true}
 	slow := forwardtest.Script{
-		Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: 1_000_000 / 8 / 2}},
+		Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: rate / 8 / 2}},
 		Recorder: func() *forwardtest.Recorder { return rec },
 	}
-	withFault(t, 6, Config{}, bitrate(1_000_000), at("faulty:1935", slow), func(f *faulty) {
+	withFault(t, 6, Config{}, bitrate(rate), at("faulty:1935", slow), func(f *faulty) {
 		var behind time.Duration
 		began := time.Now()
 		ctx, stop := context.WithCancel(f.ctx)
@@ -382,16 +462,25 @@ func TestFault06_ReadsHalfTheRate(t *testing.T) {
 			}
 			return false
 		})
-		time.Sleep(5 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		stop()
 		synctest.Wait()
 		require.NoError(f, rec.Err(), "decode-clean")
 		r, st := rec.Report(), f.fwd.Stats()
 		require.Equal(f, uint64(1), st.Connects)
 		require.Positive(f, r.Missing)
-		require.LessOrEqual(f, behind, 12*time.Second)
-		measured(6, "reads half the rate: behind at most", "<= 10 s", "%v (log 10 s + 128 KiB on the way)", behind.Round(time.Millisecond))
-		measured(6, "reads half the rate: at the receiver", "whole runs to a keyframe", "%d of %d frames in %d gaps, all decodable",
+		require.Positive(f, st.DroppedLate)
+		require.Zero(f, st.DroppedNoKeyframe, "it goes on at keyframes")
+		figure := "<= 10 s"
+		if rate >= 1_000_000 {
+			require.LessOrEqual(f, behind, 10*time.Second)
+		} else {
+			figure = "-"
+			require.LessOrEqual(f, behind, 8*time.Second+128<<10*time.Second/time.Duration(rate/8/2))
+		}
+		what := fmt.Sprintf("reads half of %d kbit/s: ", rate/1000)
+		measured(6, what+"behind at most", figure, "%v (8 s and 128 KiB under way)", behind.Round(time.Millisecond))
+		measured(6, what+"at the receiver", "whole runs to a keyframe", "%d of %d frames in %d gaps, all decodable",
 			r.Frames, r.Frames+r.Missing, r.Gaps)
 	})
 }
@@ -427,8 +516,9 @@ func TestFault07_ResetInsideAMessage(t *testing.T) {
 	})
 }
 
-// With delays from 10 s, doubled up to 5 min, there are more than 12 attempts
-// in an hour, whatever the dice: the 6 asked for contradict the policy.
+// The policy, from 10 s doubled up to 5 min, makes 12 attempts an hour at the
+// least, and 17 in the first one at the most. The 6 asked for contradict it: a
+// host that wants them says so, see TestFault08_HostDecides.
 func TestFault08_Refusals(t *testing.T) {
 	tries := 0
 	for _, row := range []struct {
@@ -456,13 +546,15 @@ func TestFault08_Refusals(t *testing.T) {
 			for i := range attempts[1:] {
 				gap := attempts[i+1] - attempts[i]
 				require.GreaterOrEqual(f, gap, 10*time.Second)
-				require.LessOrEqual(f, gap, min(5*time.Minute, 10*time.Second<<min(i, 10)))
+				d := min(5*time.Minute, 10*time.Second<<min(i, 10))
+				require.LessOrEqual(f, gap, d)
+				require.GreaterOrEqual(f, gap, d/2)
 			}
-			require.LessOrEqual(f, len(attempts), 60)
+			require.LessOrEqual(f, len(attempts), 17)
 			tries = max(tries, len(attempts))
 		})
 	}
-	measured(8, "refused for good: attempts in an hour", "<= 6 (cap 5 min: at least 12)", "at most %d", tries)
+	measured(8, "refused for good: attempts in the first hour", "<= 6 (cap 5 min: at least 12)", "at most %d", tries)
 	for name, do := range map[string]func(*forwardtest.Session){
 		"onStatus later": func(s *forwardtest.Session) {
 			s.Status("NetStream.Publish.Rejected", "kicked")
@@ -481,29 +573,108 @@ func TestFault08_Refusals(t *testing.T) {
 	}
 }
 
-// With full jitter the mean delay is at most 15 s, which makes about 20
-// attempts in 5 min; 12 would be made by the longest delays.
-func TestFault09_ClosesAfterEachGOP(t *testing.T) {
-	closing := forwardtest.Script{At: map[int]func(*forwardtest.Session){52: func(s *forwardtest.Session) { s.Close() }}}
-	const n = 40
-	withFault(t, 9, Config{Resolver: many(n)}, steady, at("faulty:1935", closing), func(f *faulty) {
-		time.Sleep(5 * time.Minute)
-		var counts []int
-		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-			if fwd.ep.host == "healthy" {
-				continue
+// Config.Retry has the last word.
+func TestFault08_HostDecides(t *testing.T) {
+	refuse := script("publish", forwardtest.Step{Refuse: "NetStream.Publish.BadName"})
+	decide := func(d time.Duration, asked chan RetryInfo) Config {
+		return Config{Retry: func(r RetryInfo) time.Duration {
+			asked <- r
+			if r.Err.Temporary() {
+				return 0
 			}
-			attempts := f.states.of(fwd, StateConnecting)
-			_, lost := f.states.losses(fwd)
-			for i, at := range attempts[1:] {
-				require.LessOrEqual(f, at-lost[i], min(30*time.Second, time.Second<<min(i, 10)))
-			}
-			counts = append(counts, len(attempts))
+			return d
+		}}
+	}
+	asked := make(chan RetryInfo, 100)
+	withFault(t, 8, decide(10*time.Minute, asked), bitrate(10_000), at("faulty:1935", refuse), func(f *faulty) {
+		time.Sleep(time.Hour - time.Second)
+		tries := len(f.states.of(f.fwd, StateConnecting))
+		require.LessOrEqual(f, tries, 6)
+		measured(8, "refused for good, the host says 10 min: in an hour", "<= 6", "%d", tries)
+		next := f.fwd.Stats().NextAttempt
+		require.Equal(f, time.Second, time.Until(next))
+		require.Len(f, asked, tries)
+		for i := range tries {
+			r := <-asked
+			require.Equal(f, "live/ok", r.Request.Name())
+			require.Equal(f, "rtmp://faulty/live/***", r.Err.Destination.String())
+			require.Equal(f, "NetStream.Publish.BadName", r.Err.Code)
+			require.Equal(f, i+1, r.Attempt)
+			d := 10 * time.Second << i
+			require.LessOrEqual(f, r.Delay, d)
+			require.GreaterOrEqual(f, r.Delay, max(d/2, 10*time.Second))
 		}
-		slices.Sort(counts)
-		require.LessOrEqual(f, counts[n-1], 60, "short runs do not reset the delay")
-		measured(9, "closes after 2 s: connects in 5 min", "<= 12", "median %d, max %d", counts[n/2], counts[n-1])
 	})
+	// Zero is the delay proposed, and so is a panic.
+	for name, retry := range map[string]func(RetryInfo) time.Duration{
+		"none":   nil,
+		"zero":   func(RetryInfo) time.Duration { return 0 },
+		"panics": func(RetryInfo) time.Duration { panic("boom") },
+	} {
+		withFault(t, 8, Config{Retry: retry}, steady, nil, func(f *faulty) {
+			time.Sleep(2 * time.Minute)
+			require.GreaterOrEqual(f, len(f.delays(f.fwd)), 7, name)
+		})
+	}
+	// A negative one gives up, but for what is new.
+	for _, how := range []string{"Update", "Refresh", "Shutdown"} {
+		asked := make(chan RetryInfo, 100)
+		resolver := &fakeResolver{dests: []Destination{{URL: "rtmp://healthy/live/key"}, {URL: "rtmp://faulty/live/key"}}}
+		cfg := decide(-1, asked)
+		cfg.Resolver = resolver
+		withFault(t, 8, cfg, bitrate(10_000), at("faulty:1935", refuse, forwardtest.Script{}), func(f *faulty) {
+			time.Sleep(10 * time.Minute)
+			st := f.fwd.Stats()
+			require.Equal(f, StateWaiting, st.State)
+			require.Zero(f, st.NextAttempt)
+			require.EqualValues(f, 1, st.Connects)
+			require.Len(f, asked, 1)
+			switch how {
+			case "Update":
+				n, err := f.fwd.Update(f.ctx, Destination{URL: "rtmp://faulty/live/new"})
+				require.NoError(f, err)
+				require.Equal(f, StatePublishing, n.Stats().State)
+			case "Refresh":
+				source := f.srv.Source("live/ok")
+				require.NoError(f, source.Refresh(f.ctx))
+				time.Sleep(10 * time.Minute)
+				require.EqualValues(f, 1, f.fwd.Stats().Connects, "it is given as before")
+				resolver.set(func(r *fakeResolver) { r.dests[1].URL = "rtmp://faulty/live/new" })
+				require.NoError(f, source.Refresh(f.ctx))
+				synctest.Wait()
+				require.Len(f, source.Forwarders(), 2)
+				for _, n := range source.Forwarders() {
+					require.Equal(f, StatePublishing, n.Stats().State)
+				}
+			default:
+				require.NoError(f, f.fwd.Close(f.ctx))
+			}
+			<-f.fwd.Done()
+		})
+	}
+}
+
+// A destination that closes 2 s after each publish, and one that does so at
+// once: each makes the stream begin anew for those behind it.
+func TestFault09_ClosesAfterEachGOP(t *testing.T) {
+	const n = 40
+	for _, lasts := range []time.Duration{2 * time.Second, 0} {
+		closing := forwardtest.Script{At: map[int]func(*forwardtest.Session){1: func(s *forwardtest.Session) {
+			<-time.After(lasts)
+			s.Close()
+		}}}
+		withFault(t, 9, Config{Resolver: many(n)}, bitrate(10_000), at("faulty:1935", closing), func(f *faulty) {
+			time.Sleep(5 * time.Minute)
+			var counts []int
+			for _, fwd := range f.srv.Source("live/ok").Forwarders() {
+				if fwd.ep.host != "healthy" {
+					counts = append(counts, len(f.states.of(fwd, StateConnecting)))
+				}
+			}
+			require.LessOrEqual(f, slices.Max(counts), 12, "short runs do not reset the delay")
+			measured(9, fmt.Sprintf("closes %v after publish: connects in 5 min", lasts), "<= 12", "median %d, max %d", median(counts), slices.Max(counts))
+		})
+	}
 }
 
 // countingLines is a logger that counts the lines from level on that hold a word.
@@ -517,8 +688,8 @@ func countingLines(n *atomic.Int64, level slog.Level, word string) *slog.Logger 
 }
 
 func TestFault10_Flaps(t *testing.T) {
-	var lines atomic.Int64
-	cfg := Config{Logger: countingLines(&lines, slog.LevelInfo, "faulty")}
+	var lines logLines
+	cfg := Config{Logger: slog.New(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		for range 1800 {
 			d := f.net.NewDestination("faulty:1935")
@@ -527,11 +698,84 @@ func TestFault10_Flaps(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		attempts := len(f.states.of(f.fwd, StateConnecting))
-		require.LessOrEqual(f, attempts, 60*12)
-		require.LessOrEqual(f, lines.Load(), int64(60+logBurst))
-		measured(10, "flaps for 1 h: attempts", "as #9", "%d, %.1f in 5 min", attempts, float64(attempts)/12)
-		measured(10, "flaps for 1 h: log lines", "<= 60, and a burst", "%d", lines.Load())
+		require.LessOrEqual(f, attempts, 12*12)
+		connects := mostWithin(5*time.Minute, f.states.of(f.fwd, StatePublishing))
+		require.LessOrEqual(f, connects, 12)
+		n := len(lines.of("faulty"))
+		require.LessOrEqual(f, n, 60)
+		measured(10, "flaps for 1 h: attempts", "as #9: <= 12 in 5 min", "%.1f in 5 min, %d of them connect at most", float64(attempts)/12, connects)
+		measured(10, "flaps for 1 h: log lines", "<= 60", "%d", n)
+
+		// Each change is in a line or counted by one, and the last line is
+		// how it is.
+		f.destination("faulty:1935")
+		time.Sleep(3 * time.Minute)
+		require.Equal(f, StatePublishing, f.fwd.Stats().State)
+		changes, last := 0, ""
+		for _, last = range lines.of("faulty") {
+			changes++
+			if _, left, ok := strings.Cut(last, "not_logged="); ok {
+				var n int
+				_, err := fmt.Sscan(left, &n)
+				require.NoError(f, err)
+				changes += n
+			}
+			if !strings.Contains(last, "destination publishing") {
+				require.Regexp(f, `msg="destination lost".* err="destination .*: (dial|read|write|handshake|connect|createStream|publish): .*" attempt=\d+ retry=`, last)
+			}
+		}
+		require.Contains(f, last, "destination publishing")
+		causes, was := 0, ""
+		for _, c := range f.states.all {
+			var de *DestinationError
+			switch {
+			case c.state == StatePublishing:
+				causes, was = causes+1, ""
+			case errors.As(c.err, &de) && de.Op != was:
+				causes, was = causes+1, de.Op
+			}
+		}
+		require.Equal(f, causes, changes)
 	})
+}
+
+// A destination that stays down is one line, and one when it is back.
+func TestFault10_StaysDown(t *testing.T) {
+	var lines logLines
+	cfg := Config{Logger: slog.New(slog.NewTextHandler(&lines, nil))}
+	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
+		time.Sleep(time.Hour)
+		require.Len(f, lines.of("faulty"), 1)
+		f.destination("faulty:1935")
+		time.Sleep(time.Minute)
+		require.Len(f, lines.of("faulty"), 2)
+		measured(10, "down for 1 h: log lines", "one for each change", "2")
+	})
+}
+
+// logLines is what was logged.
+type logLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, string(p))
+	return len(p), nil
+}
+
+// of are the lines that hold a word.
+func (l *logLines) of(word string) (lines []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.lines {
+		if strings.Contains(line, word) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // What is resolved anew is the name: the dialer gets it at each attempt.
@@ -676,12 +920,12 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 			p, err := f.client("live/s").Publish(f.ctx)
 			took := time.Since(began)
 			require.Equal(f, row.ok, err == nil)
-			require.LessOrEqual(f, took, 5*time.Second+refusalDelay)
+			require.LessOrEqual(f, took, 5*time.Second)
 			require.Equal(f, 1, asked)
 			if err == nil {
 				p.Close()
 			}
-			measured(14, "hook without an answer, "+row.name+": answered after", "<= 5 s, and a refusal 250 ms later", "%v", took)
+			measured(14, "hook without an answer, "+row.name+": answered after", "<= 5 s", "%v", took)
 		})
 	}
 }
@@ -714,7 +958,7 @@ func TestFault15_HookTalksNonsense(t *testing.T) {
 			_, err := f.client("live/s").Publish(f.ctx)
 			require.Equal(f, "NetStream.Publish.Denied", forwardtest.RefusalCode(err), name)
 			runtime.ReadMemStats(&after)
-			require.LessOrEqual(f, time.Since(began), 5*time.Second+refusalDelay, name)
+			require.LessOrEqual(f, time.Since(began), 5*time.Second, name)
 			if name == "10 GiB" {
 				allocated := after.TotalAlloc - before.TotalAlloc
 				require.LessOrEqual(f, allocated, uint64(8<<20))
@@ -772,17 +1016,31 @@ func TestFault17_PublisherVanishes(t *testing.T) {
 // A publisher as fast as it is taken: it is held back for who makes progress,
 // not for who makes none.
 func TestFault18_FasterThanRealTime(t *testing.T) {
-	for _, media := range []forwardtest.Media{{ID: 2}, {ID: 2, VideoBitrate: -1, AudioBitrate: 16000}} {
+	for _, row := range []struct {
+		media  forwardtest.Media
+		length time.Duration
+		rate   int
+	}{
+		{forwardtest.Media{ID: 2}, 5 * time.Minute, 1 << 20},
+		{forwardtest.Media{ID: 2, VideoBitrate: -1, AudioBitrate: 16000}, 5 * time.Minute, 1 << 20},
+		// 512 KiB, the backlog that is waited for, last longer than a receiver
+		// may lag.
+		{forwardtest.Media{ID: 2, VideoBitrate: 400_000, AudioBitrate: -1, KeyframeInterval: time.Second}, 5 * time.Minute, 66_000},
+		// 2 s, by which a publisher may be early, are more bytes than a
+		// receiver may lag.
+		{forwardtest.Media{ID: 2, VideoBitrate: 80_000_000, AudioBitrate: -1, KeyframeInterval: time.Second / 2}, 10 * time.Second, 12 << 20},
+	} {
+		media, length := row.media, row.length
 		cfg := Config{Resolver: MustStatic("rtmp://slow/live/key", "rtmp://stalled/live/key"), WriteTimeout: time.Hour}
 		inBubble(t, cfg, func(b *bubble) {
-			slowly := b.destination("slow:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: 1 << 20}}})
+			slowly := b.destination("slow:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: row.rate}}})
 			b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
 			p := b.publish("live/fast")
 			s := b.published(slowly, 1)
-			const length = 5 * time.Minute
 			began := time.Now()
 			require.NoError(b, p.Send(b.ctx, media.Messages(length), 0))
 			took := time.Since(began)
+			time.Sleep(9 * time.Second) // for what is under way
 			require.NoError(b, p.Unpublish())
 			_, err := s.WaitCommand(b.ctx, "deleteStream")
 			require.NoError(b, err)
@@ -791,7 +1049,7 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 			require.Equal(b, uint64(1), r.First)
 			require.Equal(b, uint64(r.Frames), r.Last)
 			require.Less(b, took, length)
-			measured(18, "as fast as it is taken, 5 min of media", "nothing lost, bounded by bytes",
+			measured(18, fmt.Sprintf("as fast as it is taken, %v of media, %d kB/s", length, row.rate/1000), "nothing lost, bounded by bytes",
 				"%d frames, 0 lost, in %v", r.Frames, took.Round(time.Second))
 		})
 	}
@@ -960,6 +1218,7 @@ func TestFault22_Times(t *testing.T) {
 	measured(22, "times wrap at 2^24, 2^31, 2^32, jump by 1 h, are set back by 1 h", "no disconnect, monotonic", "0 disconnects, monotonic")
 }
 
+// What each of them takes TestFault23_MemoryOfHalfOpen measures.
 func TestFault23_HalfOpenHandshakes(t *testing.T) {
 	const flood = 10_000
 	inBubble(t, Config{}, func(b *bubble) {
@@ -979,11 +1238,8 @@ func TestFault23_HalfOpenHandshakes(t *testing.T) {
 		b.srv.mu.Unlock()
 		require.Equal(b, 1024, pending)
 		require.LessOrEqual(b, open, 1024+2)
-		full := heap()
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		each := (full - heap()) / 1024
-		require.Less(b, each, 16<<10)
 		b.srv.mu.Lock()
 		open = len(b.srv.conns)
 		b.srv.mu.Unlock()
@@ -993,8 +1249,7 @@ func TestFault23_HalfOpenHandshakes(t *testing.T) {
 		for _, nc := range conns {
 			nc.Close()
 		}
-		measured(23, "10000 half-open in 1 s: heap of each pending one", "<= 4 KiB, <= 1024 pending, gone in 5 s",
-			"%d B with its stack, 1024, 5 s", each)
+		measured(23, "10000 half-open in 1 s", "<= 1024 pending, gone in 5 s", "1024, 5 s")
 	})
 }
 

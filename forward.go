@@ -50,7 +50,7 @@ type Server struct {
 	id     string
 	log    *slog.Logger
 	pool   *fanout.Pool
-	memory *gop.Budget
+	memory atomic.Pointer[gop.Budget] // the process's or its own; see setBudget
 	auth   *rtmp.Authenticator
 
 	ctx    context.Context // ends with Close
@@ -89,7 +89,7 @@ func NewServer(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
 	s.log = cfg.Logger
-	s.memory = gop.NewBudget(cfg.MemoryBudget)
+	s.setBudget(cfg.MemoryBudget)
 	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
 		password := s.cfg.Load().PublishAuth
 		if password == nil { // since a Reload
@@ -123,7 +123,8 @@ const (
 // returns ErrServerClosed, or until l is closed by others. It closes l. Errors
 // of l that may pass, such as a lack of file descriptors, are waited out. With
 // a listener of crypto/tls it serves RTMPS; DynamicRecordSizingDisabled in its
-// tls.Config suits what is sent, which is large.
+// tls.Config suits what is sent, which is large, and SessionTicketsDisabled is
+// needed by librtmp on GnuTLS, which takes a ticket of TLS 1.3 for the end.
 func (s *Server) Serve(l net.Listener) error {
 	defer l.Close()
 	if s.err != nil {
@@ -155,10 +156,7 @@ func (s *Server) Serve(l net.Listener) error {
 				nc.Close()
 				continue
 			}
-			go func() {
-				defer s.wg.Done()
-				c.serve(s.ctx)
-			}()
+			c.start(s.ctx)
 			continue
 		}
 		if s.isClosing() {
@@ -224,8 +222,13 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 		nc.Close()
 		return err
 	}
-	defer s.wg.Done()
-	return c.serve(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	defer context.AfterFunc(s.ctx, cancel)()
+	c.result = make(chan error, 1)
+	c.start(ctx)
+	return <-c.result
 }
 
 // Source returns a live stream by its name, as PublishRequest.Name gives it;
@@ -286,6 +289,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.beginClosing()
 	s.cancel()
+	s.mu.Lock()
+	for c := range s.conns {
+		s.wg.Go(func() { c.nc.Close() }) // that of TLS may wait
+	}
+	s.mu.Unlock()
 	for _, src := range s.Sources() {
 		src.end()
 	}
@@ -314,7 +322,7 @@ func (s *Server) isClosing() bool {
 // admit makes room for a connection, which counts in wg until its caller is
 // done with it.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
-	c := &conn{srv: s, nc: nc, addr: clientAddr(nc), id: randomID(), pubs: make(map[uint32]*Source)}
+	c := &conn{srv: s, nc: nc, addr: clientAddr(nc), id: randomID(), in: ingest.NewReader(nc)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -332,7 +340,7 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	s.pending = append(s.pending, c)
 	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
 		s.pending[0].nc.Close()
-		s.pending = s.pending[1:]
+		s.pending = slices.Delete(s.pending, 0, 1) // not to keep it
 	}
 	return c, nil
 }
@@ -380,6 +388,25 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	return src, nil
 }
 
+var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
+
+// processMemory counts for all Servers that have no budget of their own.
+var processMemory = sync.OnceValue(func() *gop.Budget { return gop.NewBudget(defaultMemoryBudget()) })
+
+// setBudget puts Config.MemoryBudget into force. What is counted stays where it
+// is.
+func (s *Server) setBudget(limit int) {
+	shared := processMemory()
+	switch old := s.memory.Load(); {
+	case limit == 0:
+		s.memory.Store(shared)
+	case old == nil || old == shared:
+		s.memory.Store(gop.NewBudget(limit))
+	default:
+		old.SetLimit(limit)
+	}
+}
+
 // reserve takes a stream's name.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	name := req.Name()
@@ -392,8 +419,8 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 		return nil, ErrStreamBusy
 	case l >= 0 && len(s.sources) >= l:
 		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
-	case s.memory.Above(gop.RefuseAt):
-		return nil, fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
+	case s.memory.Load().Above(gop.RefuseAt):
+		return nil, errMemory
 	}
 	src := newSource(s, cfg, req)
 	s.sources[name] = src
@@ -476,19 +503,22 @@ type conn struct {
 	addr   netip.Addr // see clientAddr
 	id     string
 	ctx    context.Context
+	cancel context.CancelFunc // of ctx; nil until the first byte
 	in     *ingest.Reader
-	out    *fanout.Sender
-	rt     *rtmp.Server
+	out    *fanout.Sender // nil until the handshake is done
+	rt     *rtmp.Server   // nil until the handshake is done
 	tcURL  string
 	page   string
 	app    string
 	hops   []string        // that the stream has passed
 	caps   bool            // says that it speaks Enhanced RTMP
 	user   string          // that PublishAuth knows
-	hooked *ConnectRequest // accepted by OnConnect
+	hooked *ConnectRequest // accepted by OnConnect, for onClose
+	shake  time.Time       // when the handshake must be done
 	setup  time.Time       // when publish or play must be accepted
 	// onClose is that of the Hooks that have accepted, nil before.
 	onClose func(context.Context, *ConnectRequest)
+	result  chan error // of ServeConn, nil for others
 
 	pubs    map[uint32]*Source
 	ended   []*Source // to be waited for
@@ -502,56 +532,84 @@ type conn struct {
 	drain  *time.Timer // closes a player that does not end at Shutdown
 }
 
-// serve runs the connection to its end.
-func (c *conn) serve(ctx context.Context) (err error) {
-	s := c.srv
-	outer := ctx
-	ctx, cancel := context.WithCancel(outer)
-	defer cancel()
+// start begins to serve the connection. When it has ended, srv.wg and result
+// are told.
+func (c *conn) start(ctx context.Context) {
 	c.ctx = ctx
-	defer context.AfterFunc(ctx, func() { c.nc.Close() })()
-	if outer != s.ctx {
-		defer context.AfterFunc(s.ctx, cancel)()
-	}
-	c.setup = time.Now().Add(orForever(s.cfg.Load().SetupTimeout))
+	cfg, now := c.srv.cfg.Load(), time.Now()
+	c.shake, c.setup = now.Add(orForever(cfg.HandshakeTimeout)), now.Add(orForever(cfg.SetupTimeout))
+	c.in.SetDeadline(c.shake)
+	go c.run((*conn).pend)
+}
 
+// stage is a part of a connection's life. It returns the next one; nil at the
+// end, and why.
+type stage func(*conn) (stage, error)
+
+// run goes through one stage and starts the next. A stack that has grown stays
+// so, and waiting connections are many: each stage has a stack of its own, and
+// those that wait are so shallow that the smallest one does.
+func (c *conn) run(st stage) {
+	var err error
 	defer func() {
-		log := s.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
 		if v := recover(); v != nil {
-			log.Error("panic", "panic", v, "stack", stack())
-			err = errors.New("forward: internal error")
+			st, err = nil, c.panicked(v)
 		}
-		c.end()
-		switch {
-		case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), ctx.Err() != nil,
-			len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
-			log.Debug("connection ended", "err", err)
-			err = nil
-		default:
-			log.Info("connection ended", "err", err)
+		if st != nil {
+			go c.run(st)
+			return
 		}
+		c.end(err)
 	}()
+	st, err = st(c)
+}
 
-	cfg := s.cfg.Load()
-	c.nc.SetDeadline(time.Now().Add(orForever(cfg.HandshakeTimeout)))
-	err = rtmp.ServerHandshake(c.nc)
+func (c *conn) panicked(v any) error {
+	c.logger().Error("panic", "panic", v, "stack", stack())
+	return errors.New("forward: internal error")
+}
+
+// pend waits for the first byte, which many never send.
+func (c *conn) pend() (stage, error) {
+	c.in.Await()
+	return (*conn).open, nil
+}
+
+// open does the handshake and begins to read.
+func (c *conn) open() (stage, error) {
+	s := c.srv
+	c.ctx, c.cancel = context.WithCancel(c.ctx)
+	c.nc.SetWriteDeadline(c.shake)
+	err := rtmp.ServerHandshake(struct {
+		io.Reader
+		io.Writer
+	}{c.in, c.nc})
 	s.shaken(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.nc.SetDeadline(time.Time{})
-	c.in = ingest.NewReader(c.nc)
+	c.nc.SetWriteDeadline(time.Time{})
+	cfg := s.cfg.Load()
 	c.in.Flush = c.flush
 	c.in.SetDeadline(c.setup)
 	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
 	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, setupLimits)
 	rc.Framer = c.framer
+	rc.Charge = s.memory.Load().Charge
 	c.rt = rtmp.NewServer(rc, c)
 	if s.isClosing() {
-		return ErrServerClosed
+		return nil, ErrServerClosed
 	}
+	return c.read()
+}
 
-	err = c.rt.Serve()
+// read serves the client until the connection ends, or until a player has
+// nothing more to say.
+func (c *conn) read() (stage, error) {
+	err := c.rt.ServeUntil(c.quiet)
+	if err == nil {
+		return (*conn).rest, nil
+	}
 	if werr := c.out.Err(); werr != nil && !errors.Is(werr, fanout.ErrClosed) {
 		err = werr
 	}
@@ -559,7 +617,18 @@ func (c *conn) serve(ctx context.Context) (err error) {
 	if errors.As(err, &refused) {
 		c.linger()
 	}
-	return err
+	return nil, err
+}
+
+// quiet reports whether all is read of a client that does nothing but play.
+func (c *conn) quiet() bool {
+	return c.player != nil && len(c.pubs) == 0 && c.rt.Buffered() == 0
+}
+
+// rest waits for something from a player, which says next to nothing.
+func (c *conn) rest() (stage, error) {
+	c.in.Await()
+	return (*conn).read, nil
 }
 
 // lingerTime is how long a client that was told why it is refused may take to
@@ -574,14 +643,17 @@ func (c *conn) linger() {
 	io.CopyN(io.Discard, c.in, 1<<20)
 }
 
-// end releases what the connection has.
-func (c *conn) end() {
+// end releases what the connection has and tells why it has ended.
+func (c *conn) end(err error) {
 	s := c.srv
 	c.nc.Close()
 	s.shaken(c)
 	if c.out != nil {
 		c.out.Close()
 		c.out.Wait()
+	}
+	if c.rt != nil {
+		c.rt.Release()
 	}
 	if f := c.onClose; f != nil {
 		req := *c.hooked
@@ -600,6 +672,25 @@ func (c *conn) end() {
 		c.drain.Stop()
 	}
 	s.mu.Unlock()
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
+		len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
+		c.logger().Debug("connection ended", "err", err)
+		err = nil
+	default:
+		c.logger().Info("connection ended", "err", err)
+	}
+	if c.cancel != nil {
+		c.cancel()
+	}
+	s.wg.Done()
+	if c.result != nil {
+		c.result <- err
+	}
+}
+
+func (c *conn) logger() *slog.Logger {
+	return c.srv.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
 }
 
 // finish ends the connection for Shutdown: a player when it has got all, any
@@ -625,7 +716,8 @@ func (c *conn) closeWithin(d time.Duration) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
 	if _, open := c.srv.conns[c]; open && c.drain == nil {
-		c.drain = time.AfterFunc(d, func() { c.nc.Close() })
+		nc := c.nc // the runtime may keep a stopped timer, and what it holds, until its time
+		c.drain = time.AfterFunc(d, func() { nc.Close() })
 	}
 }
 
@@ -650,6 +742,7 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
+	asked := time.Now()
 	c.hops = hops(m)
 	if err := c.srv.checkHops(c.hops); err != nil {
 		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream goes in a circle.", err)
@@ -673,13 +766,15 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	if f := cfg.Hooks.OnConnect; f != nil {
 		began := time.Now()
 		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
-			c.delayRefusal()
+			c.delayRefusal(asked)
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", err)
 		}
 		c.setup = c.setup.Add(time.Since(began))
 		c.in.SetDeadline(c.setup)
 	}
-	c.hooked, c.onClose = req, cfg.Hooks.OnClose
+	if f := cfg.Hooks.OnClose; f != nil {
+		c.hooked, c.onClose = req, f
+	}
 	if req.Vhost != "" {
 		c.rt.SetChunkSize(cfg.vhost(req.Vhost).ChunkSize)
 	}
@@ -692,6 +787,7 @@ var errNoUser = errors.New("not authenticated")
 // and takes the answer out of m. Who may be a player is not asked, but can't
 // publish then.
 func (c *conn) authenticate(m *rtmp.Connect) error {
+	asked := time.Now()
 	if c.srv.cfg.Load().PublishAuth == nil {
 		return nil
 	}
@@ -710,7 +806,7 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 		return err
 	})
 	if errors.Is(err, rtmp.ErrWrong) {
-		c.delayRefusal()
+		c.delayRefusal(asked)
 	}
 	return err
 }
@@ -730,6 +826,7 @@ func (c *conn) refused(command, code, description string, cause error) error {
 // Publish implements rtmp.Handler.
 func (c *conn) Publish(streamID uint32, name string) error {
 	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
+	asked := time.Now()
 	cfg := c.srv.cfg.Load()
 	if cfg.PublishAuth != nil && c.user == "" {
 		return c.refused("publish", denied, "User and password are needed.", errNoUser)
@@ -742,17 +839,22 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	switch {
 	case errors.Is(err, ErrStreamBusy):
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
+	case errors.Is(err, errMemory):
+		return c.refused("publish", denied, "The server is short of memory, try again later.", err)
 	case errors.Is(err, ErrLimit):
 		return c.refused("publish", denied, "The server has no room for another stream.", err)
 	case errors.Is(err, ErrServerClosed):
 		return c.refused("publish", denied, "The server is shutting down.", err)
 	case err != nil:
 		if errors.As(err, new(refusedError)) || errors.Is(err, ErrRefused) {
-			c.delayRefusal()
+			c.delayRefusal(asked)
 		}
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
 	src.setPublisher(c)
+	if c.pubs == nil {
+		c.pubs = make(map[uint32]*Source)
+	}
 	c.pubs[streamID] = src
 	c.rt.Limits = cfg.mediaLimits()
 	c.rt.Resize(publishBuffer)
@@ -838,9 +940,9 @@ func (c *conn) flush() {
 type player struct {
 	conn     *conn
 	name     string
-	req      *PlayRequest
 	streamID uint32
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
+	req      *PlayRequest                        // for onStop
 
 	src     atomic.Pointer[Source] // that it plays
 	waited  atomic.Bool            // has been without a publisher since play
@@ -850,6 +952,7 @@ type player struct {
 // Play implements rtmp.Handler.
 func (c *conn) Play(streamID uint32, name string) error {
 	const notFound, failed = "NetStream.Play.StreamNotFound", "NetStream.Play.Failed"
+	asked := time.Now()
 	cfg := c.srv.cfg.Load()
 	r, err := c.request(cfg, name)
 	if err != nil {
@@ -858,12 +961,15 @@ func (c *conn) Play(streamID uint32, name string) error {
 	req := (*PlayRequest)(r)
 	if f := cfg.Hooks.OnPlay; f != nil {
 		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
-			c.delayRefusal()
+			c.delayRefusal(asked)
 			return c.refused("play", failed, "Playing is refused.", err)
 		}
 	}
 	c.srv.mu.Lock()
-	c.player = &player{conn: c, name: req.Name(), req: req, streamID: streamID, onStop: cfg.Hooks.OnStop}
+	c.player = &player{conn: c, name: req.Name(), streamID: streamID}
+	if f := cfg.Hooks.OnStop; f != nil {
+		c.player.req, c.player.onStop = req, f
+	}
 	c.srv.mu.Unlock()
 	c.rt.Limits.Streams = cfg.mediaLimits().Streams
 	c.rt.Resize(playBuffer)

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -75,7 +74,7 @@ func (e *DestinationError) Unwrap() error { return e.Err }
 // Temporary reports whether the next attempt may well succeed: all but
 // refusals, an AddressError, an UnsupportedCodecError, and certificates, or TLS, that one of the two
 // sides does not accept. Those, too, are tried again, but after
-// Backoff.RefusedMin at the earliest.
+// Backoff.RefusedMin at the earliest. Config.Retry may see it otherwise.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {
 		return false
@@ -125,21 +124,21 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
-	mu       sync.Mutex
-	state    State
-	since    time.Time
-	lastErr  error
-	logged   time.Time // see report
-	unlogged int
-	out      *fanout.Sender
-	client   *rtmp.Client
-	stop     bool
-	drain    *time.Timer
-	heir     *Forwarder        // that Update has made
-	succeed  func(from uint64) // has the heir begin; nil until it is publishing
-	total    ForwarderStats
-	moved    time.Time // when a ReconnectRequest was honoured last
-	warned   bool      // of a codec
+	mu      sync.Mutex
+	state   State
+	since   time.Time
+	next    time.Time // attempt, while waiting
+	lastErr error
+	reports reports
+	out     *fanout.Sender
+	client  *rtmp.Client
+	stop    bool
+	drain   *time.Timer
+	heir    *Forwarder        // that Update has made
+	succeed func(from uint64) // has the heir begin; nil until it is publishing
+	total   ForwarderStats
+	moved   time.Time // when a ReconnectRequest was honoured last
+	warned  bool      // of a codec
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -171,6 +170,9 @@ type ForwarderStats struct {
 	ID    string
 	State State
 	Since time.Time // of the state
+	// NextAttempt is set while an attempt is waited for. It is zero while
+	// waiting where Config.Retry has given up.
+	NextAttempt time.Time
 
 	Connects uint64 // connections tried; one with authentication takes three
 	Accepted uint64 // attempts that were publishing
@@ -203,6 +205,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	if err := f.untaken(f.client); err != nil && st.Warning == "" {
 		st.Warning = err.Error()
 	}
+	st.NextAttempt = f.next
 	if f.out != nil {
 		o := f.out.Stats()
 		st.add(o)
@@ -430,45 +433,23 @@ func (f *Forwarder) run() {
 	if w := f.ep.warning(); w != "" {
 		f.log.Warn("destination may not take all", "warning", w)
 	}
-	b := f.src.cfg.Backoff
-	refused := 0
-	for attempt := 0; ; attempt++ {
-		began := time.Now()
+	b := backoff{Backoff: f.src.cfg.Backoff}
+	for {
 		err := f.session()
 		if f.isEnded() || f.ctx.Err() != nil {
 			return
 		}
-		f.failed(err)
+		sent := f.failed(err)
 		if f.replaces != nil && !f.hasBegun() {
+			f.report(slog.LevelWarn, "destination lost", "err", err)
 			return
 		}
-		lo, hi, n := time.Duration(0), b.Max, attempt
-		base := b.Min
-		var de *DestinationError
-		if errors.As(err, &de) && !de.Temporary() {
-			lo, base, hi, n = b.RefusedMin, b.RefusedMin, b.RefusedMax, refused
-			refused++
-		} else {
-			refused = 0
-			if f.wasHealthy(began, b.Healthy) {
-				attempt, n = 0, 0
-			}
-		}
-		if !f.pause(jitter(lo, base, hi, n)) {
+		d := f.retryAfter(&b, err, sent)
+		f.lost(err, sent >= 0, b.attempt, d)
+		if !f.pause(d, err) {
 			return
 		}
 	}
-}
-
-// jitter is a random time up to base, doubled n times, at most hi, and at
-// least lo.
-func jitter(lo, base, hi time.Duration, n int) time.Duration {
-	d := base
-	for ; n > 0 && d < hi; n-- {
-		d *= 2
-	}
-	d = min(d, hi)
-	return max(lo, time.Duration(rand.Int64N(int64(max(d, 1)))))
 }
 
 // takeTurn waits until an earlier publish of the same stream, or one that is
@@ -507,6 +488,7 @@ func (f *Forwarder) finish() {
 	if f.drain != nil {
 		f.drain.Stop()
 	}
+	f.reports.stop()
 	f.mu.Unlock()
 	f.cancel()
 	f.setState(StateClosed, nil)
@@ -523,67 +505,45 @@ func (f *Forwarder) isEnded() bool {
 	}
 }
 
-// wasHealthy reports whether the session that began then was publishing long
-// enough.
-func (f *Forwarder) wasHealthy(began time.Time, healthy time.Duration) bool {
+// failed notes why a session has ended. It returns how long the session has
+// been publishing, negative where it has not.
+func (f *Forwarder) failed(err *DestinationError) (sent time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.state == StatePublishing && f.since.After(began) && time.Since(f.since) >= healthy
-}
-
-// failed notes and logs the end of a session.
-func (f *Forwarder) failed(err error) {
-	f.mu.Lock()
 	f.lastErr = err
-	f.mu.Unlock()
-	f.report(slog.LevelWarn, "destination lost", "err", err)
+	if f.state != StatePublishing {
+		return -1
+	}
+	return time.Since(f.since)
 }
 
-// A destination that comes and goes is not to fill the log: logBurst lines at
-// once and one every logEvery, the others are for Debug.
-const (
-	logBurst = 4
-	logEvery = time.Minute
-)
-
-// report logs a change of state.
-func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
-	f.mu.Lock()
-	now := time.Now()
-	// logged is when the bucket of lines will be full again.
-	if f.logged.Before(now) {
-		f.logged = now
+// pause waits until the next attempt, forever where d is negative. It is false
+// when there is none.
+func (f *Forwarder) pause(d time.Duration, err *DestinationError) bool {
+	var due <-chan time.Time
+	var next time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		due, next = t.C, time.Now().Add(d)
 	}
-	if f.logged.Sub(now) > (logBurst-1)*logEvery {
-		level = slog.LevelDebug
-		f.unlogged++
-	} else {
-		f.logged = f.logged.Add(logEvery)
-		if f.unlogged > 0 {
-			args = append(args, "not_logged", f.unlogged)
-			f.unlogged = 0
-		}
-	}
-	f.mu.Unlock()
-	f.log.Log(f.ctx, level, msg, args...)
-}
-
-// pause waits until the next attempt. It is false when there is none.
-func (f *Forwarder) pause(d time.Duration) bool {
-	f.mu.Lock()
-	err := f.lastErr
-	f.mu.Unlock()
+	f.setNext(next)
+	defer f.setNext(time.Time{})
 	f.setState(StateWaiting, err)
-	t := time.NewTimer(d)
-	defer t.Stop()
 	select {
-	case <-t.C:
+	case <-due:
 		return true
 	case <-f.ended:
 		return false
 	case <-f.ctx.Done():
 		return false
 	}
+}
+
+func (f *Forwarder) setNext(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.next = t
 }
 
 func (f *Forwarder) setState(s State, err error) {
@@ -607,17 +567,17 @@ func (f *Forwarder) setState(s State, err error) {
 
 // session connects and sends until that ends. Its error is a
 // *DestinationError, nil when the stream has ended.
-func (f *Forwarder) session() error {
+func (f *Forwarder) session() *DestinationError {
 	next := &successor{at: f.ep}
 	for next != nil {
 		l := next.link
 		if l == nil {
-			var err error
+			var err *DestinationError
 			if l, err = f.open(f.ctx, next.at, true); err != nil {
 				return err
 			}
 		}
-		var err error
+		var err *DestinationError
 		if next, err = f.push(l, next.from); err != nil {
 			return err
 		}
@@ -638,7 +598,7 @@ type link struct {
 
 // connect makes a connection to at. auth answers what the one before was asked.
 // Where it is the first of the session it shows as f's state.
-func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown bool) (_ *link, err error) {
+func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown bool) (_ *link, derr *DestinationError) {
 	if shown {
 		f.setState(StateConnecting, nil)
 	} else {
@@ -646,9 +606,10 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		f.total.Connects++
 		f.mu.Unlock()
 	}
-	nc, err := f.dial(ctx, at)
-	if err != nil {
-		return nil, err
+	var su setup
+	nc, derr := f.dial(ctx, at, &su)
+	if derr != nil {
+		return nil, derr
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	l := &link{nc: nc, at: at, size: f.dst.ChunkSize}
@@ -657,7 +618,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		nc.Close()
 	}
 	defer func() {
-		if err != nil {
+		if derr != nil {
 			l.close()
 		}
 	}()
@@ -665,21 +626,16 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		f.connected()
 		f.setState(StateHandshaking, nil)
 	}
-	nc.SetDeadline(time.Now().Add(f.dst.SetupTimeout))
+	nc.SetDeadline(su.begins("handshake", f.dst.SetupTimeout/2, su.by))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
-		return nil, f.error("handshake", cause(nc, err))
+		return nil, f.error("handshake", cause(nc, err), su.limit)
 	}
+	nc.SetDeadline(time.Time{}) // writing is limited by the sender
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
 	if f.dst.MergeWindow > f.src.vhost.MergeWindow {
 		out.Hold(f.dst.MergeWindow)
 	}
 	l.out = out
-	l.close = func() {
-		stop()
-		out.Close()
-		out.Wait()
-		nc.Close()
-	}
 	def(&l.size, f.src.vhost.ChunkSize)
 	// As a client says it before any media comes, this can be wrong at the
 	// first connection, for an encoder that does not say it (OBS). It is no
@@ -688,22 +644,30 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 	if f.src.req.enhanced || f.src.log.Info().Enhanced {
 		properties = append(properties, rtmp.Enhanced(f.dst.Redirect != RedirectNever)...)
 	}
-	step := "connect"
-	l.client = rtmp.NewClient(rtmp.NewConn(ingest.NewReader(nc), out.Send, setupBuffer, l.size, setupLimits), rtmp.Options{
+	rc := rtmp.NewConn(ingest.NewReader(nc), out.Send, setupBuffer, l.size, setupLimits)
+	rc.Charge = f.src.memory.Charge
+	l.close = func() {
+		stop()
+		out.Close()
+		out.Wait()
+		nc.Close()
+		rc.Release()
+	}
+	l.client = rtmp.NewClient(rc, rtmp.Options{
 		App: at.app, TcURL: at.tcURL, Key: at.key, FlashVer: f.dst.FlashVer,
 		User: at.user, Password: at.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
 		Properties: properties,
-		Step:       func(s string) { step = s },
+		Step:       func(name string) { nc.SetReadDeadline(su.begins(name, f.dst.SetupTimeout/2, su.by)) },
 		Reconnect:  func(to string) { f.reconnect(l, to) },
 	})
 	if err := l.client.Publish(); err != nil {
-		return nil, f.error(step, first(out.Err(), err))
+		return nil, f.error(su.step, first(out.Err(), err), su.limit)
 	}
-	nc.SetDeadline(time.Time{})
+	nc.SetReadDeadline(time.Time{})
 	l.client.Resize(playBuffer)
 	if !shown && !stop() { // from now on it lives as long as f
-		return nil, ctx.Err()
+		return nil, f.error(su.step, ctx.Err(), su.limit)
 	}
 	if !shown {
 		stop = context.AfterFunc(f.ctx, func() { nc.Close() })
@@ -713,7 +677,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 
 // push sends over a connection until that ends, from a message on where from is
 // not 0. It returns who goes on, if there is one.
-func (f *Forwarder) push(l *link, from uint64) (*successor, error) {
+func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 	defer l.close()
 	sending := f.isSending(l)
 	if !sending && !f.begin(l.out, l.client) {
@@ -735,8 +699,7 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, error) {
 			}()
 		}
 	}
-	warn := time.AfterFunc(codecsKnown, func() { f.warnOfCodec(l.client) })
-	defer warn.Stop()
+	defer later(codecsKnown, func() { f.warnOfCodec(l.client) })()
 	began := time.Now()
 	err := l.client.Watch(nil)
 	if next := f.successor(l); next != nil {
@@ -752,7 +715,7 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, error) {
 	if codec := f.untaken(l.client); codec != nil && time.Since(began) < f.src.cfg.Backoff.Healthy {
 		err = fmt.Errorf("%w: %w", codec, err)
 	}
-	return nil, f.error(op, err)
+	return nil, f.error(op, err, 0)
 }
 
 // attach begins to send the stream, from a message on where from is not 0.
@@ -825,8 +788,25 @@ func (f *Forwarder) isAwaited() bool {
 	return f.succeed != nil
 }
 
-// error makes the typed error of a session's end.
-func (f *Forwarder) error(op string, err error) error {
+// setup is how far a connection has come: its step, how long that may take, and
+// when all must be done.
+type setup struct {
+	step  string
+	limit time.Duration
+	by    time.Time
+}
+
+// begins notes a step. It returns until when it may take: for so long, but no
+// longer than by.
+func (su *setup) begins(step string, limit time.Duration, by time.Time) time.Time {
+	now := time.Now()
+	su.step, su.limit = step, min(limit, by.Sub(now))
+	return now.Add(su.limit)
+}
+
+// error makes the typed error of a session's end; limit is how long the step
+// might take.
+func (f *Forwarder) error(op string, err error, limit time.Duration) *DestinationError {
 	if op == "handshake" && isAlert(err) {
 		op = "tls" // TLS 1.3 tells only now that our certificate is refused
 	}
@@ -839,19 +819,21 @@ func (f *Forwarder) error(op string, err error) error {
 		de.Code = st.Code
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
-	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.SetupTimeout, hint, err)
-	case errors.Is(err, context.DeadlineExceeded) && op == "tls":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.dst.DialTimeout, hint, err)
+	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && op == "tls":
+		de.Err = fmt.Errorf("no answer within %v%s: %w", limit.Round(time.Millisecond), hint, err)
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)
 	}
 	return de
 }
 
-// dial connects, with TLS where the destination asks for it.
-func (f *Forwarder) dial(ctx context.Context, at endpoint) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.dst.DialTimeout)
+// dial connects, with TLS where the destination asks for it. The set-up's time
+// begins when it is connected.
+func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn, *DestinationError) {
+	su.limit = f.dst.DialTimeout
+	dialBy := time.Now().Add(su.limit)
+	whole := ctx
+	ctx, cancel := context.WithDeadline(whole, dialBy)
 	defer cancel()
 	dial := f.dst.DialContext
 	if dial == nil {
@@ -873,15 +855,22 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint) (net.Conn, error) {
 		if errors.As(err, &dns) {
 			op = "resolve"
 		}
-		return nil, f.error(op, err)
+		return nil, f.error(op, err, su.limit)
 	}
+	su.by = time.Now().Add(f.dst.SetupTimeout)
 	if at.scheme != "rtmps" {
 		return nc, nil
 	}
+	by := dialBy
+	if su.by.Before(by) {
+		by = su.by
+	}
+	ctx, cancel = context.WithDeadline(whole, su.begins("tls", f.dst.SetupTimeout/2, by))
+	defer cancel()
 	tc := tls.Client(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
-		return nil, f.error("tls", err)
+		return nil, f.error("tls", err, su.limit)
 	}
 	return tc, nil
 }

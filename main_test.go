@@ -2,73 +2,25 @@ package forward
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
-	"runtime"
-	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leak"
 )
 
-// TestMain fails when goroutines or, where the system tells, sockets are left
-// after all tests.
+// TestMain fails when a test has left anything behind.
 func TestMain(m *testing.M) {
-	before := sockets()
-	code := m.Run()
+	code := leak.Run(m)
 	if testing.Verbose() {
 		printMatrix()
 	}
-	if code == 0 {
-		if left := leftGoroutines(5 * time.Second); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "%d goroutines are left:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
-			code = 1
-		}
-		http.DefaultClient.CloseIdleConnections()
-		if n := sockets(); n > before {
-			fmt.Fprintf(os.Stderr, "%d sockets are left\n", n-before)
-			code = 1
-		}
-	}
 	os.Exit(code)
-}
-
-// sockets is how many the process has open, 0 where the system does not tell.
-func sockets() (n int) {
-	fds, _ := os.ReadDir("/proc/self/fd")
-	for _, fd := range fds {
-		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(to, "socket:") {
-			n++
-		}
-	}
-	return n
-}
-
-// leftGoroutines returns the stacks of the goroutines that are neither the
-// caller's nor the testing package's. Those that are about to end may take
-// that long.
-func leftGoroutines(wait time.Duration) (left []string) {
-	for end := time.Now().Add(wait); ; {
-		buf := make([]byte, 1<<20)
-		all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-		left = left[:0]
-		for _, g := range all[1:] { // behind the caller's
-			if !strings.Contains(g, "testing.runFuzzing") && !strings.Contains(g, "os/signal.loop") {
-				left = append(left, g)
-			}
-		}
-		if len(left) == 0 || time.Now().After(end) {
-			return left
-		}
-		tick := time.NewTimer(time.Millisecond)
-		<-tick.C
-	}
 }
 
 // quiet is a logger for what is not looked at.
@@ -80,6 +32,7 @@ func newServer(t testing.TB, cfg Config) *Server {
 	def(&cfg.Logger, quiet)
 	s := NewServer(cfg)
 	require.NoError(t, cfg.Validate())
+	leak.Track(t, s)
 	t.Cleanup(func() { s.Close() })
 	return s
 }

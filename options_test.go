@@ -159,7 +159,7 @@ func TestHintsOfSilence(t *testing.T) {
 	}{
 		{"unknown app", "rtmp://h/app/streamkey", at("connect", hangUp), "connect: closed by the destination (does it know the app?): "},
 		{"at publish", "rtmp://h/app/streamkey", at("publish", hangUp), "publish: closed by the destination: "},
-		{"no answer to publish", "rtmp://h/app/streamkey", at("publish", nil), "publish: no answer within 10s: "},
+		{"no answer to publish", "rtmp://h/app/streamkey", at("publish", nil), "publish: no answer within 5s: "},
 		{"Facebook without TLS", "rtmp://live-api-s.facebook.com/rtmp/streamkey", at("handshake", hangUp), "handshake: closed by the destination (Facebook wants rtmps://): "},
 		{"Kick without its app", "rtmp://fa723fc1b171.global-contribute.live-video.net/streamkey", at("connect", hangUp),
 			"connect: closed by the destination (Amazon IVS (Kick, Twitch): rtmp:// is refused where it is not enabled): "},

@@ -116,7 +116,7 @@ func (e endpoint) relative(ref string) (endpoint, error) {
 }
 
 // open connects to at, answers what it is asked and goes where it is sent.
-func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, error) {
+func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *DestinationError) {
 	auth := ""
 	for redirects := 0; ; {
 		l, err := f.connect(ctx, at, auth, shown)
@@ -125,15 +125,15 @@ func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, e
 		switch {
 		case err == nil || f.isEnded():
 			return l, err
-		case errors.As(err, &asked):
+		case errors.As(err.Err, &asked):
 			auth = asked.Auth
-		case errors.As(err, &sent):
+		case errors.As(err.Err, &sent):
 			to, why := f.dst.redirected(at, sent.URL)
 			if redirects++; why == nil && redirects > maxRedirects {
 				why = errRedirectTimes
 			}
 			if why != nil {
-				return nil, f.error("connect", fmt.Errorf("%w; sent to %s: %w", sent, redactURL(sent.URL, true), why))
+				return nil, f.error("connect", fmt.Errorf("%w; sent to %s: %w", sent, redactURL(sent.URL, true), why), 0)
 			}
 			f.log.Debug("destination redirects", "to", redactURL(to.tcURL, true))
 			at, auth = to, ""
@@ -188,10 +188,10 @@ func (f *Forwarder) reconnect(l *link, ref string) {
 // keyframe.
 func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint) {
 	next := &successor{at: at}
-	var err error
+	var err *DestinationError
 	if next.link, err = f.open(ctx, at, false); err != nil {
 		var refused *rtmp.StatusError
-		if !errors.As(err, &refused) || refused.Command != "publish" {
+		if !errors.As(err.Err, &refused) || refused.Command != "publish" {
 			f.report(slog.LevelWarn, "request to reconnect not followed", "err", err)
 			return
 		}

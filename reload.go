@@ -50,7 +50,7 @@ func (s *Server) Reload(cfg Config) error {
 		return ErrServerClosed
 	}
 	s.cfg.Store(&cfg)
-	s.memory.SetLimit(cfg.MemoryBudget)
+	s.setBudget(cfg.MemoryBudget)
 	var live []*Source
 	for _, src := range s.sources {
 		if src.live {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -319,6 +320,72 @@ func TestServeConnReturnsLast(t *testing.T) {
 		cancel()
 		require.NoError(b, <-result, "ctx ends it")
 	})
+}
+
+// A panic in a connection of the host's ends that one, whatever it waits for.
+func TestPanicsOfAConnection(t *testing.T) {
+	for name, until := range map[string]func(b *bubble, c forwardtest.Client) net.Conn{
+		"for the first byte": func(b *bubble, c forwardtest.Client) net.Conn {
+			nc, err := c.Dial(b.ctx, "", "")
+			require.NoError(b, err)
+			return nc
+		},
+		"for the handshake": func(b *bubble, c forwardtest.Client) net.Conn {
+			nc, err := c.Dial(b.ctx, "", "")
+			require.NoError(b, err)
+			_, err = nc.Write([]byte{3})
+			require.NoError(b, err)
+			return nc
+		},
+		"for a player": func(b *bubble, c forwardtest.Client) (nc net.Conn) {
+			dial := c.Dial
+			c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				var err error
+				nc, err = dial(ctx, network, addr)
+				return nc, err
+			}
+			_, err := c.Play(b.ctx, nil)
+			require.NoError(b, err)
+			return nc
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			inBubble(t, Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(b *bubble) {
+				far := new(panickingConn)
+				result := make(chan error, 1)
+				c := b.client("live/s")
+				c.Dial = func(context.Context, string, string) (near net.Conn, err error) {
+					near, far.Conn = forwardtest.Pipe()
+					go func() { result <- b.srv.ServeConn(context.Background(), far) }()
+					return near, nil
+				}
+				nc := until(b, c)
+				defer nc.Close()
+				synctest.Wait()
+				require.Empty(b, result)
+				far.armed.Store(true)
+				nc.Write([]byte{3})
+				require.Error(b, <-result)
+				require.Zero(b, b.srv.Stats().Connections)
+				require.Contains(b, log.String(), "boom")
+			})
+		})
+	}
+}
+
+// panickingConn panics when it has read something while it is armed.
+type panickingConn struct {
+	net.Conn
+	armed atomic.Bool
+}
+
+func (c *panickingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.armed.Load() {
+		panic("boom")
+	}
+	return n, err
 }
 
 // A panic of the host's code ends what it was called for. Its stack is logged.

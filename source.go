@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
@@ -32,12 +33,13 @@ type Source struct {
 	vhost Vhost // Resolver apart, which a Reload may change
 	began time.Time
 
-	log   *gop.Log
-	group *fanout.Group
-	ctx   context.Context // ends with Close of the Server
-	done  chan struct{}
-	once  sync.Once // end
-	wg    sync.WaitGroup
+	log    *gop.Log
+	group  *fanout.Group
+	memory *gop.Budget     // that counts log
+	ctx    context.Context // ends with Close of the Server
+	done   chan struct{}
+	once   sync.Once // end
+	wg     sync.WaitGroup
 
 	publishing context.Context // ends with the publish
 	unpublish  context.CancelFunc
@@ -70,6 +72,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	src := &Source{
 		srv: s, cfg: cfg, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
 		resolver: vhost.Resolver, current: cfg,
+		memory:     s.memory.Load(),
 		log:        gop.New(cfg.logLimits(vhost)),
 		ctx:        s.ctx,
 		done:       make(chan struct{}),
@@ -77,8 +80,8 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		framer:     chunk.Framer{Size: vhost.ChunkSize, Continuous: !cfg.RawTimestamps},
 	}
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
-	src.log.SetBudget(s.memory)
 	src.group = fanout.NewGroup(src.log, s.pool)
+	src.log.SetBudget(src.memory)
 	return src
 }
 
@@ -345,7 +348,13 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 		return
 	}
 	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
-	s.refresh = time.AfterFunc(d, func() { s.background(s.refreshSelf) })
+	// The runtime may keep a stopped timer until its time: not the stream's log.
+	w := weak.Make(s)
+	s.refresh = time.AfterFunc(d, func() {
+		if s := w.Value(); s != nil {
+			s.background(s.refreshSelf)
+		}
+	})
 }
 
 // refreshSelf is a refresh of the Server's own.
@@ -465,10 +474,8 @@ func (s *Source) append(frame, push *chunk.Frame, now int64) {
 	if frame.Length == 0 {
 		return
 	}
-	m := s.log.Append(frame, push, now)
-	if m.Trims() && s.srv.memory.Above(gop.CutAt) {
-		s.group.CutSlowest()
-	}
+	s.log.Append(frame, push, now)
+	s.memory.Shed(now)
 	s.pace.note(frame.Time, now)
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
@@ -514,7 +521,8 @@ func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 // below real time.
 const (
 	// paceSlack is how far its media may be ahead of the clock before it
-	// counts as faster than real time.
+	// counts as faster than real time, unless a receiver is in danger of
+	// losing some of it.
 	paceSlack = 2 * time.Second
 	// paceLate is how far it may be behind the clock and catch up again.
 	paceLate = 10 * time.Second
@@ -523,8 +531,11 @@ const (
 	// paceBacklog is how many bytes the slowest receiver may be behind, where
 	// that is no more than a quarter of what the log keeps.
 	paceBacklog = 512 << 10
-	// paceWithin is how recently a receiver must have taken something.
-	paceWithin = time.Second
+	// paceWithin is how recently a receiver must have taken something. Where
+	// it is written to in turns of 64 KiB, that is noted after each.
+	paceWithin = stalledAfter
+	// paceNear is how far media may be ahead of the clock, whoever is behind.
+	paceNear = 250 * time.Millisecond
 )
 
 // pace compares a publisher's times with the clock.
@@ -548,18 +559,24 @@ func (p *pace) note(ms uint32, now int64) {
 	p.anchor = max(p.anchor, now-p.media*int64(time.Millisecond)-int64(paceLate))
 }
 
-// fast reports whether the media is ahead of the clock.
-func (p *pace) fast(now int64) bool {
-	return p.media*int64(time.Millisecond)-(now-p.anchor) > int64(paceSlack)
+// ahead is how far the media is ahead of the clock.
+func (p *pace) ahead(now int64) time.Duration {
+	return time.Duration(p.media*int64(time.Millisecond) - (now - p.anchor))
 }
 
 // holdBack keeps a publisher that is faster than real time from running away
-// from its receivers.
+// from its receivers, which go on at a keyframe when they are too far behind.
 func (s *Source) holdBack(ctx context.Context) {
 	limits := s.cfg.logLimits(s.vhost)
-	for s.pace.fast(fanout.Clock()) {
-		messages, bytes := s.group.Backlog(paceWithin)
-		if messages <= limits.Messages/4 && bytes <= min(paceBacklog, limits.Bytes/4) {
+	for {
+		ahead := s.pace.ahead(fanout.Clock())
+		if ahead <= paceNear {
+			return
+		}
+		messages, bytes, age := s.group.Backlog(paceWithin)
+		share := s.log.MaxBytes() / 4
+		slow := messages > limits.Messages/4 || bytes > min(paceBacklog, share) || int64(age) > limits.Age/4
+		if !slow || ahead <= paceSlack && bytes <= share {
 			return
 		}
 		s.group.Wake()

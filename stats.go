@@ -13,11 +13,13 @@ type ServerStats struct {
 	Connections  int // of clients
 	Streams      int // live, or about to be
 	Destinations int // of all streams
-	Buffered     int // bytes of Config.MemoryBudget in use
+	// Buffered is how many bytes of Config.MemoryBudget are in use: by all
+	// Servers that share it, where it is the process's.
+	Buffered int
 
 	// Refused counts the connects, publishes and plays that were refused by
 	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
-	// each is delayed by 250 ms.
+	// each comes 250 ms after the request at the earliest.
 	Refused uint64
 	// RefusedFrom has them by address, of IPv6 the first 64 bits, for the
 	// 1024 addresses that were refused last.
@@ -29,14 +31,14 @@ func (s *Server) Stats() ServerStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return ServerStats{
-		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Used(),
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Load().Used(),
 		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
 	}
 }
 
 const (
 	// refusalDelay makes it slow to try keys and passwords, one after the
-	// other.
+	// other. It counts from the request.
 	refusalDelay = 250 * time.Millisecond
 	// maxRefusedAddrs bounds the addresses that are counted.
 	maxRefusedAddrs = 1024
@@ -89,12 +91,13 @@ type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }
 
-// delayRefusal counts a client that is about to be refused, and waits.
-func (c *conn) delayRefusal() {
+// delayRefusal counts a client that is about to be refused, for what it has
+// asked at the given time, and waits.
+func (c *conn) delayRefusal(asked time.Time) {
 	c.srv.mu.Lock()
 	c.srv.refusals.note(c.addr, time.Now())
 	c.srv.mu.Unlock()
-	ctx, cancel := context.WithTimeout(c.ctx, refusalDelay)
+	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
 	defer cancel()
 	<-ctx.Done()
 }

@@ -183,3 +183,33 @@ func TestLimitOfConnectionsPerAddress(t *testing.T) {
 		require.Zero(b, b.srv.Stats().Connections)
 	})
 }
+
+// A decision that takes long is not delayed for long once more.
+func TestRefusalDelayCountsFromTheRequest(t *testing.T) {
+	for takes, after := range map[time.Duration]time.Duration{
+		100 * time.Millisecond: refusalDelay,
+		time.Second:            time.Second,
+	} {
+		refuse := func() error {
+			<-time.After(takes)
+			return errors.New("no")
+		}
+		for name, hooks := range map[string]Hooks{
+			"connect": {OnConnect: func(context.Context, *ConnectRequest) error { return refuse() }},
+			"publish": {OnPublish: func(context.Context, *PublishRequest) error { return refuse() }},
+		} {
+			inBubble(t, Config{Hooks: hooks}, func(b *bubble) {
+				began := time.Now()
+				_, err := b.client("live/s").Publish(b.ctx)
+				require.NotEmpty(b, forwardtest.RefusalCode(err), name)
+				require.Equal(b, after, time.Since(began), name)
+			})
+		}
+		inBubble(t, Config{Hooks: Hooks{OnPlay: func(context.Context, *PlayRequest) error { return refuse() }}}, func(b *bubble) {
+			began := time.Now()
+			_, err := b.client("live/s").Play(b.ctx, nil)
+			require.NotEmpty(b, forwardtest.RefusalCode(err))
+			require.Equal(b, after, time.Since(began))
+		})
+	}
+}

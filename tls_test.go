@@ -195,7 +195,7 @@ func TestHintsOfWrongScheme(t *testing.T) {
 		{"another TLS", "rtmp://dest:443/app/streamkey", "\x15" + strings.Repeat("\x00", 1536), "version is not 3 (21) (is it rtmps://?)"},
 		{"RTMP", "rtmps://dest/app/streamkey", "\x03\x00\x00\x00\x00\x00\x00\x00\x00", "first record does not look like a TLS handshake (is it rtmp://?)"},
 		{"nothing, RTMP", "rtmps://dest/app/streamkey", "", "no answer within 5s (is it rtmp://?)"},
-		{"nothing, TLS", "rtmp://dest:443/app/streamkey", "", "no answer within 10s (is it rtmps://?)"},
+		{"nothing, TLS", "rtmp://dest:443/app/streamkey", "", "no answer within 5s (is it rtmps://?)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

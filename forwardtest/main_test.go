@@ -1,11 +1,9 @@
 package forwardtest_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
-	"runtime/pprof"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -15,37 +13,10 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leak"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if leaked := leaked(); code == 0 && leaked != "" {
-		os.Stderr.WriteString("goroutines left:\n" + leaked)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked is the stacks of goroutines of this module that do not end.
-func leaked() string {
-	var b bytes.Buffer
-	for range 100 {
-		b.Reset()
-		pprof.Lookup("goroutine").WriteTo(&b, 2)
-		var left [][]byte
-		for _, stack := range bytes.Split(b.Bytes(), []byte("\n\n")) {
-			if bytes.Contains(stack, []byte("rtmp-forward")) && !bytes.Contains(stack, []byte("TestMain")) {
-				left = append(left, stack)
-			}
-		}
-		if left == nil {
-			return ""
-		}
-		b = *bytes.NewBuffer(bytes.Join(left, []byte("\n\n")))
-		<-time.After(10 * time.Millisecond)
-	}
-	return b.String()
-}
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // logger writes to the test's log.
 func logger(t testing.TB) *slog.Logger {
@@ -73,6 +44,7 @@ func bubble(t *testing.T, cfg forward.Config, f func(w *world)) {
 			cfg.Dial = w.net.Dial
 		}
 		w.srv = forward.NewServer(cfg)
+		leak.Track(t, w.srv)
 		l, err := w.net.Listen("server:1935")
 		require.NoError(t, err)
 		go w.srv.Serve(l)

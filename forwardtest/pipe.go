@@ -126,6 +126,7 @@ func (c *pipeConn) Write(p []byte) (n int, err error) {
 
 // Close ends both directions. The other end reads what it has not read yet.
 func (c *pipeConn) Close() error {
+	c.SetDeadline(time.Time{}) // whose timers would keep c
 	c.in.abandon(net.ErrClosed, syscall.EPIPE)
 	c.out.finish(net.ErrClosed)
 	return nil
@@ -140,6 +141,7 @@ func (c *pipeConn) CloseWrite() error {
 // Reset ends the connection as a TCP RST does: what the other end has not read
 // is lost.
 func (c *pipeConn) Reset() error {
+	c.SetDeadline(time.Time{})
 	c.in.abandon(net.ErrClosed, syscall.ECONNRESET)
 	c.out.abandon(syscall.ECONNRESET, net.ErrClosed)
 	return nil

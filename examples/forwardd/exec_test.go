@@ -30,6 +30,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/leak"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asForwardd) != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	os.Exit(leak.Run(m))
 }
 
 // process is a forwardd in a process of its own.

@@ -345,6 +345,9 @@ func (d *daemon) listen() (ls []listener, err error) {
 	secure := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
+		// librtmp on GnuTLS takes the tickets of TLS 1.3 for a lost
+		// connection, and nobody resumes a session of RTMP.
+		SessionTicketsDisabled: true,
 	}
 	for _, addr := range d.conf.RTMPS.Listen {
 		l, err := tls.Listen("tcp", addr, secure)

@@ -16,8 +16,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/leak"
 	"github.com/rtmp-forward/forward/testdata"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // clips are the clip in all formats.
 func clips(t *testing.T) []string {

@@ -5,13 +5,18 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leak"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // screen is what run writes; seen is called for each write with all of it.
 type screen struct {

@@ -20,8 +20,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/leak"
 	"github.com/rtmp-forward/forward/testdata"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 func clip() av.Demuxer { return flv.NewDemuxer(bytes.NewReader(testdata.H264AAC)) }
 

@@ -9,11 +9,16 @@ import (
 	"crypto/x509"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leak"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // message is what a recorder saw.
 type message struct {

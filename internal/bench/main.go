@@ -11,6 +11,7 @@
 //
 //	go run ./internal/bench -list
 //	go run ./internal/bench -scenario play-500,forward-50 -rounds 5
+//	go run ./internal/bench -soak 1h
 //
 // It needs Linux 5.11, two CPUs and, for the nginx rows, the packages nginx
 // and libnginx-mod-rtmp. It prints its tables in Markdown on standard output
@@ -57,8 +58,17 @@ func run(args []string) error {
 	}
 	b := bench{out: os.Stdout, log: os.Stderr}
 	chosen, err := b.flags(args)
-	if err != nil || chosen == nil {
+	if err != nil {
 		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b.ctx = ctx
+	if b.soak > 0 {
+		return b.runSoak()
+	}
+	if chosen == nil {
+		return nil
 	}
 	if b.cpus, err = placeLoad(); err != nil {
 		return err
@@ -69,9 +79,6 @@ func run(args []string) error {
 	// More than one, so that a wait for sockets keeps no goroutine waiting.
 	runtime.GOMAXPROCS(max(4, len(b.cpus.load)))
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	b.ctx = ctx
 	dir, err := os.MkdirTemp("", "forward-bench-")
 	if err != nil {
 		return err
@@ -107,6 +114,8 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	warmup := flags.Float64("warmup", 2, "seconds between the last receiver's first frame and the measurement")
 	flags.IntVar(&b.chunkSize, "publisher-chunk", 4096, "chunk size of the publishers")
 	flags.IntVar(&b.crc, "crc", 0, fmt.Sprintf("check the CRC of one frame in n (default 1, forward-max %d)", flatCRC))
+	flags.DurationVar(&b.soak, "soak", 0, "instead of measuring, have publishers, players and destinations come and go\nwith faults for so long; ends with status 1 when something is wrong or leaks")
+	flags.Uint64Var(&b.seed, "seed", 1, "of the faults of -soak")
 	flags.IntVar(&b.maxPlayers, "max-players", 12000, "where players-until-it-breaks stops")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil, nil
@@ -116,7 +125,7 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	switch {
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case b.rounds < 1 || *seconds <= 0 || *warmup < 0 || b.chunkSize < 128 || b.crc < 0 || b.maxPlayers < 1:
+	case b.rounds < 1 || *seconds <= 0 || *warmup < 0 || b.chunkSize < 128 || b.crc < 0 || b.maxPlayers < 1 || b.soak < 0:
 		return nil, errors.New("a flag is out of its range")
 	}
 	b.duration = time.Duration(*seconds * float64(time.Second))

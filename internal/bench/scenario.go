@@ -25,6 +25,8 @@ type bench struct {
 	chunkSize  int // of the publishers
 	crc        int // 0: by scenario
 	maxPlayers int
+	soak       time.Duration // 0: measure
+	seed       uint64
 }
 
 // scenario is one line of the -scenario flag.

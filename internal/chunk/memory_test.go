@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -198,4 +199,75 @@ func BenchmarkReader(b *testing.B) {
 			b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/float64(b.N*messages), "B/message")
 		})
 	}
+}
+
+// Charge is told the places of unfinished messages in steps of 16 KiB: of those
+// that are made at once, of those that grow, and of what is given back.
+func TestReader_Charge(t *testing.T) {
+	const step = 16 << 10
+	video := func(size int) []byte {
+		return Append(nil, Header{Type: TypeVideo, StreamID: 1}, make([]byte, size), DefaultSize)
+	}
+	abort := wire("02 000000 000004 02 00000000 00000006")
+	for _, tt := range []struct {
+		name     string
+		received int // before: what is affordable is made at once
+		wire     []byte
+		most     int
+		left     int // when all has been read
+	}{
+		{"below a step", 1 << 20, video(step - 1), 0, 0},
+		{"a step", 1 << 20, video(step), step, 0},
+		{"above a step", 1 << 20, video(step + 1), step, 0},
+		{"many", 1 << 20, video(100 * step), 100 * step, 0},
+		{"it grows", 0, video(4 * step), 4 * step, 0},
+		{"it is not finished", 1 << 20, video(2*step + 100)[:200], 2 * step, 2 * step},
+		{"it has not grown yet", 0, video(8 * step)[:128], 0, 0},
+		{"it is aborted", 1 << 20, append(video(3 * step)[:12+128], abort...), 3 * step, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lim := Limits{Media: 8 << 20, Command: 256 << 10, Partial: 16 << 20, Streams: 32, TinySize: 64 << 10}
+			r := NewReader(bytes.NewReader(tt.wire), 4096, lim)
+			r.received = uint64(tt.received)
+			r.Framer = func(uint32) *Framer { return &Framer{Size: 60000} }
+			charged, most := 0, 0
+			r.Charge = func(delta int) error {
+				require.Zero(t, delta%step)
+				charged += delta
+				most = max(most, charged)
+				return nil
+			}
+			for {
+				if _, err := r.Next(); err != nil {
+					break
+				}
+			}
+			require.Equal(t, tt.most, most)
+			require.Equal(t, tt.left, charged)
+			r.Release()
+			require.Zero(t, charged)
+		})
+	}
+}
+
+var errFull = errors.New("full")
+
+// An error of Charge ends reading, and what was refused is not given back.
+func TestReader_ChargeRefuses(t *testing.T) {
+	lim := Limits{Media: 8 << 20, Command: 256 << 10, Partial: 16 << 20, Streams: 32, TinySize: 64 << 10}
+	r := NewReader(bytes.NewReader(Append(nil, Header{Type: TypeVideo, StreamID: 1}, make([]byte, 200<<10), 4096)), 4096, lim)
+	r.size = 4096
+	charged := 0
+	r.Charge = func(delta int) error {
+		if charged+delta > 64<<10 {
+			return errFull
+		}
+		charged += delta
+		return nil
+	}
+	_, err := r.Next()
+	require.ErrorIs(t, err, errFull)
+	require.Positive(t, charged)
+	r.Release()
+	require.Zero(t, charged)
 }

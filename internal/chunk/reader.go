@@ -43,6 +43,10 @@ type Reader struct {
 	// audio and video messages of that stream.
 	Framer func(streamID uint32) *Framer
 	Limits Limits
+	// Charge, where it is set, is told how the places of unfinished messages
+	// change, in steps of 16 KiB, below which nothing is told; an error ends
+	// reading. Release gives back what is left.
+	Charge func(delta int) error
 
 	src      io.Reader
 	buf      []byte
@@ -55,17 +59,18 @@ type Reader struct {
 	last     *stream
 	reserved int    // bytes of places of unfinished messages
 	wasted   uint64 // and of what was left empty when they were aborted
+	charged  int    // of reserved, what Charge was told
 }
 
 // stream is one chunk stream.
 type stream struct {
 	id    uint32
-	seen  bool
 	delta uint32
-	ext   bool   // the last header had an extended timestamp
-	field uint32 // and this was it
+	field uint32 // of the extended timestamp, where ext is set
+	seen  bool
+	ext   bool // the last header had an extended timestamp
+	busy  bool // a message is unfinished
 
-	busy    bool // a message is unfinished
 	h       Header
 	got     int
 	frame   *Frame
@@ -78,6 +83,9 @@ const (
 	// frameCost is about what a frame takes beyond its payload.
 	frameCost = 112
 )
+
+// chargeStep is in how large steps Charge is told.
+const chargeStep = 16 << 10
 
 // directRead is the size from which a place is filled by the source itself
 // and not by way of the buffer.
@@ -99,6 +107,15 @@ func (r *Reader) Resize(size int) {
 	buf := make([]byte, max(size, r.Buffered()))
 	r.end = copy(buf, r.buf[r.pos:r.end])
 	r.buf, r.pos = buf, 0
+}
+
+// Release tells Charge that nothing is kept any more. Next must not be called
+// after it.
+func (r *Reader) Release() {
+	if r.charged > 0 {
+		r.Charge(-r.charged)
+		r.charged = 0
+	}
 }
 
 // Next returns the next message. At the end of the source between two
@@ -265,6 +282,19 @@ func (r *Reader) reserve(n int) error {
 	if r.reserved > r.Limits.Partial {
 		return fmt.Errorf("%w: more than %d bytes in unfinished messages", ErrLimit, r.Limits.Partial)
 	}
+	return r.charge()
+}
+
+// charge tells Charge of steps that were made. One back is never an error.
+func (r *Reader) charge() error {
+	step := r.reserved&^(chargeStep-1) - r.charged
+	if step == 0 || r.Charge == nil {
+		return nil
+	}
+	if err := r.Charge(step); err != nil {
+		return fmt.Errorf("%d bytes in unfinished messages: %w", r.reserved, err)
+	}
+	r.charged += step
 	return nil
 }
 
@@ -349,6 +379,7 @@ func (r *Reader) drop(s *stream) {
 		place = cap(s.payload)
 	}
 	r.reserved -= place
+	r.charge()
 	if s.got < s.h.Length {
 		r.wasted += uint64(place - s.got + frameCost)
 	}

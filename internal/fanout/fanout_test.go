@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,29 +19,10 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/leak"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 && leaked() {
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked reports goroutines of this package that are still there.
-func leaked() bool {
-	buf := make([]byte, 1<<20)
-	for range 1000 {
-		buf = buf[:runtime.Stack(buf[:cap(buf)], true)]
-		if !strings.Contains(string(buf), "fanout.(") {
-			return false
-		}
-		runtime.Gosched()
-	}
-	fmt.Printf("leaked:\n%s\n", buf)
-	return true
-}
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // chunkSize is large, as in the Server, so that some messages take several
 // chunks and most do not.

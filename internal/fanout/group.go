@@ -38,7 +38,7 @@ func NewGroup(l *gop.Log, pool *Pool) *Group {
 	g := &Group{log: l, pool: pool}
 	g.shards.Store(new([]*shard))
 	g.taps.Store(new([]*Tap))
-	l.Slowest = g.slowest
+	l.Slowest, l.Lagging = g.slowest, g.lagging
 	return g
 }
 
@@ -163,24 +163,34 @@ func (g *Group) slowest() uint64 {
 	return least
 }
 
-// CutSlowest ends the connection of the receiver that is furthest behind, where
-// that is more than a batch, with ErrMemory.
-func (g *Group) CutSlowest() {
+// lateAfter is how long a message may wait for a receiver, beyond its own merge
+// window, until it counts as lagging.
+const lateAfter = time.Second
+
+// lagging is the receiver that is furthest behind, if it is by more than a batch
+// or by lateAfter: how much of the log it keeps, and what ends its connection
+// with ErrMemory.
+func (g *Group) lagging(now int64) (bytes int, cut func()) {
 	var slowest *Sender
 	least := g.log.Head()
 	g.each(func(s *Sender) {
-		if seq, ok := s.needs(g.log); ok && seq < least && !s.closed.Load() {
-			slowest, least = s, seq
+		if seq, ok := s.needs(g.log); ok && seq < least {
+			n, age := g.log.Behind(seq, now)
+			if n > turn || age > int64(lateAfter+s.window) {
+				slowest, least, bytes = s, seq, n
+			}
 		}
 	})
-	if slowest != nil && g.log.Since(least) > turn {
-		slowest.fail(ErrMemory)
+	if slowest == nil {
+		return 0, nil
 	}
+	return bytes, func() { slowest.fail(ErrMemory) }
 }
 
 // Backlog is how far the slowest of the receivers is behind that have taken
-// something within the given time.
-func (g *Group) Backlog(within time.Duration) (messages, bytes int) {
+// something within the given time: in messages, bytes, and the time in which
+// they have arrived.
+func (g *Group) Backlog(within time.Duration) (messages, bytes int, age time.Duration) {
 	since := Clock() - int64(within)
 	least := g.log.Head()
 	g.each(func(s *Sender) {
@@ -188,7 +198,7 @@ func (g *Group) Backlog(within time.Duration) (messages, bytes int) {
 			least = min(least, seq)
 		}
 	})
-	return int(g.log.Head() - least), g.log.Since(least)
+	return int(g.log.Head() - least), g.log.Since(least), time.Duration(g.log.Age(least))
 }
 
 // Pool is the goroutines that help to walk large groups: one for each CPU but

@@ -265,7 +265,7 @@ func (s *Sender) Stats() Stats {
 // needs is the first message that s still needs of the log.
 func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
 	a := s.current.Load()
-	if a == nil || a.log != l {
+	if a == nil || a.log != l || s.closed.Load() {
 		return 0, false
 	}
 	return a.cursor.Next(), true

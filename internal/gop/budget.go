@@ -1,26 +1,48 @@
 package gop
 
-import "sync/atomic"
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
 
 // The steps at which a Budget sheds, in percent: no new streams, shorter logs,
-// and the receiver that lags most is cut off.
+// and the receiver that keeps most is cut off.
 const (
 	RefuseAt  = 80
 	ShortenAt = 90
 	CutAt     = 95
 )
 
-// Budget counts the bytes that several Logs hold together. Its methods are
-// safe for concurrent use.
+const (
+	// cutEvery is how long the others are left alone after a receiver was cut
+	// off, so that what it has kept can be given back first.
+	cutEvery = 50 * time.Millisecond
+	// liveFor is how recently a stream must have got something for its
+	// receivers to be cut off: only its publisher can drop what they keep.
+	liveFor = time.Second
+)
+
+// ErrBudget says that there is no room for an unfinished message.
+var ErrBudget = errors.New("the memory budget is used up")
+
+// Budget counts the bytes that Logs and unfinished messages hold together. Its
+// methods are safe for concurrent use.
 type Budget struct {
-	limit atomic.Int64
-	used  atomic.Int64
-	logs  atomic.Int64
+	limit   atomic.Int64
+	used    atomic.Int64
+	partial atomic.Int64 // of used, those of unfinished messages
+	cut     atomic.Int64 // when somebody was cut off last
+
+	mu   sync.Mutex
+	logs map[*Log]struct{}
+	n    atomic.Int64 // of logs
 }
 
 // NewBudget returns a Budget of so many bytes; negative is none.
 func NewBudget(limit int) *Budget {
-	b := new(Budget)
+	b := &Budget{logs: make(map[*Log]struct{})}
 	b.SetLimit(limit)
 	return b
 }
@@ -37,22 +59,73 @@ func (b *Budget) Above(percent int64) bool {
 	return limit >= 0 && b.used.Load() >= limit/100*percent+limit%100*percent/100
 }
 
+// Charge counts so many more bytes of unfinished messages, or fewer. What would
+// go over the limit is not counted, and ErrBudget.
+func (b *Budget) Charge(delta int) error {
+	used, limit := b.used.Add(int64(delta)), b.limit.Load()
+	if delta > 0 && limit >= 0 && used > limit {
+		b.used.Add(-int64(delta))
+		return ErrBudget
+	}
+	b.partial.Add(int64(delta))
+	return nil
+}
+
+// Shed cuts off the receiver that keeps most of a stream, of all streams that
+// receive something, where CutAt is reached. It returns soon where there is
+// nothing to do. now is that of Append.
+func (b *Budget) Shed(now int64) {
+	if !b.Above(CutAt) {
+		return
+	}
+	last := b.cut.Load()
+	if d := now - last; d >= 0 && d < int64(cutEvery) || !b.cut.CompareAndSwap(last, now) {
+		return
+	}
+	var victim *Log
+	var cut func()
+	most := 0
+	b.mu.Lock()
+	for l := range b.logs {
+		if newest := l.Get(l.Head() - 1); newest == nil || now-newest.arrived > int64(liveFor) {
+			continue
+		}
+		if n, c := l.Lagging(now); n > most {
+			victim, most, cut = l, n, c
+		}
+	}
+	b.mu.Unlock()
+	if victim != nil {
+		cut()
+		victim.trimNext.Store(true)
+	}
+}
+
 // share is what each Log may hold once logs are to be shorter: together they
-// are where new streams are refused.
+// are where new streams are refused. Unfinished messages take no more than half
+// of it.
 func (b *Budget) share() int {
-	return int(b.limit.Load() / 100 * RefuseAt / max(b.logs.Load(), 1))
+	all := b.limit.Load() / 100 * RefuseAt
+	return int((all - min(b.partial.Load(), all/2)) / max(b.n.Load(), 1))
 }
 
 // SetBudget has what the Log holds counted in b, until Release. It comes before
-// the first Append.
+// the first Append, and after Lagging is set.
 func (l *Log) SetBudget(b *Budget) {
 	l.budget = b
-	b.logs.Add(1)
+	b.mu.Lock()
+	b.logs[l] = struct{}{}
+	b.n.Store(int64(len(b.logs)))
+	b.mu.Unlock()
 }
 
 // Release ends counting. It may be called once, at any time, by any goroutine.
 func (l *Log) Release() {
-	l.budget.logs.Add(-1)
+	b := l.budget
+	b.mu.Lock()
+	delete(b.logs, l)
+	b.n.Store(int64(len(b.logs)))
+	b.mu.Unlock()
 	l.released.Store(true)
 	l.giveBack()
 }
@@ -71,10 +144,14 @@ func (l *Log) charge(delta int) {
 
 func (l *Log) giveBack() { l.budget.used.Add(-l.charged.Swap(0)) }
 
-// maxBytes is the limit now.
-func (l *Log) maxBytes() int {
-	if l.budget != nil && l.budget.Above(ShortenAt) {
-		return min(l.limits.Bytes, l.budget.share())
+// MaxBytes is how many bytes the Log may hold now.
+func (l *Log) MaxBytes() int {
+	b := l.budget
+	if b == nil || !b.Above(ShortenAt) {
+		return l.limits.Bytes
 	}
-	return l.limits.Bytes
+	// Others may hold more than their share and receive nothing: there is no
+	// more room than they leave.
+	room := l.charged.Load() + b.limit.Load() - b.used.Load()
+	return min(l.limits.Bytes, b.share(), int(max(room, 0)))
 }

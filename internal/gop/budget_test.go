@@ -1,6 +1,7 @@
 package gop
 
 import (
+	"math"
 	"sync"
 	"testing"
 
@@ -42,7 +43,7 @@ func TestBudgetCountsWhatLogsHold(t *testing.T) {
 	require.Equal(t, two.bytes, b.Used())
 	two.Release()
 	require.Zero(t, b.Used())
-	require.Zero(t, b.logs.Load())
+	require.Empty(t, b.logs)
 }
 
 // A Log may be released while its publisher still appends.
@@ -78,4 +79,145 @@ func TestBudgetShortensLogs(t *testing.T) {
 	one.video(avcInter)
 	require.LessOrEqual(t, one.bytes, 400)
 	require.False(t, b.Above(RefuseAt))
+}
+
+func TestBudgetCharge(t *testing.T) {
+	for _, row := range []struct {
+		limit, held, delta int
+		want               error
+		used               int
+	}{
+		{1000, 900, 99, nil, 999},
+		{1000, 900, 100, nil, 1000},
+		{1000, 900, 101, ErrBudget, 900},
+		{1000, 1000, -100, nil, 900},
+		{0, 0, 1, ErrBudget, 0},
+		{-1, 900, 1 << 30, nil, 900 + 1<<30},
+	} {
+		b := NewBudget(row.limit)
+		b.used.Store(int64(row.held))
+		require.Equal(t, row.want, b.Charge(row.delta), "%+v", row)
+		require.Equal(t, row.used, b.Used(), "%+v", row)
+	}
+}
+
+// What Logs may hold is what unfinished messages leave, but half of it in any
+// case.
+func TestBudgetShare(t *testing.T) {
+	for _, row := range []struct{ partial, logs, want int }{
+		{0, 0, 800}, {0, 1, 800}, {0, 4, 200}, {200, 3, 200}, {400, 1, 400}, {401, 1, 400}, {1000, 2, 200},
+	} {
+		b := NewBudget(1000)
+		require.NoError(t, b.Charge(row.partial))
+		for range row.logs {
+			newFeed(wide).SetBudget(b)
+		}
+		require.Equal(t, row.want, b.share(), "%+v", row)
+	}
+}
+
+// Others hold nearly all and receive nothing more: a Log keeps no more than
+// there is room for, but its newest message.
+func TestBudgetIsNotExceeded(t *testing.T) {
+	const size = 25 // of a message on the wire
+	b := NewBudget(1000)
+	idle, live := newFeed(wide), newFeed(wide)
+	idle.SetBudget(b)
+	live.SetBudget(b)
+	idle.video(avcKey)
+	for b.Used()+size < 900 {
+		idle.video(avcInter)
+	}
+	for range 50 {
+		live.video(avcKey)
+		live.video(avcInter)
+		require.LessOrEqual(t, b.Used(), 1000)
+		require.GreaterOrEqual(t, live.bytes, size)
+	}
+	require.NoError(t, b.Charge(1000-b.Used()))
+	live.video(avcInter)
+	require.Equal(t, 1000, b.Used())
+	b.SetLimit(10)
+	live.video(avcInter)
+	require.Equal(t, size, live.bytes, "who is up to date gets the newest message")
+}
+
+// lags is a Log with a receiver that keeps so many bytes, until it is cut off.
+func lags(b *Budget, bytes int) (*feed, *int) {
+	f, cuts := newFeed(wide), new(int)
+	f.Slowest = func() uint64 {
+		if *cuts > 0 {
+			return f.Head()
+		}
+		return 1
+	}
+	f.Lagging = func(int64) (int, func()) {
+		if *cuts > 0 {
+			return 0, nil
+		}
+		return bytes, func() { *cuts++ }
+	}
+	f.SetBudget(b)
+	return f, cuts
+}
+
+func TestBudgetCutsWhoKeepsMost(t *testing.T) {
+	b := NewBudget(1 << 20)
+	none, noCuts := lags(b, 0)
+	small, smallCuts := lags(b, 1000)
+	large, largeCuts := lags(b, 2000)
+	silent, silentCuts := lags(b, 3000)
+	cuts := func() []int { return []int{*noCuts, *smallCuts, *largeCuts, *silentCuts} }
+	silent.video(avcKey)
+	now := silent.now + int64(liveFor) + 1
+	for _, f := range []*feed{none, small, large} {
+		f.now = now
+		f.video(avcKey, avcInter, avcInter)
+	}
+	now = large.now
+
+	// Just below the step, and at it.
+	b.SetLimit(1000)
+	b.used.Store(949)
+	b.Shed(now)
+	require.Equal(t, []int{0, 0, 0, 0}, cuts())
+	b.used.Store(950)
+	b.Shed(now)
+	require.Equal(t, []int{0, 0, 1, 0}, cuts(), "not whose stream receives nothing")
+	b.used.Store(990)
+	b.Shed(now + int64(cutEvery) - 1)
+	require.Equal(t, []int{0, 0, 1, 0}, cuts(), "it takes time to help")
+
+	// What was kept for it goes with the next message, whatever that is.
+	b.SetLimit(1 << 20)
+	large.video(avcKey)
+	large.video(avcInter)
+	require.EqualValues(t, 4, large.first())
+	require.EqualValues(t, 1, small.first())
+
+	b.SetLimit(1000)
+	b.used.Store(1000)
+	b.Shed(now + int64(cutEvery))
+	require.Equal(t, []int{0, 1, 1, 0}, cuts())
+	b.Shed(now + 2*int64(cutEvery))
+	require.Equal(t, []int{0, 1, 1, 0}, cuts(), "there is nobody left")
+}
+
+func TestLogBehind(t *testing.T) {
+	f := newFeed(Limits{Bytes: 1 << 20, Messages: 3, Age: 1 << 62})
+	f.video(avcKey, avcInter, avcInter, avcInter)
+	all := f.bytes
+	now := f.now + 1000
+	for _, row := range []struct {
+		seq   uint64
+		bytes int
+		age   int64
+	}{
+		{1, all, math.MaxInt64}, // not kept any more
+		{2, all, 1000 + 20e6}, {3, all * 2 / 3, 1000 + 10e6}, {4, all / 3, 1000}, {5, 0, 0},
+	} {
+		n, age := f.Behind(row.seq, now)
+		require.Equal(t, row.bytes, n, "%+v", row)
+		require.Equal(t, row.age, age, "%+v", row)
+	}
 }

@@ -18,6 +18,8 @@ type Cursor struct {
 	set     *HeaderSet // what the receiver has
 	preface bool       // the header set goes before the next message
 	needKey bool       // video waits for a keyframe
+	begun   backlog    // what there was to send when it was placed,
+	until   uint64     // up to this message
 	stop    atomic.Bool
 	stopped bool // before a keyframe, because of stop
 
@@ -46,15 +48,16 @@ func (l *Log) Start(c *Cursor, o Options) {
 	c.log, c.opt = l, o
 	c.shared = o.Layout.Shared(o.Size)
 	c.set, c.preface, c.needKey = nil, true, true
-	if o.From > 0 {
+	switch {
+	case o.From > 0:
 		c.next.Store(o.From)
-		return
-	}
-	if o.Live {
+		c.begin()
+	case o.Live:
 		c.next.Store(l.head.Load())
-		return
+		c.begin()
+	default:
+		c.place(l.tail.Load())
 	}
-	c.place(l.tail.Load())
 }
 
 // place puts the cursor where a receiver may begin, not before from.
@@ -70,6 +73,13 @@ func (c *Cursor) place(from uint64) {
 		c.next.Store(max(from, head-1))
 	}
 	c.needKey = true
+	c.begin()
+}
+
+// begin notes what there is to send when the cursor has been placed.
+func (c *Cursor) begin() {
+	c.until = c.log.head.Load()
+	c.begun = c.log.backlog(c.next.Load(), c.until)
 }
 
 // Next is the sequence number of the next message to send. It is safe for
@@ -108,13 +118,37 @@ func (c *Cursor) Done() bool {
 	return c.log.Ended() && c.next.Load() == c.log.head.Load()
 }
 
-// jump goes on at the newest keyframe after the log has dropped what came
-// next.
+// jump goes on at the newest keyframe: what comes next is not kept any more, or
+// too old.
 func (c *Cursor) jump() {
 	old := c.next.Load()
 	c.place(max(old, c.log.tail.Load()))
 	c.preface = true
 	c.overtaken.Add(c.next.Load() - old)
+}
+
+// skip goes on at the newest keyframe, in a stream without video at the newest
+// message, where the receiver has fallen behind by more than the log's lag, and
+// there is one ahead. head is the log's.
+//
+// What a receiver has begun with does not count: behind a keyframe that was old
+// already it is late from the start, and may well catch up.
+//
+// The clock is the arrival of messages, not their own time: nobody falls behind
+// because a publisher sends an hour in a minute, nor because it pauses.
+func (c *Cursor) skip(head uint64) {
+	l, at := c.log, c.next.Load()
+	lag, allowed := l.backlog(at, head), l.limits.lag()
+	if at < c.until {
+		allowed.age = max(allowed.age, c.begun.age+allowed.age/4)
+		allowed.bytes = max(allowed.bytes, c.begun.bytes+allowed.bytes/4)
+	}
+	if lag.age <= allowed.age && lag.bytes <= allowed.bytes {
+		return
+	}
+	if key := l.key.Load(); key != nil && key.Seq > at || !l.video.Load() {
+		c.jump()
+	}
 }
 
 // Read moves on by one message and returns it, nil when the cursor is up to
@@ -181,6 +215,9 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	b.Reset()
 	if from == head {
 		return
+	}
+	if c.skip(head); c.next.Load() != from {
+		plain, from, head = false, c.next.Load(), c.log.head.Load()
 	}
 	f := filler{b, c, c.preface, c.needKey, 0}
 	for seq := from; seq < head && b.bytes < limit; seq++ {

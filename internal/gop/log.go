@@ -4,6 +4,7 @@
 package gop
 
 import (
+	"math"
 	"sync/atomic"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -45,6 +46,10 @@ type Limits struct {
 	Age      int64 // nanoseconds since arrival
 }
 
+// lag is how far a receiver may fall behind. What lies between it and the
+// limits is for what is under way to it, and for those who begin.
+func (l *Limits) lag() backlog { return backlog{l.Age / 5 * 4, uint64(l.Bytes) / 2} }
+
 // Log is a live stream's messages, from the last keyframe on, or from where
 // the slowest cursor is, within Limits. Append and End are for one goroutine;
 // all else is safe for concurrent use.
@@ -53,6 +58,10 @@ type Log struct {
 	// Slowest, where it is set, is the sequence number of the first message
 	// that a cursor still needs. It is called while appending.
 	Slowest func() uint64
+	// Lagging is the receiver that keeps most of the log and is not up to
+	// date: how many bytes, 0 for nobody, and what cuts it off. now is that of
+	// Append. Any goroutine calls it. A Log with a Budget must have it.
+	Lagging func(now int64) (bytes int, cut func())
 
 	ring  atomic.Pointer[ring]
 	head  atomic.Uint64 // sequence number of the next message
@@ -64,6 +73,7 @@ type Log struct {
 	budget   *Budget      // nil: not counted
 	charged  atomic.Int64 // bytes counted there
 	released atomic.Bool
+	trimNext atomic.Bool // whatever the next message is
 
 	// Owned by the appending goroutine.
 	set   *HeaderSet
@@ -125,6 +135,43 @@ func (l *Log) Since(seq uint64) int {
 		return 0
 	}
 	return int(last.end-first.end) + first.Frame.Len()
+}
+
+// Behind is what a receiver has before it whose next message is seq: how many
+// bytes are kept of it, and for how long the first has waited, which is for
+// ever where it is not kept any more.
+func (l *Log) Behind(seq uint64, now int64) (bytes int, age int64) {
+	switch m := l.Get(seq); {
+	case seq >= l.Head():
+		return 0, 0
+	case m == nil:
+		return l.Since(seq), math.MaxInt64
+	default:
+		return l.Since(seq), now - m.arrived
+	}
+}
+
+// Age is how much later than the message seq the newest one has arrived, in
+// nanoseconds.
+func (l *Log) Age(seq uint64) int64 {
+	return l.backlog(max(seq, l.tail.Load()), l.head.Load()).age
+}
+
+// backlog is what there is from one message to another: the nanoseconds in
+// which it has arrived, and bytes.
+type backlog struct {
+	age   int64
+	bytes uint64
+}
+
+// backlog is nothing where one of the two is not kept. A cursor may be placed at
+// a keyframe that the head does not tell of yet.
+func (l *Log) backlog(from, to uint64) backlog {
+	first, last := l.Get(from), l.Get(to-1)
+	if first == nil || last == nil || from >= to {
+		return backlog{}
+	}
+	return backlog{last.arrived - first.arrived, last.end - first.end}
 }
 
 // Append appends a message: frame as players get it, push as destinations do.
@@ -231,7 +278,8 @@ func (l *Log) grow(r *ring) *ring {
 func (l *Log) trim(m *Message, now int64) {
 	tail, head := l.tail.Load(), m.Seq+1
 	to := tail
-	if m.Trims() {
+	if m.Trims() || l.trimNext.Load() {
+		l.trimNext.Store(false)
 		to = head
 		if key := l.key.Load(); key != nil {
 			to = key.Seq
@@ -242,7 +290,7 @@ func (l *Log) trim(m *Message, now int64) {
 		to = max(to, tail)
 	}
 	r := l.ring.Load()
-	limit := l.maxBytes()
+	limit := l.MaxBytes()
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
 		if tail >= to && l.bytes <= limit && head-tail <= uint64(l.limits.Messages) &&

@@ -26,6 +26,10 @@ type Reader struct {
 	try    attempt
 	read   int  // bytes since the last Flush
 	empty  bool // the last read took all there was
+
+	ahead [1]byte // read by Await, where has says so
+	has   bool
+	err   error // of Await
 }
 
 // drain is how many bytes are read before they are passed on even though more
@@ -63,10 +67,31 @@ func (r *Reader) SetWindow(d time.Duration) {
 // Merging reports whether reads are merged.
 func (r *Reader) Merging() bool { return r.window > 0 }
 
+// Await waits until there is something to Read, or Read fails. It needs little
+// stack, that of many goroutines which do nothing but wait. Windows are not
+// heeded.
+func (r *Reader) Await() {
+	if r.has || r.err != nil {
+		return
+	}
+	r.flush()
+	n, err := r.conn.Read(r.ahead[:])
+	r.has, r.err, r.empty = n > 0, err, false
+}
+
 // Read reads what has arrived, and waits only when nothing has.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
+	}
+	if r.has {
+		p[0], r.has = r.ahead[0], false
+		r.read++
+		return 1, nil
+	}
+	if err := r.err; err != nil {
+		r.err = nil
+		return 0, err
 	}
 	if r.raw == nil {
 		r.flush()

@@ -9,7 +9,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leak"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 // What arrives before a window's end is read at once when it is much. The end
 // of that window, when it comes, is no timeout.

@@ -1,5 +1,5 @@
 // Package interop holds the tests against peers that others wrote: ffmpeg,
-// nginx with its RTMP module, GStreamer, librtmp and joy4 publish, play and
+// nginx with its RTMP module, GStreamer, librtmp, OBS and joy4 publish, play and
 // are pushed to, and what comes out is compared with what went in, packet for
 // packet. curl drives the control handler.
 //
@@ -7,5 +7,7 @@
 //
 //	go test -tags interop ./internal/interop
 //
-// A program that is missing is a failure that names its Debian package.
+// A program that is missing is a failure that names its Debian package. A
+// current FFmpeg and OBS, which Debian 12 does not have, are there where
+// FORWARD_FFMPEG and FORWARD_OBS name them; .ci/newer gets both.
 package interop

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/leak"
 )
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -32,15 +31,9 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(mediaDir)
-	before := runtime.NumGoroutine()
-	code := m.Run()
-	table.print()
-	if err := poll("an end of all goroutines", func() bool { return runtime.NumGoroutine() <= before }); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-		return 1
-	}
-	return code
+	addNewer()
+	defer table.print()
+	return leak.Run(m)
 }
 
 // table collects what TestMatrix finds.
@@ -58,6 +51,12 @@ const (
 	plays       = "plays"
 	playsLate   = "plays, late"
 	destination = "destination"
+
+	// By TLS, and to a server that asks for a password.
+	publishesTLS   = "publishes, rtmps"
+	playsTLS       = "plays, rtmps"
+	destinationTLS = "destination, rtmps"
+	withPassword   = "publishes, password"
 )
 
 func (r *results) set(role, peer string, c *clip, err error) {
@@ -73,14 +72,17 @@ func (r *results) note(role, peer string, c *clip, cell string) {
 	if r.cells == nil {
 		r.cells = make(map[[2]string]string)
 	}
-	row := fmt.Sprintf("%-12s %s", role, peer)
+	row := fmt.Sprintf("%-39s %s", role, peer)
 	if !slices.Contains(r.rows, row) {
 		r.rows = append(r.rows, row)
 	}
 	if !slices.Contains(r.cols, c.name) {
 		r.cols = append(r.cols, c.name)
 	}
-	r.cells[[2]string{row, c.name}] = cell
+	at := [2]string{row, c.name}
+	if r.cells[at] != "FAIL" { // of a cell that is checked at several places
+		r.cells[at] = cell
+	}
 }
 
 // print prints a row for each peer and role and a column for each clip.
@@ -96,17 +98,20 @@ func (r *results) print() {
 	for i, col := range r.cols {
 		fmt.Printf("  %2d %s\n", i+1, col)
 	}
-	fmt.Printf("%-36s", "")
+	fmt.Printf("%-63s", "")
 	for i := range r.cols {
 		fmt.Printf("%5d", i+1)
 	}
 	fmt.Println()
 	for _, row := range r.rows {
-		fmt.Printf("%-36s", row)
+		fmt.Printf("%-63s", row)
 		for _, col := range r.cols {
 			fmt.Printf("%5s", r.cells[[2]string{row, col}])
 		}
 		fmt.Println()
+	}
+	for _, peer := range absent() {
+		fmt.Println("absent:", peer)
 	}
 	fmt.Println()
 }
@@ -119,6 +124,11 @@ func TestMatrix(t *testing.T) {
 	clips := repository(t)
 	for _, make := range generated {
 		clips = append(clips, make(t))
+	}
+	if newFFmpeg != "" {
+		for _, make := range modern {
+			clips = append(clips, make(t))
+		}
 	}
 	for _, c := range clips {
 		t.Run(c.name, func(t *testing.T) {
@@ -183,18 +193,12 @@ func (w *world) run() {
 		if p.muxed != nil {
 			want = p.muxed(w.t, w.c)
 		}
-		w.raw(w.slave.addr, "live", p.stream(), publishes, p.name, func(_, got []tag) error {
-			return checkRun(want, got, p.rule)
-		})
+		w.published(w.master.addr, p.stream(), publishes, p.name, want, p.rule)
 	}
-	for _, accepted := range w.live {
-		select {
-		case <-accepted:
-		case <-w.ctx.Done():
-			w.t.Fatal("a raw player was not accepted")
-		}
-	}
-	eventually(w.t, "the players at the slave", func() bool { return w.slave.plays.Load() == int64(waiting+len(w.live)-atNginx) })
+	w.awaitRaw()
+	eventually(w.t, "the players of ours", func() bool {
+		return w.slave.plays.Load()+w.master.plays.Load() == int64(waiting+len(w.live)-atNginx)
+	})
 	if players[0].can(w.c) {
 		atNginx++
 	}
@@ -284,6 +288,28 @@ func (w *world) raw(addr, app, stream, role, name string, check func(want, got [
 			w.t.Errorf("%s %s: %v", name, role, err)
 		}
 	})
+}
+
+// published plays what comes from a publisher raw, where it publishes to and at
+// the slave, to which that server pushes it.
+func (w *world) published(addr, stream, role, name string, want []tag, r rule) {
+	check := func(r rule) func(_, got []tag) error {
+		return func(_, got []tag) error { return checkRun(want, got, r) }
+	}
+	w.raw(addr, "live", stream, role, name, check(r))
+	r.pushed = true
+	w.raw(w.slave.addr, "live", stream, role, name, check(r))
+}
+
+// awaitRaw waits until all raw players are accepted.
+func (w *world) awaitRaw() {
+	for _, accepted := range w.live {
+		select {
+		case <-accepted:
+		case <-w.ctx.Done():
+			w.t.Fatal("a raw player was not accepted")
+		}
+	}
 }
 
 // TestSeedCluster is the page's own example: a master with its configuration

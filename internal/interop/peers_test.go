@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,7 @@ var packages = map[string]string{
 	"nginx":          "nginx",
 	"rtmpdump":       "rtmpdump",
 	"gst-launch-1.0": "gstreamer1.0-tools",
+	"Xvfb":           "xvfb",
 }
 
 // elements has the Debian package of each of GStreamer's elements.
@@ -92,7 +94,14 @@ type process struct {
 // start starts a program, which does not outlive the test.
 func start(t testing.TB, program string, args ...string) *process {
 	t.Helper()
+	return startEnv(t, nil, program, args...)
+}
+
+// startEnv is start with more variables in the environment.
+func startEnv(t testing.TB, env []string, program string, args ...string) *process {
+	t.Helper()
 	p := &process{name: program, cmd: exec.Command(need(t, program), args...), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, p.cmd.Start())
@@ -262,11 +271,11 @@ type publisher struct {
 }
 
 // stream is the name that p publishes under.
-func (p publisher) stream() string { return "from-" + strings.Fields(p.name)[0] }
+func (p publisher) stream() string { return "from-" + strings.ReplaceAll(p.name, " ", "-") }
 
 var publishers = []publisher{
-	{"ffmpeg", classic, rule{}, func(t *testing.T, c *clip, url string) error {
-		return start(t, "ffmpeg", "-v", "error", "-nostdin", "-re", "-copyts", "-i", c.path, "-c", "copy", "-f", "flv", url).wait()
+	{"ffmpeg " + ffmpegVersion("ffmpeg"), classic, rule{}, func(t *testing.T, c *clip, url string) error {
+		return ffmpegPublish(t, "ffmpeg", c, url)
 	}, nil},
 	{"GStreamer rtmp2sink", classic, rule{}, func(t *testing.T, c *clip, url string) error {
 		return start(t, "gst-launch-1.0", gstPipeline(c, "rtmp2sink", "location="+url, "sync=true")...).wait()
@@ -275,6 +284,19 @@ var publishers = []publisher{
 		return start(t, "gst-launch-1.0", gstPipeline(c, "rtmpsink", "location="+url+" live=1", "sync=true")...).wait()
 	}, gstMuxed},
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPublish, nil},
+}
+
+// ffmpegPublish publishes with an FFmpeg and options of its output.
+func ffmpegPublish(t *testing.T, program string, c *clip, url string, options ...string) error {
+	return start(t, program, slices.Concat([]string{"-v", "error", "-nostdin", "-re", "-copyts", "-i", c.path, "-c", "copy", "-f", "flv"},
+		options, []string{url})...).wait()
+}
+
+// ffmpegPlay plays with an FFmpeg and options of its input.
+func ffmpegPlay(t *testing.T, program, url string, options ...string) ([]tag, error) {
+	return recorded(t, program, func(out string) []string {
+		return slices.Concat([]string{"-v", "error", "-nostdin", "-copyts"}, options, []string{"-i", url, "-c", "copy", "-f", "flv", out})
+	})
 }
 
 // classic clips are what a peer without Enhanced RTMP can take apart.
@@ -357,10 +379,8 @@ type player struct {
 }
 
 var players = []player{
-	{"ffmpeg", classic, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
-		return recorded(t, "ffmpeg", func(out string) []string {
-			return []string{"-v", "error", "-nostdin", "-copyts", "-i", url, "-c", "copy", "-f", "flv", out}
-		})
+	{"ffmpeg " + ffmpegVersion("ffmpeg"), classic, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
+		return ffmpegPlay(t, "ffmpeg", url)
 	}},
 	{"GStreamer rtmp2src", anything, rule{cut: 3}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
 		return recorded(t, "gst-launch-1.0", func(out string) []string {
@@ -368,11 +388,15 @@ var players = []player{
 		})
 	}},
 	{"librtmp (rtmpdump)", anything, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
-		return recorded(t, "rtmpdump", func(out string) []string {
-			return []string{"-q", "--live", "--timeout", "60", "-r", url, "-o", out}
-		})
+		return rtmpdump(t, url)
 	}},
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPlay},
+}
+
+func rtmpdump(t *testing.T, url string) ([]tag, error) {
+	return recorded(t, "rtmpdump", func(out string) []string {
+		return []string{"-q", "--live", "--timeout", "60", "-r", url, "-o", out}
+	})
 }
 
 // recorded runs a program that writes an FLV file.

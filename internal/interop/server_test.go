@@ -174,6 +174,12 @@ func newTap(t testing.TB, to string) *tap {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	return newTapOn(t, l, to)
+}
+
+// newTapOn is newTap with a listener, such as one of crypto/tls.
+func newTapOn(t testing.TB, l net.Listener, to string) *tap {
+	t.Helper()
 	p := &tap{addr: l.Addr().String(), to: to, conns: make(chan *tapped, 1024)}
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -204,7 +210,9 @@ func (p *tap) relay(ctx context.Context, nc net.Conn) {
 	}
 	defer dst.Close()
 	// Small buffers: a destination that stops reading is to be felt soon.
-	nc.(*net.TCPConn).SetReadBuffer(64 << 10)
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		tcp.SetReadBuffer(64 << 10)
+	}
 	dst.(*net.TCPConn).SetWriteBuffer(64 << 10)
 	c := &tapped{began: began, ended: make(chan struct{})}
 	p.conns <- c

@@ -140,29 +140,36 @@ func (r *ackReader) Read(p []byte) (int, error) {
 // Next returns the next message that is not about the connection itself.
 func (c *Conn) Next() (chunk.Message, error) {
 	for {
-		m, err := c.Reader.Next()
-		if err != nil {
-			return m, err
-		}
-		switch m.Type {
-		case chunk.TypeSetChunkSize, chunk.TypeAbort, chunk.TypeAck:
-		case chunk.TypeWindowAckSize:
-			if len(m.Payload) >= 4 {
-				c.window = uint64(binary.BigEndian.Uint32(m.Payload))
-			}
-		case chunk.TypeSetPeerBandwidth:
-			err = c.send(chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize))
-		case chunk.TypeUserControl:
-			if len(m.Payload) >= 6 && binary.BigEndian.Uint16(m.Payload) == eventPingRequest {
-				err = c.send(chunk.AppendUserControl(nil, eventPingResponse, binary.BigEndian.Uint32(m.Payload[2:])))
-			}
-		default:
-			return m, nil
-		}
-		if err != nil {
+		m, own, err := c.next()
+		if err != nil || !own {
 			return m, err
 		}
 	}
+}
+
+// next returns the next message. Its own are those about the connection itself,
+// which it has carried out.
+func (c *Conn) next() (m chunk.Message, own bool, err error) {
+	m, err = c.Reader.Next()
+	if err != nil {
+		return m, false, err
+	}
+	switch m.Type {
+	case chunk.TypeSetChunkSize, chunk.TypeAbort, chunk.TypeAck:
+	case chunk.TypeWindowAckSize:
+		if len(m.Payload) >= 4 {
+			c.window = uint64(binary.BigEndian.Uint32(m.Payload))
+		}
+	case chunk.TypeSetPeerBandwidth:
+		err = c.send(chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize))
+	case chunk.TypeUserControl:
+		if len(m.Payload) >= 6 && binary.BigEndian.Uint16(m.Payload) == eventPingRequest {
+			err = c.send(chunk.AppendUserControl(nil, eventPingResponse, binary.BigEndian.Uint32(m.Payload[2:])))
+		}
+	default:
+		return m, false, nil
+	}
+	return m, true, err
 }
 
 // parseCommand decodes a command message; ok is false for other messages.

@@ -3,6 +3,7 @@ package rtmp
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -99,57 +100,76 @@ type Server struct {
 	connected bool
 	accepted  bool
 	commands  int
-	nextID    uint32 // the last id that createStream gave
-	streams   map[uint32]*serverStream
+	nextID    uint32          // the last id that createStream gave
+	streams   []*serverStream // at most MaxStreams
 }
 
 type serverStream struct {
+	id                  uint32
 	publishing, playing bool
 	name                string
 }
 
 // NewServer returns the server's side of c.
 func NewServer(c *Conn, h Handler) *Server {
-	return &Server{Conn: c, h: h, streams: make(map[uint32]*serverStream)}
+	return &Server{Conn: c, h: h}
 }
 
 // Serve reads until the connection ends and returns why. Streams that are
 // still publishing or playing then are ended.
 func (s *Server) Serve() error {
-	defer s.end()
+	return s.ServeUntil(func() bool { return false })
+}
+
+// ServeUntil is Serve, but returns nil when, behind a message, pause says so.
+// Then nothing is ended, and the next call goes on.
+func (s *Server) ServeUntil(pause func() bool) error {
+	paused := false
+	defer func() {
+		if !paused {
+			s.end()
+		}
+	}()
 	for {
-		m, err := s.Next()
-		if err != nil {
-			return err
-		}
-		switch m.Type {
-		case chunk.TypeCommand, chunk.TypeCommandAMF3:
-			err = s.command(m)
-		case chunk.TypeAudio, chunk.TypeVideo, chunk.TypeData, chunk.TypeDataAMF3, chunk.TypeAggregate:
-			if st := s.streams[m.StreamID]; st != nil && st.publishing {
-				err = s.h.Message(m)
-			}
+		m, own, err := s.next()
+		if err == nil && !own {
+			err = s.message(m)
 		}
 		if err != nil {
 			return err
+		}
+		if paused = pause(); paused {
+			return nil
 		}
 	}
+}
+
+func (s *Server) message(m chunk.Message) error {
+	switch m.Type {
+	case chunk.TypeCommand, chunk.TypeCommandAMF3:
+		return s.command(m)
+	case chunk.TypeAudio, chunk.TypeVideo, chunk.TypeData, chunk.TypeDataAMF3, chunk.TypeAggregate:
+		if st := s.stream(m.StreamID); st != nil && st.publishing {
+			return s.h.Message(m)
+		}
+	}
+	return nil
 }
 
 func (s *Server) end() {
-	for id, st := range s.streams {
-		s.stop(id, st)
+	for _, st := range s.streams {
+		s.stop(st)
 	}
 }
 
-func (s *Server) stop(id uint32, st *serverStream) {
+func (s *Server) stop(st *serverStream) {
 	if st.publishing {
 		st.publishing = false
-		s.h.Unpublish(id)
+		s.h.Unpublish(st.id)
 	}
 	if st.playing {
 		st.playing = false
-		s.h.StopPlay(id)
+		s.h.StopPlay(st.id)
 	}
 }
 
@@ -194,7 +214,7 @@ func (s *Server) command(m chunk.Message) error {
 	case "deleteStream":
 		if id, ok := cmd.Number(1); ok && id >= 0 && id < 1<<32 {
 			s.closeStream(uint32(id))
-			delete(s.streams, uint32(id))
+			s.streams = slices.DeleteFunc(s.streams, func(st *serverStream) bool { return st.id == uint32(id) })
 		}
 	case "seek":
 		return s.send(s.appendStatus(nil, cmd.StreamID, "error", "NetStream.Seek.Failed", "A live stream can't be seeked."))
@@ -245,29 +265,39 @@ func (s *Server) createStream(cmd *Command) error {
 		return s.send(b)
 	}
 	s.nextID++
-	for s.streams[s.nextID] != nil {
+	for s.stream(s.nextID) != nil {
 		s.nextID++
 	}
-	s.streams[s.nextID] = &serverStream{}
+	s.streams = append(s.streams, &serverStream{id: s.nextID})
 	return s.result(cmd, nil, s.nextID)
 }
 
-// stream returns the stream that a command is about. A client that publishes
+// stream returns the stream of that id, nil where there is none.
+func (s *Server) stream(id uint32) *serverStream {
+	for _, st := range s.streams {
+		if st.id == id {
+			return st
+		}
+	}
+	return nil
+}
+
+// wanted returns the stream that a command is about. A client that publishes
 // without createStream is taken as one that did.
-func (s *Server) stream(id uint32) (*serverStream, error) {
-	st := s.streams[id]
+func (s *Server) wanted(id uint32) (*serverStream, error) {
+	st := s.stream(id)
 	if st == nil {
 		if len(s.streams) >= MaxStreams {
 			return nil, fmt.Errorf("%w: more than %d message streams", chunk.ErrLimit, MaxStreams)
 		}
-		st = &serverStream{}
-		s.streams[id] = st
+		st = &serverStream{id: id}
+		s.streams = append(s.streams, st)
 	}
 	return st, nil
 }
 
 func (s *Server) publish(cmd *Command) error {
-	st, err := s.stream(cmd.StreamID)
+	st, err := s.wanted(cmd.StreamID)
 	if err != nil {
 		return err
 	}
@@ -286,7 +316,7 @@ func (s *Server) publish(cmd *Command) error {
 }
 
 func (s *Server) play(cmd *Command) error {
-	st, err := s.stream(cmd.StreamID)
+	st, err := s.wanted(cmd.StreamID)
 	if err != nil {
 		return err
 	}
@@ -324,7 +354,7 @@ func (s *Server) refuse(streamID uint32, err error) error {
 }
 
 func (s *Server) pause(cmd *Command) error {
-	st := s.streams[cmd.StreamID]
+	st := s.stream(cmd.StreamID)
 	if st == nil || !st.playing || len(cmd.Args) < 2 {
 		return nil
 	}
@@ -347,15 +377,15 @@ func (s *Server) pause(cmd *Command) error {
 }
 
 func (s *Server) closeStream(id uint32) {
-	if st := s.streams[id]; st != nil {
-		s.stop(id, st)
+	if st := s.stream(id); st != nil {
+		s.stop(st)
 	}
 }
 
 func (s *Server) unpublishName(name string) {
-	for id, st := range s.streams {
+	for _, st := range s.streams {
 		if st.publishing && st.name == name {
-			s.closeStream(id)
+			s.stop(st)
 		}
 	}
 }

@@ -436,6 +436,31 @@ func TestServerCutAtEveryByte(t *testing.T) {
 	}
 }
 
+// A server that pauses behind each message, those about the connection itself
+// among them, does what one does that does not, and ends nothing before the end.
+func TestServerPauses(t *testing.T) {
+	in := [][]byte{
+		connected,
+		command(0, "createStream", 4, nil),
+		message(chunk.TypeUserControl, 0, []byte{0, eventPingRequest, 0, 0, 0, 1}),
+		command(1, "play", 5, nil, "a"),
+		message(chunk.TypeAck, 0, []byte{0, 0, 0, 1}),
+		command(1, "pause", 6, nil, true),
+	}
+	want := &handler{}
+	require.Equal(t, io.EOF, serve(want, in...))
+
+	got := &handler{record: &record{}}
+	s := NewServer(newTestConn(bytes.NewReader(concat(in...)), got.record), got)
+	for range in {
+		require.NoError(t, s.ServeUntil(func() bool { return true }))
+	}
+	require.Equal(t, 1, got.active["play 1"])
+	require.Equal(t, io.EOF, s.ServeUntil(func() bool { return true }))
+	require.Equal(t, 0, got.active["play 1"])
+	require.Equal(t, want.log, got.log)
+}
+
 // failAfter sends n times.
 type failAfter struct {
 	*record

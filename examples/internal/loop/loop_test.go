@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,8 +14,11 @@ import (
 	"github.com/nareix/joy4/format/flv"
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/internal/leak"
 	"github.com/rtmp-forward/forward/testdata"
 )
+
+func TestMain(m *testing.M) { os.Exit(leak.Run(m)) }
 
 type clip struct{ av.Demuxer }
 

@@ -1,0 +1,89 @@
+package ingest
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What Await has read, and the error that it has met, are the next Read's.
+func TestAwait(t *testing.T) {
+	for name, connect := range map[string]func(*testing.T) (here, peer net.Conn){
+		"TCP":  connectTCP,
+		"pipe": func(*testing.T) (net.Conn, net.Conn) { return net.Pipe() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, peer := connect(t)
+			defer conn.Close()
+			defer peer.Close()
+			r := NewReader(conn)
+			flushed := 0
+			r.Flush = func() { flushed++ }
+			go func() {
+				peer.Write([]byte("abc"))
+				peer.Write([]byte("d"))
+				peer.Close()
+			}()
+			r.Await()
+			r.Await()
+			require.Equal(t, 1, flushed)
+			n, err := r.Read(nil)
+			require.Zero(t, n)
+			require.NoError(t, err)
+			got := make([]byte, 3)
+			_, err = io.ReadFull(r, got)
+			require.NoError(t, err)
+			r.Await()
+			got = append(got, 0)
+			_, err = io.ReadFull(r, got[3:])
+			require.NoError(t, err)
+			require.Equal(t, "abcd", string(got))
+			r.Await()
+			_, err = r.Read(got)
+			require.Equal(t, io.EOF, err)
+		})
+	}
+}
+
+func TestAwaitKeepsErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(conn, peer net.Conn)
+		want error
+	}{
+		// The system tells of a reset once, and of an end from then on.
+		"reset": {func(_, peer net.Conn) {
+			peer.(*net.TCPConn).SetLinger(0)
+			peer.Close()
+		}, syscall.ECONNRESET},
+		"closed": {func(conn, _ net.Conn) { conn.Close() }, net.ErrClosed},
+		"late":   {func(conn, _ net.Conn) { conn.SetReadDeadline(time.Now()) }, os.ErrDeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, peer := connectTCP(t)
+			defer conn.Close()
+			defer peer.Close()
+			r := NewReader(conn)
+			c.end(conn, peer)
+			r.Await()
+			r.Await()
+			_, err := r.Read(make([]byte, 10))
+			require.ErrorIs(t, err, c.want)
+		})
+	}
+}
+
+func connectTCP(t *testing.T) (here, peer net.Conn) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	peer, err = net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	here, err = l.Accept()
+	require.NoError(t, err)
+	return here, peer
+}

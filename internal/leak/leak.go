@@ -1,0 +1,140 @@
+// Package leak finds what tests leave behind: goroutines, descriptors, and
+// values that something, such as a timer that was not stopped, still holds.
+package leak
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"weak"
+)
+
+// patience is for what ends by itself, such as a goroutine on its last lines.
+const patience = 15 * time.Second
+
+// Run runs the tests of a package and returns the status to exit with: that of
+// the tests or, where they pass, 1 when they have left something behind.
+func Run(m *testing.M) int {
+	before := descriptors()
+	if code := m.Run(); code != 0 {
+		return code
+	}
+	http.DefaultClient.CloseIdleConnections()
+	code := 0
+	complain := func(what string, left []string) {
+		if len(left) > 0 {
+			fmt.Fprintf(os.Stderr, "left after the tests: %d %s:\n\n%s\n", len(left), what, strings.Join(left, "\n\n"))
+			code = 1
+		}
+	}
+	complain("goroutines", await(goroutines))
+	complain("values in use", await(held))
+	complain("descriptors", await(func() []string { return more(before, descriptors()) }))
+	return code
+}
+
+// await returns what there is left when patience has ended.
+func await(left func() []string) []string {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if l := left(); len(l) == 0 || time.Now().After(end) {
+			return l
+		}
+	}
+}
+
+// goroutines returns the stacks of those that are neither the caller's nor the
+// testing package's.
+func goroutines() (stacks []string) {
+	buf := make([]byte, 1<<20)
+	all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	for _, g := range all[1:] { // behind the caller's
+		if !strings.Contains(g, "testing.runFuzzing") && !strings.Contains(g, "os/signal.loop") {
+			stacks = append(stacks, g)
+		}
+	}
+	return stacks
+}
+
+var tracked struct {
+	sync.Mutex
+	values []func() string // what it is, while it is in use
+}
+
+// Track has the tests fail when anything still refers to the value at the end
+// of its test: a goroutine, or a timer that was not stopped. Of the functions
+// given to Cleanup those that are added later may refer to it.
+func Track[T any](t testing.TB, v *T) {
+	w, name := weak.Make(v), t.Name()
+	held := func() string {
+		if w.Value() == nil {
+			return ""
+		}
+		return fmt.Sprintf("%T of %s", w.Value(), name)
+	}
+	if time.Now().Year() > 2000 {
+		// For Run: the runtime may keep a timer that was stopped, such as a
+		// context's, and what it refers to until its time.
+		tracked.Lock()
+		defer tracked.Unlock()
+		tracked.values = append(tracked.values, held)
+		return
+	}
+	// In virtual time: here and now, without waiting for more than what is on
+	// its last lines, since the bubble's timers would go off or go with it.
+	t.Cleanup(func() {
+		for range 100 {
+			if runtime.GC(); held() == "" {
+				return
+			}
+			runtime.Gosched()
+		}
+		t.Error("still in use: " + held())
+	})
+	// A T keeps the functions it has called until others take their places.
+	t.Cleanup(func() {
+		for range 100 {
+			t.Cleanup(func() {})
+		}
+	})
+}
+
+// held returns the tracked values that are in use.
+func held() (left []string) {
+	runtime.GC()
+	tracked.Lock()
+	defer tracked.Unlock()
+	for _, of := range tracked.values {
+		if name := of(); name != "" {
+			left = append(left, name)
+		}
+	}
+	return left
+}
+
+// descriptors are the files and sockets that the process has open, none where
+// the system does not tell. Those of the runtime, such as its epoll, stay.
+func descriptors() map[string]bool {
+	open := make(map[string]bool)
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, fd := range fds {
+		to, err := os.Readlink("/proc/self/fd/" + fd.Name())
+		if err == nil && !strings.HasPrefix(to, "anon_inode:") && !strings.HasPrefix(to, "/proc/") {
+			open[to] = true
+		}
+	}
+	return open
+}
+
+func more(before, now map[string]bool) (left []string) {
+	for to := range now {
+		if !before[to] {
+			left = append(left, to)
+		}
+	}
+	return left
+}

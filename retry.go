@@ -1,0 +1,191 @@
+package forward
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// RetryInfo is what Config.Retry is asked about: a destination that was not
+// reached, or has been lost.
+type RetryInfo struct {
+	// Request is that of the stream's publisher. It must not be changed.
+	Request *PublishRequest
+	// Err is why the attempt has ended. Its Destination is the one meant.
+	Err *DestinationError
+	// Attempt counts the attempts in a row that have failed, from 1. One
+	// that was sent to for Backoff.Healthy begins a new row.
+	Attempt int
+	// Delay is how long Backoff has the next attempt wait.
+	Delay time.Duration
+}
+
+// backoff is where a Forwarder is in its Backoff.
+type backoff struct {
+	Backoff
+	attempt int
+	steps   int // how often Min has been doubled, plus one
+	refused int // attempts in a row
+}
+
+// shortSteps is how many steps one makes who was publishing, but not for long
+// enough: a destination that comes and goes is worse than one that is down, as
+// each time it makes the stream begin anew for those behind it.
+const shortSteps = 2
+
+// next is the delay after an attempt that has failed. sent is how long it has
+// been publishing, negative where it has not; random is at least 0 and below 1.
+func (b *backoff) next(refused bool, sent time.Duration, random float64) time.Duration {
+	published := sent >= 0
+	if published && sent >= b.Healthy {
+		b.attempt, b.steps, b.refused = 0, 0, 0
+		published = false // is a beginning, not a short one
+	}
+	b.attempt++
+	b.steps++
+	if refused {
+		b.refused++
+		return max(b.RefusedMin, delay(b.RefusedMin, b.RefusedMax, b.refused-1, random))
+	}
+	b.refused = 0
+	if published {
+		b.steps += shortSteps - 1
+	}
+	return delay(b.Min, b.Max, b.steps-1, random)
+}
+
+// delay is between half of lo, doubled n times, and all of it. It is hi where
+// that is reached: what was random before it keeps destinations apart, and no
+// attempt comes earlier than it must. A negative lo is 0, a negative hi none.
+func delay(lo, hi time.Duration, n int, random float64) time.Duration {
+	lo, hi = max(lo, 0), orForever(hi)
+	for ; n > 0 && lo > 0 && lo < hi; n-- {
+		lo += min(lo, hi-lo)
+	}
+	if lo >= hi {
+		return hi
+	}
+	return lo/2 + time.Duration(random*float64(lo-lo/2))
+}
+
+// retryAfter says when the destination is tried again after err; a negative
+// time is never. sent is how long it has been publishing, or negative.
+func (f *Forwarder) retryAfter(b *backoff, err *DestinationError, sent time.Duration) time.Duration {
+	d := b.next(!err.Temporary(), sent, rand.Float64())
+	if ask := f.src.cfg.Retry; ask != nil {
+		f.src.srv.guard("Retry", func() error {
+			if own := ask(RetryInfo{Request: f.src.req, Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
+				d = own
+			}
+			return nil
+		})
+	}
+	return d
+}
+
+// A destination that comes and goes is not to fill the log: it has logBurst
+// lines at once and one every logEvery, at most 44 in an hour. What is left
+// out is for Debug; the last of it follows as soon as there is room, so that
+// the log ends with how it is.
+const (
+	logBurst = 4
+	logEvery = 90 * time.Second
+)
+
+// reports is the log of one destination's state. It is guarded by the
+// Forwarder's mu.
+type reports struct {
+	full    time.Time // when all of the burst is free again
+	cause   string    // of the loss that was reported last, if it still lasts
+	leftOut int
+	last    *report // of those left out
+	timer   func()  // stops it; nil: none
+}
+
+type report struct {
+	level slog.Level
+	msg   string
+	args  []any
+}
+
+// lost reports that an attempt has failed. One that fails like the one before
+// is no change.
+func (f *Forwarder) lost(err *DestinationError, published bool, attempt int, retry time.Duration) {
+	cause := err.Op + " " + err.Code
+	f.mu.Lock()
+	same := !published && retry >= 0 && cause == f.reports.cause
+	f.reports.cause = cause
+	f.mu.Unlock()
+	args := []any{"err", err, "attempt", attempt}
+	switch {
+	case retry < 0:
+		f.report(slog.LevelWarn, "destination given up", args...)
+	case same:
+		f.log.Log(f.ctx, slog.LevelDebug, "destination lost", append(args, "retry", retry)...)
+	default:
+		f.report(slog.LevelWarn, "destination lost", append(args, "retry", retry)...)
+	}
+}
+
+// report logs a change of state.
+func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
+	f.mu.Lock()
+	r := &f.reports
+	now := level
+	if wait := r.wait(); wait > 0 {
+		now = slog.LevelDebug
+		r.leftOut++
+		r.last = &report{level, msg, args}
+		if r.timer == nil {
+			r.timer = later(wait, f.reportLast)
+		}
+	} else {
+		args = r.take(args)
+	}
+	f.mu.Unlock()
+	f.log.Log(f.ctx, now, msg, args...)
+}
+
+// reportLast logs the last change of state that was left out.
+func (f *Forwarder) reportLast() {
+	f.mu.Lock()
+	r := &f.reports
+	r.timer = nil
+	last := r.last
+	if last == nil {
+		f.mu.Unlock()
+		return
+	}
+	r.leftOut--
+	args := r.take(last.args)
+	f.mu.Unlock()
+	f.log.Log(f.ctx, last.level, last.msg, args...)
+}
+
+// wait is how long there is no room for a line.
+func (r *reports) wait() time.Duration {
+	now := time.Now()
+	if r.full.Before(now) {
+		r.full = now
+	}
+	return r.full.Sub(now) - (logBurst-1)*logEvery
+}
+
+// take makes use of the room for a line, whose args it completes.
+func (r *reports) take(args []any) []any {
+	r.full = r.full.Add(logEvery)
+	if r.leftOut > 0 {
+		args = append(slices.Clip(args), "not_logged", r.leftOut)
+	}
+	r.leftOut, r.last = 0, nil
+	return args
+}
+
+// stop drops what is left out.
+func (r *reports) stop() {
+	if r.timer != nil {
+		r.timer()
+	}
+	r.last = nil
+}

@@ -1,0 +1,137 @@
+package forward
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// dice are random numbers: of a seed, or always the least or the greatest.
+func dice(seed int) func() float64 {
+	switch seed {
+	case 0:
+		return func() float64 { return 0 }
+	case 1:
+		return func() float64 { return math.Nextafter(1, 0) }
+	}
+	return rand.New(rand.NewPCG(uint64(seed), 0)).Float64
+}
+
+// schedule is when attempts are made that last so long and then fail, up to an
+// end. sent is as for backoff.next.
+func schedule(seed int, refused bool, lasts, sent, end time.Duration) (attempts []time.Duration) {
+	random := dice(seed)
+	b := backoff{Backoff: Config{}.withDefaults().Backoff}
+	for at := time.Duration(0); at < end; {
+		attempts = append(attempts, at)
+		at += lasts + b.next(refused, sent, random())
+	}
+	return attempts
+}
+
+const seeds = 1000
+
+func TestBackoff(t *testing.T) {
+	for seed := range seeds {
+		attempts := schedule(seed, false, 0, -1, 10*time.Minute)
+		first := slices.IndexFunc(attempts, func(at time.Duration) bool { return at >= time.Minute })
+		require.LessOrEqual(t, first, 7, "in the first minute")
+		require.LessOrEqual(t, mostWithin(time.Minute, attempts[first:]), 2)
+		require.LessOrEqual(t, attempts[1], time.Second)
+		for i := range attempts[1:] {
+			require.LessOrEqual(t, attempts[i+1]-attempts[i], 30*time.Second)
+		}
+
+		// What ends too early is no success, however early.
+		for _, lives := range []time.Duration{0, time.Millisecond, time.Second, 2 * time.Second, 10 * time.Second, 30*time.Second - 1} {
+			attempts := schedule(seed, false, lives, lives, 30*time.Minute)
+			require.LessOrEqual(t, mostWithin(5*time.Minute, attempts), 12, "%v", lives)
+		}
+		attempts = schedule(seed, false, 30*time.Second, 30*time.Second, time.Hour)
+		for i := range attempts[1:] {
+			require.LessOrEqual(t, attempts[i+1]-attempts[i], 31*time.Second, "after a healthy one")
+		}
+
+		attempts = schedule(seed, true, 0, -1, 3*time.Hour)
+		require.GreaterOrEqual(t, attempts[1], 10*time.Second)
+		require.LessOrEqual(t, mostWithin(time.Hour, attempts), 17)
+		require.LessOrEqual(t, mostWithin(time.Hour, attempts[6:]), 12)
+	}
+}
+
+// After a short outage a destination is back soon: half of them within 2 s.
+func TestBackoff_ShortOutage(t *testing.T) {
+	random := dice(2)
+	var took []time.Duration
+	for seed := range seeds {
+		back := time.Duration(random() * float64(5*time.Second))
+		attempts := schedule(seed+2, false, 0, -1, time.Minute)
+		next := slices.IndexFunc(attempts, func(at time.Duration) bool { return at >= back })
+		took = append(took, attempts[next]-back)
+	}
+	require.LessOrEqual(t, median(took), 2*time.Second)
+	measured(1, "refused for up to 5 s: back after", "median <= 2 s", "median %v", median(took).Round(10*time.Millisecond))
+}
+
+// Refusals and other failures in turn have each their own delay; a healthy run
+// ends both.
+func TestBackoff_InTurn(t *testing.T) {
+	b := backoff{Backoff: Config{}.withDefaults().Backoff}
+	for i, row := range []struct {
+		refused bool
+		sent    time.Duration
+		attempt int
+		delay   time.Duration // the longest
+	}{
+		{false, -1, 1, time.Second},
+		{true, -1, 2, 10 * time.Second},
+		{true, -1, 3, 20 * time.Second},
+		{false, -1, 4, 8 * time.Second},
+		{true, 5 * time.Second, 5, 10 * time.Second},
+		{false, 5 * time.Second, 6, 30 * time.Second},
+		{false, time.Minute, 1, time.Second},
+		{false, -1, 2, 2 * time.Second},
+		{true, time.Minute, 1, 10 * time.Second},
+		{true, time.Minute, 1, 10 * time.Second},
+		{false, 0, 2, 4 * time.Second},
+	} {
+		require.Equal(t, row.delay, b.next(row.refused, row.sent, math.Nextafter(1, 0)).Round(time.Microsecond), i)
+		require.Equal(t, row.attempt, b.attempt, i)
+	}
+}
+
+func TestDelay(t *testing.T) {
+	const longest = math.MaxInt64
+	for _, row := range []struct {
+		lo, hi      time.Duration
+		n           int
+		least, most time.Duration
+	}{
+		{8, 100, 0, 4, 8},
+		{8, 100, 3, 32, 64},
+		{8, 100, 4, 100, 100},
+		{8, 100, 1 << 30, 100, 100},
+		{100, 8, 0, 8, 8},
+		{1, 1, 0, 1, 1},
+		{1, 100, 0, 0, 1},
+		{0, 100, 1 << 30, 0, 0},
+		{-1, 100, 5, 0, 0},
+		{8, -1, 3, 32, 64},
+		{8, -1, 1 << 30, orForever(-1), orForever(-1)},
+		{longest/2 + 1, longest, 0, longest / 4, longest/2 + 1},
+		{longest/2 + 2, longest, 1, longest, longest},
+	} {
+		for seed := range 20 {
+			random := dice(seed)
+			for range 20 {
+				d := delay(row.lo, row.hi, row.n, random())
+				require.GreaterOrEqual(t, d, row.least, "%+v", row)
+				require.LessOrEqual(t, d, row.most, "%+v", row)
+			}
+		}
+	}
+}
