@@ -124,6 +124,12 @@ func TestForwarderIsRefused(t *testing.T) {
 }
 
 func TestPublishAuth(t *testing.T) {
+	for _, method := range []AuthMethod{"", AuthAdobe, AuthLimelight} {
+		t.Run(string(method), func(t *testing.T) { testPublishAuth(t, method) })
+	}
+}
+
+func testPublishAuth(t *testing.T, method AuthMethod) {
 	const user, password = "jo & co@example.com", "p+ss/w&rd"
 	synctest.Test(t, func(t *testing.T) {
 		var requests []PublishRequest
@@ -132,6 +138,8 @@ func TestPublishAuth(t *testing.T) {
 			Logger:      leaks.Logger(slog.NewTextHandler(&log, nil)),
 			PublishAuth: func(name string) (Secret, bool) { return password, name == user },
 			Resolver:    static(nil),
+
+			PublishAuthMethod: method,
 			Hooks: Hooks{OnPublish: func(_ context.Context, req *PublishRequest) error {
 				requests = append(requests, *req)
 				return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
@@ -39,17 +40,20 @@ type Config struct {
 	Hooks Hooks
 
 	// PublishAuth, where it is not nil, makes publishers over the network
-	// prove that they know a user's password: they are asked as Flash Media
-	// Server asks (authmod=adobe), which OBS, FFmpeg and hardware encoders
-	// answer when they are given a user and a password. The password itself
-	// is never sent; who can read the connection can try passwords against
-	// the answer, so TLS is still of use. It returns a user's password,
-	// false for no user of ours, and is called concurrently. The name of
-	// the user is PublishRequest.User: which streams he may publish is for
-	// OnPublish to say. Who is a publisher is seen by flashVer, which begins
-	// with "FMLE/" or holds "FMSc/"; others are not asked and can only
-	// play. GStreamer's rtmp2sink needs to be given such a flash-version.
+	// prove that they know a user's password: they are asked in the way of
+	// PublishAuthMethod, which OBS, FFmpeg and hardware encoders answer when
+	// they are given a user and a password. The password itself is never
+	// sent, and an answer is good once; who can read the connection can try
+	// passwords against it, so TLS is still of use. It returns a user's
+	// password, false for no user of ours, and is called concurrently. The
+	// name of the user is PublishRequest.User: which streams he may publish
+	// is for OnPublish to say. Who is a publisher is seen by flashVer, which
+	// begins with "FMLE/" or holds "FMSc/"; others are not asked and can
+	// only play. GStreamer's rtmp2sink needs to be given such a flash-version.
 	PublishAuth func(user string) (password Secret, ok bool)
+
+	// PublishAuthMethod is how publishers are asked. Default AuthAdobe.
+	PublishAuthMethod AuthMethod
 
 	// Logger gets the Server's log: Info for a stream's start and end, Warn
 	// for a destination that is lost, Debug for protocol detail, nothing
@@ -89,6 +93,13 @@ type Config struct {
 	// NoGOPCache makes players and destinations begin with the next
 	// keyframe instead of the last one.
 	NoGOPCache bool
+
+	// RawTimestamps passes a publisher's timestamps on as they come in any
+	// case. By default those of a publisher whose clock is set back, by more
+	// than 2 s, go on where they were, with one constant offset for audio,
+	// video and data: recorders and HLS packagers can't stand times that go
+	// back. Jumps forward and small steps back always pass.
+	RawTimestamps bool
 
 	// MaxLatency is how far in time a player or destination may lag, and
 	// with it the longest GOP that is kept for new ones. Who has fallen
@@ -163,6 +174,17 @@ type Config struct {
 	// Limits bounds what peers may ask for.
 	Limits Limits
 }
+
+// AuthMethod is a way to ask publishers for user and password. No
+// specification has them; OBS, FFmpeg and librtmp answer both.
+type AuthMethod string
+
+// The methods. Both rest on MD5 and hide the password from who reads along no
+// better than it is hard to guess.
+const (
+	AuthAdobe     AuthMethod = rtmp.AuthAdobe // as Flash Media Server asks
+	AuthLimelight AuthMethod = rtmp.AuthLLNW  // as Limelight asks
+)
 
 // Vhost holds the settings of one vhost. A zero field means the Config's.
 type Vhost struct {
@@ -261,6 +283,7 @@ func (c Config) withDefaults() Config {
 	if c.Resolver == nil {
 		c.Resolver = static(nil)
 	}
+	def(&c.PublishAuthMethod, AuthAdobe)
 	def(&c.MaxLatency, 10*time.Second)
 	def(&c.MaxBytes, 16<<20)
 	def(&c.MergeWindow, 50*time.Millisecond)
@@ -323,6 +346,9 @@ func (c Config) Validate() error {
 	}
 	if err := check("", c.ChunkSize, c.MergeWindow); err != nil {
 		return err
+	}
+	if m := c.PublishAuthMethod; m != AuthAdobe && m != AuthLimelight {
+		return fmt.Errorf("config: PublishAuthMethod is %q, expected %q or %q", m, AuthAdobe, AuthLimelight)
 	}
 	for name := range c.Vhosts {
 		v := c.vhost(name)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/internal/leaks"
+
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
@@ -29,12 +31,14 @@ var configFields = map[string]struct {
 	"RefreshInterval":   {nil, "refresh_test.go"},
 	"Hooks":             {nil, "TestHooksAreCalledOnce"},
 	"PublishAuth":       {nil, "TestPublishAuth"},
+	"PublishAuthMethod": {AuthAdobe, "TestPublishAuth"},
 	"Logger":            {slog.Default, "TestAddressesAreLoggedAsText"},
 	"Dial":              {nil, "bubble"},
 	"AllowNetworks":     {nil, "TestUntrustedAddresses"},
 	"TLSConfig":         {nil, "Forwarder.tlsConfig"},
 	"Vhosts":            {nil, "TestResolveVhost"},
 	"NoGOPCache":        {nil, "forwardtest: no GOP cache"},
+	"RawTimestamps":     {nil, "TestFault22"},
 	"MaxLatency":        {10 * time.Second, "TestLimitsOfLog"},
 	"MaxBytes":          {16 << 20, "TestLimitsOfLog"},
 	"MemoryBudget":      {nil, "TestMemoryBudgetRefusesAndShortens"},
@@ -168,6 +172,8 @@ func TestValidateConfig(t *testing.T) {
 		{Config{ChunkSize: 127}, "config: ChunkSize is 127, expected 128 to 65536"},
 		{Config{ChunkSize: 65537}, "config: ChunkSize is 65537, expected 128 to 65536"},
 		{Config{ChunkSize: -1}, "config: ChunkSize is -1, expected 128 to 65536"},
+		{Config{PublishAuthMethod: AuthLimelight}, ""},
+		{Config{PublishAuthMethod: "basic"}, `config: PublishAuthMethod is "basic", expected "adobe" or "llnw"`},
 		{Config{MergeWindow: 10 * time.Second}, ""},
 		{Config{MergeWindow: -1}, ""},
 		{Config{MergeWindow: 11 * time.Second}, "config: MergeWindow is 11s, expected at most 10s"},
@@ -302,6 +308,36 @@ func TestParseConfig(t *testing.T) {
 		require.Equal(t, row.want, f.Config, row.src)
 		require.Empty(t, f.Ignored, row.src)
 	}
+}
+
+func TestParseConfigOfPublishAuth(t *testing.T) {
+	f, err := ParseConfig("x.conf", []byte(`publish_auth { enabled on; method llnw; user jo "`+canary+`"; user "a b" other; }`))
+	require.NoError(t, err)
+	require.Equal(t, AuthLimelight, f.Config.PublishAuthMethod)
+	require.Equal(t, map[string]Secret{"jo": canary, "a b": "other"}, f.Users)
+	for user, want := range f.Users {
+		password, ok := f.Config.PublishAuth(user)
+		require.True(t, ok)
+		require.Equal(t, want, password)
+	}
+	_, ok := f.Config.PublishAuth("al")
+	require.False(t, ok)
+	require.NotContains(t, leaks.Prints(f)+leaks.Prints(f.Users), canary)
+
+	for src, users := range map[string]map[string]Secret{
+		"":                             nil,
+		"publish_auth { user jo pw; }": nil, // not enabled
+		"publish_auth { enabled off; user jo pw; }": nil,
+		"publish_auth { enabled on; }":              {},
+	} {
+		f, err := ParseConfig("x.conf", []byte(src))
+		require.NoError(t, err)
+		require.Equal(t, users, f.Users, src)
+		require.Equal(t, users != nil, f.Config.PublishAuth != nil, src)
+	}
+	_, err = ParseConfig("x.conf", []byte("publish_auth { user jo "+canary+" "+canary+"; }"))
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), canary)
 }
 
 func TestParseConfigTellsWhatIsIgnored(t *testing.T) {

@@ -60,11 +60,11 @@ type ControlOptions struct {
 //	 "dropped_no_keyframe":0,"lag":0,
 //	 "error":{"op":"publish","code":"NetStream.Publish.BadName","message":"…"}}
 //
-// with the fields of ForwarderStats, and error as long as LastErr. A
-// destination, the body of POST and PUT, is
+// with the fields of ForwarderStats, warning where there is one, and error as
+// long as LastErr. A destination, the body of POST and PUT, is
 //
-//	{"url":"rtmp://host/app","stream_key":"…","user":"…","password":"…",
-//	 "tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
+//	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",
+//	 "password":"…","tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
 //	 "fingerprint":"…","no_release_stream":false,"no_fc_publish":false,
 //	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false}
 //
@@ -340,20 +340,21 @@ func readDestination(r *http.Request) (Destination, error) {
 			"The body must be application/json."}
 	}
 	var b struct {
-		URL             string `json:"url"`
-		StreamKey       Secret `json:"stream_key"`
-		User            string `json:"user"`
-		Password        Secret `json:"password"`
-		TcURL           string `json:"tc_url"`
-		FlashVer        string `json:"flash_ver"`
-		ChunkSize       int    `json:"chunk_size"`
-		ServerName      string `json:"server_name"`
-		Fingerprint     string `json:"fingerprint"`
-		NoReleaseStream bool   `json:"no_release_stream"`
-		NoFCPublish     bool   `json:"no_fc_publish"`
-		PlainMetadata   bool   `json:"plain_metadata"`
-		NoMetadata      bool   `json:"no_metadata"`
-		DigestHandshake bool   `json:"digest_handshake"`
+		URL             string  `json:"url"`
+		Profile         Profile `json:"profile"`
+		StreamKey       Secret  `json:"stream_key"`
+		User            string  `json:"user"`
+		Password        Secret  `json:"password"`
+		TcURL           string  `json:"tc_url"`
+		FlashVer        string  `json:"flash_ver"`
+		ChunkSize       int     `json:"chunk_size"`
+		ServerName      string  `json:"server_name"`
+		Fingerprint     string  `json:"fingerprint"`
+		NoReleaseStream bool    `json:"no_release_stream"`
+		NoFCPublish     bool    `json:"no_fc_publish"`
+		PlainMetadata   bool    `json:"plain_metadata"`
+		NoMetadata      bool    `json:"no_metadata"`
+		DigestHandshake bool    `json:"digest_handshake"`
 	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -369,7 +370,7 @@ func readDestination(r *http.Request) (Destination, error) {
 		return Destination{}, badJSON(err)
 	}
 	d := Destination{
-		URL: b.URL, StreamKey: b.StreamKey, User: b.User, Password: b.Password,
+		URL: b.URL, Profile: b.Profile, StreamKey: b.StreamKey, User: b.User, Password: b.Password,
 		TcURL: b.TcURL, FlashVer: b.FlashVer, ChunkSize: b.ChunkSize,
 		ServerName: b.ServerName, Fingerprint: b.Fingerprint,
 		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
@@ -429,6 +430,7 @@ type (
 		DroppedLate       uint64       `json:"dropped_late"`
 		DroppedNoKeyframe uint64       `json:"dropped_no_keyframe"`
 		Lag               uint64       `json:"lag"`
+		Warning           string       `json:"warning,omitempty"`
 		Error             *controlLost `json:"error,omitempty"`
 	}
 	controlLost struct {
@@ -461,6 +463,7 @@ func showForwarder(f *Forwarder) controlForwarder {
 		ID: st.ID, URL: f.dst.String(), State: st.State.String(), Since: st.Since,
 		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
 		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
+		Warning: st.Warning,
 	}
 	if st.LastErr != nil {
 		out.Error = &controlLost{Message: sentence(st.LastErr)}

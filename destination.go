@@ -33,8 +33,9 @@ const (
 )
 
 // Destination is where a stream is pushed, and how. The zero value of each
-// option is its default, which suits the platforms known to us. A Destination
-// is a value: copies are independent, and the library never changes one.
+// option is its default, which suits the platforms known to us; where one wants
+// something else, its Profile says so, and what is set here comes first. A
+// Destination is a value: copies are independent, and the library never changes one.
 //
 // String, LogValue and everything else that prints a Destination masks its
 // secrets: see String.
@@ -60,7 +61,14 @@ type Destination struct {
 	// "#" included. The port is 1935 for rtmp and 443 for rtmps unless
 	// given. IPv6 addresses stand in brackets, with their zone if need be.
 	// At most 4096 bytes, without control characters.
+	//
+	// Where the host is that of a platform (see Profile), the scheme may be
+	// missing, and the app: then a single path element is the key.
 	URL string
+
+	// Profile is what server it is. By default it is known by the host of
+	// URL, for the platforms that can be known so.
+	Profile Profile
 
 	// StreamKey is the name to publish, sent exactly as it is. Keys that
 	// hold a "/" can be given in this way only.
@@ -98,6 +106,10 @@ type Destination struct {
 	// DigestHandshake makes the handshake with digests, which some old
 	// servers insist on. By default it is the plain one of RTMP 1.0, 5.2.
 	DigestHandshake bool
+
+	// Redirect says where the destination may send us instead: with a 302 in
+	// its answer to connect, or later with a ReconnectRequest.
+	Redirect Redirect
 
 	// MergeWindow is how long messages may be held back to send more of
 	// them in one write, at most 10 s; by default that of the Server, than
@@ -213,7 +225,8 @@ type endpoint struct {
 	key            string // as sent in publish, never parsed or encoded
 	user, password string
 	pin            []byte   // SHA-256 of the server's public key, or nil
-	profile        *profile // of the platform, or nil
+	profile        *profile // of the platform or server, or nil
+	untrusted      bool     // named by another server; see Config.AllowNetworks
 }
 
 // endpoint parses and checks d. Its errors name d and hold no secret.
@@ -229,7 +242,7 @@ func (d Destination) parse() (e endpoint, err error) {
 	if err := d.checkOptions(); err != nil {
 		return e, err
 	}
-	scheme, rest, ok := strings.Cut(d.URL, "://")
+	scheme, rest, ok := strings.Cut(withScheme(d.URL), "://")
 	if !ok {
 		return e, errors.New("no URL: it begins with neither rtmp:// nor rtmps://")
 	}
@@ -260,7 +273,9 @@ func (d Destination) parse() (e endpoint, err error) {
 		e.tcURL += ":" + port
 	}
 
-	e.profile = profileOf(e.host)
+	if e.profile, ok = profileOf(d.Profile, e.host); !ok {
+		return e, errors.New("unknown Profile")
+	}
 	if d.StreamKey != "" {
 		e.app, e.key = joinApp(strings.Cut(path, "?")), string(d.StreamKey)
 	} else {
@@ -268,7 +283,7 @@ func (d Destination) parse() (e endpoint, err error) {
 	}
 	e.profile.complete(&e)
 	switch {
-	case e.key == "":
+	case e.key == "" && (e.profile == nil || !e.profile.keyless):
 		return e, errors.New("no stream key")
 	case e.app == "":
 		return e, errors.New("no app in the path")
@@ -308,6 +323,8 @@ func (d Destination) checkOptions() error {
 	switch {
 	case len(d.FlashVer) > maxFlashVerLen:
 		return fmt.Errorf("FlashVer longer than %d bytes", maxFlashVerLen)
+	case d.Redirect < RedirectSameHost || d.Redirect > RedirectAnywhere:
+		return errors.New("unknown Redirect")
 	case d.ChunkSize != 0 && (d.ChunkSize < minOutChunkSize || d.ChunkSize > maxOutChunkSize):
 		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
 	case d.DialTimeout < 0, d.SetupTimeout < 0, d.MergeWindow < 0:
@@ -413,7 +430,7 @@ func parseFingerprint(s string) ([]byte, error) {
 // redactURL is Destination.String for any text, URL or not. hasKey says that
 // the stream key is given apart.
 func redactURL(s string, hasKey bool) string {
-	scheme, rest, ok := strings.Cut(s, "://")
+	scheme, rest, ok := strings.Cut(withScheme(s), "://")
 	scheme = strings.ToLower(scheme)
 	if !ok || scheme != "rtmp" && scheme != "rtmps" {
 		return masked
@@ -466,83 +483,179 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return "", s, false
 }
 
-// profile is what is known of a platform by the host of its URLs. Servers that
-// people run themselves (SRS, nginx-rtmp, MediaMTX, Wowza's engine) cannot be
-// told by their host; the defaults of Destination suit them.
+// Profile names a kind of server, and with it what it wants.
+type Profile string
+
+// The profiles. The platforms among them are known by the host of
+// Destination.URL; servers that people run themselves are what they are said to
+// be, and never guessed. All are sent releaseStream and FCPublish, chunks of the
+// Server's size, a flashVer of FMLE and metadata in @setDataFrame, unless the
+// Destination says otherwise: that is what encoders send them, and none is known
+// to refuse it.
+const (
+	// ProfileNone is that of a server of which nothing is known.
+	ProfileNone Profile = "none"
+	// ProfileYouTube: without a scheme rtmps:// at *.rtmps.youtube.com and
+	// rtmp:// at *.rtmp.youtube.com, each refusing the other; app live2.
+	ProfileYouTube Profile = "youtube"
+	// ProfileFacebook: rtmps:// only; app rtmp.
+	ProfileFacebook Profile = "facebook"
+	// ProfileTwitch: app app.
+	ProfileTwitch Profile = "twitch"
+	// ProfileIVS is Amazon IVS, and with it Kick: rtmps:// where no scheme
+	// is given; app app, which the URLs shown leave out.
+	ProfileIVS Profile = "ivs"
+	// ProfileAkamai asks for user and password.
+	ProfileAkamai Profile = "akamai"
+	// ProfileWowza asks clients with FMLE's flashVer for user and password.
+	ProfileWowza Profile = "wowza"
+	// ProfileSRS takes names of any length.
+	ProfileSRS Profile = "srs"
+	// ProfileNginx is nginx-rtmp, which cuts names off; see
+	// ForwarderStats.Warning.
+	ProfileNginx Profile = "nginx-rtmp"
+	// ProfileMediaMTX takes user and password as ?user=&pass= behind the
+	// key, and an app without a key, which is its path.
+	ProfileMediaMTX Profile = "mediamtx"
+)
+
+// profile is what a kind of server wants other than the defaults.
 type profile struct {
-	name  string
-	hosts []string // domains; their subdomains are meant too
-	app   string   // the app where the URL shows none, or empty
-	tls   bool     // rtmp:// is refused, mostly without a word
-	hint  string   // what else to look at when it does not work
+	name    Profile
+	title   string
+	hosts   []string // domains; their subdomains are meant too
+	scheme  string   // of a URL without
+	app     string   // of a URL without
+	tls     bool     // rtmp:// is refused, mostly without a word
+	keyless bool     // the key may be empty
+	login   bool     // user and password go behind the key
+	maxName int      // bytes of app, tcUrl and key; 0: any
+	hint    string   // what else to look at when it does not work
 }
+
+// nginxName is what nginx-rtmp's buffers hold (NGX_RTMP_MAX_NAME), less the
+// byte that ends them.
+const nginxName = 255
 
 var profiles = []profile{
 	{
-		name:  "YouTube",
-		hosts: []string{"rtmps.youtube.com"},
-		tls:   true,
-		hint:  "the stream needs an audio track",
+		name: ProfileYouTube, title: "YouTube", hosts: []string{"rtmps.youtube.com"},
+		scheme: "rtmps", app: "live2", tls: true,
+		hint: "the stream needs an audio track",
 	},
 	{
-		name:  "YouTube",
-		hosts: []string{"rtmp.youtube.com"},
-		hint:  "rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
+		name: ProfileYouTube, title: "YouTube", hosts: []string{"rtmp.youtube.com"},
+		scheme: "rtmp", app: "live2",
+		hint: "rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
 	},
 	{
-		name:  "Facebook",
-		hosts: []string{"facebook.com", "fbcdn.net"},
-		tls:   true,
-		hint:  "the key is used up about a day after it was given out",
+		name: ProfileFacebook, title: "Facebook", hosts: []string{"facebook.com", "fbcdn.net"},
+		scheme: "rtmps", app: "rtmp", tls: true,
+		hint: "the key is used up about a day after it was given out",
 	},
 	{
-		name:  "Twitch",
-		hosts: []string{"twitch.tv"},
-		hint:  "regular ingest takes H.264 only",
+		name: ProfileTwitch, title: "Twitch", hosts: []string{"twitch.tv"},
+		scheme: "rtmp", app: "app",
+		hint: "regular ingest takes H.264 only",
 	},
 	{
-		name:  "Amazon IVS (Kick, Twitch)",
-		hosts: []string{"live-video.net"},
-		app:   "app",
-		hint:  "rtmp:// is refused where it is not enabled",
+		name: ProfileIVS, title: "Amazon IVS (Kick, Twitch)", hosts: []string{"live-video.net"},
+		scheme: "rtmps", app: "app",
+		hint: "rtmp:// is refused where it is not enabled",
 	},
 	{
-		name:  "Akamai",
-		hosts: []string{"akamaientrypoint.net"},
-		hint:  "user and password are needed",
+		name: ProfileAkamai, title: "Akamai", hosts: []string{"akamaientrypoint.net"},
+		scheme: "rtmp",
+		hint:   "user and password are needed",
 	},
 	{
-		name:  "Wowza",
-		hosts: []string{"entrypoint.cloud.wowza.com"},
-		hint:  "user and password are needed unless disabled for the stream",
+		name: ProfileWowza, title: "Wowza", hosts: []string{"entrypoint.cloud.wowza.com"},
+		scheme: "rtmp",
+		hint:   "user and password are needed unless disabled for the stream",
 	},
+	{name: ProfileSRS, title: "SRS", hint: "a name that is published already is busy for a while after its publisher has gone"},
+	{name: ProfileNginx, title: "nginx-rtmp", maxName: nginxName, hint: "an unknown app is closed without an answer"},
+	{name: ProfileMediaMTX, title: "MediaMTX", keyless: true, login: true, hint: "app and key together are its path"},
 }
 
-// profileOf is the profile for a host name, or nil.
-func profileOf(host string) *profile {
+// profileOf is the profile of that name, or where it is empty the one for a
+// host. It is nil where there is none; ok is false for a name that none has.
+func profileOf(name Profile, host string) (p *profile, ok bool) {
+	if name == ProfileNone {
+		return nil, true
+	}
 	host = "." + strings.ToLower(strings.TrimSuffix(host, "."))
+	var named *profile
 	for i := range profiles {
-		for _, domain := range profiles[i].hosts {
+		p := &profiles[i]
+		if name != "" && p.name != name {
+			continue
+		}
+		if named == nil {
+			named = p
+		}
+		for _, domain := range p.hosts {
 			if strings.HasSuffix(host, "."+domain) {
-				return &profiles[i]
+				return p, true
 			}
 		}
 	}
-	return nil
+	if name == "" {
+		return nil, true
+	}
+	return named, named != nil
 }
 
-// complete adds the app where the platform shows its URL without: then a
-// single path element is the key.
+// withScheme puts the scheme before a URL that has none where its host is a
+// platform's.
+func withScheme(s string) string {
+	authority, _, _ := strings.Cut(s, "/")
+	_, hostport, _ := cutLast(authority, "@")
+	host, _, err := splitAuthority(hostport)
+	if p, _ := profileOf("", host); err == nil && p != nil {
+		return p.scheme + "://" + s
+	}
+	return s
+}
+
+// complete adds what the server wants and the URL does not show.
 func (p *profile) complete(e *endpoint) {
-	if p == nil || p.app == "" {
+	if p == nil {
 		return
 	}
-	if e.key == "" && e.app != p.app && !strings.Contains(e.app, "/") {
-		e.app, e.key = "", e.app
+	if p.app != "" {
+		app, _, _ := strings.Cut(e.app, "?")
+		if e.key == "" && app != p.app && !strings.Contains(app, "/") {
+			e.app, e.key = "", e.app
+		}
+		def(&e.app, p.app)
 	}
-	if e.app == "" {
-		e.app = p.app
+	if p.login && (e.user != "" || e.password != "") {
+		to := &e.key
+		if e.key == "" {
+			to = &e.app
+		}
+		mark := "?"
+		if strings.Contains(*to, "?") {
+			mark = "&"
+		}
+		*to += mark + "user=" + url.QueryEscape(e.user) + "&pass=" + url.QueryEscape(e.password)
 	}
+}
+
+// warning says what the server may not take, in one sentence without a secret,
+// or nothing.
+func (e *endpoint) warning() string {
+	limit, title := nginxName, "nginx-rtmp and those made from it take"
+	if e.profile != nil {
+		limit, title = e.profile.maxName, e.profile.title+" takes"
+	}
+	for _, f := range []struct{ what, value string }{{"stream key", e.key}, {"app", e.app}, {"tcUrl", e.tcURL}} {
+		if limit > 0 && len(f.value) > limit {
+			return fmt.Sprintf("the %s is %d bytes long; %s %d, without what is behind", f.what, len(f.value), title, limit)
+		}
+	}
+	return ""
 }
 
 // hint says what may be wrong when e cannot be reached or refuses, in one
@@ -552,9 +665,9 @@ func (e *endpoint) hint() string {
 	case e.profile == nil:
 		return ""
 	case e.profile.tls && e.scheme == "rtmp":
-		return e.profile.name + " wants rtmps://"
+		return e.profile.title + " wants rtmps://"
 	default:
-		return e.profile.name + ": " + e.profile.hint
+		return e.profile.title + ": " + e.profile.hint
 	}
 }
 

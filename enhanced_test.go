@@ -50,7 +50,7 @@ var everything = map[string]any{
 	"fourCcList":         []any{"*"},
 	"videoFourCcInfoMap": map[string]any{"*": 4.0},
 	"audioFourCcInfoMap": map[string]any{"*": 4.0},
-	"capsEx":             14.0, // multitrack, ModEx, nanosecond offset
+	"capsEx":             15.0, // reconnect, multitrack, ModEx, nanosecond offset
 }
 
 func TestForwarderAdvertisesWhatTheStreamNeeds(t *testing.T) {

@@ -115,3 +115,16 @@ func ExampleSource_Forward() {
 	<-f.Done()
 	// Output: rtmps://ingest.example/app/*** 1
 }
+
+func ExampleDestination_platforms() {
+	youtube := forward.Destination{URL: "rtmps://a.rtmps.youtube.com/live2", StreamKey: "abcd-efgh"}
+	kick := forward.Destination{URL: "fa723fc1b171.global-contribute.live-video.net", StreamKey: "sk_us-west-2_x"}
+	own := forward.Destination{URL: "rtmp://jo:password@10.0.0.7/live/cam", Profile: forward.ProfileMediaMTX}
+	for _, d := range []forward.Destination{youtube, kick, own} {
+		fmt.Println(d, d.Validate())
+	}
+	// Output:
+	// rtmps://a.rtmps.youtube.com/live2/*** <nil>
+	// rtmps://fa723fc1b171.global-contribute.live-video.net/*** <nil>
+	// rtmp://***@10.0.0.7/live/*** <nil>
+}

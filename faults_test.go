@@ -1152,8 +1152,9 @@ func TestFault21_ShutdownInFullFlight(t *testing.T) {
 	})
 }
 
-// What a publisher's times do reaches the destinations as it is: they are
-// passed on, modulo 2^32, also where they jump or go back.
+// A publisher's times are passed on, modulo 2^32, also where they jump ahead;
+// where they are set back they go on from where they were, audio and video
+// alike.
 func TestFault22_Times(t *testing.T) {
 	for _, start := range []uint32{1<<24 - 500, 1<<31 - 500, 1<<32 - 500} {
 		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
@@ -1168,26 +1169,54 @@ func TestFault22_Times(t *testing.T) {
 			require.Equal(b, start+1960, s.Recorder().Messages()[51].Timestamp)
 		})
 	}
-	for _, jump := range []int{3_600_000, -3_600_000} {
-		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
-			d := b.destination("a:1935", forwardtest.Script{Recorder: func() *forwardtest.Recorder {
+	for _, c := range []struct {
+		jump int
+		raw  bool
+		want uint32 // from the last audio before it to the first video behind
+	}{
+		{3_600_000, false, 3_600_020}, {-3_600_000, false, 100}, {-3_600_000, true, 1<<32 - 3_599_980},
+	} {
+		inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary), RawTimestamps: c.raw}, func(b *bubble) {
+			anything := func() *forwardtest.Recorder {
 				return &forwardtest.Recorder{Reference: []forwardtest.Message{}}
-			}})
+			}
+			d := b.destination("a:1935", forwardtest.Script{Recorder: anything})
 			p := b.publish("live/" + canary)
 			s := b.published(d, 1)
+			send := func(typ uint8, ms int, body []byte) {
+				require.NoError(b, p.WriteMessage(forwardtest.Message{Type: typ, Timestamp: uint32(ms), Payload: body}))
+			}
 			for i := range 500 {
-				ms := uint32(10_000_000 + i*40)
+				ms := 10_000_000 + i*40
 				if i >= 250 {
-					ms += uint32(jump)
+					ms += c.jump
 				}
-				require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: ms, Payload: frame(i%25 == 0, i)}))
+				send(TagVideo, ms, frame(i%25 == 0, i))
+				send(TagAudio, ms+20, []byte(aacData))
 				time.Sleep(steadyStep)
 			}
-			require.NoError(b, s.Recorder().WaitFrames(b.ctx, 500))
+			late := anything()
+			player, err := b.client("live/"+canary).Play(b.ctx, late)
+			require.NoError(b, err)
+			defer player.Close()
+			require.NoError(b, s.Recorder().WaitFrames(b.ctx, 1000))
+			require.NoError(b, late.WaitFrames(b.ctx, 50))
 			require.Len(b, d.Sessions(), 1)
+			all := s.Recorder().Messages()
+			require.Equal(b, all[950:], late.Messages(), "for late joiners too")
+			for n, m := range all {
+				if n == 0 {
+					continue
+				}
+				want := uint32(20)
+				if n == 500 {
+					want = c.want
+				}
+				require.Equal(b, want, m.Timestamp-all[n-1].Timestamp, n)
+			}
 		})
 	}
-	measured(22, "times wrap at 2^24, 2^31, 2^32, jump by 1 h", "no disconnect", "passed on as they are, 0 disconnects")
+	measured(22, "times wrap at 2^24, 2^31, 2^32, jump by 1 h, are set back by 1 h", "no disconnect, monotonic", "0 disconnects, monotonic")
 }
 
 // What each of them takes TestFault23_MemoryOfHalfOpen measures.

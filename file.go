@@ -23,6 +23,9 @@ type File struct {
 	HTTPHooks *HTTPHooks
 	// Listen has the addresses to listen on, at least one.
 	Listen []string
+	// Users are those of publish_auth with their passwords, for whom
+	// Config.PublishAuth asks; nil where it is not enabled.
+	Users map[string]Secret
 	// RTMPS has what to listen on with TLS, nil where the file says nothing
 	// of it or has not enabled it.
 	RTMPS *RTMPSFile
@@ -46,6 +49,7 @@ type RTMPSFile struct {
 //
 //	listen, max_connections, chunk_size, pid;
 //	rtmps { enabled; listen; cert; key; }
+//	publish_auth { enabled; method; user; }
 //	vhost NAME { enabled; chunk_size; forward { enabled; destination; backend; }
 //	  play { gop_cache; queue_length; mw_latency; }
 //	  publish { firstpkt_timeout; normal_timeout; }
@@ -53,8 +57,12 @@ type RTMPSFile struct {
 //
 // What else the format has is listed in File.Ignored. Any other word, and what
 // does not fit, is an error that tells file, line, column and what was
-// expected. As in SRS, the blocks forward and http_hooks do nothing until they are
-// enabled, and with a backend the destinations of forward are not used.
+// expected. As in SRS, blocks that have enabled do nothing until it is on, and
+// with a backend the destinations of forward are not used.
+//
+// publish_auth is not SRS's: user NAME PASSWORD, which may come several times, is
+// who may publish, and method, adobe or llnw, is Config.PublishAuthMethod. When
+// it is enabled without users nobody may publish.
 func LoadConfig(path string) (*File, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -89,6 +97,8 @@ func ParseConfig(name string, src []byte) (*File, error) {
 			f.PID = d.Args[0]
 		case "rtmps":
 			f.RTMPS = rtmpsFile(d)
+		case "publish_auth":
+			f.publishAuth(d)
 		case "vhost":
 			v, err := f.vhost(d)
 			if err != nil {
@@ -249,6 +259,29 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 			f.HTTPHooks = &HTTPHooks{Vhosts: make(map[string]HTTPHookURLs)}
 		}
 		f.HTTPHooks.Vhosts[vhost.Args[0]] = urls
+	}
+}
+
+// publishAuth adds the users of publish_auth.
+func (f *File) publishAuth(d *conf.Directive) {
+	users, enabled := make(map[string]Secret), false
+	for _, d := range d.Block {
+		switch d.Name {
+		case "enabled":
+			enabled = on(d)
+		case "method":
+			f.Config.PublishAuthMethod = AuthMethod(d.Args[0])
+		case "user":
+			users[d.Args[0]] = Secret(d.Args[1])
+		}
+	}
+	if !enabled {
+		return
+	}
+	f.Users = users
+	f.Config.PublishAuth = func(user string) (Secret, bool) {
+		password, ok := users[user]
+		return password, ok
 	}
 }
 

@@ -834,8 +834,9 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	if auth == "" && !strings.HasPrefix(m.FlashVer, "FMLE/") && !strings.Contains(m.FlashVer, "FMSc/") {
 		return nil
 	}
+	method := string(c.srv.cfg.Load().PublishAuthMethod)
 	err := c.srv.guard("PublishAuth", func() (err error) {
-		c.user, err = c.srv.auth.Check(auth)
+		c.user, err = c.srv.auth.Check(method, m.App, auth)
 		return err
 	})
 	if errors.Is(err, rtmp.ErrWrong) {
@@ -1115,6 +1116,22 @@ func deadline(d time.Duration) time.Time {
 		return time.Time{}
 	}
 	return time.Now().Add(d)
+}
+
+// later calls do after a time, unless what it returns is called before. A timer
+// that was stopped may be kept until its time; it holds nothing then.
+func later(d time.Duration, do func()) (stop func()) {
+	pending := new(atomic.Pointer[func()])
+	pending.Store(&do)
+	t := time.AfterFunc(d, func() {
+		if do := pending.Load(); do != nil {
+			(*do)()
+		}
+	})
+	return func() {
+		t.Stop()
+		pending.Store(nil)
+	}
 }
 
 // orForever turns "negative means none" into a time that is never reached.

@@ -72,7 +72,7 @@ func (e *DestinationError) Error() string {
 func (e *DestinationError) Unwrap() error { return e.Err }
 
 // Temporary reports whether the next attempt may well succeed: all but
-// refusals, an AddressError, and certificates, or TLS, that one of the two
+// refusals, an AddressError, an UnsupportedCodecError, and certificates, or TLS, that one of the two
 // sides does not accept. Those, too, are tried again, but after
 // Backoff.RefusedMin at the earliest. Config.Retry may see it otherwise.
 func (e *DestinationError) Temporary() bool {
@@ -81,7 +81,8 @@ func (e *DestinationError) Temporary() bool {
 	}
 	var cert *tls.CertificateVerificationError
 	var addr *AddressError
-	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
+	var codec *UnsupportedCodecError
+	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
 }
 
 // cause is the alert that the peer has sent before it closed, if err is that
@@ -123,12 +124,6 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
-	// Owned by run: the step of the set-up, how long it may take, and when
-	// all of the set-up must be done.
-	step    string
-	limit   time.Duration
-	setupBy time.Time
-
 	mu      sync.Mutex
 	state   State
 	since   time.Time
@@ -142,6 +137,8 @@ type Forwarder struct {
 	heir    *Forwarder        // that Update has made
 	succeed func(from uint64) // has the heir begin; nil until it is publishing
 	total   ForwarderStats
+	moved   time.Time // when a ReconnectRequest was honoured last
+	warned  bool      // of a codec
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -191,6 +188,11 @@ type ForwarderStats struct {
 	// LastErr is why the last attempt ended, a *DestinationError; nil when
 	// none has failed.
 	LastErr error
+	// Warning is what the destination may not take, though it does not
+	// refuse it: a name that is longer than its kind of server keeps, or a
+	// codec that is not among those it lists (UnsupportedCodecError). A
+	// sentence without secrets, empty where there is nothing to say.
+	Warning string
 }
 
 // Stats returns a snapshot.
@@ -199,6 +201,10 @@ func (f *Forwarder) Stats() ForwarderStats {
 	defer f.mu.Unlock()
 	st := f.total
 	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
+	st.Warning = f.ep.warning()
+	if err := f.untaken(f.client); err != nil && st.Warning == "" {
+		st.Warning = err.Error()
+	}
 	st.NextAttempt = f.next
 	if f.out != nil {
 		o := f.out.Stats()
@@ -429,6 +435,9 @@ func (f *Forwarder) run() {
 		return
 	}
 	defer release()
+	if w := f.ep.warning(); w != "" {
+		f.log.Warn("destination may not take all", "warning", w)
+	}
 	b := backoff{Backoff: f.src.cfg.Backoff}
 	for {
 		err := f.session()
@@ -561,121 +570,186 @@ func (f *Forwarder) setState(s State, err error) {
 	}
 }
 
-// session connects and sends until that ends. Its error is nil when the stream
-// has ended.
+// session connects and sends until that ends. Its error is a
+// *DestinationError, nil when the stream has ended.
 func (f *Forwarder) session() *DestinationError {
-	auth := ""
-	for {
-		err := f.connection(auth)
-		var ar *rtmp.AuthRequired
-		if err == nil || !errors.As(err.Err, &ar) || f.isEnded() {
+	next := &successor{at: f.ep}
+	for next != nil {
+		l := next.link
+		if l == nil {
+			var err *DestinationError
+			if l, err = f.open(f.ctx, next.at, true); err != nil {
+				return err
+			}
+		}
+		var err *DestinationError
+		if next, err = f.push(l, next.from); err != nil {
 			return err
 		}
-		auth = ar.Auth
 	}
+	return nil
 }
 
-// connection is one connection of a session. auth answers what the one before
-// was asked.
-func (f *Forwarder) connection(auth string) *DestinationError {
-	f.setState(StateConnecting, nil)
-	nc, derr := f.dial()
-	if derr != nil {
-		return derr
-	}
-	defer nc.Close()
-	defer context.AfterFunc(f.ctx, func() { nc.Close() })()
+// link is a connection that the destination has accepted for publishing.
+type link struct {
+	nc     net.Conn
+	out    *fanout.Sender
+	client *rtmp.Client
+	at     endpoint
+	size   int // of our chunks
+	move   move
+	close  func() // ends the connection
+}
 
-	f.connected()
-	f.setState(StateHandshaking, nil)
-	nc.SetDeadline(f.begins("handshake", f.setupBy))
+// connect makes a connection to at. auth answers what the one before was asked.
+// Where it is the first of the session it shows as f's state.
+func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown bool) (_ *link, derr *DestinationError) {
+	if shown {
+		f.setState(StateConnecting, nil)
+	} else {
+		f.mu.Lock()
+		f.total.Connects++
+		f.mu.Unlock()
+	}
+	var su setup
+	nc, derr := f.dial(ctx, at, &su)
+	if derr != nil {
+		return nil, derr
+	}
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	l := &link{nc: nc, at: at, size: f.dst.ChunkSize}
+	l.close = func() {
+		stop()
+		nc.Close()
+	}
+	defer func() {
+		if derr != nil {
+			l.close()
+		}
+	}()
+	if shown {
+		f.connected()
+		f.setState(StateHandshaking, nil)
+	}
+	nc.SetDeadline(su.begins("handshake", f.dst.SetupTimeout/2, su.by))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
-		return f.error("handshake", cause(nc, err))
+		return nil, f.error("handshake", cause(nc, err), su.limit)
 	}
 	nc.SetDeadline(time.Time{}) // writing is limited by the sender
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
 	if f.dst.MergeWindow > f.src.vhost.MergeWindow {
 		out.Hold(f.dst.MergeWindow)
 	}
-	defer func() {
-		out.Close()
-		out.Wait()
-	}()
-	size := f.dst.ChunkSize
-	def(&size, f.src.vhost.ChunkSize)
+	l.out = out
+	def(&l.size, f.src.vhost.ChunkSize)
 	// As a client says it before any media comes, this can be wrong at the
 	// first connection, for an encoder that does not say it (OBS). It is no
 	// condition for Enhanced RTMP: we do not wait for the first frame.
 	properties := amf.Object{{Key: hopsProperty, Value: f.src.req.onward()}}
 	if f.src.req.enhanced || f.src.log.Info().Enhanced {
-		properties = append(properties, rtmp.Enhanced()...)
+		properties = append(properties, rtmp.Enhanced(f.dst.Redirect != RedirectNever)...)
 	}
-	in := ingest.NewReader(nc)
-	rc := rtmp.NewConn(in, out.Send, setupBuffer, size, setupLimits)
+	rc := rtmp.NewConn(ingest.NewReader(nc), out.Send, setupBuffer, l.size, setupLimits)
 	rc.Charge = f.src.memory.Charge
-	defer rc.Release()
-	client := rtmp.NewClient(rc, rtmp.Options{
-		App: f.ep.app, TcURL: f.ep.tcURL, Key: f.ep.key, FlashVer: f.dst.FlashVer,
-		User: f.ep.user, Password: f.ep.password, Auth: auth,
+	l.close = func() {
+		stop()
+		out.Close()
+		out.Wait()
+		nc.Close()
+		rc.Release()
+	}
+	l.client = rtmp.NewClient(rc, rtmp.Options{
+		App: at.app, TcURL: at.tcURL, Key: at.key, FlashVer: f.dst.FlashVer,
+		User: at.user, Password: at.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
 		Properties: properties,
-		Step:       func(name string) { nc.SetReadDeadline(f.begins(name, f.setupBy)) },
+		Step:       func(name string) { nc.SetReadDeadline(su.begins(name, f.dst.SetupTimeout/2, su.by)) },
+		Reconnect:  func(to string) { f.reconnect(l, to) },
 	})
-	if err := client.Publish(); err != nil {
-		return f.error(f.step, first(out.Err(), err))
+	if err := l.client.Publish(); err != nil {
+		return nil, f.error(su.step, first(out.Err(), err), su.limit)
 	}
 	nc.SetReadDeadline(time.Time{})
-	client.Resize(playBuffer)
-	if !f.begin(out, client) {
-		return nil
+	l.client.Resize(playBuffer)
+	if !shown && !stop() { // from now on it lives as long as f
+		return nil, f.error(su.step, ctx.Err(), su.limit)
 	}
-	defer f.end()
+	if !shown {
+		stop = context.AfterFunc(f.ctx, func() { nc.Close() })
+	}
+	return l, nil
+}
 
+// push sends over a connection until that ends, from a message on where from is
+// not 0. It returns who goes on, if there is one.
+func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
+	defer l.close()
+	sending := f.isSending(l)
+	if !sending && !f.begin(l.out, l.client) {
+		return nil, nil
+	}
+	defer f.end(l)
+	defer f.src.group.Remove(l.out)
+	if !sending {
+		f.takeOver(func(at uint64) {
+			f.attach(l, max(from, at))
+		})
+		f.setState(StatePublishing, nil)
+		f.report(slog.LevelInfo, "destination publishing")
+		if old := f.replaces; old != nil {
+			defer func() {
+				if !old.disown(f) {
+					<-f.begun
+				}
+			}()
+		}
+	}
+	defer later(codecsKnown, func() { f.warnOfCodec(l.client) })()
+	began := time.Now()
+	err := l.client.Watch(nil)
+	if next := f.successor(l); next != nil {
+		return next, nil
+	}
+	if f.isEnded() {
+		return nil, nil
+	}
+	op := "read"
+	if werr := l.out.Err(); werr != nil {
+		op, err = "write", werr
+	}
+	if codec := f.untaken(l.client); codec != nil && time.Since(began) < f.src.cfg.Backoff.Healthy {
+		err = fmt.Errorf("%w: %w", codec, err)
+	}
+	return nil, f.error(op, err, 0)
+}
+
+// attach begins to send the stream, from a message on where from is not 0.
+func (f *Forwarder) attach(l *link, from uint64) {
 	o := gop.Options{
 		Push:   !f.dst.PlainMetadata,
 		NoMeta: f.dst.NoMetadata,
-		Layout: chunk.Layout{StreamID: client.StreamID(), Size: size},
+		Layout: chunk.Layout{StreamID: l.client.StreamID(), Size: l.size},
 		Size:   f.src.vhost.ChunkSize,
 		Live:   f.src.vhost.NoGOPCache,
+		From:   from,
 	}
 	log, group := f.src.log, f.src.group
 	var end func() ([]byte, bool)
 	end = func() ([]byte, bool) {
-		next := out.Next()
-		if !f.bequeath(next) && (!log.Ended() || next < log.Head()) {
+		next := l.out.Next()
+		if !f.bequeath(next) && !f.moveOn(l, next) && (!log.Ended() || next < log.Head()) {
 			o.From = next // the heir for whom it was to stop is gone
-			out.Attach(log, o, end)
+			l.out.Attach(log, o, end)
 			return nil, false
 		}
-		group.Remove(out)
-		nc.SetReadDeadline(time.Now().Add(lingerTime))
-		return client.AppendUnpublish(nil), true
+		group.Remove(l.out)
+		l.nc.SetReadDeadline(time.Now().Add(lingerTime))
+		return l.client.AppendUnpublish(nil), true
 	}
-	defer group.Remove(out)
-	f.takeOver(func(from uint64) {
-		o.From = from
-		group.Add(out, o, end)
-		if f.isAwaited() {
-			out.StopAtKeyframe()
-		}
-	})
-	f.setState(StatePublishing, nil)
-	f.report(slog.LevelInfo, "destination publishing")
-	if old := f.replaces; old != nil {
-		defer func() {
-			if !old.disown(f) {
-				<-f.begun
-			}
-		}()
+	group.Add(l.out, o, end)
+	if f.isAwaited() {
+		l.out.StopAtKeyframe()
 	}
-	err := client.Watch(nil)
-	if f.isEnded() {
-		return nil
-	}
-	if werr := out.Err(); werr != nil {
-		return f.error("write", werr)
-	}
-	return f.error("read", err)
 }
 
 // begin makes a session's sender and client known to Stats and Close. It is
@@ -690,14 +764,26 @@ func (f *Forwarder) begin(out *fanout.Sender, client *rtmp.Client) bool {
 	return true
 }
 
-// end adds a session's counters to the total. Who waits for a keyframe to take
-// over waits no longer.
-func (f *Forwarder) end() {
+// isSending reports whether l has got the place of another connection already.
+func (f *Forwarder) isSending(l *link) bool {
 	f.mu.Lock()
-	f.total.add(f.out.Stats())
-	f.out, f.client = nil, nil
+	defer f.mu.Unlock()
+	return l.move.sending
+}
+
+// end adds a connection's counters to the total. Who waits for a keyframe to
+// take over waits no longer.
+func (f *Forwarder) end(l *link) {
+	f.mu.Lock()
+	current := f.out == l.out
+	if current {
+		f.total.add(f.out.Stats())
+		f.out, f.client = nil, nil
+	}
 	f.mu.Unlock()
-	f.bequeath(0)
+	if current {
+		f.bequeath(0)
+	}
 }
 
 // isAwaited reports whether somebody waits for f to stop at a keyframe.
@@ -707,17 +793,25 @@ func (f *Forwarder) isAwaited() bool {
 	return f.succeed != nil
 }
 
-// begins notes a step of the set-up. It returns until when the step may take:
-// half of SetupTimeout, but no longer than by.
-func (f *Forwarder) begins(step string, by time.Time) time.Time {
-	now := time.Now()
-	f.step = step
-	f.limit = min(f.dst.SetupTimeout/2, by.Sub(now))
-	return now.Add(f.limit)
+// setup is how far a connection has come: its step, how long that may take, and
+// when all must be done.
+type setup struct {
+	step  string
+	limit time.Duration
+	by    time.Time
 }
 
-// error makes the typed error of a session's end.
-func (f *Forwarder) error(op string, err error) *DestinationError {
+// begins notes a step. It returns until when it may take: for so long, but no
+// longer than by.
+func (su *setup) begins(step string, limit time.Duration, by time.Time) time.Time {
+	now := time.Now()
+	su.step, su.limit = step, min(limit, by.Sub(now))
+	return now.Add(su.limit)
+}
+
+// error makes the typed error of a session's end; limit is how long the step
+// might take.
+func (f *Forwarder) error(op string, err error, limit time.Duration) *DestinationError {
 	if op == "handshake" && isAlert(err) {
 		op = "tls" // TLS 1.3 tells only now that our certificate is refused
 	}
@@ -731,7 +825,7 @@ func (f *Forwarder) error(op string, err error) *DestinationError {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
 	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && op == "tls":
-		de.Err = fmt.Errorf("no answer within %v%s: %w", f.limit.Round(time.Millisecond), hint, err)
+		de.Err = fmt.Errorf("no answer within %v%s: %w", limit.Round(time.Millisecond), hint, err)
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)
 	}
@@ -740,23 +834,24 @@ func (f *Forwarder) error(op string, err error) *DestinationError {
 
 // dial connects, with TLS where the destination asks for it. The set-up's time
 // begins when it is connected.
-func (f *Forwarder) dial() (net.Conn, *DestinationError) {
-	f.limit = f.dst.DialTimeout
-	dialBy := time.Now().Add(f.limit)
-	ctx, cancel := context.WithDeadline(f.ctx, dialBy)
+func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn, *DestinationError) {
+	su.limit = f.dst.DialTimeout
+	dialBy := time.Now().Add(su.limit)
+	whole := ctx
+	ctx, cancel := context.WithDeadline(whole, dialBy)
 	defer cancel()
 	dial := f.dst.DialContext
 	if dial == nil {
 		dial = f.src.cfg.Dial
 	}
-	if f.dst.untrusted {
+	if f.dst.untrusted || at.untrusted {
 		dial = f.src.srv.dialUntrusted(dial)
 	} else if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {
-		nc, err = dial(ctx, "tcp", net.JoinHostPort(f.ep.host, f.ep.port))
+		nc, err = dial(ctx, "tcp", net.JoinHostPort(at.host, at.port))
 		return err
 	})
 	if err != nil {
@@ -765,29 +860,29 @@ func (f *Forwarder) dial() (net.Conn, *DestinationError) {
 		if errors.As(err, &dns) {
 			op = "resolve"
 		}
-		return nil, f.error(op, err)
+		return nil, f.error(op, err, su.limit)
 	}
-	f.setupBy = time.Now().Add(f.dst.SetupTimeout)
-	if f.ep.scheme != "rtmps" {
+	su.by = time.Now().Add(f.dst.SetupTimeout)
+	if at.scheme != "rtmps" {
 		return nc, nil
 	}
 	by := dialBy
-	if f.setupBy.Before(by) {
-		by = f.setupBy
+	if su.by.Before(by) {
+		by = su.by
 	}
-	ctx, cancel = context.WithDeadline(f.ctx, f.begins("tls", by))
+	ctx, cancel = context.WithDeadline(whole, su.begins("tls", f.dst.SetupTimeout/2, by))
 	defer cancel()
-	tc := tls.Client(nc, f.tlsConfig())
+	tc := tls.Client(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
-		return nil, f.error("tls", err)
+		return nil, f.error("tls", err, su.limit)
 	}
 	return tc, nil
 }
 
 var errPin = errors.New("the server's public key is not the one of Fingerprint")
 
-func (f *Forwarder) tlsConfig() *tls.Config {
+func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 	base := f.dst.TLSConfig
 	if base == nil {
 		base = f.src.cfg.TLSConfig
@@ -797,12 +892,12 @@ func (f *Forwarder) tlsConfig() *tls.Config {
 		cfg = base.Clone()
 	}
 	if cfg.ServerName == "" {
-		cfg.ServerName = f.ep.serverName
+		cfg.ServerName = at.serverName
 	}
 	// The first batch is the largest, and all are gathered: full records
 	// from the start.
 	cfg.DynamicRecordSizingDisabled = true
-	if pin := f.ep.pin; pin != nil {
+	if pin := at.pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 			sum := sha256.Sum256(spki(cs.PeerCertificates[0]))

@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
-	"weak"
 )
 
 // RetryInfo is what Config.Retry is asked about: a destination that was not
@@ -101,7 +100,7 @@ type reports struct {
 	cause   string    // of the loss that was reported last, if it still lasts
 	leftOut int
 	last    *report // of those left out
-	timer   *time.Timer
+	timer   func()  // stops it; nil: none
 }
 
 type report struct {
@@ -139,12 +138,7 @@ func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
 		r.leftOut++
 		r.last = &report{level, msg, args}
 		if r.timer == nil {
-			w := weak.Make(f) // see refreshAfter
-			r.timer = time.AfterFunc(wait, func() {
-				if f := w.Value(); f != nil {
-					f.reportLast()
-				}
-			})
+			r.timer = later(wait, f.reportLast)
 		}
 	} else {
 		args = r.take(args)
@@ -191,7 +185,7 @@ func (r *reports) take(args []any) []any {
 // stop drops what is left out.
 func (r *reports) stop() {
 	if r.timer != nil {
-		r.timer.Stop()
+		r.timer()
 	}
 	r.last = nil
 }

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
@@ -51,14 +50,14 @@ type Source struct {
 	live   bool // guarded by srv.mu
 	hooked bool // OnPublish has accepted
 
-	mu         sync.Mutex
-	publisher  interface{ kick(error) }
-	forwarders []*Forwarder
-	ending     bool
-	closed     bool // by Close
-	refresh    *time.Timer
-	resolver   DestinationResolver
-	current    *Config // of the last Reload, else cfg; for RefreshInterval
+	mu          sync.Mutex
+	publisher   interface{ kick(error) }
+	forwarders  []*Forwarder
+	ending      bool
+	closed      bool   // by Close
+	stopRefresh func() // the timer of the next one
+	resolver    DestinationResolver
+	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
 	messages, bytes atomic.Uint64
 
@@ -78,7 +77,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		ctx:        s.ctx,
 		done:       make(chan struct{}),
 		refreshing: make(chan struct{}, 1),
-		framer:     chunk.Framer{Size: vhost.ChunkSize},
+		framer:     chunk.Framer{Size: vhost.ChunkSize, Continuous: !cfg.RawTimestamps},
 	}
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.group = fanout.NewGroup(src.log, s.pool)
@@ -344,21 +343,15 @@ func (s *Source) forwardAll(dests []Destination) {
 func (s *Source) refreshAfter(ttl time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refresh != nil {
-		s.refresh.Stop()
+	if s.stopRefresh != nil {
+		s.stopRefresh()
 	}
 	d := shorterTTL(max(s.current.RefreshInterval, 0), ttl)
 	if d <= 0 || s.ending {
 		return
 	}
 	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
-	// The runtime may keep a stopped timer until its time: not the stream's log.
-	w := weak.Make(s)
-	s.refresh = time.AfterFunc(d, func() {
-		if s := w.Value(); s != nil {
-			s.background(s.refreshSelf)
-		}
-	})
+	s.stopRefresh = later(d, func() { s.background(s.refreshSelf) })
 }
 
 // refreshSelf is a refresh of the Server's own.
@@ -395,8 +388,8 @@ func (s *Source) end() {
 		s.mu.Lock()
 		s.ending = true
 		forwarders := slices.Clone(s.forwarders)
-		if s.refresh != nil {
-			s.refresh.Stop()
+		if s.stopRefresh != nil {
+			s.stopRefresh()
 		}
 		s.mu.Unlock()
 		s.unpublish()

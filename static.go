@@ -122,7 +122,8 @@ func templatePath(authority, path string) (app, key string) {
 	e.app, e.key = splitPath(path)
 	_, hostport, _ := cutLast(authority, "@")
 	if host, _, err := splitAuthority(hostport); err == nil {
-		profileOf(host).complete(&e)
+		p, _ := profileOf("", host)
+		p.complete(&e)
 	}
 	if e.key == "" {
 		e.key = "[stream]"

@@ -291,6 +291,7 @@ func changes(old, now *forward.File) (changed, restart []string) {
 	note(&restart, "rtmps listen", wasListen, listen)
 	note(&changed, "rtmps certificate", wasFiles, files)
 	note(&changed, "max_connections", old.Config.Limits, now.Config.Limits)
+	note(&changed, "publish_auth", [2]any{old.Config.PublishAuthMethod, old.Users}, [2]any{now.Config.PublishAuthMethod, now.Users})
 	note(&changed, "chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)
 
 	hooks := func(f *forward.File, vhost string) forward.HTTPHookURLs {
@@ -327,7 +328,7 @@ func (d *daemon) warnOpen(listeners []listener) {
 	open := openVhosts(d.conf.File)
 	for _, l := range listeners {
 		if len(open) > 0 && !loopback(l.Addr()) {
-			d.log.Warn("whoever reaches this address can publish: there is no on_publish in http_hooks that asks who it is",
+			d.log.Warn("whoever reaches this address can publish: there is neither publish_auth nor an on_publish in http_hooks that asks who it is",
 				"addr", l.Addr().String(), "vhosts", open)
 		}
 	}
@@ -382,6 +383,9 @@ func writePID(path string) error {
 
 // openVhosts returns the vhosts that anybody may publish to.
 func openVhosts(conf *forward.File) (open []string) {
+	if conf.Config.PublishAuth != nil {
+		return nil
+	}
 	vhosts := conf.Config.Vhosts
 	if len(vhosts) == 0 {
 		vhosts = map[string]forward.Vhost{forward.DefaultVhost: {}}

@@ -103,6 +103,8 @@ func TestOpenServerIsWarnedOf(t *testing.T) {
 		"asked":         {"listen 0; vhost a { http_hooks { enabled on; on_publish http://127.0.0.1:1/; } }", false},
 		"asked to play": {"listen 0; vhost a { http_hooks { enabled on; on_play http://127.0.0.1:1/; } }", true},
 		"one of two":    {"listen 0; vhost a { http_hooks { enabled on; on_publish http://127.0.0.1:1/; } } vhost b { }", true},
+		"users":         {"listen 0; publish_auth { enabled on; user jo pw; }", false},
+		"users, not on": {"listen 0; publish_auth { user jo pw; }", true},
 		"disabled":      {"listen 0; vhost b { enabled off; }", false},
 	} {
 		t.Run(name, func(t *testing.T) {

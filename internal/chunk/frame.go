@@ -121,7 +121,11 @@ func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []by
 type Framer struct {
 	Size   int    // payload bytes per chunk sent
 	Offset uint32 // added to each message's time, modulo 2^32
+	// Continuous: times that jump back are continued, with a constant offset
+	// for audio, video and data.
+	Continuous bool
 
+	clock clock
 	free  []byte // rest of the current slab
 	slab  uint64 // number of the current slab
 	off   int    // where free begins in it
@@ -139,6 +143,9 @@ const (
 
 // begin reserves the place of a message.
 func (f *Framer) begin(h Header) *Frame {
+	if f.Continuous {
+		h.Time = f.clock.time(h)
+	}
 	h.Time += f.Offset
 	h.StreamID = MediaStreamID
 	n := framedLen(h, f.Size)

@@ -21,6 +21,7 @@ type Ignored struct {
 //
 //	listen ADDRESS…; max_connections N; chunk_size BYTES; pid PATH;
 //	rtmps { enabled; listen ADDRESS…; key PATH; cert PATH; }
+//	publish_auth { enabled; method adobe|llnw; user NAME PASSWORD; }
 //	vhost NAME {
 //	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
 //	    forward { enabled; destination DESTINATION…; backend URL; }
@@ -31,8 +32,9 @@ type Ignored struct {
 //	}
 //
 // Those with "…" take several values and may be given several times, which adds
-// to their values; of any other a second one in the same block is an error, and
-// so is a second vhost of a name.
+// to their values; user may be given several times, with other names; of any
+// other a second one in the same block is an error, and so is a second vhost of
+// a name. publish_auth is this module's own, all else is SRS's.
 //
 // What SRS has beyond these (to its version 7, with the older spellings it still
 // reads) is returned in ignored, in the file's order; what is inside it is not
@@ -54,6 +56,7 @@ type context struct {
 // rule says what follows a directive's name.
 type rule struct {
 	value *value   // nil: nothing
+	pair  *value   // behind value, which names it; nil: nothing
 	many  bool     // one or more values, in one or more directives
 	block *context // nil: ";"
 }
@@ -69,6 +72,9 @@ var (
 	onOff        = &value{expected: `"on" or "off"`, valid: func(s string) bool { return s == "on" || s == "off" }}
 	name         = &value{expected: "a name", valid: notEmpty}
 	path         = &value{expected: "a path", valid: notEmpty}
+	user         = &value{expected: "a user's name", valid: notEmpty}
+	password     = &value{expected: "a password", valid: notEmpty, secret: true}
+	method       = &value{expected: `"adobe" or "llnw"`, valid: func(s string) bool { return s == "adobe" || s == "llnw" }}
 	connections  = integer("a number of connections", 1, 1<<31-1)
 	chunkSize    = integer("a chunk size in bytes", 128, 65536) // the range SRS accepts
 	seconds      = integer("whole seconds", 0, 1<<31-1)
@@ -87,6 +93,7 @@ var (
 			"chunk_size":      {value: chunkSize},
 			"pid":             {value: path},
 			"rtmps":           {block: rtmps},
+			"publish_auth":    {block: publishAuth},
 			"vhost":           {value: name, block: vhost},
 		},
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
@@ -108,6 +115,14 @@ var (
 			"cert":    {value: path},
 		},
 		ignored: names("include"),
+	}
+	publishAuth = &context{
+		name: "publish_auth",
+		done: map[string]rule{
+			"enabled": {value: onOff},
+			"method":  {value: method},
+			"user":    {value: user, pair: password},
+		},
 	}
 	vhost = &context{
 		name: "vhost",
@@ -170,7 +185,7 @@ var (
 		ignored: names("include on_dvr on_hls on_hls_notify"),
 	}
 
-	contexts = []*context{topLevel, rtmps, vhost, forward, play, publish, httpHooks}
+	contexts = []*context{topLevel, rtmps, publishAuth, vhost, forward, play, publish, httpHooks}
 )
 
 func names(lists ...string) map[string]bool {
@@ -216,26 +231,33 @@ func (r rule) check(d *Directive) error {
 	if r.block != nil {
 		end = `"{"`
 	}
-	most := 0
-	switch {
-	case r.many:
+	values := []*value{}
+	for _, v := range []*value{r.value, r.pair} {
+		if v != nil {
+			values = append(values, v)
+		}
+	}
+	most := len(values)
+	if r.many {
 		most = len(d.Args)
-	case r.value != nil:
-		most = 1
 	}
 	for i, arg := range d.Args {
 		found := shown(arg)
-		if r.value != nil && r.value.secret {
-			found = fmt.Sprintf("value %d of %s", i+1, d.Name)
+		var v *value
+		if most > 0 {
+			v = values[min(i, len(values)-1)]
+			if v.secret {
+				found = fmt.Sprintf("value %d of %s", i+1, d.Name)
+			}
 		}
 		if i >= most {
 			return &Error{Pos: d.ArgPos(i), Found: found, Expected: end}
 		}
-		if r.value.valid(arg) {
+		if v.valid(arg) {
 			continue
 		}
-		expected := r.value.expected
-		if i > 0 {
+		expected := v.expected
+		if r.many && i > 0 {
 			expected = end + " or " + expected
 		}
 		return &Error{Pos: d.ArgPos(i), Found: found, Expected: expected}
@@ -244,8 +266,8 @@ func (r rule) check(d *Directive) error {
 	if d.Block != nil {
 		found = `"{"`
 	}
-	if r.value != nil && len(d.Args) == 0 {
-		return &Error{Pos: d.ArgPos(0), Found: found, Expected: r.value.expected}
+	if n := len(d.Args); n < len(values) {
+		return &Error{Pos: d.ArgPos(n), Found: found, Expected: values[n].expected}
 	}
 	if found != end {
 		return &Error{Pos: d.ArgPos(len(d.Args)), Found: found, Expected: end}
@@ -254,10 +276,10 @@ func (r rule) check(d *Directive) error {
 }
 
 // once notes d in seen, where it must be the first unless r takes many. A
-// directive with both a value and a block, which is vhost, is known by both.
+// directive with a name, which is vhost or user, is known by both.
 func once(seen map[string]*Directive, d *Directive, r rule) error {
 	key, found := d.Name, fmt.Sprintf("a second %q", d.Name)
-	if r.value != nil && r.block != nil {
+	if r.value != nil && (r.block != nil || r.pair != nil) {
 		key += " " + d.Args[0]
 		found = fmt.Sprintf("a second %s %q", d.Name, d.Args[0])
 	}

@@ -51,6 +51,7 @@ listen 1935 127.0.0.1:1935 [::]:1935;
 listen :0 live.example.com:1936 [fe80::1%eth0]:1;
 max_connections 10240; chunk_size 60000; pid ./objs/srs.pid;
 rtmps { enabled on; listen 443 [::1]:443; key "a b.key"; cert a.crt; }
+publish_auth { enabled on; method llnw; user jo "pass word"; user al https://user:a@b/; }
 vhost __defaultVhost__ {
 	enabled on; tcp_nodelay off; chunk_size 128;
 	forward {
@@ -111,7 +112,7 @@ func TestCheckErrors(t *testing.T) {
 		{"unknown, short", "vhost a { x; }", `1:11: found "x", expected a directive of vhost`},
 		{"unknown, upper case", "PID a;", `1:1: found "PID", expected a directive of the top level`},
 		{"in the wrong block", "vhost a { destination b; }", `1:11: found "destination", expected a directive of vhost ("destination" belongs in forward)`},
-		{"in the wrong block, of several", "enabled on;", `1:1: found "enabled", expected a directive of the top level ("enabled" belongs in rtmps or vhost or forward or http_hooks)`},
+		{"in the wrong block, of several", "enabled on;", `1:1: found "enabled", expected a directive of the top level ("enabled" belongs in rtmps or publish_auth or vhost or forward or http_hooks)`},
 		{"unknown and secret", "rtmp://host:1935/live/key?token=x;", `1:1: found "rtmp://host:1935…", expected a directive of the top level`},
 		{"unknown and a password", "rtmp://user:pass@host/a;", `1:1: found "rtmp://…", expected a directive of the top level`},
 		{"unknown and long", strings.Repeat("é", 50) + ";", `1:1: found "` + strings.Repeat("é", 40) + `…", expected a directive of the top level`},
@@ -129,6 +130,14 @@ func TestCheckErrors(t *testing.T) {
 		{"value of a block", "vhost a { forward b { } }", `1:19: found "b", expected "{"`},
 		{"forward of old", "vhost a { forward b; }", `1:19: found "b", expected "{"`},
 		{"empty name", `vhost "" {}`, `1:7: found "", expected a name`},
+
+		{"user without password", "publish_auth { user jo; }", `1:23: found ";", expected a password`},
+		{"user without name", "publish_auth { user; }", `1:20: found ";", expected a user's name`},
+		{"user with more", "publish_auth { user jo secret pass; }", `1:31: found value 3 of user, expected ";"`},
+		{"user with an empty password", `publish_auth { user jo ""; }`, `1:24: found value 2 of user, expected a password`},
+		{"user with a block", "publish_auth { user jo secret { } }", `1:31: found "{", expected ";"`},
+		{"second user of a name", "publish_auth { user jo a; user al a; user jo b; }", `1:38: found a second user "jo", expected only the one at srs.conf:1:16`},
+		{"method", "publish_auth { method basic; }", `1:23: found "basic", expected "adobe" or "llnw"`},
 
 		{"on or off", "vhost a { enabled yes; }", `1:19: found "yes", expected "on" or "off"`},
 		{"connections", "max_connections 0;", `1:17: found "0", expected a number of connections from 1 to 2147483647`},

@@ -10,8 +10,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,8 +24,9 @@ import (
 // which names the user, with a challenge, the third answers it. What the
 // client has to say is a query at the end of app and tcUrl.
 const (
-	authAdobe = "adobe"
-	authLLNW  = "llnw"
+	// AuthAdobe and AuthLLNW name the methods, as authmod does.
+	AuthAdobe = "adobe"
+	AuthLLNW  = "llnw"
 
 	needUser   = "code=403 need auth"
 	needAnswer = "?reason=needauth"
@@ -50,7 +53,7 @@ func (o *Options) authorize(description, nonce string) (auth string, ok bool) {
 	if end := strings.IndexAny(method, " ;]&"); end >= 0 {
 		method = method[:end]
 	}
-	if o.User == "" || method != authAdobe && method != authLLNW {
+	if o.User == "" || method != AuthAdobe && method != AuthLLNW {
 		return "", false
 	}
 	auth = "authmod=" + method + "&user=" + escapeUser(o.User)
@@ -62,9 +65,9 @@ func (o *Options) authorize(description, nonce string) (auth string, ok bool) {
 		return "", false
 	}
 	q := parseAuth(strings.TrimSpace(params))
-	if method == authLLNW {
+	if method == AuthLLNW {
 		return auth + "&nonce=" + q["nonce"] + "&cnonce=" + nonce + "&nc=" + llnwCount +
-			"&response=" + llnwResponse(o.App, o.User, o.Password, q["nonce"], nonce), true
+			"&response=" + llnwResponse(llnwURI(o.App), o.User, o.Password, q["nonce"], nonce, llnwCount), true
 	}
 	seed := q["opaque"]
 	if seed == "" {
@@ -92,14 +95,24 @@ func base64MD5(s string) string {
 const llnwCount = "00000001"
 
 // llnwResponse answers a challenge in the manner of HTTP's digests (RFC 2617,
-// 3.2.2.1) with realm "live", method "publish", qop "auth" and the app as URI.
-func llnwResponse(app, user, password, nonce, cnonce string) string {
+// 3.2.2.1) with realm "live", method "publish" and qop "auth".
+func llnwResponse(uri, user, password, nonce, cnonce, count string) string {
+	return hexMD5(hexMD5(user+":live:"+password) + ":" + nonce + ":" + count + ":" + cnonce + ":auth:" +
+		hexMD5("publish:/"+uri))
+}
+
+// llnwURI is the app as an answer has it: without its query, and with an
+// instance.
+func llnwURI(app string) string {
 	app, _ = splitQuery(app)
-	if !strings.Contains(app, "/") {
-		app += "/_definst_"
+	return withInstance(app)
+}
+
+func withInstance(app string) string {
+	if strings.Contains(app, "/") {
+		return app
 	}
-	return hexMD5(hexMD5(user+":live:"+password) + ":" + nonce + ":" + llnwCount + ":" + cnonce + ":auth:" +
-		hexMD5("publish:/"+app))
+	return app + "/_definst_"
 }
 
 func hexMD5(s string) string {
@@ -166,18 +179,25 @@ const (
 	authReject = "[ AccessManager.Reject ] : [ "
 	// authLife is how long a challenge may be answered.
 	authLife = time.Minute
+	// maxSpent is how many answered challenges are remembered.
+	maxSpent = 1 << 14
 )
 
-// Authenticator is the server's side of authmod=adobe. It keeps nothing
-// between connections. Its methods are safe for concurrent use.
+// Authenticator is the server's side. A challenge is good for one right answer
+// within authLife. What is not answered right is not remembered: a challenge
+// tells by itself that it is ours. Methods are safe for concurrent use.
 type Authenticator struct {
 	key      [sha256.Size]byte
 	password func(user string) (string, bool)
+
+	mu    sync.Mutex
+	spent map[string]time.Time // challenges with a right answer, and their times
+	since time.Time            // those made till then are no longer good
 }
 
 // NewAuthenticator returns an Authenticator for the users that password knows.
 func NewAuthenticator(password func(user string) (string, bool)) *Authenticator {
-	a := &Authenticator{password: password}
+	a := &Authenticator{password: password, spent: make(map[string]time.Time)}
 	rand.Read(a.key[:])
 	return a
 }
@@ -205,42 +225,70 @@ func refuseAuth(cause error, description string) error {
 }
 
 // Check returns the user who has proved to be one with what CutAuth has cut
-// off. Its error wraps the *StatusError that the client is to be told. Whether
-// a user exists, it does not tell.
-func (a *Authenticator) Check(auth string) (user string, err error) {
+// off app, in the way of method: AuthAdobe or AuthLLNW. Its error wraps the
+// *StatusError that the client is to be told. Whether a user exists, it does
+// not tell.
+func (a *Authenticator) Check(method, app, auth string) (user string, err error) {
 	q := parseAuth(auth)
 	sent := q["user"]
-	if q["authmod"] != authAdobe || sent == "" {
-		return "", refuseAuth(ErrAsked, needUser+"; authmod=adobe ] : ")
+	authmod := "authmod=" + method
+	if q["authmod"] != method || sent == "" {
+		return "", refuseAuth(ErrAsked, needUser+"; "+authmod+" ] : ")
 	}
 	user, err = url.PathUnescape(sent)
 	if err != nil {
 		user = sent
 	}
-	response, err := url.PathUnescape(q["response"])
-	if err != nil || response == "" {
-		opaque := a.opaque(user, time.Now(), nil)
-		return "", refuseAuth(ErrAsked, "authmod=adobe ] : "+needAnswer+
-			"&user="+sent+"&salt="+salt(opaque)+"&challenge="+opaque+"&opaque="+opaque)
+	if q["response"] == "" {
+		challenge := a.challenge(user, time.Now(), nil)
+		params := "&salt=" + salt(challenge) + "&challenge=" + challenge + "&opaque=" + challenge
+		if method == AuthLLNW {
+			params = "&nonce=" + challenge
+		}
+		return "", refuseAuth(ErrAsked, authmod+" ] : "+needAnswer+"&user="+sent+params)
 	}
 	password, known := a.password(user)
-	opaque := q["opaque"]
-	right := a.fresh(user, opaque)
-	if right {
-		// Some hash the name as it stands in the query.
-		right = equal(response, adobeResponse(user, password, salt(opaque), opaque, q["challenge"])) ||
-			equal(response, adobeResponse(sent, password, salt(opaque), opaque, q["challenge"]))
+	challenge := q["opaque"]
+	if method == AuthLLNW {
+		challenge = q["nonce"]
 	}
-	if !right || !known {
-		return "", refuseAuth(ErrWrong, "authmod=adobe ] : ?reason=authfailed")
+	right := false
+	if a.fresh(user, challenge) {
+		// Some hash the name as it stands in the query.
+		for _, name := range []string{user, sent} {
+			if method == AuthLLNW {
+				right = right || rightLLNW(q, app, name, password)
+			} else {
+				right = right || rightAdobe(q, name, password)
+			}
+		}
+	}
+	if !right || !known || !a.spend(challenge) {
+		return "", refuseAuth(ErrWrong, authmod+" ] : ?reason=authfailed")
 	}
 	return user, nil
 }
 
-// opaque is a challenge for a user: the time, a nonce, which is random where
-// it is nil, and what proves that both are ours.
-func (a *Authenticator) opaque(user string, at time.Time, nonce []byte) string {
-	b := binary.BigEndian.AppendUint64(nil, uint64(at.Unix()))
+func rightAdobe(q map[string]string, user, password string) bool {
+	response, err := url.PathUnescape(q["response"])
+	opaque := q["opaque"]
+	return err == nil && equal(response, adobeResponse(user, password, salt(opaque), opaque, q["challenge"]))
+}
+
+// rightLLNW takes an app with its query too: FFmpeg leaves it there.
+func rightLLNW(q map[string]string, app, user, password string) bool {
+	for _, uri := range []string{llnwURI(app), withInstance(app)} {
+		if equal(q["response"], llnwResponse(uri, user, password, q["nonce"], q["cnonce"], q["nc"])) {
+			return true
+		}
+	}
+	return false
+}
+
+// challenge makes one for a user: the time, a nonce, which is random where it
+// is nil, and what proves that both are ours.
+func (a *Authenticator) challenge(user string, at time.Time, nonce []byte) string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano()))
 	if nonce == nil {
 		nonce = make([]byte, 4)
 		rand.Read(nonce)
@@ -252,19 +300,45 @@ func (a *Authenticator) opaque(user string, at time.Time, nonce []byte) string {
 	return base64.RawURLEncoding.EncodeToString(append(b, mac.Sum(nil)[:12]...))
 }
 
-// fresh reports whether opaque is a challenge for the user that may still be
-// answered.
-func (a *Authenticator) fresh(user, opaque string) bool {
-	b, err := base64.RawURLEncoding.DecodeString(opaque)
+// fresh reports whether challenge is ours, for the user, and not too old.
+func (a *Authenticator) fresh(user, challenge string) bool {
+	b, err := base64.RawURLEncoding.DecodeString(challenge)
 	if err != nil || len(b) != 8+4+12 {
 		return false
 	}
-	at := time.Unix(int64(binary.BigEndian.Uint64(b)), 0)
+	at := made(b)
 	age := time.Since(at)
-	return equal(opaque, a.opaque(user, at, b[8:12])) && age >= 0 && age <= authLife
+	return equal(challenge, a.challenge(user, at, b[8:12])) && age >= 0 && age <= authLife
+}
+
+func made(challenge []byte) time.Time {
+	return time.Unix(0, int64(binary.BigEndian.Uint64(challenge)))
+}
+
+// spend takes a fresh challenge that was answered right. It is false for one
+// that was answered before. Where there are too many to remember, all that were
+// made so far are no longer good.
+func (a *Authenticator) spend(challenge string) bool {
+	b, _ := base64.RawURLEncoding.DecodeString(challenge)
+	at := made(b)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, spent := a.spent[challenge]; spent || !at.After(a.since) {
+		return false
+	}
+	if len(a.spent) >= maxSpent {
+		now := time.Now()
+		maps.DeleteFunc(a.spent, func(_ string, at time.Time) bool { return now.Sub(at) > authLife })
+		if len(a.spent) >= maxSpent {
+			a.since = now
+			clear(a.spent)
+		}
+	}
+	a.spent[challenge] = at
+	return true
 }
 
 // salt is a part of the challenge: our passwords are not stored as hashes.
-func salt(opaque string) string { return opaque[:8] }
+func salt(challenge string) string { return challenge[:8] }
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }

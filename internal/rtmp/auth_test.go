@@ -3,6 +3,8 @@ package rtmp
 import (
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,9 +103,10 @@ func TestAuthOfConnect(t *testing.T) {
 
 // ask takes a client through all that an Authenticator wants, with as many
 // connections as that takes.
-func ask(a *Authenticator, o Options, nonce string) (user string, connections int, err error) {
+func ask(a *Authenticator, method string, o Options, nonce string) (user string, connections int, err error) {
 	for connections = 1; ; connections++ {
-		user, err = a.Check(o.Auth)
+		app, auth := CutAuth(withAuth(o.App, o.Auth))
+		user, err = a.Check(method, app, auth)
 		var st *StatusError
 		if !errors.As(err, &st) {
 			return user, connections, err
@@ -116,84 +119,181 @@ func ask(a *Authenticator, o Options, nonce string) (user string, connections in
 	}
 }
 
-func TestAuthenticator(t *testing.T) {
-	users := map[string]string{"jo": "secret", "a b&c=d?@e/f%+ü": "p&w", "empty": "", "%zz": "x"}
-	a := NewAuthenticator(func(user string) (string, bool) { p, ok := users[user]; return p, ok })
-	for user, password := range users {
-		got, n, err := ask(a, Options{User: user, Password: password}, newNonce())
-		require.NoError(t, err, user)
-		require.Equal(t, user, got)
-		require.Equal(t, 3, n)
+var methods = []string{AuthAdobe, AuthLLNW}
 
-		got, n, err = ask(a, Options{User: user, Password: password + "x"}, newNonce())
-		require.EqualError(t, err, "connect refused: wrong user or password")
-		require.Empty(t, got)
-		require.Equal(t, 3, n)
+func TestAuthenticator(t *testing.T) {
+	users := map[string]string{"jo": "secret", "a b&c=d?@e/f%+ü": "p&w", "empty": "", "%zz": "x", "a%20b": "x"}
+	a := NewAuthenticator(func(user string) (string, bool) { p, ok := users[user]; return p, ok })
+	for _, method := range methods {
+		for _, app := range []string{"live", "live?x=1", "live/more", "live/more?x=/1"} {
+			for user, password := range users {
+				got, n, err := ask(a, method, Options{App: app, User: user, Password: password}, newNonce())
+				require.NoError(t, err, user)
+				require.Equal(t, user, got)
+				require.Equal(t, 3, n)
+
+				got, n, err = ask(a, method, Options{App: app, User: user, Password: password + "x"}, newNonce())
+				require.EqualError(t, err, "connect refused: wrong user or password")
+				require.Empty(t, got)
+				require.Equal(t, 3, n)
+			}
+			_, n, err := ask(a, method, Options{App: app, User: "nobody"}, newNonce())
+			require.EqualError(t, err, "connect refused: wrong user or password", "as with a wrong password")
+			require.Equal(t, 3, n)
+		}
 	}
-	_, n, err := ask(a, Options{User: "nobody"}, newNonce())
-	require.EqualError(t, err, "connect refused: wrong user or password", "as with a wrong password")
-	require.Equal(t, 3, n)
+}
+
+// What the server says, word for word: clients look for these.
+func TestAuthenticatorWords(t *testing.T) {
+	a := NewAuthenticator(func(string) (string, bool) { return "pw", true })
+	said := func(method, auth string) string {
+		_, err := a.Check(method, "live", auth)
+		var st *StatusError
+		require.ErrorAs(t, err, &st)
+		require.Equal(t, "NetConnection.Connect.Rejected", st.Code)
+		return st.Description
+	}
+	require.Equal(t, reject+"code=403 need auth; authmod=adobe ] : ", said(AuthAdobe, ""))
+	require.Equal(t, reject+"code=403 need auth; authmod=llnw ] : ", said(AuthLLNW, ""))
+	require.Equal(t, reject+"code=403 need auth; authmod=llnw ] : ", said(AuthLLNW, "authmod=adobe&user=jo"))
+	require.Regexp(t, `^\[ AccessManager.Reject \] : \[ authmod=adobe \] : \?reason=needauth&user=j%6f&salt=[-\w]{8}&challenge=[-\w]{32}&opaque=[-\w]{32}$`,
+		said(AuthAdobe, "authmod=adobe&user=j%6f"))
+	require.Regexp(t, `^\[ AccessManager.Reject \] : \[ authmod=llnw \] : \?reason=needauth&user=j%6f&nonce=[-\w]{32}$`,
+		said(AuthLLNW, "authmod=llnw&user=j%6f"))
+	require.Equal(t, reject+"authmod=adobe ] : ?reason=authfailed", said(AuthAdobe, "authmod=adobe&user=jo&response=x"))
+	require.Equal(t, reject+"authmod=llnw ] : ?reason=authfailed", said(AuthLLNW, "authmod=llnw&user=jo&response=x"))
 }
 
 // Some send the user's name as it is and hash what the server repeats.
 func TestAuthenticatorTakesTheNameAsSent(t *testing.T) {
 	a := NewAuthenticator(func(user string) (string, bool) { return "pw", user == "a+b c" })
-	_, err := a.Check("authmod=adobe&user=a+b%20c")
-	var st *StatusError
-	require.ErrorAs(t, err, &st)
-	_, params, _ := strings.Cut(st.Description, needAnswer)
-	q := parseAuth(params)
-	require.Equal(t, "a+b%20c", q["user"])
-	user, err := a.Check("authmod=adobe&user=a+b%20c&challenge=c&response=" +
-		adobeResponse(q["user"], "pw", q["salt"], q["challenge"], "c") + "&opaque=" + q["opaque"])
-	require.NoError(t, err)
-	require.Equal(t, "a+b c", user)
+	for _, method := range methods {
+		_, err := a.Check(method, "live", "authmod="+method+"&user=a+b%20c")
+		var st *StatusError
+		require.ErrorAs(t, err, &st)
+		_, params, _ := strings.Cut(st.Description, needAnswer)
+		q := parseAuth(params)
+		require.Equal(t, "a+b%20c", q["user"])
+		user, err := a.Check(method, "live", answer(method, "live", q["user"], "pw", q["challenge"]+q["nonce"]))
+		require.NoError(t, err)
+		require.Equal(t, "a+b c", user)
+	}
+}
+
+// answer is what a client of another make says.
+func answer(method, app, user, password, challenge string) string {
+	if method == AuthLLNW {
+		return "authmod=llnw&user=" + user + "&nonce=" + challenge + "&cnonce=c&nc=00000001&response=" +
+			llnwResponse(withInstance(app), user, password, challenge, "c", "00000001")
+	}
+	return "authmod=adobe&user=" + user + "&challenge=c&response=" +
+		adobeResponse(user, password, salt(challenge), challenge, "c") + "&opaque=" + challenge
+}
+
+// FFmpeg leaves the app's query in what it hashes, and finds its slash there.
+func TestAuthenticatorTakesTheAppWithItsQuery(t *testing.T) {
+	a := NewAuthenticator(func(string) (string, bool) { return "pw", true })
+	for _, app := range []string{"live?x=1", "live?x=a/b", "live/more?x=1"} {
+		_, err := a.Check(AuthLLNW, app, answer(AuthLLNW, app, "jo", "pw", a.challenge("jo", time.Now(), nil)))
+		require.NoError(t, err, app)
+	}
+	_, err := a.Check(AuthLLNW, "live", answer(AuthLLNW, "other", "jo", "pw", a.challenge("jo", time.Now(), nil)))
+	require.ErrorIs(t, err, ErrWrong, "of another app")
 }
 
 func TestAuthenticatorChallenges(t *testing.T) {
+	for _, method := range methods {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				known := func(string) (string, bool) { return "secret", true }
+				a := NewAuthenticator(known)
+				check := func(auth string) error { _, err := a.Check(method, "live", auth); return err }
+				good := func(user, challenge string) string { return answer(method, "live", user, "secret", challenge) }
+				challenge := a.challenge("jo", time.Now(), nil)
+				late, later := a.challenge("jo", time.Now(), nil), a.challenge("jo", time.Now(), nil)
+				require.Error(t, check(answer(method, "live", "jo", "wrong", challenge)))
+				require.NoError(t, check(good("jo", challenge)), "a wrong answer uses up nothing")
+				require.ErrorIs(t, check(good("jo", challenge)), ErrWrong, "a second time")
+				unused := a.challenge("jo", time.Now(), nil)
+				for name, auth := range map[string]string{
+					"of another user":   good("al", unused),
+					"of another server": good("jo", NewAuthenticator(known).challenge("jo", time.Now(), nil)),
+					"of the future":     good("jo", a.challenge("jo", time.Now().Add(time.Hour), nil)),
+					"changed":           good("jo", a.challenge("jo", time.Now(), []byte("abcd"))[:16]+unused[16:]),
+					"longer":            good("jo", unused+"AAAA"),
+					"none":              "authmod=" + method + "&user=jo&challenge=1&response=x",
+					"another method":    "authmod=red5&user=jo&response=x",
+					"no user":           "authmod=" + method + "&user=&response=x",
+					"nothing":           "",
+				} {
+					require.Error(t, check(auth), name)
+				}
+				time.Sleep(authLife - time.Second)
+				require.NoError(t, check(good("jo", late)))
+				time.Sleep(2 * time.Second)
+				require.ErrorIs(t, check(good("jo", later)), ErrWrong, "too late")
+			})
+		})
+	}
+}
+
+// Of many at the same time with one answer one gets in.
+func TestAuthenticatorTakesAnAnswerOnce(t *testing.T) {
+	a := NewAuthenticator(func(string) (string, bool) { return "pw", true })
+	auth := answer(AuthAdobe, "live", "jo", "pw", a.challenge("jo", time.Now(), nil))
+	var in atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := a.Check(AuthAdobe, "live", auth); err == nil {
+				in.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 1, in.Load())
+}
+
+// However many there are, none is good twice.
+func TestAuthenticatorRemembersSoMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		known := func(string) (string, bool) { return "secret", true }
-		a := NewAuthenticator(known)
-		good := func(user, opaque string) string {
-			return "authmod=adobe&user=" + user + "&challenge=1&response=" + adobeResponse(user, "secret", salt(opaque), opaque, "1") + "&opaque=" + opaque
+		a := NewAuthenticator(nil)
+		first, waits := a.challenge("jo", time.Now(), nil), a.challenge("jo", time.Now(), nil)
+		require.True(t, a.spend(first))
+		for range maxSpent {
+			time.Sleep(time.Nanosecond)
+			require.True(t, a.spend(a.challenge("jo", time.Now(), nil)))
+			require.LessOrEqual(t, len(a.spent), maxSpent)
 		}
-		opaque := a.opaque("jo", time.Now(), nil)
-		_, err := a.Check(good("jo", opaque))
-		require.NoError(t, err)
-		for name, auth := range map[string]string{
-			"of another user":   good("al", opaque),
-			"of another server": good("jo", NewAuthenticator(known).opaque("jo", time.Now(), nil)),
-			"of the future":     good("jo", a.opaque("jo", time.Now().Add(time.Hour), nil)),
-			"changed":           good("jo", a.opaque("jo", time.Now(), []byte("abcd"))[:16]+opaque[16:]),
-			"longer":            good("jo", opaque+"AAAA"),
-			"none":              "authmod=adobe&user=jo&challenge=1&response=x",
-			"another method":    "authmod=llnw&user=jo&response=x",
-			"no user":           "authmod=adobe&user=&response=x",
-			"nothing":           "",
-		} {
-			_, err := a.Check(auth)
-			require.Error(t, err, name)
+		require.False(t, a.spend(first))
+		require.False(t, a.spend(waits), "no longer good")
+		time.Sleep(time.Nanosecond)
+		require.True(t, a.spend(a.challenge("jo", time.Now(), nil)))
+
+		time.Sleep(authLife + time.Second)
+		for range maxSpent {
+			require.True(t, a.spend(a.challenge("jo", time.Now(), nil)))
 		}
-		time.Sleep(authLife - time.Second)
-		_, err = a.Check(good("jo", opaque))
-		require.NoError(t, err)
-		time.Sleep(2 * time.Second)
-		_, err = a.Check(good("jo", opaque))
-		require.Error(t, err, "too late")
+		require.Len(t, a.spent, maxSpent, "what is too old was forgotten")
 	})
 }
 
 // What a client claims is never taken for what it could have computed only
 // with the password.
 func FuzzAuthenticator(f *testing.F) {
-	f.Add("authmod=adobe&user=jo&challenge=1&response=2&opaque=3")
-	f.Add("authmod=adobe&user=%6a%zz&response=%")
+	f.Add("live", "authmod=adobe&user=jo&challenge=1&response=2&opaque=3")
+	f.Add("live?a=1", "authmod=adobe&user=%6a%zz&response=%")
+	f.Add("live/a", "authmod=llnw&user=jo&nonce=1&cnonce=2&nc=00000001&response=3")
 	a := NewAuthenticator(func(string) (string, bool) { return "a password nobody has", true })
-	f.Fuzz(func(t *testing.T, auth string) {
-		_, err := a.Check(auth)
-		var st *StatusError
-		require.ErrorAs(t, err, &st)
-		require.True(t, strings.HasPrefix(st.Description, reject))
-		(&Options{User: "jo"}).authorize(auth, "n")
+	f.Fuzz(func(t *testing.T, app, auth string) {
+		for _, method := range methods {
+			_, err := a.Check(method, app, auth)
+			var st *StatusError
+			require.ErrorAs(t, err, &st)
+			require.True(t, strings.HasPrefix(st.Description, reject))
+			(&Options{User: "jo"}).authorize(auth, "n")
+		}
+		require.Empty(t, a.spent)
 	})
 }

@@ -35,6 +35,10 @@ type Options struct {
 	// Properties are added to the connect command's object.
 	Properties amf.Object
 
+	// Reconnect is called with the tcUrl of each ReconnectRequest that comes
+	// after Publish, empty for the one there is, by the goroutine that
+	// watches.
+	Reconnect func(tcURL string)
 	// Step is called with the name of each step before it is waited for:
 	// connect, createStream, publish, play.
 	Step func(string)
@@ -54,6 +58,7 @@ type Client struct {
 	*Conn
 	opt      Options
 	streamID uint32
+	codecs   codecs // that the server says it supports
 }
 
 // NewClient returns the client's side of c, whose handshake is done.
@@ -139,7 +144,14 @@ func (c *Client) Watch(message func(chunk.Message) error) error {
 func (c *Client) watched(cmd *Command) error {
 	switch cmd.Name {
 	case "onStatus":
-		if level, code, _ := cmd.info(); refusal(level, code) {
+		level, code, _ := cmd.info()
+		if code == codeReconnect {
+			if c.opt.Reconnect != nil {
+				c.opt.Reconnect(cmd.reconnect())
+			}
+			return nil
+		}
+		if refusal(level, code) {
 			return c.refused("stream", cmd)
 		}
 	case "close":
@@ -176,6 +188,7 @@ func (c *Client) connect(flashVer string) error {
 		_, code, _ := cmd.info()
 		switch {
 		case cmd.Name == "_result" && (cmd.Txn == txnConnect || code == "NetConnection.Connect.Success"):
+			c.codecs.learn(cmd)
 			return true, nil
 		case cmd.Name == "_error" && (cmd.Txn == txnConnect || cmd.Txn == 0):
 			return true, c.refused("connect", cmd)
@@ -264,6 +277,9 @@ func (c *Client) refused(step string, cmd *Command) error {
 	if step == "connect" {
 		if auth, ok := c.opt.authorize(text, newNonce()); ok {
 			return &AuthRequired{Refused: st, Auth: auth}
+		}
+		if to := cmd.redirect(); to != "" {
+			return &Redirect{Refused: st, url: to}
 		}
 	}
 	return st

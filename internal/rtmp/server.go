@@ -24,10 +24,10 @@ const (
 // Capability bits of Enhanced RTMP v2, "Enhancing NetConnection connect
 // Command".
 const (
+	capsReconnect  = 1
 	capsMultitrack = 2
 	capsModEx      = 4
 	capsNanoOffset = 8
-	canForward     = 4
 )
 
 // Connect is a client's connect command.
@@ -51,11 +51,16 @@ func (c *Connect) Enhanced() bool {
 
 // Enhanced are the properties of one who passes on whatever Enhanced RTMP there
 // is (Enhanced RTMP v2, Enhancing NetConnection connect Command): in the
-// client's connect and in the server's answer.
-func Enhanced() amf.Object {
+// client's connect and in the server's answer. reconnect says that a client
+// honours ReconnectRequest.
+func Enhanced(reconnect bool) amf.Object {
+	caps := capsMultitrack | capsModEx | capsNanoOffset
+	if reconnect {
+		caps |= capsReconnect
+	}
 	all := amf.Object{{Key: "*", Value: canForward}}
 	return amf.Object{
-		{Key: "capsEx", Value: capsMultitrack | capsModEx | capsNanoOffset},
+		{Key: "capsEx", Value: caps},
 		{Key: "fourCcList", Value: amf.StrictArray{"*"}},
 		{Key: "videoFourCcInfoMap", Value: all},
 		{Key: "audioFourCcInfoMap", Value: all},
@@ -246,7 +251,7 @@ func (s *Server) connect(cmd *Command) error {
 	s.connected = true
 	info := statusInfo("status", "NetConnection.Connect.Success", "Connection succeeded.")
 	info = append(info, amf.Property{Key: "objectEncoding", Value: 0})
-	info = append(info, Enhanced()...)
+	info = append(info, Enhanced(false)...)
 	return s.send(s.appendCommand(b, 0, "_result", cmd.Txn, amf.Object{
 		{Key: "fmsVer", Value: fmsVersion},
 		{Key: "capabilities", Value: 31},

@@ -1,0 +1,68 @@
+package forward
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// UnsupportedCodecError says that the stream has a codec which is not among
+// those that the destination has listed in its answer to connect (Enhanced
+// RTMP v2, Enhancing NetConnection connect Command: fourCcList,
+// videoFourCcInfoMap, audioFourCcInfoMap).
+//
+// That alone keeps nothing from being sent: the specification has servers state
+// what they support but does not say that all else is refused, and there are
+// servers whose list is too short, or from before a codec that they take. It is
+// a warning (ForwarderStats.Warning), and where the destination ends such a
+// connection before it was Backoff.Healthy, the cause: what comes next is as
+// after a refusal.
+type UnsupportedCodecError struct {
+	Codec string // the FourCC, such as hvc1
+}
+
+func (e *UnsupportedCodecError) Error() string {
+	return fmt.Sprintf("%s is not among the codecs that the destination lists", e.Codec)
+}
+
+// codecsKnown is how long after the answer to publish the codecs are looked at
+// for the log. The first destinations are there before the first message.
+const codecsKnown = 5 * time.Second
+
+// untaken is an *UnsupportedCodecError where the stream has a codec that the
+// server does not list, as far as the codecs are known yet. Codecs that can be
+// sent without Enhanced RTMP too need not be listed.
+func (f *Forwarder) untaken(c *rtmp.Client) error {
+	if c == nil {
+		return nil
+	}
+	info := f.src.log.Info()
+	switch info.Video {
+	case flv.CodecHEVC, flv.CodecAV1, flv.CodecVP9, flv.CodecVP8, flv.CodecVVC:
+		if !c.Takes(false, info.Video.String()) {
+			return &UnsupportedCodecError{info.Video.String()}
+		}
+	}
+	switch info.Audio {
+	case flv.CodecOpus, flv.CodecFLAC, flv.CodecAC3, flv.CodecEAC3:
+		if !c.Takes(true, info.Audio.String()) {
+			return &UnsupportedCodecError{info.Audio.String()}
+		}
+	}
+	return nil
+}
+
+// warnOfCodec logs what untaken says, once.
+func (f *Forwarder) warnOfCodec(c *rtmp.Client) {
+	err := f.untaken(c)
+	f.mu.Lock()
+	first := err != nil && !f.warned
+	f.warned = f.warned || first
+	f.mu.Unlock()
+	if first {
+		f.log.Log(f.ctx, slog.LevelWarn, "destination may not take all", "warning", err)
+	}
+}

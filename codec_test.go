@@ -1,0 +1,95 @@
+package forward
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
+)
+
+// listing is a Script that lists codecs in the answer to connect.
+func listing(lists map[string]any) forwardtest.Script {
+	info := map[string]any{"level": "status", "code": "NetConnection.Connect.Success", "description": ""}
+	for k, v := range lists {
+		info[k] = v
+	}
+	return forwardtest.Script{Steps: map[string]forwardtest.Step{"connect": {Do: func(s *forwardtest.Session) {
+		s.Send(0, "_result", 1, map[string]any{"fmsVer": "FMS/3,0,1,123"}, info)
+	}}}}
+}
+
+func TestCodecsThatAreNotListed(t *testing.T) {
+	const hevc, opus, avc = "\x90hvc1", "\x90Opus", h264Header
+	fourCCs := func(all ...any) map[string]any { return map[string]any{"fourCcList": all} }
+	for _, c := range []struct {
+		name         string
+		lists        map[string]any
+		video, audio string
+		want         string // the codec, empty where nothing is to be said
+	}{
+		{"listed", fourCCs("av01", "hvc1"), hevc, aacConfig, ""},
+		{"not listed", fourCCs("av01", "vp09"), hevc, aacConfig, "hvc1"},
+		{"nothing listed", nil, hevc, opus, ""},
+		{"any", map[string]any{"videoFourCcInfoMap": map[string]any{"*": 4}}, hevc, opus, ""},
+		{"audio", map[string]any{"audioFourCcInfoMap": map[string]any{"fLaC": 1}}, hevc, opus, "Opus"},
+		{"not of Enhanced RTMP", fourCCs("hvc1", "fLaC"), avc, aacConfig, ""},
+		{"of both, in its form", fourCCs("hvc1", "fLaC"), "\x90avc1", "\x90mp4a", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var network forwardtest.Network
+				dest := network.NewDestination("h:1935", listing(c.lists))
+				defer dest.Close()
+				log := new(lockedBuffer)
+				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: leaks.Logger(slog.NewTextHandler(log, nil))})
+				p := publish(t, s, "live", "s")
+				f, err := p.Source().Forward(Destination{URL: "rtmp://h/live/k"})
+				require.NoError(t, err)
+				synctest.Wait()
+				require.Empty(t, f.Stats().Warning, "nothing is known yet")
+				require.NoError(t, p.WriteTag(TagVideo, 0, []byte(c.video)))
+				require.NoError(t, p.WriteTag(TagAudio, 0, []byte(c.audio)))
+				require.NoError(t, p.WriteTag(TagVideo, 0, []byte(strings.Replace(c.video, "\x90", "\x91", 1)+"key")))
+				time.Sleep(codecsKnown)
+				synctest.Wait()
+				require.NotEmpty(t, dest.Sessions()[0].Recorder().Messages(), "it is sent")
+
+				why := ""
+				if c.want != "" {
+					why = c.want + " is not among the codecs that the destination lists"
+				}
+				require.Equal(t, why, f.Stats().Warning)
+
+				// Who closes so is not asked again and again.
+				dest.Sessions()[0].Reset()
+				synctest.Wait()
+				var de *DestinationError
+				require.ErrorAs(t, f.Stats().LastErr, &de)
+				var codec *UnsupportedCodecError
+				require.Equal(t, c.want == "", de.Temporary())
+				if c.want != "" {
+					require.ErrorAs(t, de, &codec)
+					require.Equal(t, c.want, codec.Codec)
+					time.Sleep(9 * time.Second)
+					require.Len(t, dest.Sessions(), 1)
+				}
+				time.Sleep(11 * time.Second)
+				require.Len(t, dest.Sessions(), 2)
+
+				// What it has taken for so long it takes.
+				time.Sleep(time.Minute)
+				dest.Sessions()[1].Reset()
+				synctest.Wait()
+				require.ErrorAs(t, f.Stats().LastErr, &de)
+				require.True(t, de.Temporary())
+				require.Equal(t, min(len(c.want), 1), strings.Count(log.String(), "may not take"), "once")
+			})
+		})
+	}
+}

@@ -1,0 +1,261 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// Redirect says where a destination may send us. Two kinds of servers do so:
+// Adobe's answer connect with an error that holds the URL of another (302);
+// those of Enhanced RTMP v2 ask a client to reconnect, to another tcUrl or the
+// same, before they are shut down. Then the new connection is publishing before
+// the old one is closed, and the switch is at a keyframe; a server that refuses
+// to have the stream published twice gets it after the old connection has
+// stopped there.
+//
+// Nobody is sent from rtmps to rtmp, more than 3 times in a row, or by
+// ReconnectRequest more than once in 10 s. The Forwarder stays the same, and
+// Hooks.OnForward is not told. A connection that is lost begins again at
+// Destination.URL.
+type Redirect int
+
+const (
+	// RedirectSameHost, the default, follows to other ports, apps and
+	// instances of the host in Destination.URL (or ServerName), so that key
+	// and password stay where they belong. Another port is 443 or at least
+	// 1024.
+	RedirectSameHost Redirect = iota
+	// RedirectNever follows nowhere, which for a 302 is a refusal, and does
+	// not announce that it honours ReconnectRequest.
+	RedirectNever
+	// RedirectAnywhere follows to any host, which gets the stream key, and
+	// an answer if it asks for user and password. Where it leads is checked
+	// as with a backend's answer: see Config.AllowNetworks. ServerName does
+	// not hold there, Fingerprint does.
+	RedirectAnywhere
+)
+
+const (
+	maxRedirects = 3
+	// moveEvery is how soon after a ReconnectRequest another is honoured.
+	moveEvery = 10 * time.Second
+)
+
+var (
+	errRedirectNever = errors.New("redirects are not followed")
+	errRedirectHost  = errors.New("another host, to which Destination.Redirect does not allow to go")
+	errRedirectTLS   = errors.New("from rtmps to rtmp")
+	errRedirectPort  = errors.New("a port below 1024")
+	errRedirectURL   = errors.New("no URL that can be followed")
+	errRedirectTimes = fmt.Errorf("more than %d redirects", maxRedirects)
+)
+
+// redirected is where a reference leads that a server at a place has given, or
+// why it is not followed. One without a path means the same app.
+func (d Destination) redirected(at endpoint, ref string) (endpoint, error) {
+	if d.Redirect == RedirectNever {
+		return at, errRedirectNever
+	}
+	if strings.HasPrefix(ref, "//") {
+		ref = at.scheme + ":" + ref
+	}
+	_, rest, isURL := strings.Cut(ref, "://")
+	if !isURL {
+		return at.relative(ref)
+	}
+	authority, path, _ := strings.Cut(rest, "/")
+	if path == "" {
+		ref = strings.TrimSuffix(ref, "/") + "/" + at.app
+	}
+	e, err := Destination{URL: ref, StreamKey: "-", Profile: d.Profile, ServerName: d.ServerName, Fingerprint: d.Fingerprint}.parse()
+	home, herr := d.endpoint()
+	port, perr := strconv.ParseUint(e.port, 10, 16)
+	if err != nil || herr != nil || perr != nil || strings.Contains(authority, "@") {
+		return at, errRedirectURL
+	}
+	e.key, e.user, e.password = at.key, at.user, at.password
+	same := strings.EqualFold(e.host, home.host) || strings.EqualFold(e.host, home.serverName)
+	switch {
+	case at.scheme == "rtmps" && e.scheme != "rtmps":
+		return at, errRedirectTLS
+	case !same && d.Redirect != RedirectAnywhere:
+		return at, errRedirectHost
+	case !same:
+		e.untrusted, e.serverName = true, e.host
+	case e.port != home.port && !allowedPort(uint16(port)):
+		return at, errRedirectPort
+	}
+	return e, nil
+}
+
+// relative resolves a path against the tcUrl (RFC 3986, 5.2.2, as far as tcUrls
+// go: without dots).
+func (e endpoint) relative(ref string) (endpoint, error) {
+	if ref == "" {
+		return e, nil
+	}
+	app, _, _ := strings.Cut(e.app, "?")
+	if !strings.HasPrefix(ref, "/") {
+		above, _, _ := cutLast(app, "/")
+		ref = above + "/" + ref
+	}
+	if app = joinApp(strings.Cut(ref, "?")); app == "" {
+		return e, errRedirectURL
+	}
+	scheme, rest, _ := strings.Cut(e.tcURL, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	e.app, e.tcURL = app, scheme+"://"+authority+"/"+app
+	return e, nil
+}
+
+// open connects to at, answers what it is asked and goes where it is sent.
+func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *DestinationError) {
+	auth := ""
+	for redirects := 0; ; {
+		l, err := f.connect(ctx, at, auth, shown)
+		var asked *rtmp.AuthRequired
+		var sent *rtmp.Redirect
+		switch {
+		case err == nil || f.isEnded():
+			return l, err
+		case errors.As(err.Err, &asked):
+			auth = asked.Auth
+		case errors.As(err.Err, &sent):
+			to, why := f.dst.redirected(at, sent.URL())
+			if redirects++; why == nil && redirects > maxRedirects {
+				why = errRedirectTimes
+			}
+			if why != nil {
+				return nil, f.error("connect", fmt.Errorf("%w; sent to %s: %w", sent, redactURL(sent.URL(), true), why), 0)
+			}
+			f.log.Debug("destination redirects", "to", redactURL(to.tcURL, true))
+			at, auth = to, ""
+		default:
+			return nil, err
+		}
+	}
+}
+
+// move is how a connection gives way to another one. Its fields are guarded by
+// Forwarder.mu.
+type move struct {
+	done    chan struct{} // closed when next is known; nil: nobody has asked
+	cancel  context.CancelFunc
+	next    *successor // nil: nobody
+	passed  bool       // next has the place
+	sending bool       // began in the place of another
+}
+
+// successor is who goes on when a connection ends.
+type successor struct {
+	at   endpoint
+	link *link  // nil: to be made
+	from uint64 // the message to go on with; 0: as a new one
+}
+
+// reconnect does what a ReconnectRequest asks for. It is called by the goroutine
+// that watches l, which later waits in successor.
+func (f *Forwarder) reconnect(l *link, ref string) {
+	at, err := f.dst.redirected(l.at, ref)
+	if err != nil {
+		f.report(slog.LevelWarn, "request to reconnect not followed", "to", redactURL(ref, true), "err", err)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	soon := !f.moved.IsZero() && time.Since(f.moved) < moveEvery
+	if soon || l.move.done != nil || f.stop || f.out != l.out {
+		return
+	}
+	f.moved = time.Now()
+	ctx, cancel := context.WithCancel(f.ctx)
+	done := make(chan struct{})
+	l.move.done, l.move.cancel = done, cancel
+	go func() {
+		defer close(done)
+		f.prepare(ctx, l, at)
+	}()
+}
+
+// prepare makes the connection that takes l's place, and has l stop before a
+// keyframe.
+func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint) {
+	next := &successor{at: at}
+	var err *DestinationError
+	if next.link, err = f.open(ctx, at, false); err != nil {
+		var refused *rtmp.StatusError
+		if !errors.As(err.Err, &refused) || refused.Command != "publish" {
+			f.report(slog.LevelWarn, "request to reconnect not followed", "err", err)
+			return
+		}
+		next.link = nil // it may well take the stream when l has gone
+	}
+	f.mu.Lock()
+	l.move.next = next
+	f.mu.Unlock()
+	l.out.StopAtKeyframe()
+}
+
+// moveOn gives l's place, which has stopped before a message, to its successor.
+// It is false where there is none.
+func (f *Forwarder) moveOn(l *link, from uint64) bool {
+	f.mu.Lock()
+	next := l.move.next
+	if next == nil || f.stop || f.out != l.out || f.src.log.Ended() {
+		f.mu.Unlock()
+		return false
+	}
+	l.move.passed = true
+	next.from = from
+	n := next.link
+	if n != nil {
+		n.move.sending = true
+		f.total.add(l.out.Stats())
+		f.total.Accepted++
+		f.out, f.client = n.out, n.client
+	}
+	f.mu.Unlock()
+	if n != nil {
+		f.attach(n, from)
+	}
+	return true
+}
+
+// successor is who goes on now that l has ended, or nil.
+func (f *Forwarder) successor(l *link) *successor {
+	f.mu.Lock()
+	done, cancel := l.move.done, l.move.cancel
+	f.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	defer cancel()
+	select {
+	case <-done:
+	case <-f.ended:
+		cancel()
+		<-done
+	}
+	f.mu.Lock()
+	next, passed := l.move.next, l.move.passed
+	l.move.next = nil
+	f.mu.Unlock()
+	if next == nil {
+		return nil
+	}
+	if !passed && f.isEnded() {
+		if next.link != nil {
+			next.link.close()
+		}
+		return nil
+	}
+	f.report(slog.LevelInfo, "destination asked to reconnect", "to", redactURL(next.at.tcURL, true))
+	return next
+}
