@@ -72,9 +72,10 @@ func (e *DestinationError) Error() string {
 func (e *DestinationError) Unwrap() error { return e.Err }
 
 // Temporary reports whether the next attempt may well succeed: all but
-// refusals, an AddressError, an UnsupportedCodecError, and certificates, or TLS, that one of the two
-// sides does not accept. Those, too, are tried again, but after
-// Backoff.RefusedMin at the earliest. Config.Retry may see it otherwise.
+// refusals, an AddressError, an UnsupportedCodecError, and certificates, or
+// TLS, that one of the two sides does not accept. Those, too, are tried again,
+// but after Backoff.RefusedMin at the earliest. Config.Retry may see it
+// otherwise.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {
 		return false

@@ -36,6 +36,10 @@ type Reader struct {
 // have arrived: batches that are larger cost more than they save.
 const drain = 64 << 10
 
+// windowDrain is the same for a window: twice as much, or windows of some
+// hundred milliseconds would end early. It is what a Sender gives away at once.
+const windowDrain = 2 * drain
+
 // NewReader returns a Reader of conn.
 func NewReader(conn net.Conn) *Reader {
 	r := &Reader{conn: conn, raw: rawConn(conn)}
@@ -57,7 +61,7 @@ func (r *Reader) SetWindow(d time.Duration) {
 	}
 	r.window = d
 	if d > 0 {
-		setLowWater(r.raw, drain)
+		setLowWater(r.raw, windowDrain)
 	} else {
 		setLowWater(r.raw, 1)
 		r.conn.SetReadDeadline(r.limit)
@@ -97,7 +101,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.flush()
 		return r.conn.Read(p)
 	}
-	if r.read >= drain {
+	if r.read >= drain && (r.window <= 0 || r.read >= windowDrain) {
 		r.flush()
 	}
 	if r.late() { // also for a peer that never stops sending
@@ -106,7 +110,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	}
 	n, err := 0, error(syscall.EAGAIN)
 	if !r.empty {
-		n, err = r.try.do(r.raw, p, false)
+		n, err = r.try.now(r.raw, p)
 	}
 	if err == syscall.EAGAIN {
 		r.flush()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 func rawConn(c net.Conn) syscall.RawConn {
@@ -21,15 +22,33 @@ func rawConn(c net.Conn) syscall.RawConn {
 type attempt struct {
 	once    func(fd uintptr)
 	waiting func(fd uintptr) bool
+	much    func(fd uintptr) bool
 
-	p   []byte
-	n   int
-	err syscall.Errno
+	p      []byte
+	n      int
+	err    syscall.Errno
+	awoken bool
 }
 
 func (a *attempt) init() {
 	a.once = a.read
 	a.waiting = func(fd uintptr) bool { a.read(fd); return a.err != syscall.EAGAIN }
+	// What has come meanwhile is left where it is, unless the poller will
+	// not tell of it any more.
+	a.much = func(fd uintptr) bool {
+		if !a.awoken && arrived(fd) < windowDrain {
+			a.awoken = true
+			return false
+		}
+		return a.waiting(fd)
+	}
+}
+
+// arrived is how many bytes wait to be read.
+func arrived(fd uintptr) int {
+	var n int32
+	syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
+	return int(n)
 }
 
 // read makes the system call raw: it does not block, and the scheduler would
@@ -42,16 +61,26 @@ func (a *attempt) read(fd uintptr) {
 	}
 }
 
-// do reads what is there, or waits for something. What does not wait goes by
-// Control, which only keeps the descriptor open: the poller need not know.
-func (a *attempt) do(raw syscall.RawConn, p []byte, wait bool) (int, error) {
+// now reads what is there. As it does not wait it goes by Control, which only
+// keeps the descriptor open: the poller need not know.
+func (a *attempt) now(raw syscall.RawConn, p []byte) (int, error) {
 	a.p = p
-	var err error
-	if wait {
-		err = raw.Read(a.waiting)
-	} else {
-		err = raw.Control(a.once)
-	}
+	return a.result(raw.Control(a.once))
+}
+
+// wait waits for something.
+func (a *attempt) wait(raw syscall.RawConn, p []byte) (int, error) {
+	a.p = p
+	return a.result(raw.Read(a.waiting))
+}
+
+// waitForMuch waits until the socket is readable by its low-water mark.
+func (a *attempt) waitForMuch(raw syscall.RawConn, p []byte) (int, error) {
+	a.p, a.awoken = p, false
+	return a.result(raw.Read(a.much))
+}
+
+func (a *attempt) result(err error) (int, error) {
 	a.p = nil
 	if err != nil {
 		return 0, err
@@ -68,7 +97,7 @@ var epoch = time.Now()
 // wait waits until something arrives, and then for the window's end.
 func (r *Reader) wait(p []byte) (int, error) {
 	if r.window <= 0 {
-		return r.try.do(r.raw, p, true)
+		return r.try.wait(r.raw, p)
 	}
 	// The window's end is a deadline; until then the socket is not readable
 	// unless much arrives. Windows of all connections end together: one
@@ -79,12 +108,12 @@ func (r *Reader) wait(p []byte) (int, error) {
 			end = r.limit
 		}
 		r.conn.SetReadDeadline(end)
-		n, err := r.try.do(r.raw, p, true)
+		n, err := r.try.waitForMuch(r.raw, p)
 		r.conn.SetReadDeadline(r.limit)
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
-		if n, err = r.try.do(r.raw, p, false); err != syscall.EAGAIN {
+		if n, err = r.try.now(r.raw, p); err != syscall.EAGAIN {
 			return n, err
 		}
 		if r.late() {

@@ -13,7 +13,7 @@ type attempt struct{}
 
 func (a *attempt) init() {}
 
-func (a *attempt) do(syscall.RawConn, []byte, bool) (int, error) {
+func (a *attempt) now(syscall.RawConn, []byte) (int, error) {
 	panic("read on a connection that can't be tried")
 }
 
