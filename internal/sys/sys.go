@@ -19,7 +19,15 @@ const (
 // Tune sets what the platform has of TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT.
 // Keep-alive and TCP_NODELAY are Go's defaults.
 func Tune(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		tune(tcp)
+	for {
+		switch on := c.(type) {
+		case *net.TCPConn:
+			tune(on)
+			return
+		case interface{ NetConn() net.Conn }: // TLS
+			c = on.NetConn()
+		default:
+			return
+		}
 	}
 }
