@@ -565,8 +565,8 @@ type conn struct {
 	limit   int64     // media time that the read deadline counts from
 
 	// Guarded by srv.mu, and written by the reading goroutine alone.
-	player *player
-	drain  *time.Timer // closes a player that does not end at Shutdown
+	player    *player
+	stopDrain func() // the timer of closeWithin
 }
 
 // start begins to serve the connection. When it has ended, srv.wg and result
@@ -705,8 +705,8 @@ func (c *conn) end(err error) {
 	if s.perAddr[c.addr]--; s.perAddr[c.addr] == 0 {
 		delete(s.perAddr, c.addr)
 	}
-	if c.drain != nil {
-		c.drain.Stop()
+	if c.stopDrain != nil {
+		c.stopDrain()
 	}
 	s.mu.Unlock()
 	switch {
@@ -749,9 +749,8 @@ func (c *conn) finish() {
 func (c *conn) closeWithin(d time.Duration) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
-	if _, open := c.srv.conns[c]; open && c.drain == nil {
-		nc := c.nc // the runtime may keep a stopped timer, and what it holds, until its time
-		c.drain = time.AfterFunc(d, func() { nc.Close() })
+	if _, open := c.srv.conns[c]; open && c.stopDrain == nil {
+		c.stopDrain = later(d, func() { c.nc.Close() })
 	}
 }
 

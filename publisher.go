@@ -34,8 +34,7 @@ var _ av.MuxCloser = (*Publisher)(nil)
 // encoder's publish: hooks and the resolver are asked, the name must be free.
 // req needs App and Stream; ServerID, and Vhost and ClientID where they are
 // empty, are filled in. Hops are those of a stream that comes from another
-// Server. The stream ends with Close, with ctx, or with the
-// Server.
+// Server. The stream ends with Close, with ctx, or with the Server.
 func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, error) {
 	if s.err != nil {
 		return nil, s.err

@@ -13,8 +13,8 @@ type ioScratch struct{}
 
 func (s *ioScratch) reset() {}
 
-// rawConn returns nil: where raw writes are not implemented each sender has
-// its goroutine.
+// rawConn returns nil: here each Sender that has something to send gets a
+// goroutine, which waits in the connection's own Write.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
 type attempt struct{}

@@ -77,13 +77,16 @@ func TestAwaitKeepsErrors(t *testing.T) {
 	}
 }
 
+// connectTCP is a connection over loopback, which the end of the test closes.
 func connectTCP(t *testing.T) (here, peer net.Conn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
 	peer, err = net.Dial("tcp", l.Addr().String())
 	require.NoError(t, err)
+	t.Cleanup(func() { peer.Close() })
 	here, err = l.Accept()
 	require.NoError(t, err)
+	t.Cleanup(func() { here.Close() })
 	return here, peer
 }

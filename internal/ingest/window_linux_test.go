@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"io"
-	"net"
 	"testing"
 	"time"
 
@@ -12,15 +11,7 @@ import (
 // What arrives while the last window's bytes are passed on belongs to the next
 // window, and does not end it.
 func TestWindowWithSomethingInIt(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	peer, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer peer.Close()
-	conn, err := l.Accept()
-	require.NoError(t, err)
-	defer conn.Close()
+	conn, peer := connectTCP(t)
 
 	const window = 50 * time.Millisecond
 	r := NewReader(conn)
@@ -30,12 +21,12 @@ func TestWindowWithSomethingInIt(t *testing.T) {
 		peer.Write(make([]byte, 1000)) // over loopback it has arrived now
 		now := time.Now()
 		end := now.Add(window - now.Sub(epoch)%window)
-		_, err = io.ReadFull(r, make([]byte, 1000))
+		_, err := io.ReadFull(r, make([]byte, 1000))
 		require.NoError(t, err)
 		require.False(t, time.Now().Before(end))
 	}
 	peer.Write(make([]byte, windowDrain))
-	_, err = io.ReadFull(r, make([]byte, windowDrain))
+	_, err := io.ReadFull(r, make([]byte, windowDrain))
 	require.NoError(t, err)
 	peer.Close()
 	_, err = r.Read(make([]byte, 1))

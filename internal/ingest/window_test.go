@@ -3,7 +3,6 @@ package ingest
 import (
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"testing"
 	"time"
@@ -18,15 +17,7 @@ func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
 // What arrives before a window's end is read at once when it is much. The end
 // of that window, when it comes, is no timeout.
 func TestEndOfAWindowCutShortIsNoTimeout(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	peer, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer peer.Close()
-	conn, err := l.Accept()
-	require.NoError(t, err)
-	defer conn.Close()
+	conn, peer := connectTCP(t)
 
 	const window = 50 * time.Millisecond
 	sent := make([]byte, 2*drain)
@@ -39,7 +30,7 @@ func TestEndOfAWindowCutShortIsNoTimeout(t *testing.T) {
 		<-waiting
 		peer.Write(sent)
 	}()
-	_, err = io.ReadFull(r, make([]byte, drain/2))
+	_, err := io.ReadFull(r, make([]byte, drain/2))
 	require.NoError(t, err)
 	<-time.After(2 * window)
 	r.Flush = nil
@@ -53,22 +44,14 @@ func TestDeadline(t *testing.T) {
 	for _, window := range []time.Duration{0, 10 * time.Millisecond} {
 		for _, flood := range []bool{false, true} {
 			t.Run(fmt.Sprintf("window %v, flood %v", window, flood), func(t *testing.T) {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
-				require.NoError(t, err)
-				defer l.Close()
-				peer, err := net.Dial("tcp", l.Addr().String())
-				require.NoError(t, err)
-				defer peer.Close()
-				conn, err := l.Accept()
-				require.NoError(t, err)
-				defer conn.Close()
+				conn, peer := connectTCP(t)
 				if flood {
 					go io.Copy(peer, zeros{})
 				}
 				r := NewReader(conn)
 				r.SetDeadline(time.Now().Add(100 * time.Millisecond))
 				r.SetWindow(window)
-				_, err = io.Copy(io.Discard, r)
+				_, err := io.Copy(io.Discard, r)
 				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			})
 		}
