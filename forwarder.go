@@ -873,7 +873,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	}
 	ctx, cancel = context.WithDeadline(whole, su.begins("tls", f.dst.SetupTimeout/2, by))
 	defer cancel()
-	tc := tls.Client(nc, f.tlsConfig(at))
+	tc := fanout.TLSClient(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, f.error("tls", err, su.limit)

@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -139,9 +140,15 @@ type hidden struct{ net.Conn }
 func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
 
 func TestSenderDeliversEverythingInOrder(t *testing.T) {
-	kinds := map[string]func(net.Conn) net.Conn{
-		"tcp":     func(c net.Conn) net.Conn { return c },
-		"wrapped": func(c net.Conn) net.Conn { return hidden{c} },
+	kinds := map[string]func(a, b net.Conn) (net.Conn, net.Conn){
+		"tcp":     func(a, b net.Conn) (net.Conn, net.Conn) { return a, b },
+		"wrapped": func(a, b net.Conn) (net.Conn, net.Conn) { return hidden{a}, b },
+		"tls": func(a, b net.Conn) (net.Conn, net.Conn) {
+			return tlsOver(t, a, b, tls.VersionTLS13)
+		},
+		"tls wrapped": func(a, b net.Conn) (net.Conn, net.Conn) {
+			return tlsOver(t, hidden{a}, b, tls.VersionTLS13)
+		},
 	}
 	layouts := map[string]chunk.Layout{
 		"shared":           {StreamID: chunk.MediaStreamID, Size: chunkSize},
@@ -158,7 +165,8 @@ func TestSenderDeliversEverythingInOrder(t *testing.T) {
 				g := NewGroup(s.log, pool)
 				a, b := tcpPair(t)
 				b.(*net.TCPConn).SetReadBuffer(64 << 10)
-				snd := NewSender(wrap(a), time.Minute)
+				here, there := wrap(a, b)
+				snd := NewSender(here, time.Minute)
 				defer snd.Wait()
 				defer snd.Close()
 				require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
@@ -168,7 +176,7 @@ func TestSenderDeliversEverythingInOrder(t *testing.T) {
 				g.Add(snd, o, end)
 				var got received
 				var wg sync.WaitGroup
-				wg.Go(func() { got = receive(b, nil) })
+				wg.Go(func() { got = receive(there, nil) })
 
 				rng := rand.New(rand.NewPCG(1, 2))
 				for i := range 2000 {

@@ -5,9 +5,10 @@
 // goroutine that appended to the log first of all, takes the Sender for a
 // moment, gives the socket everything there is in one write that does not
 // block, and lets go. Only when a socket is full a goroutine is started that
-// waits for it; all others go on. Connections without such writes (TLS, pipes,
-// wrapped ones) are always served by a goroutine of their own, which lives as
-// long as there is something to send.
+// waits for it; all others go on. TLS of TLSClient is sealed on the way.
+// Connections without such writes (pipes, wrapped ones, TLS of others) are always
+// served by a goroutine of their own, which lives as long as there is something
+// to send.
 package fanout
 
 import (
@@ -61,6 +62,7 @@ const (
 type Sender struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil where writes can't be tried
+	records *records        // below TLS, where writes can be tried there
 	timeout time.Duration
 	window  time.Duration // see Hold
 
@@ -87,6 +89,8 @@ type Sender struct {
 	active *attachment
 	rest   [][]byte // of a message sent in part
 	out    []byte   // control messages being sent
+	sealed []byte   // records being sent
+	taken  int      // of sealed
 	try    attempt
 
 	current atomic.Pointer[attachment] // active, or what is to become it
@@ -108,8 +112,12 @@ func Clock() int64 { return int64(time.Since(start)) }
 // NewSender returns a Sender for conn. A batch that the peer does not take
 // within timeout ends the connection.
 func NewSender(conn net.Conn, timeout time.Duration) *Sender {
-	s := &Sender{conn: conn, timeout: timeout, raw: rawConn(conn)}
+	s := &Sender{conn: conn, timeout: timeout, raw: rawConn(conn), records: recordsOf(conn)}
 	s.progress.Store(Clock())
+	if r := s.records; r != nil {
+		s.raw = rawConn(r.Conn)
+		r.keep(s.kickLater)
+	}
 	s.try.init(s)
 	sys.Tune(conn)
 	return s
@@ -280,6 +288,15 @@ func (s *Sender) Kick() {
 	w.put()
 }
 
+// kickLater is Kick for callers with locks.
+func (s *Sender) kickLater() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.wg.Go(s.Kick)
+	}
+}
+
 func (s *Sender) kick(w *walk) {
 	for {
 		switch st := s.state.Load(); {
@@ -389,16 +406,28 @@ func (s *Sender) pending() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.asked.Load() {
+	if s.asked.Load() || s.records != nil && !s.records.empty() {
 		return true
 	}
 	a := s.current.Load()
 	return a != nil && (a.cursor.Lag() > 0 || a.log.Ended())
 }
 
-// next is what is to be sent next: the rest of a message, control messages,
-// or a batch of at least one message. nil: nothing.
+// next is what the socket is to be given next. nil: nothing.
 func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
+	if s.records != nil {
+		p := s.seal(w, limit)
+		if p == nil {
+			return nil, nil
+		}
+		return append(w.one[:0], p), nil
+	}
+	return s.plain(w, limit)
+}
+
+// plain is what is to be sent next: the rest of a message, control messages,
+// or a batch of at least one message. nil: nothing.
+func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 	for {
 		if s.rest != nil {
 			return s.rest, nil
@@ -436,6 +465,19 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 
 // take takes over what others have asked for.
 func (s *Sender) take() {
+	if !s.takeOver() {
+		return
+	}
+	if s.records != nil {
+		s.records.begin(nil) // close_notify
+	}
+	if err := closeWrite(s.conn); err != nil {
+		s.fail(err)
+	}
+}
+
+// takeOver is take up to the shutdown, if there is to be one.
+func (s *Sender) takeOver() (shutdown bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked.Store(false)
@@ -445,19 +487,16 @@ func (s *Sender) take() {
 	if len(s.control) > 0 {
 		s.out, s.control = s.control, nil
 		s.asked.Store(true) // there may be more behind it
-		return
+		return false
 	}
 	if a := s.attach; a != nil {
 		s.attach, s.active = nil, a
 	}
 	if s.shutdown {
 		s.shutdown, s.active = false, nil
-		if err := closeWrite(s.conn); err != nil && s.err == nil {
-			s.err = err
-			s.closed.Store(true)
-			s.conn.Close()
-		}
+		return true
 	}
+	return false
 }
 
 // sent notes that n bytes of iov were taken. It reports whether the socket is
@@ -469,8 +508,19 @@ func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64) (full bo
 	}
 	if n > 0 {
 		s.progress.Store(now)
-		s.bytes.Add(uint64(n))
 	}
+	if s.records != nil {
+		s.taken += n
+	} else {
+		s.passed(batch, n)
+	}
+	return n < total
+}
+
+// passed notes that n bytes of plain's are on their way: of batch, where it is not
+// nil.
+func (s *Sender) passed(batch *gop.Batch, n int) {
+	s.bytes.Add(uint64(n))
 	switch {
 	case s.rest != nil:
 		s.rest = dropFirst(s.rest, n)
@@ -483,7 +533,6 @@ func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64) (full bo
 			s.out = nil
 		}
 	}
-	return n < total
 }
 
 // fail ends the connection. The first error is kept.

@@ -13,6 +13,9 @@ type walk struct {
 	play, push gop.Batch
 	one        [1][]byte
 	gather     []byte
+	joined     *gop.Batch // that gather is of, if it is of one
+	filling    uint64
+	sealed     []byte // space for records
 	scratch    ioScratch
 	now        int64 // on Clock, when the walk began
 }
@@ -36,7 +39,7 @@ func (w *walk) batch(push bool) *gop.Batch {
 func (w *walk) put() {
 	w.play.Reset()
 	w.push.Reset()
-	w.one[0] = nil
+	w.one[0], w.joined = nil, nil
 	w.scratch.reset()
 	walks.Put(w)
 }
@@ -52,7 +55,7 @@ func (s *Sender) writeAll(iov [][]byte, w *walk) (int, error) {
 	if len(iov) == 1 {
 		return s.conn.Write(iov[0])
 	}
-	w.gather = w.gather[:0]
+	w.gather, w.joined = w.gather[:0], nil
 	for _, p := range iov {
 		w.gather = append(w.gather, p...)
 	}
