@@ -112,8 +112,9 @@ type Destination struct {
 	Redirect Redirect
 
 	// MergeWindow is how long messages may be held back to send more of
-	// them in one write, at most 10 s; by default that of the Server, than
-	// which it can only be longer.
+	// them in one write, at most 10 s; by default that of the Server.
+	// Negative sends at once. One that is shorter than the Server's has the
+	// stream read as it comes, for all its receivers.
 	MergeWindow time.Duration
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default
@@ -327,7 +328,7 @@ func (d Destination) checkOptions() error {
 		return errors.New("unknown Redirect")
 	case d.ChunkSize != 0 && (d.ChunkSize < minOutChunkSize || d.ChunkSize > maxOutChunkSize):
 		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
-	case d.DialTimeout < 0, d.SetupTimeout < 0, d.MergeWindow < 0:
+	case d.DialTimeout < 0, d.SetupTimeout < 0:
 		return errors.New("negative duration")
 	case d.MergeWindow > maxMergeWindow:
 		return fmt.Errorf("MergeWindow %v is longer than %v", d.MergeWindow, maxMergeWindow)

@@ -638,8 +638,8 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 	}
 	nc.SetDeadline(time.Time{}) // writing is limited by the sender
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
-	if f.dst.MergeWindow > f.src.vhost.MergeWindow {
-		out.Hold(f.dst.MergeWindow)
+	if own := f.dst.MergeWindow; own != 0 {
+		out.SetWindow(max(own, 0), max(f.src.vhost.MergeWindow, 0))
 	}
 	l.out = out
 	def(&l.size, f.src.vhost.ChunkSize)

@@ -190,3 +190,27 @@ func TestHintsOfSilence(t *testing.T) {
 		})
 	}
 }
+
+// A destination that is to have everything at once gets it so over sockets, too,
+// where the publisher is read a window at a time for the others.
+func TestDestinationHasAWindowOfItsOwn(t *testing.T) {
+	const window = time.Second
+	early, others := destinationOf(t), destinationOf(t)
+	lo := onLoopback(t, Config{MergeWindow: window, Resolver: to(
+		Destination{URL: early.URL("live/" + canary), MergeWindow: -1},
+		Destination{URL: others.URL("live/" + canary)},
+	)})
+	pub := lo.publish("live/in")
+	at, behind := lo.published(early, 1), lo.published(others, 1)
+	frames, begun := 0, time.Now()
+	for m := range (forwardtest.Media{}).Messages(time.Second) {
+		require.NoError(t, pub.WriteMessage(m))
+		if m.Type == TagVideo && m.Payload[1] == 1 {
+			frames++
+			require.NoError(t, at.Recorder().WaitFrames(lo.ctx, frames))
+		}
+	}
+	require.GreaterOrEqual(t, frames, 20)
+	require.Less(t, time.Since(begun), 20*window, "every frame has waited for a window")
+	require.NoError(t, behind.Recorder().WaitFrames(lo.ctx, frames))
+}

@@ -374,7 +374,7 @@ func TestWakeWithinMergesWhatArrives(t *testing.T) {
 	})
 }
 
-func TestHoldMergesForOneReceiver(t *testing.T) {
+func TestOwnWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStream(1 << 20)
 		g := NewGroup(s.log, NewPool())
@@ -384,7 +384,7 @@ func TestHoldMergesForOneReceiver(t *testing.T) {
 			go io.Copy(io.Discard, b)
 			counter := &countWrites{Conn: a}
 			snd := NewSender(counter, time.Minute)
-			snd.Hold(window)
+			snd.SetWindow(window, 0)
 			g.Add(snd, options, end)
 			return snd, counter
 		}
@@ -411,6 +411,64 @@ func TestHoldMergesForOneReceiver(t *testing.T) {
 		require.EqualValues(t, 2, merged.n.Load())
 		held.Close()
 		held.Wait()
+	})
+}
+
+// Each receiver gets a message when its own window ends, shorter or longer than
+// the group's.
+func TestOwnWindows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(1 << 20)
+		pool := NewPool()
+		g := NewGroup(s.log, pool)
+		const groups = 50 * time.Millisecond
+		windows := []time.Duration{0, 20 * time.Millisecond, groups, 350 * time.Millisecond}
+		var senders []*Sender
+		for _, window := range windows {
+			a, b := net.Pipe()
+			defer b.Close()
+			go io.Copy(io.Discard, b)
+			snd := NewSender(a, time.Minute)
+			snd.SetWindow(window, groups)
+			g.Add(snd, options, end)
+			senders = append(senders, snd)
+		}
+		require.True(t, g.Early())
+		sent := func() (n []uint64) {
+			for _, snd := range senders {
+				n = append(n, snd.Stats().Messages)
+			}
+			return n
+		}
+		synctest.Wait()
+		began := time.Now()
+		for i := range uint64(3) {
+			s.frame(100)
+			g.WakeWithin(groups)
+			want := make([]uint64, len(windows))
+			for j, window := range windows {
+				time.Sleep(time.Until(began.Add(window)))
+				want[j] = i + 1
+				for k := j + 1; k < len(want); k++ {
+					want[k] = i
+				}
+				synctest.Wait()
+				require.Equal(t, want, sent(), "%v after message %d", window, i)
+			}
+			began = time.Now()
+		}
+		s.frame(100)
+		s.log.End()
+		g.End()
+		synctest.Wait()
+		require.Equal(t, []uint64{4, 4, 4, 4}, sent(), "the end waits for no window")
+		for _, snd := range senders {
+			g.Remove(snd)
+			snd.Close()
+			snd.Wait()
+		}
+		require.False(t, g.Early())
+		pool.Close()
 	})
 }
 

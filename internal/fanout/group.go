@@ -21,6 +21,7 @@ type Group struct {
 
 	mu     sync.Mutex
 	shards atomic.Pointer[[]*shard]
+	early  atomic.Pointer[[]*Sender] // who do not wait for the merge window
 	taps   atomic.Pointer[[]*Tap]
 	armed  atomic.Bool
 	timer  *time.Timer // guarded by mu
@@ -37,6 +38,7 @@ type shard struct {
 func NewGroup(l *gop.Log, pool *Pool) *Group {
 	g := &Group{log: l, pool: pool}
 	g.shards.Store(new([]*shard))
+	g.early.Store(new([]*Sender))
 	g.taps.Store(new([]*Tap))
 	l.Slowest, l.Lagging = g.slowest, g.lagging
 	return g
@@ -44,7 +46,18 @@ func NewGroup(l *gop.Log, pool *Pool) *Group {
 
 // Add adds a sender, which then gets the log.
 func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdown bool)) {
+	g.add(s)
+	s.Attach(g.log, o, end)
+}
+
+func (g *Group) add(s *Sender) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.early {
+		early := append(slices.Clone(*g.early.Load()), s)
+		g.early.Store(&early)
+		return
+	}
 	shards := *g.shards.Load()
 	i := slices.IndexFunc(shards, func(sh *shard) bool { return len(*sh.senders.Load()) < shardSize })
 	if i < 0 {
@@ -56,8 +69,6 @@ func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdo
 	}
 	senders := append(slices.Clone(*shards[i].senders.Load()), s)
 	shards[i].senders.Store(&senders)
-	g.mu.Unlock()
-	s.Attach(g.log, o, end)
 }
 
 // Remove takes a sender out. What it was about to send it may still send: see
@@ -65,14 +76,37 @@ func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdo
 func (g *Group) Remove(s *Sender) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if s.early {
+		without(&g.early, s)
+		return
+	}
 	for _, sh := range *g.shards.Load() {
-		old := *sh.senders.Load()
-		if i := slices.Index(old, s); i >= 0 {
-			senders := slices.Delete(slices.Clone(old), i, i+1)
-			sh.senders.Store(&senders)
+		if without(&sh.senders, s) {
 			return
 		}
 	}
+}
+
+// without takes s out of a list that others read.
+func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
+	old := *list.Load()
+	i := slices.Index(old, s)
+	if i < 0 {
+		return false
+	}
+	senders := slices.Delete(slices.Clone(old), i, i+1)
+	list.Store(&senders)
+	return true
+}
+
+// Has reports whether there are at least n senders, for n up to shardSize.
+func (g *Group) Has(n int) bool {
+	for _, sh := range *g.shards.Load() {
+		if len(*sh.senders.Load()) >= n {
+			return true
+		}
+	}
+	return false
 }
 
 // Wake sends what was appended. The caller walks the senders himself, with
@@ -82,6 +116,7 @@ func (g *Group) Wake() {
 	for _, t := range *g.taps.Load() {
 		t.notify()
 	}
+	g.wakeEarly()
 	shards := *g.shards.Load()
 	if len(shards) == 0 {
 		return
@@ -104,6 +139,20 @@ func (g *Group) Wake() {
 	w.put()
 }
 
+// Early reports whether a receiver has a shorter merge window than the group: it
+// needs WakeWithin for all that comes, as it comes.
+func (g *Group) Early() bool { return len(*g.early.Load()) > 0 }
+
+func (g *Group) wakeEarly() {
+	early := *g.early.Load()
+	if len(early) == 0 {
+		return
+	}
+	w := newWalk()
+	w.walk(early)
+	w.put()
+}
+
 // WakeWithin calls Wake after the merge window, once for all messages that
 // arrive in it.
 func (g *Group) WakeWithin(window time.Duration) {
@@ -111,6 +160,7 @@ func (g *Group) WakeWithin(window time.Duration) {
 		g.Wake()
 		return
 	}
+	g.wakeEarly()
 	if g.armed.CompareAndSwap(false, true) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -132,16 +182,13 @@ func (g *Group) End() {
 	g.Wake()
 }
 
-func (sh *shard) walk(w *walk) {
-	for _, s := range *sh.senders.Load() {
-		if !s.holds() {
-			s.kick(w)
-		}
-	}
-}
+func (sh *shard) walk(w *walk) { w.walk(*sh.senders.Load()) }
 
 // each calls f for each sender of the group.
 func (g *Group) each(f func(*Sender)) {
+	for _, s := range *g.early.Load() {
+		f(s)
+	}
 	for _, sh := range *g.shards.Load() {
 		for _, s := range *sh.senders.Load() {
 			f(s)

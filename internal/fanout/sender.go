@@ -64,7 +64,8 @@ type Sender struct {
 	raw     syscall.RawConn // nil where writes can't be tried
 	records *records        // below TLS, where writes can be tried there
 	timeout time.Duration
-	window  time.Duration // see Hold
+	window  time.Duration // of its own, beyond the group's
+	early   bool          // does not wait for the group's
 
 	state    atomic.Int32
 	closed   atomic.Bool
@@ -123,10 +124,14 @@ func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	return s
 }
 
-// Hold has media wait for up to d, to send more of it in one write: for
-// receivers that want a longer merge window than their group. It comes before
-// Attach.
-func (s *Sender) Hold(d time.Duration) { s.window = d }
+// SetWindow gives a receiver a merge window of its own, instead of its group's.
+// It comes before Group.Add.
+func (s *Sender) SetWindow(own, groups time.Duration) {
+	s.early = own < groups
+	if s.window = own; !s.early {
+		s.window -= groups // which what comes has waited for already
+	}
+}
 
 // holds reports whether what has been appended waits for the window's end.
 func (s *Sender) holds() bool {

@@ -35,6 +35,15 @@ func (w *walk) batch(push bool) *gop.Batch {
 	return &w.play
 }
 
+// walk has senders send what there is.
+func (w *walk) walk(senders []*Sender) {
+	for _, s := range senders {
+		if !s.holds() {
+			s.kick(w)
+		}
+	}
+}
+
 // put gives the walk back, holding on to nothing.
 func (w *walk) put() {
 	w.play.Reset()

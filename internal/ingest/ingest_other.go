@@ -5,6 +5,7 @@ package ingest
 import (
 	"net"
 	"syscall"
+	"time"
 )
 
 func rawConn(net.Conn) syscall.RawConn { return nil }
@@ -17,6 +18,8 @@ func (a *attempt) now(syscall.RawConn, []byte) (int, error) {
 	panic("read on a connection that can't be tried")
 }
 
-func (r *Reader) wait([]byte) (int, error) { panic("wait on a connection that can't be tried") }
+func (r *Reader) wait([]byte, time.Time) (int, error) {
+	panic("wait on a connection that can't be tried")
+}
 
 func setLowWater(syscall.RawConn, int) {}
