@@ -175,33 +175,27 @@ func someBytes(t *testing.T, where, s string) []byte {
 func (r *recording) replay(t *testing.T) {
 	var network forwardtest.Network
 	dests := make(map[string]*forwardtest.Destination)
-	urls := func(name string) Destination {
-		dests[name] = network.NewDestination(name + ":1935")
-		t.Cleanup(func() { dests[name].Close() })
-		return Destination{URL: "rtmp://" + name + "/app/" + canary}
-	}
-	all := []Destination{urls("dest")}
-	hangs := make(map[string]*valve)
-	for i := range r.start {
-		name := fmt.Sprint("hangs", i)
-		hangs[name+":1935"] = newValve()
-		all = append(all, urls(name))
-	}
-	s := newServer(t, Config{
-		MaxLatency: time.Second, MergeWindow: -1, WriteTimeout: time.Hour, Resolver: to(all...),
-		Dial: func(ctx context.Context, nw, addr string) (net.Conn, error) {
+	destination := func(name string, v valve) Destination {
+		dest := network.NewDestination(name + ":1935")
+		t.Cleanup(func() { dest.Close() })
+		dests[name] = dest
+		return Destination{URL: "rtmp://" + name + "/app/" + canary, DialContext: func(ctx context.Context, nw, addr string) (net.Conn, error) {
 			nc, err := network.Dial(ctx, nw, addr)
-			if v := hangs[addr]; v != nil && err == nil {
-				nc = v.on(nc)
-			}
-			return nc, err
-		},
-	})
+			return valved{nc, v}, err
+		}}
+	}
+	all := []Destination{destination("dest", nil)}
+	hangs := make([]valve, r.start)
+	for i := range hangs {
+		hangs[i] = make(valve, 1)
+		all = append(all, destination(fmt.Sprint("hangs", i), hangs[i]))
+	}
+	s := newServer(t, Config{MaxLatency: time.Second, MergeWindow: -1, WriteTimeout: time.Hour, Resolver: to(all...)})
 	defer s.Close()
-	play := func(v *valve) *forwardtest.Player {
+	play := func(v valve) *forwardtest.Player {
 		p, err := forwardtest.Client{Dial: func(ctx context.Context, nw, addr string) (net.Conn, error) {
 			near, far := forwardtest.Pipe()
-			go s.ServeConn(context.WithoutCancel(ctx), v.on(far))
+			go s.ServeConn(context.WithoutCancel(ctx), valved{far, v})
 			return near, nil
 		}}.Play(t.Context(), nil)
 		require.NoError(t, err)
@@ -211,19 +205,16 @@ func (r *recording) replay(t *testing.T) {
 	pub, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Publish(t.Context())
 	require.NoError(t, err)
 	defer pub.Close()
-	player := play(newValve())
+	player := play(nil)
 	var players []*forwardtest.Player // those that hang
-	var valves []*valve
-	for range r.start {
-		v := newValve()
-		players, valves = append(players, play(v)), append(valves, v)
+	for _, v := range hangs {
+		players = append(players, play(v))
 	}
 	synctest.Wait()
 
 	for i, m := range r.messages {
 		if i < r.start {
-			hangs[fmt.Sprintf("hangs%d:1935", i)].shut()
-			valves[i].shut()
+			hangs[i].shut()
 		}
 		if i == r.start {
 			time.Sleep(time.Second) // more than a receiver may lag
@@ -231,12 +222,11 @@ func (r *recording) replay(t *testing.T) {
 		require.NoError(t, pub.WriteMessage(m))
 		synctest.Wait()
 	}
-	late := play(newValve())
-	_, err = s.Source("live/stream").Forward(urls("late"))
+	late := play(nil)
+	_, err = s.Source("live/stream").Forward(destination("late", nil))
 	require.NoError(t, err)
-	for i := range r.start {
-		hangs[fmt.Sprintf("hangs%d:1935", i)].open()
-		valves[i].open()
+	for _, v := range hangs {
+		v.open()
 	}
 	synctest.Wait()
 
@@ -248,7 +238,7 @@ func (r *recording) replay(t *testing.T) {
 	require.Equal(t, lines(played(r.messages)), lines(player.Recorder().Messages()))
 	require.Equal(t, lines(r.joined(true)), lines(arrived("late")))
 	require.Equal(t, lines(played(r.joined(true))), lines(late.Recorder().Messages()))
-	for i := range r.start {
+	for i := range hangs {
 		want := r.resumed(i)
 		require.Equal(t, lines(want), lines(arrived(fmt.Sprint("hangs", i))), "hangs at message %d", i)
 		require.Equal(t, lines(played(want)), lines(players[i].Recorder().Messages()), "hangs at message %d", i)
@@ -290,27 +280,25 @@ func played(all packets) (out packets) {
 	return out
 }
 
-// valve holds back what is written to a connection while it is shut.
-type valve struct {
+// valve holds back what is written to its connections while it is shut. The
+// nil valve is open.
+type valve chan struct{}
+
+func (v valve) shut() { v <- struct{}{} }
+
+func (v valve) open() { <-v }
+
+type valved struct {
 	net.Conn
-	writing chan struct{}
+	valve valve
 }
 
-func newValve() *valve { return &valve{writing: make(chan struct{}, 1)} }
-
-func (v *valve) on(nc net.Conn) net.Conn {
-	v.Conn = nc
-	return v
-}
-
-func (v *valve) shut() { v.writing <- struct{}{} }
-
-func (v *valve) open() { <-v.writing }
-
-func (v *valve) Write(p []byte) (int, error) {
-	v.shut()
-	defer v.open()
-	return v.Conn.Write(p)
+func (c valved) Write(p []byte) (int, error) {
+	if c.valve != nil {
+		c.valve.shut()
+		defer c.valve.open()
+	}
+	return c.Conn.Write(p)
 }
 
 // pushed is what a destination gets for a message.
