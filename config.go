@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -86,8 +87,8 @@ type Config struct {
 
 	// Vhosts overrides settings for single vhosts. When it is not empty, a
 	// client that names a vhost not listed is served as DefaultVhost, and
-	// refused when that is not listed either; a tcUrl whose host is listed
-	// names that vhost.
+	// refused when that is not listed either; a tcUrl whose host is listed,
+	// in whatever case, names that vhost.
 	Vhosts map[string]Vhost
 
 	// NoGOPCache makes players and destinations begin with the next
@@ -385,7 +386,7 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 		return named, true
 	}
 	if named == "" { // what is named counts alone
-		named = host
+		named = c.vhostOf(host)
 	}
 	for _, name := range []string{named, DefaultVhost} {
 		if v, ok := c.Vhosts[name]; ok && name != "" {
@@ -393,6 +394,20 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// vhostOf is the vhost with the name of a host, which has no case (RFC 4343).
+func (c *Config) vhostOf(host string) string {
+	if _, ok := c.Vhosts[host]; ok {
+		return host
+	}
+	found := ""
+	for name := range c.Vhosts {
+		if strings.EqualFold(name, host) && (found == "" || name < found) {
+			found = name
+		}
+	}
+	return found
 }
 
 // logLimits are those of a stream's log.

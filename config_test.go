@@ -207,6 +207,7 @@ func TestResolveVhost(t *testing.T) {
 	none := Config{}
 	one := Config{Vhosts: map[string]Vhost{"a": {}, "off": {Disabled: true}}}
 	both := Config{Vhosts: map[string]Vhost{"a": {}, "off": {Disabled: true}, DefaultVhost: {}}}
+	cases := Config{Vhosts: map[string]Vhost{"Host": {}, "HOST": {}}}
 	for _, row := range []struct {
 		cfg         *Config
 		named, host string
@@ -216,11 +217,18 @@ func TestResolveVhost(t *testing.T) {
 		{&none, "b", "a", "b"},
 		{&one, "a", "x", "a"},
 		{&one, "", "a", "a"},
+		{&one, "", "A", "a"}, // host names have no case (RFC 4343)
 		{&one, "", "x", ""},
 		{&one, "b", "x", ""},
 		{&one, "b", "a", ""}, // what is named counts alone
 		{&one, "off", "a", ""},
 		{&one, "", "off", ""},
+		{&one, "", "OFF", ""},
+		{&one, "A", "a", ""}, // what is named is a vhost's name
+		{&both, "", "A", "a"},
+		{&cases, "", "host", "HOST"}, // the first in order
+		{&cases, "", "Host", "Host"},
+		{&cases, "", "HOST", "HOST"},
 		{&both, "a", "x", "a"},
 		{&both, "", "a", "a"},
 		{&both, "", "x", DefaultVhost},

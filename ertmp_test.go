@@ -1,7 +1,15 @@
 package forward
 
 import (
+	"bytes"
+	"context"
+	"encoding/hex"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,7 +20,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// packets are messages of one form, as they are on the wire.
+// packets are messages as they are on the wire.
 type packets []forwardtest.Message
 
 func video(body string) forwardtest.Message {
@@ -23,301 +31,282 @@ func audio(body string) forwardtest.Message {
 	return forwardtest.Message{Type: TagAudio, Payload: []byte(body)}
 }
 
-// sized is a track with its id and size, as all but OneTrack have it.
-func sized(id byte, body string) string {
-	return string([]byte{id, byte(len(body) >> 16), byte(len(body) >> 8), byte(len(body))}) + body
+// enhancedForms are what Enhanced RTMP can send, each with the file of
+// testdata/ertmp that shows it.
+var enhancedForms = map[string]string{
+	"HEVC":                                "hevc",
+	"AVC":                                 "avc",
+	"VVC":                                 "vvc",
+	"AV1":                                 "av1",
+	"VP9":                                 "vp9",
+	"VP8":                                 "vp8",
+	"HEVC, legacy id 12":                  "hevc-id12",
+	"Opus":                                "opus",
+	"FLAC":                                "flac",
+	"AC-3":                                "ac3",
+	"E-AC-3":                              "eac3",
+	"MP3":                                 "mp3",
+	"AAC":                                 "aac",
+	"SequenceStart":                       "sequence-start",
+	"CodedFrames":                         "hevc",
+	"CodedFramesX":                        "coded-frames-x",
+	"SequenceEnd":                         "sequence-end",
+	"SequenceEnd of audio":                "audio-sequence-end",
+	"MPEG2TSSequenceStart":                "mpeg2ts-sequence-start",
+	"Metadata, colorInfo":                 "metadata-colorinfo",
+	"Command":                             "command",
+	"generated keyframe":                  "generated-keyframe",
+	"OneTrack":                            "video-one-track",
+	"ManyTracks":                          "video-many-tracks",
+	"ManyTracksManyCodecs":                "video-many-tracks-many-codecs",
+	"OneTrack of audio":                   "audio-one-track",
+	"ManyTracks of audio":                 "audio-many-tracks",
+	"ManyTracksManyCodecs of audio":       "audio-many-tracks-many-codecs",
+	"TimestampOffsetNano, 8 bits":         "video-modex-nanos",
+	"TimestampOffsetNano, 16 bits":        "video-modex-nanos-16",
+	"TimestampOffsetNano, 8 bits, audio":  "audio-modex-nanos",
+	"TimestampOffsetNano, 16 bits, audio": "audio-modex-nanos-16",
+	"ModEx, unknown":                      "video-modex-unknown",
+	"ModEx, unknown, audio":               "audio-modex-unknown",
+	"ModEx, multitrack":                   "video-modex-many-tracks",
+	"unknown packet type":                 "unknown-video-packet-type",
+	"unknown packet type, audio":          "unknown-audio-packet-type",
+	"unknown FourCC":                      "unknown-video-fourcc",
+	"unknown FourCC, audio":               "unknown-audio-fourcc",
+	"MultichannelConfig":                  "multichannel-config",
+	"onMetaData with the maps of tracks":  "metadata-track-maps",
 }
 
-const (
-	cts  = "\x00\x00\x28" // 40 ms
-	back = "\xff\xff\xd8" // -40 ms
-	// amfColorInfo is an AMF name and value.
-	amfColorInfo = "\x02\x00\x09colorInfo\x03\x00\x0bcolorConfig\x03\x00\x08bitDepth\x00\x40\x24\x00\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x09"
-)
-
-// form is one way to put media into messages. cfg and data stand for what
-// the codec has to say.
-type form struct {
-	name, section string
-	header        func(cfg string) packets
-	key, inter    func(data string) packets
-}
-
-// videoForm is a form with one message of each kind.
-func videoForm(name, section, header, key, inter string) form {
-	one := func(head string) func(string) packets {
-		return func(rest string) packets { return packets{video(head + rest)} }
+func TestEnhancedForms(t *testing.T) {
+	const dir = "testdata/ertmp"
+	files, err := filepath.Glob(dir + "/*.txt")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for form, file := range enhancedForms {
+		require.Contains(t, files, filepath.Join(dir, file+".txt"), form)
 	}
-	f := form{name, section, one(header), one(key), one(inter)}
-	if header == "" {
-		f.header = func(string) packets { return nil }
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { readRecording(t, file).replay(t) })
+		})
 	}
-	return f
 }
 
-// audioForm is a form of audio, beside legacy H.264.
-func audioForm(name, section string, headers []string, frames ...string) form {
-	all := func(video forwardtest.Message, heads []string, rest string) packets {
-		p := packets{video}
-		for _, h := range heads {
-			p = append(p, audio(h+rest))
+// recording is a file of testdata/ertmp; its README says how they are written.
+type recording struct {
+	messages packets
+	start    int         // where a receiver begins, with these before:
+	headers  map[int]int // from 1 on, the messages
+}
+
+func readRecording(t *testing.T, file string) *recording {
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^# (Enhanced RTMP v2|FLV 10.1), [A-Z]`, string(text), "the section of the specification")
+	r := &recording{start: -1, headers: make(map[int]int)}
+	for n, line := range strings.Split(string(text), "\n") {
+		where := fmt.Sprintf("%s:%d", file, n+1)
+		goesOn := strings.HasPrefix(line, " ")
+		line, _, _ = strings.Cut(line, "#")
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
 		}
+		if !goesOn {
+			require.Greater(t, len(fields), 3, where)
+			r.begin(t, where, fields[0], fields[1], fields[2])
+			fields = fields[3:]
+		}
+		m := &r.messages[len(r.messages)-1]
+		for _, f := range fields {
+			m.Payload = append(m.Payload, someBytes(t, where, f)...)
+		}
+	}
+	require.Positive(t, r.start, file)
+	for n := range len(r.headers) {
+		require.Contains(t, r.headers, n+1, file)
+		require.Less(t, r.headers[n+1], r.start, file)
+	}
+	return r
+}
+
+// begin adds a message without a body.
+func (r *recording) begin(t *testing.T, where, role, typ, ms string) {
+	switch role {
+	case "-":
+	case "start":
+		require.Negative(t, r.start, where)
+		r.start = len(r.messages)
+	default:
+		n, err := strconv.Atoi(role)
+		require.NoError(t, err, where)
+		require.NotContains(t, r.headers, n, where)
+		r.headers[n] = len(r.messages)
+	}
+	m := forwardtest.Message{Type: map[string]uint8{"audio": TagAudio, "video": TagVideo, "data": TagData}[typ]}
+	require.NotZero(t, m.Type, where)
+	time, err := strconv.ParseUint(ms, 10, 32)
+	require.NoError(t, err, where)
+	m.Timestamp = uint32(time)
+	r.messages = append(r.messages, m)
+}
+
+// someBytes reads "text", hexadecimal digits, or those and how often.
+func someBytes(t *testing.T, where, s string) []byte {
+	if text, ok := strings.CutPrefix(s, `"`); ok {
+		text, ok = strings.CutSuffix(text, `"`)
+		require.True(t, ok, where)
+		return []byte(text)
+	}
+	digits, times, repeated := strings.Cut(s, "*")
+	b, err := hex.DecodeString(digits)
+	require.NoError(t, err, where)
+	if repeated {
+		n, err := strconv.Atoi(times)
+		require.NoError(t, err, where)
+		b = bytes.Repeat(b, n)
+	}
+	return b
+}
+
+// replay publishes the recording. It goes to a destination and a player that are
+// there from the start, to ones that come when all is sent, and for each
+// message to ones that hang at it and go on when all is sent.
+func (r *recording) replay(t *testing.T) {
+	var network forwardtest.Network
+	dests := make(map[string]*forwardtest.Destination)
+	destination := func(name string, v valve) Destination {
+		dest := network.NewDestination(name + ":1935")
+		t.Cleanup(func() { dest.Close() })
+		dests[name] = dest
+		return Destination{URL: "rtmp://" + name + "/app/" + canary, DialContext: func(ctx context.Context, nw, addr string) (net.Conn, error) {
+			nc, err := network.Dial(ctx, nw, addr)
+			return valved{nc, v}, err
+		}}
+	}
+	all := []Destination{destination("dest", nil)}
+	hangs := make([]valve, r.start)
+	for i := range hangs {
+		hangs[i] = make(valve, 1)
+		all = append(all, destination(fmt.Sprint("hangs", i), hangs[i]))
+	}
+	s := newServer(t, Config{MaxLatency: time.Second, MergeWindow: -1, WriteTimeout: time.Hour, Resolver: to(all...)})
+	defer s.Close()
+	play := func(v valve) *forwardtest.Player {
+		p, err := forwardtest.Client{Dial: func(ctx context.Context, nw, addr string) (net.Conn, error) {
+			near, far := forwardtest.Pipe()
+			go s.ServeConn(context.WithoutCancel(ctx), valved{far, v})
+			return near, nil
+		}}.Play(t.Context(), nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { p.Close() })
 		return p
 	}
-	return form{name, section,
-		func(cfg string) packets { return all(video("\x17\x00\x00\x00\x00"+cfg), headers, cfg) },
-		func(data string) packets { return all(video("\x17\x01"+cts+data), frames, data) },
-		func(data string) packets { return all(video("\x27\x01"+cts+data), frames, data) },
+	pub, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Publish(t.Context())
+	require.NoError(t, err)
+	defer pub.Close()
+	player := play(nil)
+	var players []*forwardtest.Player // those that hang
+	for _, v := range hangs {
+		players = append(players, play(v))
+	}
+	synctest.Wait()
+
+	for i, m := range r.messages {
+		if i < r.start {
+			hangs[i].shut()
+		}
+		if i == r.start {
+			time.Sleep(time.Second) // more than a receiver may lag
+		}
+		require.NoError(t, pub.WriteMessage(m))
+		synctest.Wait()
+	}
+	late := play(nil)
+	_, err = s.Source("live/stream").Forward(destination("late", nil))
+	require.NoError(t, err)
+	for _, v := range hangs {
+		v.open()
+	}
+	synctest.Wait()
+
+	arrived := func(name string) []forwardtest.Message {
+		require.Len(t, dests[name].Sessions(), 1, name)
+		return dests[name].Sessions()[0].Recorder().Messages()
+	}
+	require.Equal(t, lines(r.messages), lines(arrived("dest")))
+	require.Equal(t, lines(played(r.messages)), lines(player.Recorder().Messages()))
+	require.Equal(t, lines(r.joined(true)), lines(arrived("late")))
+	require.Equal(t, lines(played(r.joined(true))), lines(late.Recorder().Messages()))
+	for i := range hangs {
+		want := r.resumed(i)
+		require.Equal(t, lines(want), lines(arrived(fmt.Sprint("hangs", i))), "hangs at message %d", i)
+		require.Equal(t, lines(played(want)), lines(players[i].Recorder().Messages()), "hangs at message %d", i)
 	}
 }
 
-// All sections are of Enhanced RTMP v2 unless FLV is said.
-var forms = []form{
-	videoForm("HEVC with legacy id 12", "FLV, E.4.3.1, extended", "\x1c\x00\x00\x00\x00", "\x1c\x01"+cts, "\x2c\x01"+back),
-	videoForm("hvc1", "ExVideoTagBody, CodedFrames", "\x90hvc1", "\x91hvc1"+cts, "\xa1hvc1"+back),
-	videoForm("hvc1 X", "ExVideoTagBody, CodedFramesX", "\x90hvc1", "\x93hvc1", "\xa3hvc1"),
-	videoForm("avc1", "ExVideoTagBody, CodedFrames", "\x90avc1", "\x91avc1"+cts, "\xb1avc1"+back),
-	videoForm("vvc1", "ExVideoTagBody, CodedFrames", "\x90vvc1", "\x91vvc1"+cts, "\xa1vvc1"+back),
-	videoForm("av01", "ExVideoTagBody, CodedFrames", "\x90av01", "\x91av01", "\xa1av01"),
-	videoForm("vp09", "ExVideoTagBody, CodedFrames", "\x90vp09", "\x91vp09", "\xa1vp09"),
-	videoForm("vp08", "ExVideoTagBody, CodedFrames", "", "\x91vp08", "\xa1vp08"),
-	videoForm("generated keyframe", "VideoFrameType", "\x90hvc1", "\xc3hvc1", "\xa3hvc1"),
-	videoForm("MPEG2TSSequenceStart", "ExVideoTagBody, Mpeg2TsSequenceStart", "\x95av01", "\x91av01", "\xa1av01"),
-	videoForm("unknown FourCC", "ExVideoTagHeader, VideoFourCc", "\x90zzzz", "\x91zzzz", "\xa1zzzz"),
-	videoForm("unknown packet type", "VideoPacketType, reserved", "\x90hvc1", "\x93hvc1", "\xa8hvc1"),
-	{"Metadata", "Metadata Frame, colorInfo",
-		func(cfg string) packets {
-			return packets{video("\x90hvc1" + cfg), video("\xd4hvc1" + amfColorInfo + cfg)}
-		},
-		func(data string) packets { return packets{video("\x93hvc1" + data)} },
-		func(data string) packets { return packets{video("\xa3hvc1" + data)} },
-	},
-	{"commands and sequence end", "VideoCommand, SequenceEnd",
-		func(cfg string) packets { return packets{video("\x90hvc1" + cfg)} },
-		func(data string) packets { return packets{video("\x93hvc1" + data)} },
-		func(data string) packets {
-			return packets{video("\xd1\x00"), video("\xa3hvc1" + data), video("\xd1\x01"), video("\x92hvc1")}
-		},
-	},
-	{"OneTrack", "AvMultitrackType.OneTrack",
-		func(cfg string) packets {
-			return packets{video("\x96\x00avc1\x00" + cfg), video("\x96\x00hvc1\x01" + cfg)}
-		},
-		func(data string) packets {
-			return packets{video("\x96\x01avc1\x00" + cts + data), video("\x96\x03hvc1\x01" + data)}
-		},
-		func(data string) packets {
-			return packets{video("\xa6\x01avc1\x00" + cts + data), video("\xa6\x03hvc1\x01" + data)}
-		},
-	},
-	{"a second track beside legacy H.264", "AvMultitrackType.OneTrack",
-		func(cfg string) packets {
-			return packets{video("\x17\x00\x00\x00\x00" + cfg), video("\x96\x00hvc1\x01" + cfg)}
-		},
-		func(data string) packets {
-			return packets{video("\x17\x01" + cts + data), video("\x96\x03hvc1\x01" + data)}
-		},
-		func(data string) packets {
-			// The second track has its keyframes where it likes.
-			return packets{video("\x27\x01" + cts + data), video("\x96\x03hvc1\x01" + data)}
-		},
-	},
-	{"ManyTracks", "AvMultitrackType.ManyTracks",
-		func(cfg string) packets { return packets{video("\x96\x10avc1" + sized(0, cfg) + sized(1, cfg))} },
-		func(data string) packets {
-			return packets{video("\x96\x11avc1" + sized(0, cts+data) + sized(1, back+data))}
-		},
-		func(data string) packets { return packets{video("\xa6\x13avc1" + sized(0, data) + sized(1, data))} },
-	},
-	{"ManyTracksManyCodecs", "AvMultitrackType.ManyTracksManyCodecs",
-		func(cfg string) packets {
-			return packets{video("\x96\x20avc1" + sized(0, cfg) + "av01" + sized(7, cfg))}
-		},
-		func(data string) packets {
-			return packets{video("\x96\x21avc1" + sized(0, cts+data) + "av01" + sized(7, data))}
-		},
-		func(data string) packets {
-			return packets{video("\xa6\x21avc1" + sized(0, cts+data) + "av01" + sized(7, data))}
-		},
-	},
-	videoForm("ModEx, TimestampOffsetNano", "VideoPacketModExType",
-		"\x97\x02\x00\x00\x00\x00hvc1", "\x97\x02\x0f\x42\x3f\x01hvc1"+cts, "\xa7\x02\x00\x00\x01\x03hvc1"),
-	videoForm("ModEx, unknown types in a row", "VideoPacketModExType",
-		"\x97\x00\xaa\x57\x01\xbb\xbb\x60hvc1", "\x97\x00\xaa\x57\x01\xbb\xbb\x63hvc1", "\xa7\x00\xaa\xf3hvc1"),
-	videoForm("ModEx, 16 bits of size", "ExVideoTagHeader, modExDataSize",
-		"\x97\xff\x01\x00"+strings.Repeat("m", 257)+"\x00hvc1", "\x97\xff\x00\xff"+strings.Repeat("m", 256)+"\x03hvc1", "\xa7\xff\x01\x00"+strings.Repeat("m", 257)+"\x03hvc1"),
-	{"ModEx before multitrack", "ExVideoTagHeader",
-		func(cfg string) packets {
-			return packets{video("\x97\x00\xaa\x56\x10hvc1" + sized(0, cfg) + sized(1, cfg))}
-		},
-		func(data string) packets {
-			return packets{video("\x97\x02\x00\x00\x01\x06\x13hvc1" + sized(0, data) + sized(1, data))}
-		},
-		func(data string) packets {
-			return packets{video("\xa7\x02\x00\x00\x01\x06\x13hvc1" + sized(0, data) + sized(1, data))}
-		},
-	},
-
-	audioForm("Opus", "ExAudioTagBody", []string{"\x90Opus"}, "\x91Opus"),
-	audioForm("fLaC", "ExAudioTagBody", []string{"\x90fLaC"}, "\x91fLaC"),
-	audioForm("mp4a", "ExAudioTagBody", []string{"\x90mp4a"}, "\x91mp4a"),
-	audioForm("ac-3", "ExAudioTagBody", nil, "\x91ac-3"),
-	audioForm("ec-3", "ExAudioTagBody", nil, "\x91ec-3"),
-	audioForm(".mp3", "ExAudioTagBody", nil, "\x91.mp3"),
-	audioForm("MultichannelConfig", "MultichannelConfigOrder", []string{"\x90Opus", "\x94Opus\x01\x02\x00\x01"}, "\x91Opus"),
-	audioForm("audio SequenceEnd", "AudioPacketType", []string{"\x90Opus"}, "\x91Opus", "\x92Opus"),
-	audioForm("audio OneTrack", "AvMultitrackType.OneTrack", []string{"\xaf\x00", "\x95\x00Opus\x01"}, "\xaf\x01", "\x95\x01Opus\x01"),
-	audioForm("audio ModEx", "AudioPacketModExType", []string{"\x97\x02\x00\x00\x00\x00Opus"}, "\x97\x02\x00\x00\x01\x01Opus", "\x97\x00\xaa\xf1Opus"),
-	audioForm("audio, unknown FourCC", "AudioFourCc", []string{"\x90zzzz"}, "\x91zzzz"),
-	{"audio ManyTracks", "AvMultitrackType.ManyTracks",
-		func(cfg string) packets {
-			return packets{video("\x90hvc1" + cfg), audio("\x95\x10Opus" + sized(0, cfg) + sized(1, cfg))}
-		},
-		func(data string) packets {
-			return packets{video("\x93hvc1" + data), audio("\x95\x11Opus" + sized(0, data) + sized(1, data))}
-		},
-		func(data string) packets {
-			return packets{video("\xa3hvc1" + data), audio("\x95\x11Opus" + sized(0, data) + sized(1, data))}
-		},
-	},
-	{"audio ManyTracksManyCodecs", "AvMultitrackType.ManyTracksManyCodecs",
-		func(cfg string) packets {
-			return packets{video("\x90hvc1" + cfg), audio("\x95\x20mp4a" + sized(0, cfg) + "Opus" + sized(1, cfg))}
-		},
-		func(data string) packets {
-			return packets{video("\x93hvc1" + data), audio("\x95\x21mp4a" + sized(0, data) + "Opus" + sized(1, data))}
-		},
-		func(data string) packets {
-			return packets{video("\xa3hvc1" + data), audio("\x95\x21mp4a" + sized(0, data) + "Opus" + sized(1, data))}
-		},
-	},
+// joined is what a receiver gets who begins at the start: the headers with its
+// time, but for the metadata of one who has got nothing before, which has 0.
+func (r *recording) joined(first bool) (all packets) {
+	for n := range len(r.headers) {
+		m := r.messages[r.headers[n+1]]
+		m.Timestamp = r.messages[r.start].Timestamp
+		if first && m.Type == TagData {
+			m.Timestamp = 0
+		}
+		all = append(all, m)
+	}
+	return append(all, r.messages[r.start:]...)
 }
 
-// trackMaps is onMetaData with what Enhanced RTMP adds to it.
-func trackMaps(cfg string) forwardtest.Message {
-	return forwardtest.Message{Type: TagData, Payload: []byte("\x02\x00\x0aonMetaData\x08\x00\x00\x00\x01" +
-		"\x00\x13videoTrackIdInfoMap\x03\x00\x011\x03\x00\x05width\x00\x40\x94\x00\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x09" +
-		"\x00\x03cfg\x02\x00" + string(rune(len(cfg))) + cfg + "\x00\x00\x09")}
+// resumed is what one gets who has got all up to message n before going on at
+// the start: the headers only where one of them has been missed.
+func (r *recording) resumed(n int) packets {
+	got := slices.Clone(r.messages[:n+1])
+	for _, i := range r.headers {
+		if n < i {
+			return append(got, r.joined(false)...)
+		}
+	}
+	return append(got, r.messages[r.start:]...)
+}
+
+// played is what a player gets of what a destination does.
+func played(all packets) (out packets) {
+	for _, m := range all {
+		m.Payload = bytes.TrimPrefix(m.Payload, []byte(setFrame))
+		out = append(out, m)
+	}
+	return out
+}
+
+// valve holds back what is written to its connections while it is shut. The
+// nil valve is open.
+type valve chan struct{}
+
+func (v valve) shut() { v <- struct{}{} }
+
+func (v valve) open() { <-v }
+
+type valved struct {
+	net.Conn
+	valve valve
+}
+
+func (c valved) Write(p []byte) (int, error) {
+	if c.valve != nil {
+		c.valve.shut()
+		defer c.valve.open()
+	}
+	return c.Conn.Write(p)
 }
 
 // pushed is what a destination gets for a message.
 func pushed(m forwardtest.Message) forwardtest.Message {
 	if m.Type == TagData {
-		m.Payload = append([]byte("\x02\x00\x0d@setDataFrame"), m.Payload...)
+		m.Payload = append([]byte(setFrame), m.Payload...)
 	}
 	return m
-}
-
-func pushedAll(in []forwardtest.Message) (out []forwardtest.Message) {
-	for _, m := range in {
-		out = append(out, pushed(m))
-	}
-	return out
-}
-
-// Each form goes through a whole server: to a destination and a player that are
-// there from the start, to ones that come late, and to one that is too slow
-// and goes on at a keyframe, behind new headers.
-func TestEnhancedForms(t *testing.T) {
-	const (
-		frames = 60
-		every  = 10 // frames a GOP
-		change = 30 // where the headers change
-		pad    = 6 << 10
-	)
-	for _, f := range forms {
-		t.Run(f.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var network forwardtest.Network
-				gate := make(chan struct{})
-				slow := network.NewDestination("slow:1935", forwardtest.Script{
-					At: map[int]func(*forwardtest.Session){12: func(*forwardtest.Session) { <-gate }},
-				})
-				defer slow.Close()
-				dest := network.NewDestination("dest:1935")
-				defer dest.Close()
-				late := network.NewDestination("late:1935")
-				defer late.Close()
-				s := newServer(t, Config{MaxLatency: time.Second, MergeWindow: -1, Dial: network.Dial, Resolver: to(
-					Destination{URL: "rtmp://slow/app/" + canary}, Destination{URL: "rtmp://dest/app/" + canary})})
-				defer s.Close()
-				client := forwardtest.Client{Dial: forwardtest.Direct(s)}
-				pub, err := client.Publish(t.Context())
-				require.NoError(t, err)
-				player, err := client.Play(t.Context(), nil)
-				require.NoError(t, err)
-				synctest.Wait()
-
-				var in []forwardtest.Message // all that is sent
-				var force packets            // the headers in force at the end
-				gops := map[int]int{}        // where GOPs begin in it, to the frame
-				send := func(ms int, all packets) {
-					for _, m := range all {
-						m.Timestamp = uint32(ms)
-						require.NoError(t, pub.WriteMessage(m))
-						in = append(in, m)
-					}
-				}
-				headers := func(ms int, cfg string) {
-					force = append(packets{trackMaps(cfg)}, f.header(cfg)...)
-					send(ms, force)
-				}
-				headers(0, "one")
-				var joined *forwardtest.Player
-				for n := range frames {
-					if n == change {
-						headers(n*100, "other")
-					}
-					data := fmt.Sprintf("%04d", n) + strings.Repeat("d", pad)
-					if n%every == 0 {
-						gops[len(in)] = n
-						send(n*100, f.key(data))
-					} else {
-						send(n*100, f.inter(data))
-					}
-					time.Sleep(100 * time.Millisecond)
-					if n == frames-5 {
-						joined, err = client.Play(t.Context(), nil)
-						require.NoError(t, err)
-						_, err = s.Source("live/stream").Forward(Destination{URL: "rtmp://late/app/" + canary})
-						require.NoError(t, err)
-						synctest.Wait()
-						close(gate)
-					}
-				}
-				time.Sleep(time.Second)
-				synctest.Wait()
-
-				require.Equal(t, in, player.Recorder().Messages())
-				require.Equal(t, pushedAll(in), dest.Sessions()[0].Recorder().Messages())
-
-				last := 0 // where the last GOP begins
-				for at, n := range gops {
-					if n == frames-every {
-						last = at
-					}
-				}
-				require.Equal(t, payloads(force, in[last:]), payloads(joined.Recorder().Messages()))
-				got := late.Sessions()[0].Recorder().Messages()
-				require.Equal(t, payloads(pushedAll(force), pushedAll(in[last:])), payloads(got))
-				require.Equal(t, pushedAll(in[last:]), got[len(force):], "with their times")
-
-				got = slow.Sessions()[0].Recorder().Messages()
-				n := 0 // received before it was too slow
-				for n < len(got) && n < len(in) && string(got[n].Payload) == string(pushed(in[n]).Payload) {
-					n++
-				}
-				require.Greater(t, n, 10)
-				require.Less(t, n, len(in)/2, "it was too slow")
-				require.Equal(t, payloads(pushedAll(force), pushedAll(in[last:])), payloads(got[n:]))
-				require.Len(t, slow.Sessions(), 1)
-
-				pub.Close()
-				player.Close()
-				joined.Close()
-			})
-		})
-	}
 }
 
 // payloads are the bodies of messages, shortened so that a difference can be

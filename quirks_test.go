@@ -2,11 +2,16 @@ package forward
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"net"
+	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -71,6 +76,15 @@ var (
 	usual    = connecting() + create + publish1
 )
 
+// connectAs is connect with exactly these properties.
+func connectAs(props ...string) string {
+	var o amf.Object
+	for i := 0; i < len(props); i += 2 {
+		o = append(o, amf.Property{Key: props[i], Value: props[i+1]})
+	}
+	return setChunkSize + call(0, "connect", 1, o)
+}
+
 // Bodies of media.
 const (
 	h264Header = "\x17\x00\x00\x00\x00\x01\x64\x00\x1f"
@@ -81,6 +95,10 @@ const (
 	setFrame   = "\x02\x00\x0d@setDataFrame"
 	onMeta     = "\x02\x00\x0aonMetaData\x03\x00\x08duration\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x09"
 )
+
+// onMetaCodec promises HEVC, by its FourCC as a number, and AAC.
+const onMetaCodec = "\x02\x00\x0aonMetaData\x08\x00\x00\x00\x02\x00\x0cvideocodecid\x00\x41\xda\x1d\x98\xcc\x40\x00\x00" +
+	"\x00\x0caudiocodecid\x00\x40\x24\x00\x00\x00\x00\x00\x00\x00\x00\x09"
 
 // got is what a destination gets.
 func got(typ uint8, time uint32, body string) forwardtest.Message {
@@ -112,6 +130,34 @@ func TestPublisherQuirks(t *testing.T) {
 				type1(4, 12, len(h264Inter), 9, h264Inter) + type2(4, 33, h264Inter) + type3(4, h264Inter),
 			messages{got(d, 0, setFrame+onMeta), got(v, 0, h264Header), got(a, 0, aacConfig), got(v, 0, h264Key), got(a, 21, aacData),
 				got(v, 33, h264Inter), got(v, 66, h264Inter), got(v, 99, h264Inter)}},
+		{"OBS: Enhanced RTMP and a second track that connect says nothing of, footers",
+			connectAs("app", "live", "type", "nonprivate", "flashVer", "FMLE/3.0 (compatible; FMSc/1.0)", "swfUrl", "rtmp://h/live", "tcUrl", "rtmp://h/live") + create + publish1,
+			messageOf(4, 0, 18, 1, setFrame+onMetaCodec) + messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 0, 9, 1, "\x96\x00hvc1\x01\x01\x01") + messageOf(4, 0, 8, 1, "\x95\x00mp4a\x01\x12\x10") +
+				messageOf(4, 0, 9, 1, h264Key) + messageOf(4, 0, 9, 1, "\x96\x01hvc1\x01\xff\xff\xd8\x26") + messageOf(4, 0, 8, 1, "\x95\x01mp4a\x01\x21") +
+				messageOf(4, 33, 9, 1, "\x17\x02\x00\x00\x00") + messageOf(4, 33, 9, 1, "\x96\x02hvc1\x01"),
+			messages{got(d, 0, setFrame+onMetaCodec), got(v, 0, h264Header), got(v, 0, "\x96\x00hvc1\x01\x01\x01"), got(a, 0, "\x95\x00mp4a\x01\x12\x10"),
+				got(v, 0, h264Key), got(v, 0, "\x96\x01hvc1\x01\xff\xff\xd8\x26"), got(a, 0, "\x95\x01mp4a\x01\x21"), got(v, 33, "\x17\x02\x00\x00\x00"), got(v, 33, "\x96\x02hvc1\x01")}},
+		{"OBS: a key that is a query", connectAs("app", "live/s", "type", "nonprivate", "tcUrl", "rtmp://h/live/s") + create + call(1, "publish", 5, nil, "?token=1", "live"),
+			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"FFmpeg: port in tcUrl, _checkbw, @setDataFrame before |RtmpSampleAccess and no other name",
+			connectAs("app", "live", "type", "nonprivate", "flashVer", "FMLE/3.0 (compatible; Lavf60.16.100)", "tcUrl", "rtmp://h:1935/live") + create + call(0, "_checkbw", 5, nil) + publish1,
+			messageOf(4, 0, 18, 1, setFrame+onMeta) + messageOf(6, 0, 9, 1, h264Key) + messageOf(4, 0, 18, 1, setFrame+"\x02\x00\x11|RtmpSampleAccess\x01\x00\x01\x00") + messageOf(4, 20, 18, 1, "\x02\x00\x0aonTextData\x05"),
+			messages{got(d, 0, setFrame+onMeta), got(v, 0, h264Key), got(d, 0, setFrame+"\x02\x00\x11|RtmpSampleAccess\x01\x00\x01\x00"), got(d, 20, "\x02\x00\x0aonTextData\x05")}},
+		{"FFmpeg: slist, which leaves the name in the app", connectAs("app", "live?slist=s", "type", "nonprivate", "tcUrl", "rtmp://h:1935/live?slist=s") + create + publish1,
+			messageOf(6, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"FMLE: _definst_", connectAs("app", "live/_definst_", "tcUrl", "rtmp://h/live/_definst_") + create + publish1, messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"FMLE: the stream behind the app's query", connectAs("app", "live?k=v/s", "tcUrl", "rtmp://h/live?k=v/s") + create + call(1, "publish", 5, nil, "", "live"),
+			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"Streamlabs, DJI: metadata of tracks that never come, _checkbw", connecting() + call(0, "_checkbw", 2, nil) + create + publish1,
+			messageOf(33, 0, 18, 1, setFrame+onMetaCodec) + messageOf(33, 0, 9, 1, h264Key) + messageOf(33, 40, 9, 1, h264Inter),
+			messages{got(d, 0, setFrame+onMetaCodec), got(v, 0, h264Key), got(v, 40, h264Inter)}},
+		{"Larix, cameras: HEVC as id 12", usual,
+			messageOf(4, 0, 9, 1, "\x1c\x00\x00\x00\x00\x01\x01") + messageOf(4, 0, 9, 1, "\x2c\x01\x00\x00\x00\x02") + messageOf(4, 40, 9, 1, "\x1c\x01\x00\x00\x28\x26") + messageOf(4, 80, 9, 1, "\x2c\x01\xff\xff\xd8\x02"),
+			messages{got(v, 0, "\x1c\x00\x00\x00\x00\x01\x01"), got(v, 40, "\x1c\x01\x00\x00\x28\x26"), got(v, 80, "\x2c\x01\xff\xff\xd8\x02")}},
+		{"Neko: tcUrl in quotes, no app", connectAs("tcUrl", "'rtmp://h/live'") + create + publish1, messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"an empty tcUrl", connectAs("app", "live", "tcUrl", "") + create + publish1, messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
+		{"tcUrl with the stream and a query, no app, no name", connectAs("tcUrl", "rtmp://h/live/s?token=1") + create + call(1, "publish", 5, nil, "", "live"),
+			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
 		{"librtmp: a ping with a type 1 header first on chunk stream 2", "\x42\x00\x00\x00\x00\x00\x0a\x04\x00\x03\x00\x00\x00\x00\x00\x00\x0b\xb8" + usual,
 			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
 		{"all at once, media before the answer to publish", usual + messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 0, 9, 1, h264Key), messageOf(4, 40, 9, 1, h264Inter),
@@ -235,4 +281,128 @@ func TestPublisherQuirks(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Streamlabs and others send a C2 that echoes nothing, and joy4 does so in one
+// write with all that follows.
+func TestPublisherThatEchoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, Config{})
+		defer s.Close()
+		nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
+		require.NoError(t, err)
+		defer nc.Close()
+		c1 := "\x00\x00\x12\x34\x00\x00\x00\x00" + strings.Repeat("r", 1528)
+		c2 := "\xff\xff\xff\xff\x00\x00\x00\x07" + strings.Repeat("\x00", 1528)
+		_, err = nc.Write([]byte("\x03" + c1 + c2 + usual + messageOf(4, 0, 9, 1, h264Key)))
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NotNil(t, s.Source("live/s"), "it publishes")
+		player, err := forwardtest.Client{URL: "rtmp://h/live/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
+		require.NoError(t, err)
+		defer player.Close()
+		synctest.Wait()
+		require.Equal(t, lines([]forwardtest.Message{got(TagVideo, 0, h264Key)}), lines(player.Recorder().Messages()))
+	})
+}
+
+// Wirecast waits for an Acknowledgement without having announced a window.
+// FFmpeg reads one message for ten that it writes. So publishers are told that
+// much, in time, and nothing more.
+func TestPublisherIsSentNothingButAcks(t *testing.T) {
+	const window = 2500000 // of ours, which connect's answer announces
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, Config{})
+		defer s.Close()
+		nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
+		require.NoError(t, err)
+		defer nc.Close()
+		require.NoError(t, rtmp.ClientHandshake(nc, false))
+		sent := 1 + 2*1536
+		write := func(b string) {
+			_, err := nc.Write([]byte(b))
+			require.NoError(t, err)
+			sent += len(b)
+			synctest.Wait()
+		}
+		write(usual)
+		answers := make([]byte, 64<<10)
+		_, err = nc.Read(answers)
+		require.NoError(t, err)
+
+		frame := h264Key + strings.Repeat("x", 4000)
+		acked, acks := 0, 0
+		for ms := 0; sent < 3*window; ms += 40 {
+			write(messageOf(4, ms, 9, 1, frame))
+			require.NoError(t, nc.SetReadDeadline(time.Now().Add(40*time.Millisecond)))
+			n, err := nc.Read(answers)
+			if err != nil {
+				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+				require.Less(t, sent-acked, window, "it waits for an Acknowledgement")
+				continue
+			}
+			got := string(answers[:n])
+			require.Len(t, got, 16)
+			require.Equal(t, "\x02\x00\x00\x00\x00\x00\x04\x03\x00\x00\x00\x00", got[:12])
+			acked = int(binary.BigEndian.Uint32(answers[12:]))
+			require.LessOrEqual(t, acked, sent)
+			acks++
+		}
+		require.LessOrEqual(t, acks, 6, "two a window")
+		require.NotNil(t, s.Source("live/s"), "it still publishes")
+	})
+}
+
+// Many servers never send an Acknowledgement, whatever window they are told.
+func TestDestinationThatNeverAcks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network forwardtest.Network
+		l, err := network.Listen("dest:1935")
+		require.NoError(t, err)
+		silent := &unacking{Listener: l}
+		dest := forwardtest.NewDestinationAt(silent)
+		defer dest.Close()
+		s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/key"})})
+		defer s.Close()
+		pub, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Publish(t.Context())
+		require.NoError(t, err)
+		defer pub.Close()
+		synctest.Wait()
+		m := forwardtest.Message{Type: TagVideo, Payload: []byte(h264Key + strings.Repeat("x", 100000))}
+		const n = 80 // more than three of the windows that we announce
+		for i := range n {
+			m.Timestamp = uint32(i) * 40
+			require.NoError(t, pub.WriteMessage(m))
+			time.Sleep(40 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Len(t, dest.Sessions(), 1)
+		require.Len(t, dest.Sessions()[0].Recorder().Messages(), n)
+		require.NotZero(t, silent.acks.Load(), "it would have sent some")
+	})
+}
+
+// unacking is a listener whose connections leave out each Acknowledgement.
+type unacking struct {
+	net.Listener
+	acks atomic.Int64
+}
+
+func (l *unacking) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	return &unackingConn{nc, l}, err
+}
+
+type unackingConn struct {
+	net.Conn
+	l *unacking
+}
+
+func (c *unackingConn) Write(p []byte) (int, error) {
+	if len(p) == 16 && strings.HasPrefix(string(p), "\x02\x00\x00\x00\x00\x00\x04\x03") {
+		c.l.acks.Add(1)
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
 }

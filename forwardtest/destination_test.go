@@ -131,6 +131,7 @@ func TestStepsThatDiffer(t *testing.T) {
 		{"slow answers", forwardtest.Script{Steps: map[string]forwardtest.Step{
 			"handshake": {Delay: time.Second}, "connect": {Delay: time.Second}, "createStream": {Delay: time.Second}, "publish": {Delay: time.Second},
 		}}},
+		{"answers after 4 s, as behind hooks", forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Delay: 4 * time.Second}}}},
 		{"chunks of 1 byte", forwardtest.Script{ChunkSize: 1, At: map[int]func(*forwardtest.Session){
 			1: func(s *forwardtest.Session) { s.Send(0, "onBWDone", 0, nil, 8192) },
 		}}},

@@ -75,7 +75,10 @@ type Tag struct {
 	Config bool
 	// End: ends the sequence of at least one track.
 	End bool
-	// Frames: holds coded media, or may hold some (Opaque).
+	// Frames: holds coded media, or may hold some (Opaque). Not so a reserved
+	// packet type whose frame type is that of a keyframe: it refers to
+	// nothing before it, and may be what the first keyframe needs, as a
+	// sequence header is.
 	Frames bool
 	// Command: a video info or command frame, without media.
 	Command bool
@@ -194,7 +197,8 @@ func summary(h header, body []byte) Tag {
 		case KindCommand:
 			tag.Command = true
 		case KindUnknown:
-			tag.Opaque, tag.Frames = true, true
+			tag.Opaque = true
+			tag.Frames = tag.Frames || !h.reservedKey()
 		}
 		return true
 	})

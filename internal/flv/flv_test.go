@@ -134,9 +134,11 @@ var messages = []message{
 		tag: Tag{End: true, Enhanced: true, Codec: CodecAVC}},
 	{name: "ExVideo MPEG2TSSequenceStart", typ: TypeVideo, hex: "95 61763031 8004",
 		tag: Tag{SequenceHeader: true, Enhanced: true, Codec: CodecAV1}, slots: videoHeader},
-	{name: "ExVideo reserved packet type 8", typ: TypeVideo, hex: "98 61766331 00",
-		tag: Tag{Opaque: true, Frames: true, Enhanced: true, Codec: CodecAVC}},
-	{name: "ExVideo reserved packet type 15", typ: TypeVideo, hex: "9f 61766331",
+	{name: "ExVideo reserved packet type 8, keyframe", typ: TypeVideo, hex: "98 61766331 00",
+		tag: Tag{Opaque: true, Enhanced: true, Codec: CodecAVC}},
+	{name: "ExVideo reserved packet type 15, keyframe", typ: TypeVideo, hex: "9f 61766331",
+		tag: Tag{Opaque: true, Enhanced: true, Codec: CodecAVC}},
+	{name: "ExVideo reserved packet type 8, inter frame", typ: TypeVideo, hex: "a8 61766331 00",
 		tag: Tag{Opaque: true, Frames: true, Enhanced: true, Codec: CodecAVC}},
 	{name: "ExVideo FourCC cut off", typ: TypeVideo, hex: "91 617663", tracks: []Track{},
 		tag: Tag{Opaque: true, Frames: true, Enhanced: true}},
@@ -218,7 +220,7 @@ var messages = []message{
 	{name: "ModEx inside multitrack", typ: TypeVideo, hex: "96 07 61766331 00", tracks: []Track{},
 		tag: Tag{Opaque: true, Frames: true, Enhanced: true, Multitrack: true}},
 	{name: "OneTrack, reserved packet type", typ: TypeVideo, hex: "96 09 61766331 01",
-		tag: Tag{Opaque: true, Frames: true, Enhanced: true, Multitrack: true, Track: 1, Codec: CodecAVC}},
+		tag: Tag{Opaque: true, Enhanced: true, Multitrack: true, Track: 1, Codec: CodecAVC}},
 
 	// Enhanced RTMP v2, ExVideoTagHeader, VideoPacketModExType.
 	{name: "ModEx TimestampOffsetNano, keyframe", typ: TypeVideo, hex: "97 02 07a120 03 68766331 26",
@@ -482,7 +484,8 @@ func checkMessage(t *testing.T, typ uint8, body []byte) {
 			lowest = int(track.ID)
 			want.Track, want.Codec, want.Keyframe = track.ID, track.Codec, track.Kind == KindKeyframe
 		}
-		want.Frames = want.Frames || track.Kind == KindFrame || track.Kind == KindKeyframe || track.Kind == KindUnknown
+		reservedKey := typ == TypeVideo && tag.Enhanced && track.PacketType > 7 && (body[0]>>4&7 == 1 || body[0]>>4&7 == 4)
+		want.Frames = want.Frames || track.Kind == KindFrame || track.Kind == KindKeyframe || track.Kind == KindUnknown && !reservedKey
 		want.SequenceHeader = want.SequenceHeader || track.Kind == KindSequenceHeader
 		want.Config = want.Config || track.Kind == KindConfig
 		want.End = want.End || track.Kind == KindEnd

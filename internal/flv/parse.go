@@ -21,6 +21,7 @@ const (
 	packetAudioTracks   = 5 // Multitrack
 	packetVideoTracks   = 6 // Multitrack
 	packetModEx         = 7
+	packetReserved      = 8 // and all above
 )
 
 // Multitrack forms (Enhanced RTMP v2, AvMultitrackType).
@@ -330,6 +331,12 @@ func (h *header) frame(codec Codec, size int) Kind {
 		return KindKeyframe
 	}
 	return KindFrame
+}
+
+// reservedKey tells whether the packet type is one of video that nobody knows
+// yet, with the frame type of a keyframe.
+func (h *header) reservedKey() bool {
+	return h.enhanced && h.video && h.key && h.packetType >= packetReserved
 }
 
 func (h header) opaque() header {

@@ -152,6 +152,8 @@ func TestClientTakesTheAnswersOf(t *testing.T) {
 		"no result of releaseStream":             concat(connectOK, createOK, publishOK),
 		"connect's result twice":                 concat(connectOK, connectOK, createOK, publishOK),
 		"pings in between":                       concat(ping, connectOK, ping, createOK, ping, publishOK),
+		"AMS, user control 31 and 32":            concat(message(chunk.TypeUserControl, 0, []byte{0, 31, 0, 0, 0, 0}), connectOK, message(chunk.TypeUserControl, 0, []byte{0, 32}), createOK, publishOK),
+		"all on chunk stream 5":                  concat(onFive(connectOK), onFive(createOK), onFive(publishOK)),
 		"unknown messages":                       concat(message(255, 0, []byte("x")), connectOK, message(16, 0, nil), createOK, message(chunk.TypeData, 1, []byte("x")), message(chunk.TypeVideo, 1, nil), publishOK),
 		"unknown commands":                       concat(command(0, "", 0), connectOK, command(0, "_checkbw", 9, nil), createOK, command(0, "onStatus", 0), command(0, "onStatus", 0, nil, "x"), publishOK),
 	} {
@@ -170,6 +172,9 @@ func TestClientTakesTheAnswersOf(t *testing.T) {
 		})
 	}
 }
+
+// onFive is a message of one chunk on chunk stream 5.
+func onFive(b []byte) []byte { return concat([]byte{5}, b[1:]) }
 
 func TestClientStreamIDs(t *testing.T) {
 	for _, id := range []float64{0, 1, 2, 65536, math.MaxUint32} {

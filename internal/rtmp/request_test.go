@@ -30,6 +30,7 @@ var requests = []struct {
 	{"ffmpeg, four segments", "rtmp://example.com:1935/live/inst", "live/inst", "a/b", "example.com", "", "live/inst", "a/b", ""},
 	{"ffmpeg, mp4 prefix", "rtmp://example.com:1935/vod", "vod", "mp4:a.mp4", "example.com", "", "vod", "mp4:a.mp4", ""},
 	{"ffmpeg, query", "rtmp://example.com:1935/live", "live", "stream?token=a?b", "example.com", "", "live", "stream", "?token=a?b"},
+	{"ffmpeg, slist", "rtmp://example.com:1935/live?slist=stream", "live?slist=stream", "stream", "example.com", "", "live", "stream", "?slist=stream"},
 	{"Telegram's key", "rtmps://dc4-1.example.com:443/s", "s", "123:AbC-d_e", "dc4-1.example.com", "", "s", "123:AbC-d_e", ""},
 	{"Akamai's name", "rtmp://p-ep1.example.net/EntryPoint", "EntryPoint", "name_1_2500@37267", "p-ep1.example.net", "", "EntryPoint", "name_1_2500@37267", ""},
 
