@@ -152,6 +152,21 @@ type Config struct {
 	FirstMediaTimeout time.Duration
 	ReadTimeout       time.Duration
 
+	// PublishGrace is how long a stream goes on without its publisher when that
+	// is lost, which means that its connection has ended without an unpublish:
+	// players and destinations stay connected. Who publishes the name meanwhile,
+	// asked about as any publisher, goes on with the stream from its first
+	// keyframe on, with times behind those before (but see RawTimestamps).
+	// Default 0: the stream ends at once.
+	PublishGrace time.Duration
+
+	// Takeover lets a publisher take the name of a stream that has one already:
+	// when it is accepted and its first keyframe has come, it goes on with the
+	// stream as after PublishGrace, and the one before is disconnected. Without
+	// it the second one is refused (ErrStreamBusy). Whoever may publish a name
+	// can then throw out who does: decide in Hooks.OnPublish.
+	Takeover bool
+
 	// WriteTimeout ends a connection that does not take a batch of at most
 	// 128 KiB in this time. Default 10 s.
 	WriteTimeout time.Duration
@@ -197,6 +212,8 @@ type Vhost struct {
 	MergeWindow       time.Duration
 	FirstMediaTimeout time.Duration
 	ReadTimeout       time.Duration
+	PublishGrace      time.Duration
+	Takeover          bool
 }
 
 // Backoff is the delay between two attempts to reach a destination: it begins
@@ -373,6 +390,8 @@ func (c *Config) vhost(name string) Vhost {
 	def(&v.MergeWindow, c.MergeWindow)
 	def(&v.FirstMediaTimeout, c.FirstMediaTimeout)
 	def(&v.ReadTimeout, c.ReadTimeout)
+	def(&v.PublishGrace, c.PublishGrace)
+	v.Takeover = v.Takeover || c.Takeover
 	return v
 }
 

@@ -48,6 +48,8 @@ var configFields = map[string]struct {
 	"SetupTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"FirstMediaTimeout": {15 * time.Second, "TestLimitsOfTime"},
 	"ReadTimeout":       {10 * time.Second, "TestLimitsOfTime"},
+	"PublishGrace":      {nil, "TestPublishGrace"},
+	"Takeover":          {nil, "TestFault20_Takeover"},
 	"WriteTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"DrainTimeout":      {5 * time.Second, "TestShutdown"},
 	"Retry":             {nil, "TestFault08_HostDecides"},
@@ -308,6 +310,8 @@ func TestParseConfig(t *testing.T) {
 		{vhost("play { gop_cache on; queue_length 0; mw_latency 0; }"), of(Vhost{MaxLatency: -1, MergeWindow: -1})},
 		{vhost("publish { firstpkt_timeout 20000; normal_timeout 7000; }"),
 			of(Vhost{FirstMediaTimeout: 20 * time.Second, ReadTimeout: 7 * time.Second})},
+		{vhost("publish { grace 30000; takeover on; }"), of(Vhost{PublishGrace: 30 * time.Second, Takeover: true})},
+		{vhost("publish { grace 0; takeover off; }"), of(Vhost{PublishGrace: -1})},
 		{vhost("publish { firstpkt_timeout 0; }"), of(Vhost{FirstMediaTimeout: -1})},
 		{vhost("forward { destination a; }"), of(Vhost{Resolver: static{}})}, // not enabled
 	} {

@@ -443,7 +443,7 @@ type (
 func (c *control) show(src *Source) controlSource {
 	st := src.Stats()
 	out := controlSource{
-		ID: src.ID(), Stream: src.req.logName(), ClientID: src.req.ClientID, IP: src.req.IP(),
+		ID: src.ID(), Stream: src.req.logName(), ClientID: src.Request().ClientID, IP: src.Request().IP(),
 		Since: st.Since, Bytes: st.Bytes, Messages: st.Messages,
 		VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec,
 		Forwarders: make([]controlForwarder, 0),

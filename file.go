@@ -176,17 +176,20 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 				case "queue_length":
 					v.MaxLatency = orNone(time.Duration(number(d)) * time.Second)
 				case "mw_latency":
-					v.MergeWindow = orNone(time.Duration(number(d)) * time.Millisecond)
+					v.MergeWindow = milliseconds(d)
 				}
 			}
 		case "publish":
 			for _, d := range d.Block {
-				ms := orNone(time.Duration(number(d)) * time.Millisecond)
 				switch d.Name {
 				case "firstpkt_timeout":
-					v.FirstMediaTimeout = ms
+					v.FirstMediaTimeout = milliseconds(d)
 				case "normal_timeout":
-					v.ReadTimeout = ms
+					v.ReadTimeout = milliseconds(d)
+				case "grace":
+					v.PublishGrace = milliseconds(d)
+				case "takeover":
+					v.Takeover = on(d)
 				}
 			}
 		}
@@ -323,6 +326,10 @@ func on(d *conf.Directive) bool { return d.Args[0] == "on" }
 func number(d *conf.Directive) int {
 	n, _ := strconv.Atoi(d.Args[0])
 	return n
+}
+
+func milliseconds(d *conf.Directive) time.Duration {
+	return orNone(time.Duration(number(d)) * time.Millisecond)
 }
 
 // orNone is d, or what means "none" and "at once" in a Config where d is 0.

@@ -364,35 +364,52 @@ func (s *Server) shaken(c *conn) {
 // publish accepts a publisher or says why not. The name is taken before
 // anybody is asked, so that a second publisher changes nothing. cfg is the
 // Config that req was made with.
-func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*Source, error) {
+func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*publication, error) {
 	src, err := s.reserve(cfg, req)
-	if err != nil {
+	if src == nil {
 		return nil, err
+	}
+	p, next := src.now, err != nil
+	if next {
+		if p = src.claim(req); p == nil {
+			return nil, err
+		}
+	}
+	give := func() {
+		if next {
+			p.leave(false)
+			return
+		}
+		s.release(src)
+		src.abandon()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 	if f := cfg.Hooks.OnPublish; f != nil {
 		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
-			s.release(src)
-			src.abandon()
+			give()
 			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{req.hide(err)})
 		}
 	}
-	src.hooked = true
+	p.hooked.Store(true)
+	if next {
+		src.latest.Store(req)
+		src.background(src.refreshSelf)
+		return p, nil
+	}
 	dests, ttl, err := src.resolve(ctx)
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		s.release(src)
-		src.abandon()
+		give()
 		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), req.hide(err))
 	}
 	if err := src.start(dests, ttl); err != nil {
 		return nil, err
 	}
-	return src, nil
+	return p, nil
 }
 
 var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
@@ -424,7 +441,7 @@ func (s *Server) awaitName(ctx context.Context, name string) {
 	s.mu.Lock()
 	src := s.sources[name]
 	s.mu.Unlock()
-	if src == nil {
+	if src == nil || src.isClaimable() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, busyGrace)
@@ -435,7 +452,8 @@ func (s *Server) awaitName(ctx context.Context, name string) {
 	}
 }
 
-// reserve takes a stream's name.
+// reserve takes a stream's name. With ErrStreamBusy it returns the live stream
+// that has it.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	name := req.Name()
 	s.mu.Lock()
@@ -444,6 +462,9 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	case s.closing:
 		return nil, ErrServerClosed
 	case s.sources[name] != nil:
+		if src := s.sources[name]; src.live {
+			return src, ErrStreamBusy
+		}
 		return nil, ErrStreamBusy
 	case l >= 0 && len(s.sources) >= l:
 		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
@@ -557,12 +578,12 @@ type conn struct {
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
 
-	pubs    map[uint32]*Source
-	ended   []*Source // to be waited for
-	last    *Source   // that got the last message
-	touched bool      // since the last flush
-	media   int64     // when the last message came
-	limit   int64     // media time that the read deadline counts from
+	pubs    map[uint32]*publication
+	ended   []*Source    // to be waited for
+	last    *publication // that got the last message
+	touched bool         // since the last flush
+	media   int64        // when the last message came
+	limit   int64        // media time that the read deadline counts from
 
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
@@ -869,7 +890,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
 	c.srv.awaitName(c.ctx, req.Name())
-	src, err := c.srv.publish(c.ctx, cfg, req)
+	p, err := c.srv.publish(c.ctx, cfg, req)
 	switch {
 	case errors.Is(err, ErrStreamBusy):
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
@@ -885,35 +906,36 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		}
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
-	src.setPublisher(c)
+	p.begin(c)
 	if c.pubs == nil {
-		c.pubs = make(map[uint32]*Source)
+		c.pubs = make(map[uint32]*publication)
 	}
-	src.heard = fanout.Clock()
-	c.rejectSilent(src.heard)
-	c.pubs[streamID] = src
+	p.heard = fanout.Clock()
+	c.rejectSilent(p.heard)
+	c.pubs[streamID] = p
 	c.rt.Limits = cfg.mediaLimits()
 	c.rt.Resize(publishBuffer)
-	c.in.SetWindow(src.vhost.MergeWindow)
-	c.in.SetDeadline(deadline(src.vhost.FirstMediaTimeout))
+	c.in.SetWindow(p.src.vhost.MergeWindow)
+	c.in.SetDeadline(deadline(p.src.vhost.FirstMediaTimeout))
 	// The first media moves the deadline, whatever the clock began with.
-	c.limit = src.heard - 2*int64(time.Second)
+	c.limit = p.heard - 2*int64(time.Second)
 	return nil
 }
 
 // Unpublish implements rtmp.Handler.
-func (c *conn) Unpublish(streamID uint32) {
-	src := c.pubs[streamID]
+func (c *conn) Unpublish(streamID uint32, lost bool) {
+	p := c.pubs[streamID]
 	delete(c.pubs, streamID)
-	c.ended = append(c.ended, src)
-	if c.last == src {
+	if c.last == p {
 		c.last = nil
 	}
 	if len(c.pubs) == 0 {
 		c.in.SetWindow(0)
 		c.idle()
 	}
-	src.end()
+	if p.leave(lost) {
+		c.ended = append(c.ended, p.src)
+	}
 }
 
 // idle sets the read deadline of a connection that does not publish any more,
@@ -931,24 +953,24 @@ func (c *conn) idle() {
 
 // framer places the media of a stream.
 func (c *conn) framer(streamID uint32) *chunk.Framer {
-	if src := c.pubs[streamID]; src != nil {
-		return &src.framer
+	if p := c.pubs[streamID]; p != nil {
+		return &p.framer
 	}
 	return nil
 }
 
 // Message implements rtmp.Handler.
 func (c *conn) Message(m chunk.Message) error {
-	src := c.pubs[m.StreamID]
+	p := c.pubs[m.StreamID]
 	now := fanout.Clock()
-	src.heard = now
-	if src != c.last {
+	p.heard, p.begun = now, true
+	if p != c.last {
 		c.flush()
-		c.last = src
+		c.last = p
 	}
 	c.touched = true
 	c.media = now
-	return src.message(m, now)
+	return p.message(m, now)
 }
 
 // manyReceivers is from how many receivers on a write less for each of them is
@@ -961,10 +983,11 @@ func (c *conn) flush() {
 		return
 	}
 	c.touched = false
-	src := c.last
-	if src == nil {
+	p := c.last
+	if p == nil {
 		return
 	}
+	src := p.src
 	// Moved now and then only: a deadline costs more than a message.
 	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
 		c.limit = c.media
@@ -982,7 +1005,7 @@ func (c *conn) flush() {
 	} else {
 		src.group.WakeWithin(src.vhost.MergeWindow)
 	}
-	src.holdBack(c.ctx)
+	p.holdBack(c.ctx)
 }
 
 // rejectSilent ends those of several publishes that send no media. Where none
@@ -991,9 +1014,9 @@ func (c *conn) rejectSilent(now int64) {
 	if len(c.pubs) < 2 {
 		return
 	}
-	for id, src := range c.pubs {
-		if limit, silent := src.silent(now); silent {
-			c.srv.log.Info("publish without media", "source", src.req.logName(), "limit", limit)
+	for id, p := range c.pubs {
+		if limit, silent := p.silent(now); silent {
+			c.srv.log.Info("publish without media", "source", p.req.logName(), "limit", limit)
 			c.rt.Reject(id, fmt.Sprintf("No media for %v.", limit))
 		}
 	}

@@ -646,8 +646,8 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 	// As a client says it before any media comes, this can be wrong at the
 	// first connection, for an encoder that does not say it (OBS). It is no
 	// condition for Enhanced RTMP: we do not wait for the first frame.
-	properties := amf.Object{{Key: hopsProperty, Value: f.src.req.onward()}}
-	if f.src.req.enhanced || f.src.log.Info().Enhanced {
+	properties := amf.Object{{Key: hopsProperty, Value: f.src.Request().onward()}}
+	if f.src.Request().enhanced || f.src.log.Info().Enhanced {
 		properties = append(properties, rtmp.Enhanced(f.dst.Redirect != RedirectNever)...)
 	}
 	rc := rtmp.NewConn(ingest.NewReader(nc), out.Send, setupBuffer, l.size, setupLimits)

@@ -115,9 +115,9 @@ func TestHopsOfPublisher(t *testing.T) {
 		p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary, Hops: hops})
 		require.ErrorIs(t, err, want)
 		if want == nil {
-			require.Equal(t, "1,2,3,4,"+s.id, p.src.req.onward())
+			require.Equal(t, "1,2,3,4,"+s.id, p.Source().req.onward())
 			p.Close()
-			<-p.src.Done()
+			<-p.Source().Done()
 		}
 	}
 	_, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary, Hops: []string{"1", "2", "3", "4", "5"}})

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nareix/joy4/av"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/joy"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -19,7 +24,7 @@ import (
 // and takes raw FLV tags of any codec. Its methods are safe for concurrent use
 // but make sense in the order of the media.
 type Publisher struct {
-	src    *Source
+	pub    *publication
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
@@ -48,20 +53,20 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	if err := s.checkHops(req.Hops); err != nil {
 		return nil, err
 	}
-	src, err := s.publish(ctx, s.cfg.Load(), &req)
+	pub, err := s.publish(ctx, s.cfg.Load(), &req)
 	if err != nil {
 		return nil, err
 	}
-	p := &Publisher{src: src}
+	p := &Publisher{pub: pub}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	p.enc = joy.NewEncoder(p.write)
-	src.setPublisher(p)
-	context.AfterFunc(p.ctx, src.end)
+	pub.begin(p)
+	context.AfterFunc(p.ctx, func() { pub.leave(false) })
 	return p, nil
 }
 
 // Source is the stream that p publishes.
-func (p *Publisher) Source() *Source { return p.src }
+func (p *Publisher) Source() *Source { return p.pub.src }
 
 // The message types of WriteTag.
 const (
@@ -85,7 +90,7 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 	if p.err == nil && p.ctx.Err() != nil {
 		p.err = context.Cause(p.ctx)
 	}
-	if p.err == nil && p.src.ctx.Err() != nil {
+	if p.err == nil && p.pub.src.ctx.Err() != nil {
 		p.err = ErrServerClosed
 	}
 	if p.err != nil {
@@ -96,13 +101,13 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 	default:
 		return fmt.Errorf("forward: tag type %d, expected %d, %d or %d", typ, TagAudio, TagVideo, TagData)
 	}
-	if limit := p.src.cfg.Limits.MediaSize; limit >= 0 && len(body) > limit {
+	if limit := p.pub.src.cfg.Limits.MediaSize; limit >= 0 && len(body) > limit {
 		return fmt.Errorf("%w: tag of %d bytes, at most %d are taken", ErrLimit, len(body), limit)
 	}
 	h := chunk.Header{Type: typ, Time: ms, Length: len(body)}
-	p.src.message(chunk.Message{Header: h, Payload: body}, fanout.Clock())
-	p.src.group.WakeWithin(p.src.vhost.MergeWindow)
-	p.src.holdBack(p.ctx)
+	p.pub.message(chunk.Message{Header: h, Payload: body}, fanout.Clock())
+	p.pub.src.group.WakeWithin(p.pub.src.vhost.MergeWindow)
+	p.pub.holdBack(p.ctx)
 	return nil
 }
 
@@ -136,12 +141,12 @@ var errPublisherClosed = errors.New("forward: publisher closed")
 // that is done.
 func (p *Publisher) Close() error {
 	p.kick(errPublisherClosed)
-	p.src.end()
+	p.pub.leave(false)
 	return nil
 }
 
 // Format writes the stream's name as in the log, for every verb.
-func (p *Publisher) Format(f fmt.State, v rune) { p.src.Format(f, v) }
+func (p *Publisher) Format(f fmt.State, v rune) { p.pub.src.Format(f, v) }
 
 func (p *Publisher) kick(cause error) { p.cancel(cause) }
 
@@ -153,4 +158,467 @@ func checkRequest(req *PublishRequest) error {
 		}
 	}
 	return nil
+}
+
+// publication is one publisher's publish of a Source.
+type publication struct {
+	src *Source
+	req *PublishRequest
+	by  interface{ kick(error) } // guarded by src.turn; nil until begin
+
+	hooked atomic.Bool // OnPublish has accepted
+	told   atomic.Bool // OnUnpublish has been called
+
+	// Owned by the publisher's goroutine.
+	framer  chunk.Framer
+	pace    pace
+	heard   int64 // when the last message came, or the publish was accepted
+	begun   bool  // media has come
+	waiting []pair
+	first   int64 // when the first message came that had to wait
+	video   bool  // some of that was video
+}
+
+// pair is a message as players and as destinations get it.
+type pair struct{ frame, push *chunk.Frame }
+
+// turns is who publishes a Source, one after the other.
+type turns struct {
+	turn sync.Mutex // held while a message is appended
+
+	// Guarded by turn.
+	now   *publication   // nil after it has left, while another is waited for
+	next  *publication   // about which the host decides, or that has no keyframe yet
+	past  []*publication // of which OnUnpublish has not been told
+	count int
+	over  bool   // the stream ends unless next goes on
+	grace func() // stops the timer of PublishGrace
+
+	lastTime uint32 // of the audio or video that was appended last
+	lastAt   int64  // when that was
+}
+
+// ErrTakenOver is what a publisher inside the process gets when another one has
+// taken its stream over (Config.Takeover).
+var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
+
+// publication returns a new one. src.turn is held, or src new.
+func (s *Source) publication(req *PublishRequest) *publication {
+	p := &publication{src: s, req: req, framer: chunk.Framer{Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps}}
+	if s.count > 0 {
+		p.framer.Resume(s.count, s.resumeAt)
+	}
+	s.count++
+	return p
+}
+
+// claim has req be the next publisher's, nil where the stream has one that may
+// not be replaced.
+func (s *Source) claim(req *PublishRequest) *publication {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if !s.claimable() {
+		return nil
+	}
+	s.next = s.publication(req)
+	return s.next
+}
+
+// claimable reports whether somebody else may publish now. turn is held.
+func (s *Source) claimable() bool {
+	return s.next == nil && (s.now == nil || s.vhost.Takeover) && !s.isEnding()
+}
+
+func (s *Source) isClaimable() bool {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	return s.claimable()
+}
+
+func (s *Source) isEnding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
+}
+
+// resumeAt is the time that the next publisher's media begins with.
+func (s *Source) resumeAt() uint32 {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	return s.lastTime + uint32((fanout.Clock()-s.lastAt)/int64(time.Millisecond))
+}
+
+// begin says whom to tell that the stream is over.
+func (p *publication) begin(by interface{ kick(error) }) {
+	s := p.src
+	s.turn.Lock()
+	p.by = by
+	replaced := s.now != p && s.next != p
+	s.turn.Unlock()
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		by.kick(ErrKicked)
+	case replaced:
+		by.kick(ErrTakenOver)
+	}
+}
+
+func (p *publication) kick(cause error) {
+	p.src.turn.Lock()
+	by := p.by
+	p.src.turn.Unlock()
+	if by != nil {
+		by.kick(cause)
+	}
+}
+
+// publications returns those that OnUnpublish has not been told of.
+func (s *Source) publications() []*publication {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	all := slices.Clone(s.past)
+	for _, p := range []*publication{s.now, s.next} {
+		if p != nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// leave ends the publish; lost: without a word of the publisher. It reports
+// whether the stream ends with it.
+func (p *publication) leave(lost bool) (ended bool) {
+	s := p.src
+	grace := s.vhost.PublishGrace
+	lost = lost && grace > 0 && !s.isEnding()
+	s.turn.Lock()
+	switch p {
+	case s.now:
+		if ended = !lost && s.next == nil; ended {
+			break
+		}
+		s.now, s.over = nil, !lost
+		s.past = append(s.past, p)
+		if lost {
+			s.grace = later(grace, s.graceOver)
+		}
+	case s.next:
+		s.next = nil
+		s.past = append(s.past, p)
+		ended = s.now == nil && s.over
+	}
+	s.turn.Unlock()
+	if ended {
+		s.end()
+		return true
+	}
+	if lost {
+		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
+	}
+	s.background(p.tell)
+	return s.isEnding()
+}
+
+func (s *Source) graceOver() {
+	s.turn.Lock()
+	ended := s.now == nil && s.next == nil
+	s.over = true
+	s.turn.Unlock()
+	if ended {
+		s.end()
+	}
+}
+
+// tell calls OnUnpublish, once.
+func (p *publication) tell() {
+	s := p.src
+	if p.told.Swap(true) {
+		return
+	}
+	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() {
+		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), p.req); return nil })
+	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.past = slices.DeleteFunc(s.past, func(o *publication) bool { return o == p })
+}
+
+// silent returns how long a publisher may send no media, where it has sent none
+// for longer.
+func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
+	limit = p.src.vhost.ReadTimeout
+	if !p.begun {
+		limit = p.src.vhost.FirstMediaTimeout
+	}
+	return limit, limit >= 0 && now-p.heard > int64(limit)
+}
+
+// message takes a message of the publisher, whose goroutine it is called by.
+func (p *publication) message(m chunk.Message, now int64) error {
+	switch m.Type {
+	case chunk.TypeAudio, chunk.TypeVideo:
+		if m.Frame == nil {
+			m.Frame = p.framer.Frame(m.Header, m.Payload)
+		}
+		p.append(m.Frame, m.Frame, now)
+	case chunk.TypeData:
+		p.data(m.Time, m.Payload, false, now)
+	case chunk.TypeDataAMF3:
+		p.data(m.Time, m.Payload, true, now)
+	case chunk.TypeAggregate:
+		return splitAggregate(m, func(h chunk.Header, payload []byte) {
+			switch h.Type {
+			case chunk.TypeAudio, chunk.TypeVideo:
+				f := p.framer.Frame(h, payload)
+				p.append(f, f, now)
+			case chunk.TypeData:
+				p.data(h.Time, payload, false, now)
+			}
+		})
+	}
+	return nil
+}
+
+// data takes a data message: to players it goes without @setDataFrame, to
+// destinations metadata goes with it and all else as it came. An AMF3 data
+// message is an AMF0 one behind a format byte.
+func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
+	t := flv.Data(body, amf3)
+	body = body[t.Head:]
+	plain := body[t.Payload-t.Head:]
+	if len(plain) == 0 {
+		return
+	}
+	h := chunk.Header{Type: chunk.TypeData, Time: ms}
+	frame := p.framer.Frame(h, plain)
+	push := frame
+	switch {
+	case t.Set:
+		push = p.framer.Frame(h, body)
+	case t.OnMetaData && !t.Clear:
+		push = p.framer.Frame(h, slices.Concat([]byte(flv.SetDataFrame), plain))
+	}
+	p.append(frame, push, now)
+}
+
+// append takes a message. One without a body is of no use to anybody, and some
+// servers can't stand it.
+func (p *publication) append(frame, push *chunk.Frame, now int64) {
+	if frame.Length == 0 {
+		return
+	}
+	s := p.src
+	s.turn.Lock()
+	before := s.now
+	if before != p {
+		if s.next != p || s.log.Ended() || !p.ready(frame, push, now) {
+			s.turn.Unlock()
+			return
+		}
+		frame, push = s.turnTo(p, frame, push, now)
+	}
+	s.add(frame, push, now)
+	s.turn.Unlock()
+	s.memory.Shed(now)
+	p.pace.note(frame.Time, now)
+	if before != p {
+		s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
+		if before != nil {
+			before.kick(ErrTakenOver)
+			s.background(before.tell)
+		}
+	}
+}
+
+// add appends a message to the log. turn is held.
+func (s *Source) add(frame, push *chunk.Frame, now int64) {
+	s.log.Append(frame, push, now)
+	s.messages.Add(1)
+	s.bytes.Add(uint64(frame.Len()))
+	if frame.Type != chunk.TypeData {
+		s.lastTime, s.lastAt = frame.Time, now
+	}
+}
+
+const (
+	// maxWaiting and maxWaitingBytes bound the headers that are kept for the
+	// first keyframe of a publisher that goes on with a stream.
+	maxWaiting      = 64
+	maxWaitingBytes = 1 << 20
+	// noVideo is after how long without video such a publisher begins with
+	// audio.
+	noVideo = 2 * time.Second
+)
+
+// ready reports whether the stream can go on with a message of the next
+// publisher, and keeps it where it belongs before that.
+func (p *publication) ready(frame, push *chunk.Frame, now int64) bool {
+	if p.first == 0 {
+		p.first = now
+	}
+	p.video = p.video || frame.Type == chunk.TypeVideo
+	media, keyframe, header := gop.Look(frame)
+	switch {
+	case header:
+		p.waiting = append(p.waiting, pair{frame, push})
+		bytes := 0
+		for _, w := range p.waiting {
+			bytes += w.frame.Length
+		}
+		for ; len(p.waiting) > maxWaiting || bytes > maxWaitingBytes; p.waiting = p.waiting[1:] {
+			bytes -= p.waiting[0].frame.Length
+		}
+		return false
+	case keyframe:
+		return true
+	}
+	return media && !p.video && now-p.first > int64(noVideo)
+}
+
+// turnTo has p publish from now on. It returns the message, which comes first
+// behind the headers, with a time behind all before. turn is held.
+func (s *Source) turnTo(p *publication, frame, push *chunk.Frame, now int64) (_, _ *chunk.Frame) {
+	if s.now != nil {
+		s.past = append(s.past, s.now)
+	}
+	s.now, s.next, s.over = p, nil, false
+	if s.grace != nil {
+		s.grace()
+		s.grace = nil
+	}
+	at := frame.Time
+	if late := int32(s.lastTime - at); late >= 0 && !s.cfg.RawTimestamps {
+		at += uint32(late) + 1
+		p.framer.Shift(uint32(late) + 1)
+	}
+	s.log.Restart()
+	for _, w := range p.waiting {
+		w.retime(at)
+		s.add(w.frame, w.push, now)
+	}
+	p.waiting = nil
+	first := pair{frame, push}
+	first.retime(at)
+	return first.frame, first.push
+}
+
+// retime gives both forms of a message another time.
+func (w *pair) retime(at uint32) {
+	if w.frame.Time == at {
+		return
+	}
+	again := func(f *chunk.Frame) *chunk.Frame {
+		h := f.Header
+		h.Time = at
+		return chunk.NewFrame(h, f.Payload(), f.Size())
+	}
+	same := w.push == w.frame
+	w.frame = again(w.frame)
+	if same {
+		w.push = w.frame
+	} else {
+		w.push = again(w.push)
+	}
+}
+
+// maxAggregate bounds the messages in an aggregate.
+const maxAggregate = 1024
+
+// splitAggregate calls f for each message in an aggregate (RTMP 1.0, 7.1.6).
+// Times inside count from that of the first, which is the aggregate's own.
+func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
+	var first uint32
+	p := m.Payload
+	for n := 0; len(p) >= 11; n++ {
+		if n == maxAggregate {
+			return fmt.Errorf("%w: more than %d messages in an aggregate", chunk.ErrLimit, maxAggregate)
+		}
+		size := int(p[1])<<16 | int(p[2])<<8 | int(p[3])
+		at := uint32(p[4])<<16 | uint32(p[5])<<8 | uint32(p[6]) | uint32(p[7])<<24
+		if n == 0 {
+			first = at
+		}
+		if 11+size > len(p) {
+			return fmt.Errorf("%w: a message in an aggregate is longer than the aggregate", chunk.ErrProtocol)
+		}
+		f(chunk.Header{Type: p[0], Time: m.Time + at - first}, p[11:11+size])
+		p = p[min(11+size+4, len(p)):] // behind it lies a back pointer
+	}
+	return nil
+}
+
+// A publisher that is faster than real time, such as a file sent without
+// pacing, is held back while receivers that take something are behind; never
+// below real time.
+const (
+	// paceSlack is how far its media may be ahead of the clock before it
+	// counts as faster than real time, unless a receiver is in danger of
+	// losing some of it.
+	paceSlack = 2 * time.Second
+	// paceLate is how far it may be behind the clock and catch up again.
+	paceLate = 10 * time.Second
+	// paceJump is a step in its times after which counting begins anew.
+	paceJump = 2 * time.Second
+	// paceBacklog is how many bytes the slowest receiver may be behind, where
+	// that is no more than a quarter of what the log keeps.
+	paceBacklog = 512 << 10
+	// paceWithin is how recently a receiver must have taken something. Where
+	// it is written to in turns of 64 KiB, that is noted after each.
+	paceWithin = stalledAfter
+	// paceNear is how far media may be ahead of the clock, whoever is behind.
+	paceNear = 250 * time.Millisecond
+)
+
+// pace compares a publisher's times with the clock.
+type pace struct {
+	started bool
+	last    uint32
+	media   int64 // milliseconds of media since anchor
+	anchor  int64 // on fanout.Clock
+}
+
+func (p *pace) note(ms uint32, now int64) {
+	step := int64(int32(ms - p.last))
+	p.last = ms
+	if !p.started || step > paceJump.Milliseconds() || step < -paceJump.Milliseconds() {
+		p.started, p.media, p.anchor = true, 0, now
+		return
+	}
+	p.media += step
+	// An encoder that was cut off for a while catches up; what is later than
+	// that does not earn the right to hurry.
+	p.anchor = max(p.anchor, now-p.media*int64(time.Millisecond)-int64(paceLate))
+}
+
+// ahead is how far the media is ahead of the clock.
+func (p *pace) ahead(now int64) time.Duration {
+	return time.Duration(p.media*int64(time.Millisecond) - (now - p.anchor))
+}
+
+// holdBack keeps a publisher that is faster than real time from running away
+// from its receivers, which go on at a keyframe when they are too far behind.
+func (p *publication) holdBack(ctx context.Context) {
+	s := p.src
+	limits := s.cfg.logLimits(s.vhost)
+	for {
+		ahead := p.pace.ahead(fanout.Clock())
+		if ahead <= paceNear {
+			return
+		}
+		messages, bytes, age := s.group.Backlog(paceWithin)
+		share := s.log.MaxBytes() / 4
+		slow := messages > limits.Messages/4 || bytes > min(paceBacklog, share) || int64(age) > limits.Age/4
+		if !slow || ahead <= paceSlack && bytes <= share {
+			return
+		}
+		s.group.Wake()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
 }

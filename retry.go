@@ -75,7 +75,7 @@ func (f *Forwarder) retryAfter(b *backoff, err *DestinationError, sent time.Dura
 	d := b.next(!err.Temporary(), sent, rand.Float64())
 	if ask := f.src.cfg.Retry; ask != nil {
 		f.src.srv.guard("Retry", func() error {
-			if own := ask(RetryInfo{Request: f.src.req, Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
+			if own := ask(RetryInfo{Request: f.src.Request(), Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
 				d = own
 			}
 			return nil

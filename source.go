@@ -18,16 +18,16 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
-	"github.com/rtmp-forward/forward/internal/flv"
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// Source is one live stream, from its publish to its unpublish. Its methods
-// are safe for concurrent use.
+// Source is one live stream, from its publish to its unpublish, and on with the
+// next publisher where Config.PublishGrace or Takeover has it so. Its methods are
+// safe for concurrent use.
 type Source struct {
 	srv   *Server
-	cfg   *Config // that it began with
-	req   *PublishRequest
+	cfg   *Config         // that it began with
+	req   *PublishRequest // of the first publisher: all have the same names
 	name  string
 	vhost Vhost // Resolver apart, which a Reload may change
 	began time.Time
@@ -47,11 +47,12 @@ type Source struct {
 	failing    atomic.Bool   // the last refresh of the Server's own has failed
 	untried    atomic.Bool   // the resolver is new and has not answered yet
 
-	live   bool // guarded by srv.mu
-	hooked bool // OnPublish has accepted
+	live bool // guarded by srv.mu
+
+	latest atomic.Pointer[PublishRequest] // of the last publish that was accepted
+	turns
 
 	mu          sync.Mutex
-	publisher   interface{ kick(error) }
 	forwarders  []*Forwarder
 	ending      bool
 	closed      bool   // by Close
@@ -60,11 +61,6 @@ type Source struct {
 	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
 	messages, bytes atomic.Uint64
-
-	// Owned by the publisher's goroutine.
-	framer chunk.Framer
-	pace   pace
-	heard  int64 // when the last message came, or the publish was accepted
 }
 
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
@@ -77,8 +73,9 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		ctx:        s.ctx,
 		done:       make(chan struct{}),
 		refreshing: make(chan struct{}, 1),
-		framer:     chunk.Framer{Size: vhost.ChunkSize, Continuous: !cfg.RawTimestamps},
 	}
+	src.now = src.publication(req)
+	src.latest.Store(req)
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.group = fanout.NewGroup(src.log, s.pool)
 	src.log.SetBudget(src.memory)
@@ -92,8 +89,9 @@ func (s *Source) Name() string { return s.name }
 // nothing about it, the same for the same name as long as the process lives.
 func (s *Source) ID() string { return s.req.id() }
 
-// Request is what the publisher asked for. It must not be changed.
-func (s *Source) Request() *PublishRequest { return s.req }
+// Request is what the publisher asked for, of several the last one. It must not
+// be changed.
+func (s *Source) Request() *PublishRequest { return s.latest.Load() }
 
 // Done is closed when the stream and everything that sent it have ended.
 func (s *Source) Done() <-chan struct{} { return s.done }
@@ -195,26 +193,15 @@ var ErrKicked = errors.New("forward: the stream was closed by the host")
 func (s *Source) Close() {
 	s.mu.Lock()
 	s.closed = true
-	p := s.publisher
 	s.mu.Unlock()
 	s.end()
-	if p != nil {
+	for _, p := range s.publications() {
 		p.kick(ErrKicked)
 	}
 }
 
 // Format writes the stream's name as in the log, for every verb.
 func (s *Source) Format(f fmt.State, _ rune) { io.WriteString(f, s.req.logName()) }
-
-func (s *Source) setPublisher(p interface{ kick(error) }) {
-	s.mu.Lock()
-	s.publisher = p
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		p.kick(ErrKicked)
-	}
-}
 
 // start makes an accepted stream live.
 func (s *Source) start(dests []Destination, ttl time.Duration) error {
@@ -246,7 +233,7 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 	r := s.resolver
 	s.mu.Unlock()
 	err = s.srv.guard("Resolver", func() (err error) {
-		dests, ttl, err = resolveTTL(ctx, r, s.req)
+		dests, ttl, err = resolveTTL(ctx, r, s.Request())
 		return err
 	})
 	return distinct(slices.Clone(dests)), ttl, err
@@ -393,6 +380,11 @@ func (s *Source) end() {
 		}
 		s.mu.Unlock()
 		s.unpublish()
+		s.turn.Lock()
+		if s.grace != nil {
+			s.grace()
+		}
+		s.turn.Unlock()
 		for _, f := range forwarders {
 			f.sourceEnded() // first: a destination that is told may close at once
 		}
@@ -407,8 +399,8 @@ func (s *Source) finish() {
 	defer s.srv.wg.Done()
 	s.wg.Wait()
 	s.log.Release()
-	if f := s.cfg.Hooks.OnUnpublish; f != nil && s.hooked {
-		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), s.req); return nil })
+	for _, p := range s.publications() {
+		p.tell()
 	}
 	if s.log.Ended() {
 		s.srv.log.Info("unpublish", "source", s.req.logName(),
@@ -417,181 +409,12 @@ func (s *Source) finish() {
 	close(s.done)
 }
 
-// silent returns how long a publisher may send no media, where it has sent none
-// for longer.
-func (s *Source) silent(now int64) (limit time.Duration, silent bool) {
-	limit = s.vhost.ReadTimeout
-	if s.messages.Load() == 0 {
-		limit = s.vhost.FirstMediaTimeout
-	}
-	return limit, limit >= 0 && now-s.heard > int64(limit)
-}
-
-// message takes a message of the publisher, whose goroutine it is called by.
-func (s *Source) message(m chunk.Message, now int64) error {
-	switch m.Type {
-	case chunk.TypeAudio, chunk.TypeVideo:
-		if m.Frame == nil {
-			m.Frame = s.framer.Frame(m.Header, m.Payload)
-		}
-		s.append(m.Frame, m.Frame, now)
-	case chunk.TypeData:
-		s.data(m.Time, m.Payload, false, now)
-	case chunk.TypeDataAMF3:
-		s.data(m.Time, m.Payload, true, now)
-	case chunk.TypeAggregate:
-		return splitAggregate(m, func(h chunk.Header, payload []byte) {
-			switch h.Type {
-			case chunk.TypeAudio, chunk.TypeVideo:
-				f := s.framer.Frame(h, payload)
-				s.append(f, f, now)
-			case chunk.TypeData:
-				s.data(h.Time, payload, false, now)
-			}
-		})
-	}
-	return nil
-}
-
-// data takes a data message: to players it goes without @setDataFrame, to
-// destinations metadata goes with it and all else as it came. An AMF3 data
-// message is an AMF0 one behind a format byte.
-func (s *Source) data(ms uint32, body []byte, amf3 bool, now int64) {
-	t := flv.Data(body, amf3)
-	body = body[t.Head:]
-	plain := body[t.Payload-t.Head:]
-	if len(plain) == 0 {
-		return
-	}
-	h := chunk.Header{Type: chunk.TypeData, Time: ms}
-	frame := s.framer.Frame(h, plain)
-	push := frame
-	switch {
-	case t.Set:
-		push = s.framer.Frame(h, body)
-	case t.OnMetaData && !t.Clear:
-		push = s.framer.Frame(h, slices.Concat([]byte(flv.SetDataFrame), plain))
-	}
-	s.append(frame, push, now)
-}
-
-// append takes a message. One without a body is of no use to anybody, and some
-// servers can't stand it.
-func (s *Source) append(frame, push *chunk.Frame, now int64) {
-	if frame.Length == 0 {
-		return
-	}
-	s.log.Append(frame, push, now)
-	s.memory.Shed(now)
-	s.pace.note(frame.Time, now)
-	s.messages.Add(1)
-	s.bytes.Add(uint64(frame.Len()))
-}
-
-// maxAggregate bounds the messages in an aggregate.
-const maxAggregate = 1024
-
-// splitAggregate calls f for each message in an aggregate (RTMP 1.0, 7.1.6).
-// Times inside count from that of the first, which is the aggregate's own.
-func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
-	var first uint32
-	p := m.Payload
-	for n := 0; len(p) >= 11; n++ {
-		if n == maxAggregate {
-			return fmt.Errorf("%w: more than %d messages in an aggregate", chunk.ErrLimit, maxAggregate)
-		}
-		size := int(p[1])<<16 | int(p[2])<<8 | int(p[3])
-		at := uint32(p[4])<<16 | uint32(p[5])<<8 | uint32(p[6]) | uint32(p[7])<<24
-		if n == 0 {
-			first = at
-		}
-		if 11+size > len(p) {
-			return fmt.Errorf("%w: a message in an aggregate is longer than the aggregate", chunk.ErrProtocol)
-		}
-		f(chunk.Header{Type: p[0], Time: m.Time + at - first}, p[11:11+size])
-		p = p[min(11+size+4, len(p)):] // behind it lies a back pointer
-	}
-	return nil
-}
-
 // cursorOptions are a player's.
 func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 	return gop.Options{
 		Layout: chunk.Layout{StreamID: streamID, Size: chunkSize},
-		Size:   s.framer.Size,
+		Size:   s.vhost.ChunkSize,
 		Live:   s.vhost.NoGOPCache,
-	}
-}
-
-// A publisher that is faster than real time, such as a file sent without
-// pacing, is held back while receivers that take something are behind; never
-// below real time.
-const (
-	// paceSlack is how far its media may be ahead of the clock before it
-	// counts as faster than real time, unless a receiver is in danger of
-	// losing some of it.
-	paceSlack = 2 * time.Second
-	// paceLate is how far it may be behind the clock and catch up again.
-	paceLate = 10 * time.Second
-	// paceJump is a step in its times after which counting begins anew.
-	paceJump = 2 * time.Second
-	// paceBacklog is how many bytes the slowest receiver may be behind, where
-	// that is no more than a quarter of what the log keeps.
-	paceBacklog = 512 << 10
-	// paceWithin is how recently a receiver must have taken something. Where
-	// it is written to in turns of 64 KiB, that is noted after each.
-	paceWithin = stalledAfter
-	// paceNear is how far media may be ahead of the clock, whoever is behind.
-	paceNear = 250 * time.Millisecond
-)
-
-// pace compares a publisher's times with the clock.
-type pace struct {
-	started bool
-	last    uint32
-	media   int64 // milliseconds of media since anchor
-	anchor  int64 // on fanout.Clock
-}
-
-func (p *pace) note(ms uint32, now int64) {
-	step := int64(int32(ms - p.last))
-	p.last = ms
-	if !p.started || step > paceJump.Milliseconds() || step < -paceJump.Milliseconds() {
-		p.started, p.media, p.anchor = true, 0, now
-		return
-	}
-	p.media += step
-	// An encoder that was cut off for a while catches up; what is later than
-	// that does not earn the right to hurry.
-	p.anchor = max(p.anchor, now-p.media*int64(time.Millisecond)-int64(paceLate))
-}
-
-// ahead is how far the media is ahead of the clock.
-func (p *pace) ahead(now int64) time.Duration {
-	return time.Duration(p.media*int64(time.Millisecond) - (now - p.anchor))
-}
-
-// holdBack keeps a publisher that is faster than real time from running away
-// from its receivers, which go on at a keyframe when they are too far behind.
-func (s *Source) holdBack(ctx context.Context) {
-	limits := s.cfg.logLimits(s.vhost)
-	for {
-		ahead := s.pace.ahead(fanout.Clock())
-		if ahead <= paceNear {
-			return
-		}
-		messages, bytes, age := s.group.Backlog(paceWithin)
-		share := s.log.MaxBytes() / 4
-		slow := messages > limits.Messages/4 || bytes > min(paceBacklog, share) || int64(age) > limits.Age/4
-		if !slow || ahead <= paceSlack && bytes <= share {
-			return
-		}
-		s.group.Wake()
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Millisecond):
-		}
 	}
 }
 

@@ -16,6 +16,8 @@ const (
 type clock struct {
 	audio, video timeline
 	offset       uint32 // the newest, for data
+
+	resume func() uint32 // what the first time to come goes out as
 }
 
 // timeline is that of audio or of video.
@@ -30,6 +32,13 @@ func (t *timeline) end() uint32 { return t.last + t.offset }
 
 // time is the time that a message goes out with.
 func (c *clock) time(h Header) uint32 {
+	if c.resume != nil {
+		at := c.resume()
+		if h.Type != TypeAudio && h.Type != TypeVideo {
+			return at // its own may be of another clock
+		}
+		c.resume, c.offset = nil, at-h.Time
+	}
 	var t, other *timeline
 	switch h.Type {
 	case TypeAudio:
@@ -58,6 +67,14 @@ func (c *clock) time(h Header) uint32 {
 	}
 	t.last = h.Time
 	return t.end()
+}
+
+func (c *clock) shift(d uint32) {
+	c.offset += d
+	for _, t := range []*timeline{&c.audio, &c.video} {
+		t.offset += d
+		t.before += d
+	}
 }
 
 func (t *timeline) turn(offset uint32) { t.before, t.offset = t.offset, offset }

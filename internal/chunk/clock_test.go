@@ -7,6 +7,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// A clock that goes on for another one begins where that is, then and not before.
+func TestClockResumes(t *testing.T) {
+	now := uint32(900_000)
+	c := clock{resume: func() uint32 { return now }}
+	require.EqualValues(t, 900_000, c.time(Header{Type: TypeData, Time: 0}))
+	now += 500
+	require.EqualValues(t, 900_500, c.time(Header{Type: TypeVideo, Time: 70_000}))
+	now += 500
+	require.EqualValues(t, 900_490, c.time(Header{Type: TypeAudio, Time: 69_990}))
+	require.EqualValues(t, 900_540, c.time(Header{Type: TypeVideo, Time: 70_040}))
+	c.shift(100)
+	require.EqualValues(t, 900_680, c.time(Header{Type: TypeVideo, Time: 70_080}))
+	require.EqualValues(t, 900_611, c.time(Header{Type: TypeAudio, Time: 70_011}))
+	require.EqualValues(t, 900_680, c.time(Header{Type: TypeData, Time: 70_080}))
+}
+
 func TestClock(t *testing.T) {
 	const a, v, d = TypeAudio, TypeVideo, TypeData
 	type row struct {

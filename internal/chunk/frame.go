@@ -21,6 +21,9 @@ func (f *Frame) Bytes() []byte { return f.b }
 // Len is the number of bytes on the wire.
 func (f *Frame) Len() int { return len(f.b) }
 
+// Size is the number of payload bytes in a chunk.
+func (f *Frame) Size() int { return f.size }
+
 // Follows reports whether f lies directly behind g in memory: g's bytes
 // resliced by len(f) more are g's and f's.
 func (f *Frame) Follows(g *Frame) bool {
@@ -132,6 +135,17 @@ type Framer struct {
 	next  int    // size of the next slab
 	began uint32 // time of the current slab's first message
 }
+
+// Resume makes f the n-th Framer of a stream, from 0: its first audio or video
+// goes out with the time that at gives then, where times are continuous.
+func (f *Framer) Resume(n int, at func() uint32) {
+	f.slab = uint64(n) << 32 // a slab is of one Framer
+	f.clock.resume = at
+}
+
+// Shift adds d, modulo 2^32, to the times of all messages to come, where times
+// are continuous.
+func (f *Framer) Shift(d uint32) { f.clock.shift(d) }
 
 // A slab is sized for slabTime to 4 x slabTime of the stream: the log keeps it
 // while it keeps one message of it.

@@ -26,7 +26,8 @@ type Ignored struct {
 //	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
 //	    forward { enabled; destination DESTINATION…; backend URL; }
 //	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS; }
-//	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS; }
+//	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS;
+//	              grace MILLISECONDS; takeover on|off; }
 //	    http_hooks { enabled; on_connect URL…; on_close, on_publish,
 //	                 on_unpublish, on_play, on_stop likewise; }
 //	}
@@ -34,7 +35,8 @@ type Ignored struct {
 // Those with "…" take several values and may be given several times, which adds
 // to their values; user may be given several times, with other names; of any
 // other a second one in the same block is an error, and so is a second vhost of
-// a name. publish_auth is this module's own, all else is SRS's.
+// a name. publish_auth, grace and takeover are this module's own, all else
+// is SRS's.
 //
 // What SRS has beyond these (to its version 7, with the older spellings it still
 // reads) is returned in ignored, in the file's order; what is inside it is not
@@ -168,6 +170,8 @@ var (
 		done: map[string]rule{
 			"firstpkt_timeout": {value: milliseconds},
 			"normal_timeout":   {value: milliseconds},
+			"grace":            {value: milliseconds},
+			"takeover":         {value: onOff},
 		},
 		ignored: names("include kickoff_for_idle mr mr_latency parse_sps try_annexb_first"),
 	}

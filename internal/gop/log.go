@@ -202,6 +202,36 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 	return m
 }
 
+// Restart says that what is appended from now on comes from another publisher:
+// no header of the one before is for it. It is for the goroutine that appends.
+func (l *Log) Restart() {
+	l.set, l.track, l.info = nil, 255, Info{}
+	l.stats.Store(nil)
+	l.video.Store(false)
+}
+
+// Look says what a message means for where a stream may begin: media begins it,
+// with video a keyframe, and headers come before that.
+func Look(f *chunk.Frame) (media, keyframe, header bool) {
+	switch f.Type {
+	case chunk.TypeVideo:
+		t := flv.Video(f.Head())
+		if t.Multitrack {
+			t = flv.Video(f.Payload())
+		}
+		return t.Frames && !t.SequenceHeader, t.Keyframe, t.SequenceHeader || t.Config
+	case chunk.TypeAudio:
+		t := flv.Audio(f.Head())
+		if t.Multitrack {
+			t = flv.Audio(f.Payload())
+		}
+		return t.Frames && !t.SequenceHeader, false, t.SequenceHeader || t.Config
+	case chunk.TypeData:
+		return false, false, flv.Data(f.Head(), false).OnMetaData
+	}
+	return false, false, false
+}
+
 // Get returns a message, nil where it is not kept any more or not there yet.
 func (l *Log) Get(seq uint64) *Message {
 	if m := l.ring.Load().at(seq).Load(); m != nil && m.Seq == seq {

@@ -361,3 +361,49 @@ func benchmarkGOP(f *feed) (frames []*chunk.Frame) {
 	}
 	return frames
 }
+
+// Behind a Restart nothing is known of what came before.
+func TestRestart(t *testing.T) {
+	f := newFeed(Limits{Bytes: 1 << 20, Messages: 100, Age: 1 << 62})
+	f.data(metadata)
+	f.audio(aacHeader)
+	f.video(avcHeader, avcKey)
+	f.Restart()
+	require.Zero(t, f.Info())
+	m := f.video(avcHeader2)
+	require.Nil(t, m.Set)
+	require.NotNil(t, m.After)
+	key := f.video(avcKey)
+	var types []uint8
+	key.Set.All(func(typ uint8, _ []byte) { types = append(types, typ) })
+	require.Equal(t, []uint8{chunk.TypeVideo}, types)
+	f.Restart()
+	f.audio(aacHeader)
+	require.False(t, f.video0(), "this one may have none")
+}
+
+func TestLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		typ                     uint8
+		body                    []byte
+		media, keyframe, header bool
+	}{
+		"metadata":       {chunk.TypeData, metadata, false, false, true},
+		"other data":     {chunk.TypeData, []byte("\x02\x00\x0aonCuePoint"), false, false, false},
+		"AVC header":     {chunk.TypeVideo, avcHeader, false, false, true},
+		"AVC keyframe":   {chunk.TypeVideo, avcKey, true, true, false},
+		"AVC inter":      {chunk.TypeVideo, avcInter, true, false, false},
+		"AVC end":        {chunk.TypeVideo, body("17 02 000000"), false, false, false},
+		"HEVC header":    {chunk.TypeVideo, hevcHeader, false, false, true},
+		"HEVC keyframe":  {chunk.TypeVideo, hevcKey, true, true, false},
+		"track 1":        {chunk.TypeVideo, track1Key, true, true, false},
+		"AAC header":     {chunk.TypeAudio, aacHeader, false, false, true},
+		"AAC":            {chunk.TypeAudio, body("af 01 21"), true, false, false},
+		"MP3":            {chunk.TypeAudio, body("2f ff fb"), true, false, false},
+		"something else": {chunk.TypeAck, body("00 00 00 01"), false, false, false},
+	} {
+		f := chunk.NewFrame(chunk.Header{Type: c.typ}, c.body, 4096)
+		media, keyframe, header := Look(f)
+		require.Equal(t, [3]bool{c.media, c.keyframe, c.header}, [3]bool{media, keyframe, header}, name)
+	}
+}

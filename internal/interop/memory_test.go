@@ -116,7 +116,7 @@ type taker struct{}
 
 func (taker) Connect(*rtmp.Connect) error  { return nil }
 func (taker) Publish(uint32, string) error { return nil }
-func (taker) Unpublish(uint32)             {}
+func (taker) Unpublish(uint32, bool)       {}
 func (taker) Message(chunk.Message) error  { return errTaken }
 func (taker) Play(uint32, string) error    { return errors.New("not a source") }
 func (taker) Playing(uint32)               {}

@@ -77,8 +77,9 @@ type Handler interface {
 	// Publish decides about a publish; media of the stream is read only
 	// after it has returned.
 	Publish(streamID uint32, name string) error
-	// Unpublish ends an accepted publish.
-	Unpublish(streamID uint32)
+	// Unpublish ends an accepted publish. lost: the client has not asked for it,
+	// the connection has ended.
+	Unpublish(streamID uint32, lost bool)
 	// Message takes an audio, video, data or aggregate message of a stream
 	// that is publishing.
 	Message(m chunk.Message) error
@@ -158,14 +159,14 @@ func (s *Server) message(m chunk.Message) error {
 
 func (s *Server) end() {
 	for _, st := range s.streams {
-		s.stop(st)
+		s.stop(st, true)
 	}
 }
 
-func (s *Server) stop(st *serverStream) {
+func (s *Server) stop(st *serverStream, lost bool) {
 	if st.publishing {
 		st.publishing = false
-		s.h.Unpublish(st.id)
+		s.h.Unpublish(st.id, lost)
 	}
 	if st.playing {
 		st.playing = false
@@ -378,14 +379,14 @@ func (s *Server) pause(cmd *Command) error {
 
 func (s *Server) closeStream(id uint32) {
 	if st := s.stream(id); st != nil {
-		s.stop(st)
+		s.stop(st, false)
 	}
 }
 
 func (s *Server) unpublishName(name string) {
 	for _, st := range s.streams {
 		if st.publishing && st.name == name {
-			s.stop(st)
+			s.stop(st, false)
 		}
 	}
 }

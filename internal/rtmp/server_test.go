@@ -54,7 +54,7 @@ func (h *handler) Publish(id uint32, name string) error {
 	return nil
 }
 
-func (h *handler) Unpublish(id uint32) {
+func (h *handler) Unpublish(id uint32, _ bool) {
 	h.add("Unpublish %d", id)
 	h.change("publish", id, -1)
 }

@@ -198,7 +198,7 @@ func (q *quiet) Publish(id uint32, name string) error {
 	return nil
 }
 
-func (q *quiet) Unpublish(id uint32) {
+func (q *quiet) Unpublish(id uint32, _ bool) {
 	q.expect(q.publishing[id], "Unpublish %d twice or without Publish", id)
 	delete(q.publishing, id)
 }
