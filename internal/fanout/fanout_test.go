@@ -133,6 +133,16 @@ func tcpPair(t testing.TB) (a, b net.Conn) {
 	return a, b
 }
 
+// change is what newSender does to a Sender, which is on its system's way; see
+// TestWaysOfOtherSystems.
+var change = func(*Sender) {}
+
+func newSender(conn net.Conn, timeout time.Duration) *Sender {
+	s := NewSender(conn, timeout)
+	change(s)
+	return s
+}
+
 // hidden hides what kind of connection it is, as a wrapper of the host does.
 type hidden struct{ net.Conn }
 
@@ -158,7 +168,7 @@ func TestSenderDeliversEverythingInOrder(t *testing.T) {
 				g := NewGroup(s.log, pool)
 				a, b := tcpPair(t)
 				b.(*net.TCPConn).SetReadBuffer(64 << 10)
-				snd := NewSender(wrap(a), time.Minute)
+				snd := newSender(wrap(a), time.Minute)
 				defer snd.Wait()
 				defer snd.Close()
 				require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
@@ -201,7 +211,7 @@ func TestSlowReceiverGoesOnAtAKeyframe(t *testing.T) {
 		a, b := tcpPair(t)
 		a.(*net.TCPConn).SetWriteBuffer(64 << 10)
 		b.(*net.TCPConn).SetReadBuffer(64 << 10)
-		snd := NewSender(a, time.Minute)
+		snd := newSender(a, time.Minute)
 		require.NoError(t, snd.Send(setChunkSize()))
 		g.Add(snd, options, end)
 		got := make(chan received, 1)
@@ -251,7 +261,7 @@ func TestManyReceivers(t *testing.T) {
 	var senders []*Sender
 	for range n {
 		a, b := tcpPair(t)
-		snd := NewSender(a, time.Minute)
+		snd := newSender(a, time.Minute)
 		senders = append(senders, snd)
 		require.NoError(t, snd.Send(setChunkSize()))
 		g.Add(snd, options, end)
@@ -284,6 +294,41 @@ func TestManyReceivers(t *testing.T) {
 	}
 }
 
+// Whom the pool has no room for is served by who wakes.
+func TestBusyPoolLeavesNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(1 << 20)
+		pool := NewPool() // whose goroutines have not come round to anything yet
+		pool.started.Store(true)
+		for range cap(pool.work) {
+			pool.work <- new(shard)
+		}
+		g := NewGroup(s.log, pool)
+		var senders []*Sender
+		for range shardSize + 1 {
+			snd := newSender(new(void), time.Minute)
+			senders = append(senders, snd)
+			g.Add(snd, options, end)
+		}
+		synctest.Wait()
+		s.frame(100)
+		g.Wake()
+		synctest.Wait()
+		for i, snd := range senders {
+			require.Zero(t, snd.Stats().Lag, i)
+			snd.Close()
+			snd.Wait()
+		}
+	})
+}
+
+// void takes everything.
+type void struct{ net.Conn }
+
+func (*void) Write(p []byte) (int, error)      { return len(p), nil }
+func (*void) SetWriteDeadline(time.Time) error { return nil }
+func (*void) Close() error                     { return nil }
+
 func TestStalledReceiverIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStream(1 << 30)
@@ -292,7 +337,7 @@ func TestStalledReceiverIsCutOff(t *testing.T) {
 		g := NewGroup(s.log, pool)
 		a, b := net.Pipe()
 		defer b.Close()
-		snd := NewSender(a, 10*time.Second)
+		snd := newSender(a, 10*time.Second)
 		g.Add(snd, options, end)
 		s.frame(1000)
 		g.Wake()
@@ -311,7 +356,7 @@ func TestStalledReceiverIsCutOff(t *testing.T) {
 func TestAnswersNobodyReadsEndTheConnection(t *testing.T) {
 	a, _ := tcpPair(t)
 	a.(*net.TCPConn).SetWriteBuffer(4096)
-	snd := NewSender(a, time.Minute)
+	snd := newSender(a, time.Minute)
 	defer snd.Wait()
 	defer snd.Close()
 	ping := make([]byte, 1000)
@@ -326,7 +371,7 @@ func TestAnswersNobodyReadsEndTheConnection(t *testing.T) {
 
 func TestSenderAfterClose(t *testing.T) {
 	a, _ := tcpPair(t)
-	snd := NewSender(a, time.Minute)
+	snd := newSender(a, time.Minute)
 	snd.Close()
 	snd.Wait()
 	require.ErrorIs(t, snd.Send([]byte{1}), ErrClosed)
@@ -344,7 +389,7 @@ func TestWakeWithinMergesWhatArrives(t *testing.T) {
 		g := NewGroup(s.log, NewPool())
 		a, b := net.Pipe()
 		counter := &countWrites{Conn: a}
-		snd := NewSender(counter, time.Minute)
+		snd := newSender(counter, time.Minute)
 		g.Add(snd, options, end)
 		defer b.Close()
 		go io.Copy(io.Discard, b)
@@ -375,7 +420,7 @@ func TestHoldMergesForOneReceiver(t *testing.T) {
 			t.Cleanup(func() { b.Close() })
 			go io.Copy(io.Discard, b)
 			counter := &countWrites{Conn: a}
-			snd := NewSender(counter, time.Minute)
+			snd := newSender(counter, time.Minute)
 			snd.Hold(window)
 			g.Add(snd, options, end)
 			return snd, counter
@@ -449,7 +494,7 @@ func TestWalkAllocatesNothing(t *testing.T) {
 	for range 8 {
 		a, b := tcpPair(t)
 		go io.Copy(io.Discard, b)
-		snd := NewSender(a, time.Minute)
+		snd := newSender(a, time.Minute)
 		senders = append(senders, snd)
 		g.Add(snd, options, end)
 	}
