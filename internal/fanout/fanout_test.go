@@ -149,54 +149,56 @@ type hidden struct{ net.Conn }
 func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
 
 func TestSenderDeliversEverythingInOrder(t *testing.T) {
-	kinds := map[string]func(net.Conn) net.Conn{
+	for kind, wrap := range map[string]func(net.Conn) net.Conn{
 		"tcp":     func(c net.Conn) net.Conn { return c },
 		"wrapped": func(c net.Conn) net.Conn { return hidden{c} },
+	} {
+		t.Run(kind, func(t *testing.T) { deliversEverything(t, wrap) })
 	}
-	layouts := map[string]chunk.Layout{
+}
+
+func deliversEverything(t *testing.T, wrap func(net.Conn) net.Conn) {
+	for name, layout := range map[string]chunk.Layout{
 		"shared":           {StreamID: chunk.MediaStreamID, Size: chunkSize},
 		"other stream id":  {StreamID: 7, Size: chunkSize},
 		"other chunk size": {StreamID: chunk.MediaStreamID, Size: 4096},
 		"other time":       {StreamID: chunk.MediaStreamID, Size: chunkSize, Offset: 1<<24 - 20000},
-	}
-	for kind, wrap := range kinds {
-		for name, layout := range layouts {
-			t.Run(kind+"/"+name, func(t *testing.T) {
-				s := newStream(1 << 30)
-				pool := NewPool()
-				defer pool.Close()
-				g := NewGroup(s.log, pool)
-				a, b := tcpPair(t)
-				b.(*net.TCPConn).SetReadBuffer(64 << 10)
-				snd := newSender(wrap(a), time.Minute)
-				defer snd.Wait()
-				defer snd.Close()
-				require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
-				o := options
-				o.Layout = layout
-				s.frame(100)
-				g.Add(snd, o, end)
-				var got received
-				var wg sync.WaitGroup
-				wg.Go(func() { got = receive(b, nil) })
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStream(1 << 30)
+			pool := NewPool()
+			defer pool.Close()
+			g := NewGroup(s.log, pool)
+			a, b := tcpPair(t)
+			b.(*net.TCPConn).SetReadBuffer(64 << 10)
+			snd := newSender(wrap(a), time.Minute)
+			defer snd.Wait()
+			defer snd.Close()
+			require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
+			o := options
+			o.Layout = layout
+			s.frame(100)
+			g.Add(snd, o, end)
+			var got received
+			var wg sync.WaitGroup
+			wg.Go(func() { got = receive(b, nil) })
 
-				rng := rand.New(rand.NewPCG(1, 2))
-				for i := range 2000 {
-					s.frame(rng.IntN(20000))
-					g.Wake()
-					if i%10 == 0 {
-						require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeAck, uint32(i))))
-					}
+			rng := rand.New(rand.NewPCG(1, 2))
+			for i := range 2000 {
+				s.frame(rng.IntN(20000))
+				g.Wake()
+				if i%10 == 0 {
+					require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeAck, uint32(i))))
 				}
-				s.log.End()
-				g.End()
-				wg.Wait()
-				require.NoError(t, got.err)
-				require.Equal(t, 2001, got.frames)
-				require.Zero(t, got.gaps)
-				require.Equal(t, 201, got.control)
-			})
-		}
+			}
+			s.log.End()
+			g.End()
+			wg.Wait()
+			require.NoError(t, got.err)
+			require.Equal(t, 2001, got.frames)
+			require.Zero(t, got.gaps)
+			require.Equal(t, 201, got.control)
+		})
 	}
 }
 
