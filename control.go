@@ -60,15 +60,17 @@ type ControlOptions struct {
 //	 "dropped_no_keyframe":0,"lag":0,
 //	 "error":{"op":"publish","code":"NetStream.Publish.BadName","message":"…"}}
 //
-// with the fields of ForwarderStats, warning where there is one, and error as
-// long as LastErr. A destination, the body of POST and PUT, is
+// with the fields of ForwarderStats, next_attempt and warning where there is
+// one, and error as long as LastErr. A destination, the body of POST and PUT, is
 //
 //	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",
 //	 "password":"…","tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
 //	 "fingerprint":"…","no_release_stream":false,"no_fc_publish":false,
-//	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false}
+//	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false,
+//	 "redirect":"same_host","merge_window_ms":0,"dial_timeout_ms":5000,
+//	 "setup_timeout_ms":10000}
 //
-// of which only url is needed. Its Content-Type is application/json, other
+// of which only url is needed; redirect is same_host, never or anywhere. Its Content-Type is application/json, other
 // fields are refused, and it has at most 64 KiB. It may lead to public
 // addresses and those in Config.AllowNetworks.
 //
@@ -333,6 +335,11 @@ func sentence(err error) string {
 	return string(unicode.ToUpper(first)) + s[n:] + "."
 }
 
+// controlRedirects are the values of a destination's redirect.
+var controlRedirects = map[string]Redirect{
+	"": RedirectSameHost, "same_host": RedirectSameHost, "never": RedirectNever, "anywhere": RedirectAnywhere,
+}
+
 // readDestination reads the body of a request.
 func readDestination(r *http.Request) (Destination, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
@@ -355,6 +362,10 @@ func readDestination(r *http.Request) (Destination, error) {
 		PlainMetadata   bool    `json:"plain_metadata"`
 		NoMetadata      bool    `json:"no_metadata"`
 		DigestHandshake bool    `json:"digest_handshake"`
+		Redirect        string  `json:"redirect"`
+		MergeWindow     int32   `json:"merge_window_ms"`
+		DialTimeout     int32   `json:"dial_timeout_ms"`
+		SetupTimeout    int32   `json:"setup_timeout_ms"`
 	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -376,7 +387,15 @@ func readDestination(r *http.Request) (Destination, error) {
 		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
 		PlainMetadata: b.PlainMetadata, NoMetadata: b.NoMetadata,
 		DigestHandshake: b.DigestHandshake,
+		MergeWindow:     time.Duration(b.MergeWindow) * time.Millisecond,
+		DialTimeout:     time.Duration(b.DialTimeout) * time.Millisecond,
+		SetupTimeout:    time.Duration(b.SetupTimeout) * time.Millisecond,
 		untrusted:       true,
+	}
+	var ok bool
+	if d.Redirect, ok = controlRedirects[b.Redirect]; !ok {
+		return Destination{}, &controlError{http.StatusBadRequest, "bad_destination",
+			"The redirect is none of same_host, never and anywhere."}
 	}
 	if err := d.Validate(); err != nil {
 		return Destination{}, &controlError{http.StatusBadRequest, "bad_destination", sentence(err)}
@@ -423,6 +442,7 @@ type (
 		URL               string       `json:"url"`
 		State             string       `json:"state"`
 		Since             time.Time    `json:"since"`
+		NextAttempt       time.Time    `json:"next_attempt,omitzero"`
 		Connects          uint64       `json:"connects"`
 		Accepted          uint64       `json:"accepted"`
 		Bytes             uint64       `json:"bytes"`
@@ -460,7 +480,7 @@ func (c *control) show(src *Source) controlSource {
 func showForwarder(f *Forwarder) controlForwarder {
 	st := f.Stats()
 	out := controlForwarder{
-		ID: st.ID, URL: f.dst.String(), State: st.State.String(), Since: st.Since,
+		ID: st.ID, URL: f.dst.String(), State: st.State.String(), Since: st.Since, NextAttempt: st.NextAttempt,
 		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
 		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
 		Warning: st.Warning,

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -152,6 +153,10 @@ func TestControl(t *testing.T) {
 		return down.Error != nil
 	}, 10*time.Second, time.Millisecond)
 	require.Equal(t, &controlLost{Op: "dial", Message: "Connection refused."}, down.Error)
+	require.Eventually(t, func() bool { // or it is trying again at the moment
+		c.must(200, "GET", source+"/forwarders/"+down.ID, "", &down)
+		return down.State == "waiting" && !down.NextAttempt.IsZero()
+	}, 10*time.Second, time.Millisecond)
 
 	// Replace; it waits for the next keyframe.
 	begin(t, c.p)
@@ -199,6 +204,41 @@ func TestControl(t *testing.T) {
 	}
 	require.NotContains(t, c.log.String(), canary)
 	require.NotContains(t, c.log.String(), controlToken)
+}
+
+func TestControlTakesAllOptions(t *testing.T) {
+	read := func(body string) Destination {
+		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		d, err := readDestination(r)
+		require.NoError(t, err)
+		return d
+	}
+	const pin = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	all := read(`{"url":"rtmps://h/app","profile":"srs","stream_key":"k","user":"u","password":"p","tc_url":"rtmp://t/app",
+		"flash_ver":"X/1","chunk_size":4096,"server_name":"n","fingerprint":"` + pin + `","no_release_stream":true,
+		"no_fc_publish":true,"plain_metadata":true,"no_metadata":true,"digest_handshake":true,"redirect":"anywhere",
+		"merge_window_ms":350,"dial_timeout_ms":3000,"setup_timeout_ms":30000}`)
+	require.Equal(t, Destination{
+		URL: "rtmps://h/app", Profile: ProfileSRS, StreamKey: "k", User: "u", Password: "p", TcURL: "rtmp://t/app",
+		FlashVer: "X/1", ChunkSize: 4096, ServerName: "n", Fingerprint: pin, NoReleaseStream: true,
+		NoFCPublish: true, PlainMetadata: true, NoMetadata: true, DigestHandshake: true, Redirect: RedirectAnywhere,
+		MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, untrusted: true,
+	}, all)
+	v := reflect.ValueOf(all)
+	for i := range v.NumField() {
+		switch name := v.Type().Field(i).Name; name {
+		case "DialContext", "TLSConfig": // what JSON cannot say
+		default:
+			require.False(t, v.Field(i).IsZero(), name)
+		}
+	}
+
+	for value, want := range map[string]Redirect{
+		`""`: RedirectSameHost, `"same_host"`: RedirectSameHost, `"never"`: RedirectNever, `"anywhere"`: RedirectAnywhere, `null`: RedirectSameHost,
+	} {
+		require.Equal(t, want, read(`{"url":"rtmp://a/b/c","redirect":`+value+`}`).Redirect, value)
+	}
 }
 
 func TestControlRefuses(t *testing.T) {
@@ -258,6 +298,12 @@ func TestControlRefuses(t *testing.T) {
 		{"http", "POST", add, jsonCT, `{"url":"http://dest/live/` + canary + `"}`, bearer, 400, "bad_destination"},
 		{"bad port", "PUT", own, jsonCT, `{"url":"rtmp://dest:0/live/` + canary + `"}`, bearer, 400, "bad_destination"},
 		{"bad chunk size", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","chunk_size":1}`, bearer, 400, "bad_destination"},
+		{"unknown redirect", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","redirect":"` + canary + `"}`, bearer, 400, "bad_destination"},
+		{"redirect by number", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","redirect":2}`, bearer, 400, "bad_json"},
+		{"unknown profile", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","profile":"` + canary + `"}`, bearer, 400, "bad_destination"},
+		{"negative time", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","dial_timeout_ms":-1}`, bearer, 400, "bad_destination"},
+		{"merge window too long", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","merge_window_ms":10001}`, bearer, 400, "bad_destination"},
+		{"time out of range", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","setup_timeout_ms":2147483648}`, bearer, 400, "bad_json"},
 		{"there already", "POST", add, jsonCT, `{"url":"rtmp://dest/live/` + canary + `"}`, bearer, 409, "exists"},
 		{"replaced by what is down", "PUT", own, jsonCT, `{"url":"rtmp://down/live/` + canary + `"}`, bearer, 502, "destination_failed"},
 		{"replaced by what is busy", "PUT", own, jsonCT, `{"url":"rtmp://dest/live","stream_key":"` + canary + `"}`, bearer, 502, "destination_failed"},

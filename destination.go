@@ -119,9 +119,10 @@ type Destination struct {
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default
 	// 5 s. SetupTimeout limits what follows TCP, from TLS and the handshake
-	// to the answer to publish, by default 10 s: servers ask their own
-	// backends before they answer. No step of it, such as the answer to
-	// connect, may take more than half of that.
+	// to the answer to publish, by default 10 s, with ProfileSRS 20 s. The
+	// answer to publish may take all that is left of it, since servers ask
+	// their own backends first; no other step, such as the answer to
+	// connect, may take more than half.
 	DialTimeout  time.Duration
 	SetupTimeout time.Duration
 
@@ -180,6 +181,9 @@ func (d Destination) LogValue() slog.Value { return slog.StringValue(d.String())
 // withDefaults fills in the defaults that are not the Server's.
 func (d Destination) withDefaults() Destination {
 	def(&d.DialTimeout, 5*time.Second)
+	if d.Profile == ProfileSRS { // no host tells that it is one
+		def(&d.SetupTimeout, 20*time.Second)
+	}
 	def(&d.SetupTimeout, 10*time.Second)
 	return d
 }
@@ -510,7 +514,8 @@ const (
 	ProfileAkamai Profile = "akamai"
 	// ProfileWowza asks clients with FMLE's flashVer for user and password.
 	ProfileWowza Profile = "wowza"
-	// ProfileSRS takes names of any length.
+	// ProfileSRS takes names of any length, and has longer for its HTTP hooks:
+	// see Destination.SetupTimeout.
 	ProfileSRS Profile = "srs"
 	// ProfileNginx is nginx-rtmp, which cuts names off; see
 	// ForwarderStats.Warning.

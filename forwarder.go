@@ -632,7 +632,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		f.connected()
 		f.setState(StateHandshaking, nil)
 	}
-	nc.SetDeadline(su.begins("handshake", f.dst.SetupTimeout/2, su.by))
+	nc.SetDeadline(su.begins("handshake", su.by))
 	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
 		return nil, f.error("handshake", cause(nc, err), su.limit)
 	}
@@ -664,7 +664,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		User: at.user, Password: at.password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
 		Properties: properties,
-		Step:       func(name string) { nc.SetReadDeadline(su.begins(name, f.dst.SetupTimeout/2, su.by)) },
+		Step:       func(name string) { nc.SetReadDeadline(su.begins(name, su.by)) },
 		Reconnect:  func(to string) { f.reconnect(l, to) },
 	})
 	if err := l.client.Publish(); err != nil {
@@ -800,12 +800,17 @@ type setup struct {
 	step  string
 	limit time.Duration
 	by    time.Time
+	whole time.Duration // Destination.SetupTimeout
 }
 
-// begins notes a step. It returns until when it may take: for so long, but no
-// longer than by.
-func (su *setup) begins(step string, limit time.Duration, by time.Time) time.Time {
+// begins notes a step. It returns until when it may take: half of the whole,
+// publish all of it, but no longer than by.
+func (su *setup) begins(step string, by time.Time) time.Time {
 	now := time.Now()
+	limit := su.whole / 2
+	if step == "publish" {
+		limit = su.whole
+	}
 	su.step, su.limit = step, min(limit, by.Sub(now))
 	return now.Add(su.limit)
 }
@@ -863,7 +868,8 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 		}
 		return nil, f.error(op, err, su.limit)
 	}
-	su.by = time.Now().Add(f.dst.SetupTimeout)
+	su.whole = f.dst.SetupTimeout
+	su.by = time.Now().Add(su.whole)
 	if at.scheme != "rtmps" {
 		return nc, nil
 	}
@@ -871,7 +877,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	if su.by.Before(by) {
 		by = su.by
 	}
-	ctx, cancel = context.WithDeadline(whole, su.begins("tls", f.dst.SetupTimeout/2, by))
+	ctx, cancel = context.WithDeadline(whole, su.begins("tls", by))
 	defer cancel()
 	tc := fanout.TLSClient(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {

@@ -159,7 +159,7 @@ func TestHintsOfSilence(t *testing.T) {
 	}{
 		{"unknown app", "rtmp://h/app/" + canary, at("connect", hangUp), "connect: closed by the destination (does it know the app?): "},
 		{"at publish", "rtmp://h/app/" + canary, at("publish", hangUp), "publish: closed by the destination: "},
-		{"no answer to publish", "rtmp://h/app/" + canary, at("publish", nil), "publish: no answer within 5s: "},
+		{"no answer to publish", "rtmp://h/app/" + canary, at("publish", nil), "publish: no answer within 10s: "},
 		{"Facebook without TLS", "rtmp://live-api-s.facebook.com/rtmp/" + canary, at("handshake", hangUp), "handshake: closed by the destination (Facebook wants rtmps://): "},
 		{"Kick without its app", "rtmp://fa723fc1b171.global-contribute.live-video.net/" + canary, at("connect", hangUp),
 			"connect: closed by the destination (Amazon IVS (Kick, Twitch): rtmp:// is refused where it is not enabled): "},

@@ -55,12 +55,12 @@ func TestStepsThatEndAnAttempt(t *testing.T) {
 		{"handshake silent", step("handshake", forwardtest.Step{Silent: true}), "handshake", "", 5 * time.Second},
 		{"connect silent", step("connect", forwardtest.Step{Silent: true}), "connect", "", 5 * time.Second},
 		{"createStream silent", step("createStream", forwardtest.Step{Silent: true}), "createStream", "", 5 * time.Second},
-		{"publish silent", step("publish", forwardtest.Step{Silent: true}), "publish", "", 5 * time.Second},
-		{"publish late", step("publish", forwardtest.Step{Delay: 6 * time.Second}), "publish", "", 5 * time.Second},
+		{"publish silent", step("publish", forwardtest.Step{Silent: true}), "publish", "", 10 * time.Second},
+		{"publish late", step("publish", forwardtest.Step{Delay: 11 * time.Second}), "publish", "", 10 * time.Second},
 		{"handshake closed", step("handshake", forwardtest.Step{Do: func(s *forwardtest.Session) { s.Close() }}), "handshake", "", 0},
 		{"connect closed", step("connect", forwardtest.Step{Do: func(s *forwardtest.Session) { s.Close() }}), "connect", "", 0},
 		{"publish reset", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Reset}), "publish", "", 0},
-		{"publish stalled", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Stall}), "publish", "", 5 * time.Second},
+		{"publish stalled", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Stall}), "publish", "", 10 * time.Second},
 		{"answers cut off", forwardtest.Script{Faults: forwardtest.Faults{Write: forwardtest.Fault{Cut: 3200}}}, "connect", "", 0},
 	}
 	for _, test := range tests {

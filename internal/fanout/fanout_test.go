@@ -134,13 +134,23 @@ func tcpPair(t testing.TB) (a, b net.Conn) {
 	return a, b
 }
 
+// change is what newSender does to a Sender, which is on its system's way; see
+// TestWaysOfOtherSystems.
+var change = func(*Sender) {}
+
+func newSender(conn net.Conn, timeout time.Duration) *Sender {
+	s := NewSender(conn, timeout)
+	change(s)
+	return s
+}
+
 // hidden hides what kind of connection it is, as a wrapper of the host does.
 type hidden struct{ net.Conn }
 
 func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
 
 func TestSenderDeliversEverythingInOrder(t *testing.T) {
-	kinds := map[string]func(a, b net.Conn) (net.Conn, net.Conn){
+	for kind, wrap := range map[string]func(a, b net.Conn) (net.Conn, net.Conn){
 		"tcp":     func(a, b net.Conn) (net.Conn, net.Conn) { return a, b },
 		"wrapped": func(a, b net.Conn) (net.Conn, net.Conn) { return hidden{a}, b },
 		"tls": func(a, b net.Conn) (net.Conn, net.Conn) {
@@ -149,52 +159,54 @@ func TestSenderDeliversEverythingInOrder(t *testing.T) {
 		"tls wrapped": func(a, b net.Conn) (net.Conn, net.Conn) {
 			return tlsOver(t, hidden{a}, b, tls.VersionTLS13)
 		},
+	} {
+		t.Run(kind, func(t *testing.T) { deliversEverything(t, wrap) })
 	}
-	layouts := map[string]chunk.Layout{
+}
+
+func deliversEverything(t *testing.T, wrap func(a, b net.Conn) (net.Conn, net.Conn)) {
+	for name, layout := range map[string]chunk.Layout{
 		"shared":           {StreamID: chunk.MediaStreamID, Size: chunkSize},
 		"other stream id":  {StreamID: 7, Size: chunkSize},
 		"other chunk size": {StreamID: chunk.MediaStreamID, Size: 4096},
 		"other time":       {StreamID: chunk.MediaStreamID, Size: chunkSize, Offset: 1<<24 - 20000},
-	}
-	for kind, wrap := range kinds {
-		for name, layout := range layouts {
-			t.Run(kind+"/"+name, func(t *testing.T) {
-				s := newStream(1 << 30)
-				pool := NewPool()
-				defer pool.Close()
-				g := NewGroup(s.log, pool)
-				a, b := tcpPair(t)
-				b.(*net.TCPConn).SetReadBuffer(64 << 10)
-				here, there := wrap(a, b)
-				snd := NewSender(here, time.Minute)
-				defer snd.Wait()
-				defer snd.Close()
-				require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
-				o := options
-				o.Layout = layout
-				s.frame(100)
-				g.Add(snd, o, end)
-				var got received
-				var wg sync.WaitGroup
-				wg.Go(func() { got = receive(there, nil) })
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStream(1 << 30)
+			pool := NewPool()
+			defer pool.Close()
+			g := NewGroup(s.log, pool)
+			a, b := tcpPair(t)
+			b.(*net.TCPConn).SetReadBuffer(64 << 10)
+			here, there := wrap(a, b)
+			snd := newSender(here, time.Minute)
+			defer snd.Wait()
+			defer snd.Close()
+			require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeSetChunkSize, uint32(layout.Size))))
+			o := options
+			o.Layout = layout
+			s.frame(100)
+			g.Add(snd, o, end)
+			var got received
+			var wg sync.WaitGroup
+			wg.Go(func() { got = receive(there, nil) })
 
-				rng := rand.New(rand.NewPCG(1, 2))
-				for i := range 2000 {
-					s.frame(rng.IntN(20000))
-					g.Wake()
-					if i%10 == 0 {
-						require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeAck, uint32(i))))
-					}
+			rng := rand.New(rand.NewPCG(1, 2))
+			for i := range 2000 {
+				s.frame(rng.IntN(20000))
+				g.Wake()
+				if i%10 == 0 {
+					require.NoError(t, snd.Send(chunk.AppendControl(nil, chunk.TypeAck, uint32(i))))
 				}
-				s.log.End()
-				g.End()
-				wg.Wait()
-				require.NoError(t, got.err)
-				require.Equal(t, 2001, got.frames)
-				require.Zero(t, got.gaps)
-				require.Equal(t, 201, got.control)
-			})
-		}
+			}
+			s.log.End()
+			g.End()
+			wg.Wait()
+			require.NoError(t, got.err)
+			require.Equal(t, 2001, got.frames)
+			require.Zero(t, got.gaps)
+			require.Equal(t, 201, got.control)
+		})
 	}
 }
 
@@ -209,7 +221,7 @@ func TestSlowReceiverGoesOnAtAKeyframe(t *testing.T) {
 		a, b := tcpPair(t)
 		a.(*net.TCPConn).SetWriteBuffer(64 << 10)
 		b.(*net.TCPConn).SetReadBuffer(64 << 10)
-		snd := NewSender(a, time.Minute)
+		snd := newSender(a, time.Minute)
 		require.NoError(t, snd.Send(setChunkSize()))
 		g.Add(snd, options, end)
 		got := make(chan received, 1)
@@ -259,7 +271,7 @@ func TestManyReceivers(t *testing.T) {
 	var senders []*Sender
 	for range n {
 		a, b := tcpPair(t)
-		snd := NewSender(a, time.Minute)
+		snd := newSender(a, time.Minute)
 		senders = append(senders, snd)
 		require.NoError(t, snd.Send(setChunkSize()))
 		g.Add(snd, options, end)
@@ -292,6 +304,41 @@ func TestManyReceivers(t *testing.T) {
 	}
 }
 
+// Whom the pool has no room for is served by who wakes.
+func TestBusyPoolLeavesNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStream(1 << 20)
+		pool := NewPool() // whose goroutines have not come round to anything yet
+		pool.started.Store(true)
+		for range cap(pool.work) {
+			pool.work <- new(shard)
+		}
+		g := NewGroup(s.log, pool)
+		var senders []*Sender
+		for range shardSize + 1 {
+			snd := newSender(new(void), time.Minute)
+			senders = append(senders, snd)
+			g.Add(snd, options, end)
+		}
+		synctest.Wait()
+		s.frame(100)
+		g.Wake()
+		synctest.Wait()
+		for i, snd := range senders {
+			require.Zero(t, snd.Stats().Lag, i)
+			snd.Close()
+			snd.Wait()
+		}
+	})
+}
+
+// void takes everything.
+type void struct{ net.Conn }
+
+func (*void) Write(p []byte) (int, error)      { return len(p), nil }
+func (*void) SetWriteDeadline(time.Time) error { return nil }
+func (*void) Close() error                     { return nil }
+
 func TestStalledReceiverIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStream(1 << 30)
@@ -300,7 +347,7 @@ func TestStalledReceiverIsCutOff(t *testing.T) {
 		g := NewGroup(s.log, pool)
 		a, b := net.Pipe()
 		defer b.Close()
-		snd := NewSender(a, 10*time.Second)
+		snd := newSender(a, 10*time.Second)
 		g.Add(snd, options, end)
 		s.frame(1000)
 		g.Wake()
@@ -319,7 +366,7 @@ func TestStalledReceiverIsCutOff(t *testing.T) {
 func TestAnswersNobodyReadsEndTheConnection(t *testing.T) {
 	a, _ := tcpPair(t)
 	a.(*net.TCPConn).SetWriteBuffer(4096)
-	snd := NewSender(a, time.Minute)
+	snd := newSender(a, time.Minute)
 	defer snd.Wait()
 	defer snd.Close()
 	ping := make([]byte, 1000)
@@ -334,7 +381,7 @@ func TestAnswersNobodyReadsEndTheConnection(t *testing.T) {
 
 func TestSenderAfterClose(t *testing.T) {
 	a, _ := tcpPair(t)
-	snd := NewSender(a, time.Minute)
+	snd := newSender(a, time.Minute)
 	snd.Close()
 	snd.Wait()
 	require.ErrorIs(t, snd.Send([]byte{1}), ErrClosed)
@@ -352,7 +399,7 @@ func TestWakeWithinMergesWhatArrives(t *testing.T) {
 		g := NewGroup(s.log, NewPool())
 		a, b := net.Pipe()
 		counter := &countWrites{Conn: a}
-		snd := NewSender(counter, time.Minute)
+		snd := newSender(counter, time.Minute)
 		g.Add(snd, options, end)
 		defer b.Close()
 		go io.Copy(io.Discard, b)
@@ -383,7 +430,7 @@ func TestOwnWindow(t *testing.T) {
 			t.Cleanup(func() { b.Close() })
 			go io.Copy(io.Discard, b)
 			counter := &countWrites{Conn: a}
-			snd := NewSender(counter, time.Minute)
+			snd := newSender(counter, time.Minute)
 			snd.SetWindow(window, 0)
 			g.Add(snd, options, end)
 			return snd, counter
@@ -428,7 +475,7 @@ func TestOwnWindows(t *testing.T) {
 			a, b := net.Pipe()
 			defer b.Close()
 			go io.Copy(io.Discard, b)
-			snd := NewSender(a, time.Minute)
+			snd := newSender(a, time.Minute)
 			snd.SetWindow(window, groups)
 			g.Add(snd, options, end)
 			senders = append(senders, snd)
@@ -515,7 +562,7 @@ func TestWalkAllocatesNothing(t *testing.T) {
 	for range 8 {
 		a, b := tcpPair(t)
 		go io.Copy(io.Discard, b)
-		snd := NewSender(a, time.Minute)
+		snd := newSender(a, time.Minute)
 		senders = append(senders, snd)
 		g.Add(snd, options, end)
 	}

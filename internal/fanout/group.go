@@ -124,8 +124,8 @@ func (g *Group) Wake() {
 	help := len(shards) > 1 && runtime.GOMAXPROCS(0) > 1
 	if help {
 		for _, sh := range shards[1:] {
-			if sh.queued.CompareAndSwap(false, true) && !g.pool.offer(sh) {
-				sh.queued.Store(false)
+			if sh.queued.CompareAndSwap(false, true) {
+				g.pool.offer(sh)
 			}
 		}
 	}
@@ -263,12 +263,13 @@ func NewPool() *Pool { return &Pool{work: make(chan *shard, 256)} }
 
 func (p *Pool) running() bool { return p.started.Load() }
 
-// offer hands out a shard; false means that nobody can take it now.
-func (p *Pool) offer(sh *shard) bool {
+// offer hands out a shard, for which there may be no room: whoever offers it
+// looks whether it has been taken.
+func (p *Pool) offer(sh *shard) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return false
+		return
 	}
 	if !p.started.Load() {
 		p.started.Store(true)
@@ -278,9 +279,7 @@ func (p *Pool) offer(sh *shard) bool {
 	}
 	select {
 	case p.work <- sh:
-		return true
 	default:
-		return false
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,27 +24,83 @@ const user, password = "encoder", "p4ss+w=rd&%20"
 // passwords is a Config.PublishAuth.
 func passwords(name string) (forward.Secret, bool) { return password, name == user }
 
+// askedRoles are those of the publishers by how they are asked.
+var askedRoles = map[forward.AuthMethod]string{forward.AuthAdobe: withPassword, forward.AuthLimelight: withLimelight}
+
 // askedPublisher publishes to a server that asks for a password.
 type askedPublisher struct {
 	name    string
+	methods []forward.AuthMethod
 	publish func(t *testing.T, c *clip, addr, stream, password string) error
 	muxed   func(t *testing.T, c *clip) []tag
 }
 
-// askedPublishers has no librtmp but OBS's: Debian's, on GnuTLS, does not end
-// its base64 with a zero and writes what follows behind what it has allocated
-// (PublisherAuth in its rtmp.c), whoever asks.
+var (
+	adobe     = []forward.AuthMethod{forward.AuthAdobe}
+	limelight = []forward.AuthMethod{forward.AuthLimelight}
+	both      = slices.Concat(adobe, limelight)
+)
+
+// askedPublishers has no librtmp but OBS's for Adobe's way: Debian's, on GnuTLS,
+// does not end its base64 with a zero and writes what follows behind what it has
+// allocated (PublisherAuth in its rtmp.c), whoever asks.
 var askedPublishers = []askedPublisher{
+	{"forward", both, forwardAsked, nil},
 	askedFFmpeg("ffmpeg"),
-	// Who says that it is no FMLE, as it does by itself, is not asked.
-	{"GStreamer rtmp2sink", func(t *testing.T, c *clip, addr, stream, password string) error {
+	// Who says that it is no FMLE, as it does by itself, is not asked. It
+	// does not know Limelight's way.
+	{"GStreamer rtmp2sink", adobe, func(t *testing.T, c *clip, addr, stream, password string) error {
 		return start(t, "gst-launch-1.0", gstPipeline(c, "rtmp2sink", "location=rtmp://"+addr+"/live/"+stream,
 			"flash-version=FMLE/3.0", "username="+user, "password="+password, "sync=true")...).wait()
 	}, gstMuxed},
+	{"librtmp (rtmpsink)", limelight, func(t *testing.T, c *clip, addr, stream, password string) error {
+		return start(t, "gst-launch-1.0", gstPipeline(c, "rtmpsink", "location=rtmp://"+addr+"/live/"+stream+
+			" live=1 flashVer=FMLE/3.0 pubUser="+user+" pubPasswd="+password, "sync=true")...).wait()
+	}, gstMuxed},
+}
+
+// forwardAsked pushes to a server that asks, until it refuses.
+func forwardAsked(t *testing.T, c *clip, addr, stream, password string) error {
+	refused := make(chan error, 1)
+	s := newServer(t, forward.Config{
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+			return []forward.Destination{{
+				URL: "rtmp://" + addr + "/live", StreamKey: forward.Secret(stream), User: user, Password: forward.Secret(password),
+			}}, nil
+		}),
+		Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, state forward.State, err error) {
+			if state == forward.StateWaiting {
+				select {
+				case refused <- err:
+				default:
+				}
+			}
+		}},
+	})
+	published := make(chan error, 1)
+	go func() { published <- s.publish(t, stream, c, func() {}, func(uint32) {}) }()
+	select {
+	case err := <-published:
+		return err
+	case err := <-refused:
+		s.Close()
+		<-published
+		return err
+	}
+}
+
+// isRefused reports whether a publisher has ended as one whose password is
+// wrong.
+func isRefused(err error) bool {
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exit.Exited()
+	}
+	var de *forward.DestinationError
+	return errors.As(err, &de) && de.Code == "NetConnection.Connect.Rejected"
 }
 
 func askedFFmpeg(program string) askedPublisher {
-	return askedPublisher{"ffmpeg " + ffmpegVersion(program), func(t *testing.T, c *clip, addr, stream, password string) error {
+	return askedPublisher{"ffmpeg " + ffmpegVersion(program), both, func(t *testing.T, c *clip, addr, stream, password string) error {
 		return ffmpegPublish(t, program, c, "rtmp://"+user+":"+password+"@"+addr+"/live/"+stream)
 	}, nil}
 }
@@ -52,11 +109,20 @@ func askedFFmpeg(program string) askedPublisher {
 func TestPasswords(t *testing.T) {
 	needAll(t)
 	c := h264aac(t)
+	for method, role := range askedRoles {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			testPasswords(t, c, method, role)
+		})
+	}
+}
+
+func testPasswords(t *testing.T, c *clip, method forward.AuthMethod, role string) {
 	var wrong atomic.Int64 // publishes that must not be
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	w := &world{t: t, c: c, ctx: ctx}
-	w.slave = newServer(t, forward.Config{PublishAuth: passwords, Hooks: forward.Hooks{
+	w.slave = newServer(t, forward.Config{PublishAuth: passwords, PublishAuthMethod: method, Hooks: forward.Hooks{
 		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
 			if req.User != user || strings.HasPrefix(req.Stream, "wrong") {
 				wrong.Add(1)
@@ -65,17 +131,25 @@ func TestPasswords(t *testing.T) {
 		},
 	}})
 	for i, p := range askedPublishers {
+		if !slices.Contains(p.methods, method) {
+			table.cannot(role, p.name, c)
+			table.cannot(role+", a wrong refused", p.name, c)
+			continue
+		}
 		want := c.tags
 		if p.muxed != nil {
 			want = p.muxed(t, c)
 		}
-		w.raw(w.slave.addr, "live", fmt.Sprint("from-", i), withPassword, p.name, func(_, got []tag) error {
+		w.raw(w.slave.addr, "live", fmt.Sprint("from-", i), role, p.name, func(_, got []tag) error {
 			return checkRun(want, got, rule{})
 		})
 	}
 	w.awaitRaw()
 	eventually(t, "the players", func() bool { return w.slave.plays.Load() == int64(len(w.live)) })
 	for i, p := range askedPublishers {
+		if !slices.Contains(p.methods, method) {
+			continue
+		}
 		w.wg.Go(func() {
 			if err := p.publish(t, c, w.slave.addr, fmt.Sprint("from-", i), password); err != nil {
 				t.Errorf("%s publishes: %v", p.name, err)
@@ -83,13 +157,13 @@ func TestPasswords(t *testing.T) {
 		})
 		w.wg.Go(func() {
 			err := p.publish(t, c, w.slave.addr, fmt.Sprint("wrong-", i), password+"x")
-			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+			if isRefused(err) {
 				err = nil
 			} else {
 				err = fmt.Errorf("a wrong password: %w", err)
 				t.Errorf("%s publishes: %v", p.name, err)
 			}
-			table.set(withPassword+", a wrong refused", p.name, c, err)
+			table.set(role+", a wrong refused", p.name, c, err)
 		})
 	}
 	w.wg.Wait()

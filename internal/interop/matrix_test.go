@@ -57,13 +57,14 @@ const (
 	playsTLS       = "plays, rtmps"
 	destinationTLS = "destination, rtmps"
 	withPassword   = "publishes, password"
+	withLimelight  = "publishes, password, llnw"
 )
 
 func (r *results) set(role, peer string, c *clip, err error) {
 	r.note(role, peer, c, map[bool]string{true: "ok", false: "FAIL"}[err == nil])
 }
 
-// cannot says that a peer does not know what is in a clip.
+// cannot says that a peer does not know what is in a clip, or the way of a role.
 func (r *results) cannot(role, peer string, c *clip) { r.note(role, peer, c, "—") }
 
 func (r *results) note(role, peer string, c *clip, cell string) {
@@ -72,7 +73,7 @@ func (r *results) note(role, peer string, c *clip, cell string) {
 	if r.cells == nil {
 		r.cells = make(map[[2]string]string)
 	}
-	row := fmt.Sprintf("%-39s %s", role, peer)
+	row := fmt.Sprintf("%-43s %s", role, peer)
 	if !slices.Contains(r.rows, row) {
 		r.rows = append(r.rows, row)
 	}
@@ -94,17 +95,17 @@ func (r *results) print() {
 	}
 	slices.Sort(r.rows)
 	slices.Sort(r.cols)
-	fmt.Println("\nPayloads, order and times equal on both ends (—: the peer does not know the codec):")
+	fmt.Println("\nPayloads, order and times equal on both ends (—: the peer cannot):")
 	for i, col := range r.cols {
 		fmt.Printf("  %2d %s\n", i+1, col)
 	}
-	fmt.Printf("%-63s", "")
+	fmt.Printf("%-67s", "")
 	for i := range r.cols {
 		fmt.Printf("%5d", i+1)
 	}
 	fmt.Println()
 	for _, row := range r.rows {
-		fmt.Printf("%-63s", row)
+		fmt.Printf("%-67s", row)
 		for _, col := range r.cols {
 			fmt.Printf("%5s", r.cells[[2]string{row, col}])
 		}

@@ -35,6 +35,7 @@ func TestOBS(t *testing.T) {
 		{"obs_x264", publishes, "live h264+aac"},
 		{"ffmpeg_svt_av1", publishes, "live av1+aac"},
 		{"obs_x264", withPassword, "live h264+aac"},
+		{"obs_x264", withLimelight, "live h264+aac"},
 		{"obs_x264", publishesTLS, "live h264+aac"},
 	} {
 		t.Run(c.encoder+" "+c.role, func(t *testing.T) {
@@ -94,13 +95,16 @@ func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 	slave := newServer(t, forward.Config{RawTimestamps: true})
 	asks := 0 // connections before the one that publishes
 	var auth func(string) (forward.Secret, bool)
-	if role == withPassword {
-		o.user, asks, auth = user, 2, passwords
+	var method forward.AuthMethod
+	for m, asked := range askedRoles {
+		if role == asked {
+			o.user, asks, auth, method = user, 2, passwords, m
+		}
 	}
 	master := newServer(t, forward.Config{
 		RawTimestamps: true,
 		Resolver:      forward.MustStatic(slave.addr),
-		PublishAuth:   auth,
+		PublishAuth:   auth, PublishAuthMethod: method,
 		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
 			if req.Param != "?token=a&b=/c" {
 				return errors.New("another token")

@@ -16,7 +16,8 @@ const (
 	LowWater = 128 << 10
 )
 
-// Tune sets what the platform has of TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT.
+// Tune sets what the platform has of TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT,
+// under whatever name.
 // Keep-alive and TCP_NODELAY are Go's defaults.
 func Tune(c net.Conn) {
 	for {

@@ -1,4 +1,4 @@
-//go:build linux && !386 && !s390x
+//go:build (linux && !386 && !s390x) || dragonfly || freebsd || netbsd
 
 package fanout
 
@@ -21,8 +21,12 @@ func send(fd uintptr, iov []syscall.Iovec) (int, syscall.Errno) {
 			uintptr(unsafe.Pointer(iov[0].Base)), uintptr(iov[0].Len), sendFlags, 0, 0)
 	} else {
 		var m syscall.Msghdr
-		m.Iov, m.Iovlen = &iov[0], uint64(len(iov))
+		m.Iov = &iov[0]
+		setLen(&m.Iovlen, len(iov))
 		n, _, err = syscall.RawSyscall(syscall.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&m)), sendFlags)
 	}
 	return int(n), err
 }
+
+// setLen sets a length, whose type is another on each system.
+func setLen[T int32 | uint32 | uint64](to *T, n int) { *to = T(n) }

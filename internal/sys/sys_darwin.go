@@ -1,0 +1,24 @@
+package sys
+
+import (
+	"net"
+	"syscall"
+	"time"
+)
+
+// tcpNotSentLowAt is TCP_NOTSENT_LOWAT from netinet/tcp.h; package syscall lacks
+// it. Here it delays only that a socket becomes writable again: until then the
+// system takes as much as its buffer holds.
+const tcpNotSentLowAt = 0x201
+
+func tune(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Best effort, as on Linux.
+	raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_RXT_CONNDROPTIME, int(UserTimeout/time.Second))
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowAt, LowWater)
+	})
+}

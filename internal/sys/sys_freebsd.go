@@ -1,0 +1,22 @@
+package sys
+
+import (
+	"net"
+	"syscall"
+	"time"
+)
+
+// tcpMaxUnackTime is TCP_MAXUNACKTIME from netinet/tcp.h, since FreeBSD 14;
+// package syscall lacks it.
+const tcpMaxUnackTime = 68
+
+func tune(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Best effort, as on Linux.
+	raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpMaxUnackTime, int(UserTimeout/time.Second))
+	})
+}
