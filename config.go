@@ -61,8 +61,8 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Dial connects to destinations that have no DialContext of their own.
-	// Default: a net.Dialer, which resolves names anew each time and tries
-	// all addresses.
+	// Default: what Destination.DialContext says. Names are resolved anew
+	// each time.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// AllowNetworks is where destinations may lead that came from outside:

@@ -415,8 +415,9 @@ func (f *Forwarder) endLocked() {
 	f.drain = time.AfterFunc(rest, f.cancel)
 }
 
-// dialGrace is how long Shutdown waits for a destination to be reached.
-const dialGrace = 100 * time.Millisecond
+// dialGrace is how long Shutdown waits for a destination to be reached, so that
+// it is done within 100 ms of those that are not.
+const dialGrace = 50 * time.Millisecond
 
 // connected gives a destination that has been reached the time it has for the
 // rest.
@@ -848,7 +849,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	if f.dst.untrusted || at.untrusted {
 		dial = f.src.srv.dialUntrusted(dial)
 	} else if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = newRacer(nil).DialContext
 	}
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {
