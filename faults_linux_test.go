@@ -3,6 +3,7 @@ package forward
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -263,6 +264,60 @@ func TestFault05_NeverReads_Sockets(t *testing.T) {
 			measured(5, what+"memory", "user <= log limit, kernel <= 0.5 MB", "%.2f MiB in one log of 16, %d KiB in the kernel",
 				float64(user)/(1<<20), kernel>>10)
 			u.check(5)
+		})
+	}
+}
+
+// distant has the sockets that a listener accepts take little that is not read,
+// in pieces as they are on the way to another machine: those of loopback are
+// larger than that.
+var distant = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	var errs [2]error
+	if cerr := c.Control(func(fd uintptr) {
+		errs[0] = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
+		errs[1] = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1400)
+	}); cerr != nil {
+		return cerr
+	}
+	return errors.Join(errs[:]...)
+}}
+
+// That it is never more than 10 s behind is asserted in virtual time.
+func TestFault06_ReadsHalfTheRate_Sockets(t *testing.T) {
+	t.Parallel()
+	for _, rate := range []int{500_000, 2_000_000} {
+		t.Run(fmt.Sprint(rate), func(t *testing.T) {
+			t.Parallel()
+			rec := &forwardtest.Recorder{Gaps: true, Discard: true}
+			l, err := distant.Listen(t.Context(), "tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			slow := forwardtest.NewDestinationAt(l, forwardtest.Script{
+				Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: rate / 8 / 2}},
+				Recorder: func() *forwardtest.Recorder { return rec },
+			})
+			t.Cleanup(func() { slow.Close() })
+			healthy := destinationOf(t, discarding)
+			lo := onLoopback(t, Config{Resolver: MustStatic(healthy.URL("live/key"), slow.URL("live/key"))})
+			pub := lo.publish("live/ok")
+			lo.published(slow, 1)
+			s := lo.published(healthy, 1)
+			f := lo.forwarder("live/ok", slow.URL("live/key"))
+			began := time.Now()
+			u := lo.undisturbed(pub, bitrate(rate), s)
+			var behind time.Duration
+			require.NoError(t, rec.Wait(lo.ctx, func(r forwardtest.Report) bool {
+				if r.Last > 0 {
+					behind = max(behind, time.Since(began)-time.Duration(r.Last-1)*steadyStep)
+				}
+				return r.Gaps == 2
+			}))
+			require.NoError(t, rec.Err(), "decode-clean")
+			st := f.Stats()
+			require.EqualValues(t, 1, st.Connects, "%v", st.LastErr)
+			require.Positive(t, st.DroppedLate)
+			require.Zero(t, st.DroppedNoKeyframe)
+			measured(6, fmt.Sprintf("sockets: reads half of %d kbit/s: behind at most", rate/1000), "<= 10 s", "%v", behind.Round(time.Millisecond))
+			u.check(6)
 		})
 	}
 }

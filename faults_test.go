@@ -467,11 +467,10 @@ func TestFault05_NeverReads(t *testing.T) {
 	}
 }
 
-// A receiver may be 8 s behind when it is given more. What the connection itself
-// holds, 64 KiB in memory and a batch of 64 KiB, comes on top: 2.1 s at half of
-// 1 Mbit/s, so the figure is one for streams from there on.
+// What the connection itself holds, 64 KiB in memory, counts: at half of
+// 250 kbit/s that is 4.2 s.
 func TestFault06_ReadsHalfTheRate(t *testing.T) {
-	for _, rate := range []int{500_000, 1_000_000, 4_000_000} {
+	for _, rate := range []int{250_000, 500_000, 1_000_000, 4_000_000} {
 		readsHalf(t, rate)
 	}
 }
@@ -501,15 +500,9 @@ func readsHalf(t *testing.T, rate int) {
 		require.Positive(f, r.Missing)
 		require.Positive(f, st.DroppedLate)
 		require.Zero(f, st.DroppedNoKeyframe, "it goes on at keyframes")
-		figure := "<= 10 s"
-		if rate >= 1_000_000 {
-			require.LessOrEqual(f, behind, 10*time.Second)
-		} else {
-			figure = "-"
-			require.LessOrEqual(f, behind, 8*time.Second+128<<10*time.Second/time.Duration(rate/8/2))
-		}
+		require.LessOrEqual(f, behind, 10*time.Second)
 		what := fmt.Sprintf("reads half of %d kbit/s: ", rate/1000)
-		measured(6, what+"behind at most", figure, "%v (8 s and 128 KiB under way)", behind.Round(time.Millisecond))
+		measured(6, what+"behind at most", "<= 10 s", "%v", behind.Round(time.Millisecond))
 		measured(6, what+"at the receiver", "whole runs to a keyframe", "%d of %d frames in %d gaps, all decodable",
 			r.Frames, r.Frames+r.Missing, r.Gaps)
 	})
