@@ -158,20 +158,20 @@ func isOurs(ip netip.Addr) bool {
 	})
 }
 
-// dialUntrusted makes dial, or a net.Dialer where it is nil, go only where
-// checkAddr lets it. The net.Dialer is checked behind the name resolution, at
+// dialUntrusted makes dial, or a racer where it is nil, go only where
+// checkAddr lets it. The racer is checked behind the name resolution, at
 // each address it tries. What another dialer does cannot be seen: an address
 // in the URL is checked before, and the one it has connected to after, before
 // anything is sent.
 func (s *Server) dialUntrusted(dial dialFunc) dialFunc {
 	if dial == nil {
-		return withoutOp((&net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
+		return withoutOp(newRacer(func(_, address string, _ syscall.RawConn) error {
 			addr, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return err
 			}
 			return s.checkAddr(addr)
-		}}).DialContext)
+		}).DialContext)
 	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		_, port, _ := net.SplitHostPort(address)

@@ -204,11 +204,14 @@ func watchArrivals(ctx context.Context, rec *forwardtest.Recorder) *arrivals {
 	return a
 }
 
-func (a *arrivals) longest() time.Duration {
+func (a *arrivals) longest() time.Duration { return a.gap(1) }
+
+// gap is the one that so large a part of the gaps does not exceed.
+func (a *arrivals) gap(part float64) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.gaps) == 0 {
 		return 0
 	}
-	return slices.Max(a.gaps)
+	return slices.Sorted(slices.Values(a.gaps))[int(part*float64(len(a.gaps)-1))]
 }

@@ -62,8 +62,8 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Dial connects to destinations that have no DialContext of their own.
-	// Default: a net.Dialer, which resolves names anew each time and tries
-	// all addresses.
+	// Default: what Destination.DialContext says. Names are resolved anew
+	// each time.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// AllowNetworks is where destinations may lead that came from outside:
@@ -105,7 +105,8 @@ type Config struct {
 	// MaxLatency is how far in time a player or destination may lag, and
 	// with it the longest GOP that is kept for new ones. Who has fallen
 	// behind by four fifths of it goes on at the newest keyframe, if there
-	// is one ahead: what is under way to him comes on top. Default 10 s.
+	// is one ahead; so does who is behind by nine tenths with what is under
+	// way to him, where the system tells (Linux). Default 10 s.
 	MaxLatency time.Duration
 
 	// MaxBytes is how many bytes of a stream are kept for those who lag and

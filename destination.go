@@ -126,9 +126,16 @@ type Destination struct {
 	DialTimeout  time.Duration
 	SetupTimeout time.Duration
 
-	// DialContext makes the TCP connection, by default a net.Dialer. TLS is
-	// put on top of what it returns. It is called again at each reconnect,
-	// maybe concurrently for several streams.
+	// DialContext makes the TCP connection to host:port; TLS is put on top of
+	// what it returns. It is called again at each reconnect, maybe
+	// concurrently for several streams. By default the name is looked up and
+	// its first 32 addresses are tried, the families in turn, each as soon as
+	// the one before has failed or has not answered for 300 ms: the first
+	// that answers is taken (RFC 8305).
+	//
+	// What a destination has not got yet counts in how far it lags (see
+	// Config.MaxLatency). A connection that is not TCP below, or NetConn,
+	// may tell how many bytes that are with a method Unsent() int.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// ServerName replaces the URL's host in TLS, as SNI and as the name

@@ -3,8 +3,10 @@ package forward
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -141,19 +143,18 @@ func TestFault02_BlackHole_Sockets(t *testing.T) {
 }
 
 // Where the first of two addresses does not answer, the first attempt reaches
-// the second one: net.Dialer tries the other family after 300 ms (RFC 8305),
-// and another address of the same family after half of the time.
+// the second one. When, to the millisecond, is in TestRacer.
 func TestFault02_NextAddress_Sockets(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
-		name, figure, first, second string
-		family                      int
-		at                          func(port int) syscall.Sockaddr
+		name, first, second string
+		family              int
+		at                  func(port int) syscall.Sockaddr
 	}{
-		{"other family", "300 ms", "::1", "127.0.0.1", syscall.AF_INET6, func(port int) syscall.Sockaddr {
+		{"other family", "::1", "127.0.0.1", syscall.AF_INET6, func(port int) syscall.Sockaddr {
 			return &syscall.SockaddrInet6{Addr: [16]byte(net.IPv6loopback), Port: port}
 		}},
-		{"same family", "-", "127.0.0.1", "127.0.0.2", syscall.AF_INET, func(port int) syscall.Sockaddr {
+		{"same family", "127.0.0.1", "127.0.0.2", syscall.AF_INET, func(port int) syscall.Sockaddr {
 			return &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: port}
 		}},
 	} {
@@ -169,18 +170,20 @@ func TestFault02_NextAddress_Sockets(t *testing.T) {
 			port := blackHoleAt(t, row.family, row.at(l.Addr().(*net.TCPAddr).Port))
 			dns := newDNSServer(t)
 			dns.set(map[string][]string{"two.example": {row.first, row.second}}, nil)
+			dial := newRacer(nil)
+			dial.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) { return lookup(ctx, dns.resolver(), host) }
 
 			st := &states{began: time.Now()}
 			lo := onLoopback(t, Config{
 				Resolver: MustStatic(fmt.Sprintf("rtmp://two.example:%d/live/key", port)),
-				Dial:     (&net.Dialer{Resolver: dns.resolver()}).DialContext,
+				Dial:     dial.DialContext,
 				Hooks:    Hooks{OnForward: st.note},
 			})
 			lo.publish("live/s")
 			f := lo.srv.Source("live/s").Forwarders()[0]
 			lo.await("publishing", func() bool { return len(st.of(f, StatePublishing)) > 0 })
 			require.Len(t, st.of(f, StateConnecting), 1, "by the first attempt")
-			measured(2, "sockets: black hole: then the "+row.name+": reached after", row.figure, "%v",
+			measured(2, "sockets: black hole: then the "+row.name+": reached after", "at 300 ms", "%v",
 				(st.of(f, StateHandshaking)[0] - st.of(f, StateConnecting)[0]).Round(time.Millisecond))
 		})
 	}
@@ -265,6 +268,60 @@ func TestFault05_NeverReads_Sockets(t *testing.T) {
 	}
 }
 
+// distant has the sockets that a listener accepts take little that is not read,
+// in pieces as they are on the way to another machine: those of loopback are
+// larger than that.
+var distant = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	var errs [2]error
+	if cerr := c.Control(func(fd uintptr) {
+		errs[0] = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
+		errs[1] = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1400)
+	}); cerr != nil {
+		return cerr
+	}
+	return errors.Join(errs[:]...)
+}}
+
+// That it is never more than 10 s behind is asserted in virtual time.
+func TestFault06_ReadsHalfTheRate_Sockets(t *testing.T) {
+	t.Parallel()
+	for _, rate := range []int{500_000, 2_000_000} {
+		t.Run(fmt.Sprint(rate), func(t *testing.T) {
+			t.Parallel()
+			rec := &forwardtest.Recorder{Gaps: true, Discard: true}
+			l, err := distant.Listen(t.Context(), "tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			slow := forwardtest.NewDestinationAt(l, forwardtest.Script{
+				Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: rate / 8 / 2}},
+				Recorder: func() *forwardtest.Recorder { return rec },
+			})
+			t.Cleanup(func() { slow.Close() })
+			healthy := destinationOf(t, discarding)
+			lo := onLoopback(t, Config{Resolver: MustStatic(healthy.URL("live/key"), slow.URL("live/key"))})
+			pub := lo.publish("live/ok")
+			lo.published(slow, 1)
+			s := lo.published(healthy, 1)
+			f := lo.forwarder("live/ok", slow.URL("live/key"))
+			began := time.Now()
+			u := lo.undisturbed(pub, bitrate(rate), s)
+			var behind time.Duration
+			require.NoError(t, rec.Wait(lo.ctx, func(r forwardtest.Report) bool {
+				if r.Last > 0 {
+					behind = max(behind, time.Since(began)-time.Duration(r.Last-1)*steadyStep)
+				}
+				return r.Gaps == 2
+			}))
+			require.NoError(t, rec.Err(), "decode-clean")
+			st := f.Stats()
+			require.EqualValues(t, 1, st.Connects, "%v", st.LastErr)
+			require.Positive(t, st.DroppedLate)
+			require.Zero(t, st.DroppedNoKeyframe)
+			measured(6, fmt.Sprintf("sockets: reads half of %d kbit/s: behind at most", rate/1000), "<= 10 s", "%v", behind.Round(time.Millisecond))
+			u.check(6)
+		})
+	}
+}
+
 const (
 	nobodyReadsEnv   = "FORWARD_TEST_NOBODY_READS"
 	nobodyReadsLimit = 4 << 20
@@ -344,11 +401,14 @@ func TestFault13_NobodyReads_Sockets(t *testing.T) {
 	s, err := healthy.WaitSession(ctx, 1)
 	require.NoError(t, err)
 	messages := slices.Collect(media.Messages(frames * steadyStep))
+	var longest time.Duration
 	send := func(from, to int) {
 		for i := from; i < to; i += step {
+			began := time.Now()
 			require.NoError(t, pub.Send(ctx, slices.Values(messages[i:min(i+step, to)]), 0))
 			require.NoError(t, s.Recorder().Wait(ctx, func(r forwardtest.Report) bool { return r.Messages >= min(i+step, to) }),
 				"those hold up nobody")
+			longest = max(longest, time.Since(began))
 		}
 	}
 	send(0, step)
@@ -372,6 +432,8 @@ func TestFault13_NobodyReads_Sockets(t *testing.T) {
 	}
 	measured(13, "sockets: 64 that never read", "RSS grown <= 1 log + 1 MiB", "%s grown %.1f MiB, log of %.1f MiB, healthy one 0 lost",
 		of, float64(grown)/(1<<20), float64(kept)/(1<<20))
+	measured(13, "sockets: others meanwhile", "0 lost, gap <= 50 ms p99, 200 ms max", "%d frames, 0 lost, each there after %v at most",
+		frames, longest.Round(time.Millisecond))
 	require.LessOrEqual(t, grown, nobodyReadsLimit+1<<20)
 }
 

@@ -240,26 +240,55 @@ func TestFault01_Refused(t *testing.T) {
 		measured(1, "refused: attempts in the first 60 s", "<= 8", "median %d, max %d", median(firstMinute), slices.Max(firstMinute))
 		measured(1, "refused: attempts in a minute, later", "<= 2", "median %d, max %d", median(later), slices.Max(later))
 	})
-	for _, row := range []struct{ outage, median time.Duration }{{4 * time.Second, 2 * time.Second}, {2 * time.Minute, 30 * time.Second}} {
-		withFault(t, 1, Config{Resolver: many(n)}, bitrate(10_000), nil, func(f *faulty) {
-			time.Sleep(row.outage)
-			back := time.Since(f.states.began)
-			f.destination("faulty:1935")
-			time.Sleep(31 * time.Second)
-			var took []time.Duration
-			for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-				if fwd.ep.host != "healthy" {
-					at := f.states.of(fwd, StatePublishing)
-					require.Len(f, at, 1)
-					took = append(took, at[0]-back)
-				}
+	withFault(t, 1, Config{Resolver: many(n)}, bitrate(10_000), nil, func(f *faulty) {
+		time.Sleep(2 * time.Minute)
+		back := time.Since(f.states.began)
+		f.destination("faulty:1935")
+		time.Sleep(31 * time.Second)
+		var took []time.Duration
+		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
+			if fwd.ep.host != "healthy" {
+				at := f.states.of(fwd, StatePublishing)
+				require.Len(f, at, 1)
+				took = append(took, at[0]-back)
 			}
-			require.LessOrEqual(f, slices.Max(took), 30*time.Second)
-			require.LessOrEqual(f, median(took), row.median)
-			measured(1, fmt.Sprintf("refused for %v: back after", row.outage), fmt.Sprintf("median <= %v, max <= 30 s", row.median), "median %v, max %v",
-				median(took).Round(10*time.Millisecond), slices.Max(took).Round(10*time.Millisecond))
-		})
+		}
+		require.LessOrEqual(f, slices.Max(took), 30*time.Second)
+		measured(1, "refused for 2m0s: back after", "<= 30 s", "median %v, max %v",
+			median(took).Round(10*time.Millisecond), slices.Max(took).Round(10*time.Millisecond))
+	})
+}
+
+// Each of the destinations is down for another time below 5 s, of which none is
+// more likely than the other.
+func TestFault01_ShortOutages(t *testing.T) {
+	const n, longest = 250, 5 * time.Second
+	urls := []string{"rtmp://healthy/live/" + canary}
+	address := func(i int) string { return fmt.Sprintf("faulty:%d", 2000+i) }
+	for i := range n {
+		urls = append(urls, "rtmp://"+address(i)+"/live/"+canary)
 	}
+	withFault(t, 1, Config{Resolver: MustStatic(urls...)}, bitrate(10_000), nil, func(f *faulty) {
+		back := make(map[string]time.Duration)
+		for i := range n {
+			time.Sleep(longest / n)
+			f.destination(address(i))
+			back[address(i)] = time.Since(f.states.began)
+		}
+		time.Sleep(30 * time.Second)
+		var took []time.Duration
+		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
+			if fwd.ep.host != "healthy" {
+				at := f.states.of(fwd, StatePublishing)
+				require.Len(f, at, 1)
+				took = append(took, at[0]-back[net.JoinHostPort(fwd.ep.host, fwd.ep.port)])
+			}
+		}
+		require.LessOrEqual(f, slices.Max(took), 30*time.Second)
+		require.LessOrEqual(f, median(took), 2*time.Second)
+		measured(1, "refused for 0 to 5 s: back after", "median <= 2 s, max <= 30 s", "median %v, max %v",
+			median(took).Round(10*time.Millisecond), slices.Max(took).Round(10*time.Millisecond))
+	})
 }
 
 // blackHole dials in *in, where faulty answers nothing.
@@ -273,7 +302,7 @@ func blackHole(in **forwardtest.Network) func(context.Context, string, string) (
 	}
 }
 
-// The next address after 300 ms is net.Dialer's, which dials by default.
+// The next address after 300 ms is in TestRacer.
 func TestFault02_BlackHole(t *testing.T) {
 	var in *forwardtest.Network
 	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.net }, func(f *faulty) {
@@ -459,11 +488,10 @@ func TestFault05_NeverReads(t *testing.T) {
 	}
 }
 
-// A receiver may be 8 s behind when it is given more. What the connection itself
-// holds, 64 KiB in memory and a batch of 64 KiB, comes on top: 2.1 s at half of
-// 1 Mbit/s, so the figure is one for streams from there on.
+// What the connection itself holds, 64 KiB in memory, counts: at half of
+// 250 kbit/s that is 4.2 s.
 func TestFault06_ReadsHalfTheRate(t *testing.T) {
-	for _, rate := range []int{500_000, 1_000_000, 4_000_000} {
+	for _, rate := range []int{250_000, 500_000, 1_000_000, 4_000_000} {
 		readsHalf(t, rate)
 	}
 }
@@ -493,15 +521,9 @@ func readsHalf(t *testing.T, rate int) {
 		require.Positive(f, r.Missing)
 		require.Positive(f, st.DroppedLate)
 		require.Zero(f, st.DroppedNoKeyframe, "it goes on at keyframes")
-		figure := "<= 10 s"
-		if rate >= 1_000_000 {
-			require.LessOrEqual(f, behind, 10*time.Second)
-		} else {
-			figure = "-"
-			require.LessOrEqual(f, behind, 8*time.Second+128<<10*time.Second/time.Duration(rate/8/2))
-		}
+		require.LessOrEqual(f, behind, 10*time.Second)
 		what := fmt.Sprintf("reads half of %d kbit/s: ", rate/1000)
-		measured(6, what+"behind at most", figure, "%v (8 s and 128 KiB under way)", behind.Round(time.Millisecond))
+		measured(6, what+"behind at most", "<= 10 s", "%v", behind.Round(time.Millisecond))
 		measured(6, what+"at the receiver", "whole runs to a keyframe", "%d of %d frames in %d gaps, all decodable",
 			r.Frames, r.Frames+r.Missing, r.Gaps)
 	})

@@ -30,6 +30,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/ingest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
 var (
@@ -896,6 +897,8 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
 	case errors.Is(err, errMemory):
 		return c.refused("publish", denied, "The server is short of memory, try again later.", err)
+	case errors.Is(err, webhook.ErrBusy):
+		return c.refused("publish", denied, "The server is busy, try again later.", err)
 	case errors.Is(err, ErrLimit):
 		return c.refused("publish", denied, "The server has no room for another stream.", err)
 	case errors.Is(err, ErrServerClosed):

@@ -34,7 +34,7 @@ const (
 	StateHandshaking              // from the handshake to the answer to publish
 	StatePublishing               // media is sent
 	StateStalled                  // publishing, but the destination takes nothing
-	StateDraining                 // the stream has ended, the rest is sent
+	StateDraining                 // the stream has ended, or Close begun, and the rest is sent
 	StateClosed
 )
 
@@ -125,7 +125,11 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
+	telling  chan struct{}  // held while OnForward is told: in turn
+	draining sync.WaitGroup // that it is told of StateDraining
+
 	mu      sync.Mutex
+	gone    bool // nobody is told any more
 	state   State
 	since   time.Time
 	next    time.Time // attempt, while waiting
@@ -152,6 +156,8 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		since: time.Now(),
+
+		telling: make(chan struct{}, 1),
 	}
 	f.log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", f.id)
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
@@ -214,6 +220,9 @@ func (f *Forwarder) Stats() ForwarderStats {
 		if st.State == StatePublishing && o.Full >= stalledAfter {
 			st.State = StateStalled
 		}
+	}
+	if f.state == StatePublishing && f.isEnded() {
+		st.State = StateDraining
 	}
 	return st
 }
@@ -408,6 +417,9 @@ func (f *Forwarder) endLocked() {
 	default:
 	}
 	close(f.ended)
+	if f.state == StatePublishing && !f.gone {
+		f.draining.Go(f.drains) // who has ended the stream is not held up
+	}
 	rest := orForever(f.src.cfg.DrainTimeout)
 	if f.state == StateConnecting && f.src.srv.isClosing() {
 		rest = min(rest, dialGrace) // until it is connected
@@ -415,8 +427,16 @@ func (f *Forwarder) endLocked() {
 	f.drain = time.AfterFunc(rest, f.cancel)
 }
 
-// dialGrace is how long Shutdown waits for a destination to be reached.
-const dialGrace = 100 * time.Millisecond
+// drains notes, and reports, that what is left is being sent.
+func (f *Forwarder) drains() {
+	if f.setState(StateDraining, nil) {
+		f.log.Info("destination draining")
+	}
+}
+
+// dialGrace is how long Shutdown waits for a destination to be reached, so that
+// it is done within 100 ms of those that are not.
+const dialGrace = 50 * time.Millisecond
 
 // connected gives a destination that has been reached the time it has for the
 // rest.
@@ -495,8 +515,10 @@ func (f *Forwarder) finish() {
 		f.drain.Stop()
 	}
 	f.reports.stop()
+	f.gone = true
 	f.mu.Unlock()
 	f.cancel()
+	f.draining.Wait()
 	f.setState(StateClosed, nil)
 	f.src.remove(f) // before anybody is told
 	close(f.done)
@@ -552,11 +574,16 @@ func (f *Forwarder) setNext(t time.Time) {
 	f.next = t
 }
 
-func (f *Forwarder) setState(s State, err error) {
+// setState changes the state and tells OnForward. It is false where nothing has
+// changed: only what is published to drains, and then nothing but the end comes.
+func (f *Forwarder) setState(s State, err error) bool {
+	f.telling <- struct{}{}
+	defer func() { <-f.telling }()
 	f.mu.Lock()
-	if f.state == s && s != StateWaiting {
+	if f.state == s && s != StateWaiting ||
+		s == StateDraining && f.state != StatePublishing || f.state == StateDraining && s != StateClosed {
 		f.mu.Unlock()
-		return
+		return false
 	}
 	f.state, f.since = s, time.Now()
 	switch s {
@@ -569,6 +596,7 @@ func (f *Forwarder) setState(s State, err error) {
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
 		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })
 	}
+	return true
 }
 
 // session connects and sends until that ends. Its error is a
@@ -697,6 +725,9 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 		})
 		f.setState(StatePublishing, nil)
 		f.report(slog.LevelInfo, "destination publishing")
+		if f.isEnded() {
+			f.drains()
+		}
 		if old := f.replaces; old != nil {
 			defer func() {
 				if !old.disown(f) {
@@ -853,7 +884,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	if f.dst.untrusted || at.untrusted {
 		dial = f.src.srv.dialUntrusted(dial)
 	} else if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = newRacer(nil).DialContext
 	}
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {

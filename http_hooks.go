@@ -89,7 +89,8 @@ type HTTPHooks struct {
 	MaxReply int
 
 	// MaxQuestions is how many calls of one URL may be under way, default
-	// 512. Further ones wait for their turn.
+	// 512. Further ones, at most 4096, wait for their turn, within the time
+	// said above; a publisher who gets none is told that the server is busy.
 	MaxQuestions int
 
 	// ServiceID is sent as service_id.

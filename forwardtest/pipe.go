@@ -16,8 +16,8 @@ const pipeSize = 64 << 10
 
 // Pipe returns the two ends of a connection in memory. Unlike those of
 // net.Pipe each direction has a buffer, of 64 KiB: what is written waits only
-// when the other end does not read. Both ends have deadlines, CloseWrite and
-// Reset, and are safe for concurrent use.
+// when the other end does not read. Both ends have deadlines, CloseWrite, Reset
+// and Unsent, and are safe for concurrent use.
 func Pipe() (net.Conn, net.Conn) { return pipe("pipe", "pipe") }
 
 func pipe(here, there addr) (net.Conn, net.Conn) {
@@ -122,6 +122,13 @@ func (c *pipeConn) Write(p []byte) (n int, err error) {
 		case <-expired:
 		}
 	}
+}
+
+// Unsent is how many bytes the other end has not read yet.
+func (c *pipeConn) Unsent() int {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return len(c.out.buf)
 }
 
 // Close ends both directions. The other end reads what it has not read yet.

@@ -8,6 +8,9 @@
 // it exits with status 0; a second one ends it at once. The status is 2 if the
 // command line or the file is wrong, 1 if it can't serve.
 //
+// Where GOMEMLIMIT is not set, it is seven eighths of the memory limit of the
+// process's cgroup, if that has one.
+//
 // SIGHUP has it read the file again. What is the same in it is not disturbed; a
 // file that is wrong changes nothing. Certificates are read again too; listen,
 // the listen of rtmps, and pid need a restart.
@@ -28,6 +31,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,11 +40,15 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the next one kills
+	if n := memoryLimit(os.Getenv("GOMEMLIMIT"), sys.MemoryLimit()); n > 0 {
+		debug.SetMemoryLimit(n)
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -108,6 +116,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitServe
 	}
 	return 0
+}
+
+// memoryLimit is what Go's runtime is to keep to where GOMEMLIMIT does not say so,
+// 0 where the system sets no limit. The rest is for what the runtime does not
+// count, and for its being late.
+func memoryLimit(env string, system int64) int64 {
+	if env != "" {
+		return 0
+	}
+	return system / 8 * 7
 }
 
 // networks reads -allow.

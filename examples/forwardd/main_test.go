@@ -59,6 +59,13 @@ func TestCheckNamesWhatIsIgnored(t *testing.T) {
 	require.Empty(t, errs.String())
 }
 
+func TestMemoryLimit(t *testing.T) {
+	require.EqualValues(t, 112<<20, memoryLimit("", 128<<20))
+	require.Zero(t, memoryLimit("", 0), "no limit")
+	require.Zero(t, memoryLimit("100MiB", 100<<20), "the environment comes first")
+	require.Zero(t, memoryLimit("off", 128<<20))
+}
+
 func TestNetworks(t *testing.T) {
 	private := len(forward.PrivateNetworks())
 	for text, want := range map[string]int{

@@ -376,8 +376,10 @@ func (s *Sender) catchUp() {
 		// One deadline for a batch's worth of bytes, so that a byte now and
 		// then is no progress.
 		left := 0
+		var q queue
+		s.beginQueue(&q)
 		for !s.closed.Load() {
-			iov, batch := s.next(w, catchUp)
+			iov, batch := s.next(w, q.limit)
 			if iov == nil {
 				break
 			}
@@ -393,9 +395,12 @@ func (s *Sender) catchUp() {
 				s.fail(err)
 				break
 			}
-			s.sent(batch, iov, n, Clock())
+			now := Clock()
+			s.sent(batch, iov, n, now)
 			left -= n
+			s.look(&q, now)
 		}
+		s.endQueue(&q)
 		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
 		s.state.Store(idle)
 		if !s.pending() || !s.state.CompareAndSwap(idle, parked) {

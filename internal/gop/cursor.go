@@ -20,6 +20,7 @@ type Cursor struct {
 	needKey bool       // video waits for a keyframe
 	begun   backlog    // what there was to send when it was placed,
 	until   uint64     // up to this message
+	under   int64      // see UnderWay
 	stop    atomic.Bool
 	stopped bool // before a keyframe, because of stop
 
@@ -108,6 +109,11 @@ func (c *Cursor) Skipped() (overtaken, waited uint64) {
 // use.
 func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
 
+// UnderWay says for how many nanoseconds what is sent is under way to the
+// receiver. With that it may be behind for nine tenths of the log's Age when it is
+// given more: the rest is for what has changed since.
+func (c *Cursor) UnderWay(d int64) { c.under = d }
+
 // Done reports whether everything of a log that has ended is sent, or what
 // comes before the keyframe that StopAtKeyframe has stopped at.
 func (c *Cursor) Done() bool {
@@ -142,6 +148,8 @@ func (c *Cursor) skip(head uint64) {
 	if at < c.until {
 		allowed.age = max(allowed.age, c.begun.age+allowed.age/4)
 		allowed.bytes = max(allowed.bytes, c.begun.bytes+allowed.bytes/4)
+	} else if c.under > 0 {
+		allowed.age = min(allowed.age, l.limits.Age/10*9-c.under)
 	}
 	if lag.age <= allowed.age && lag.bytes <= allowed.bytes {
 		return

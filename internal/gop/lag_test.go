@@ -66,6 +66,25 @@ func TestLag_WithinTheLimit(t *testing.T) {
 	require.Zero(t, overtaken)
 }
 
+// What is under way to the receiver counts, but not while it is sent what it has
+// begun with.
+func TestLag_UnderWay(t *testing.T) {
+	f := newFeed(wide)
+	f.Slowest = func() uint64 { return 1 }
+	f.video(avcHeader, avcKey)
+	c := f.start(false)
+	c.UnderWay(int64(7 * time.Second))
+	f.after(2*time.Second, f.video, avcKey)
+	require.Len(t, next(t, c), 2)
+	late := f.video(avcInter)
+	f.after(time.Second, f.video, avcKey)
+	require.Equal(t, items(late.Time-10, avcKey), next(t, c), "not 9 s behind in all")
+	c.UnderWay(int64(8*time.Second) + 1)
+	require.Equal(t, items(late.Time+10, avcKey), next(t, c))
+	overtaken, _ := c.Skipped()
+	require.EqualValues(t, 1, overtaken)
+}
+
 // Without a newer keyframe nobody is helped by skipping.
 func TestLag_NoNewerKeyframe(t *testing.T) {
 	f := newFeed(wide)

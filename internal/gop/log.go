@@ -113,6 +113,9 @@ func New(limits Limits) *Log {
 	return l
 }
 
+// MaxLag is how far a receiver may fall behind, in nanoseconds.
+func (l *Log) MaxLag() int64 { return l.limits.lag().age }
+
 // Head is the sequence number that the next message will get.
 func (l *Log) Head() uint64 { return l.head.Load() }
 

@@ -20,15 +20,42 @@ const (
 // under whatever name.
 // Keep-alive and TCP_NODELAY are Go's defaults.
 func Tune(c net.Conn) {
+	if tcp := tcpOf(c); tcp != nil {
+		tune(tcp)
+	}
+}
+
+// SetLowWater replaces LowWater for one connection, where the platform has
+// TCP_NOTSENT_LOWAT.
+func SetLowWater(c net.Conn, bytes int) {
+	if tcp := tcpOf(c); tcp != nil {
+		setLowWater(tcp, bytes)
+	}
+}
+
+// Outstanding is how many of the bytes written the peer has not got yet: those
+// that are not acknowledged or, where the connection has a method Unsent, what
+// that says. It is 0 where nobody tells.
+func Outstanding(c net.Conn) int {
+	if own, ok := c.(interface{ Unsent() int }); ok {
+		return max(own.Unsent(), 0)
+	}
+	if tcp := tcpOf(c); tcp != nil {
+		return outstanding(tcp)
+	}
+	return 0
+}
+
+// tcpOf is the TCP connection below c, nil where there is none.
+func tcpOf(c net.Conn) *net.TCPConn {
 	for {
 		switch on := c.(type) {
 		case *net.TCPConn:
-			tune(on)
-			return
+			return on
 		case interface{ NetConn() net.Conn }: // TLS
 			c = on.NetConn()
 		default:
-			return
+			return nil
 		}
 	}
 }

@@ -3,6 +3,7 @@ package sys
 import (
 	"net"
 	"syscall"
+	"unsafe"
 )
 
 // From linux/tcp.h; package syscall lacks them.
@@ -21,4 +22,23 @@ func tune(c *net.TCPConn) {
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(UserTimeout.Milliseconds()))
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowAt, LowWater)
 	})
+}
+
+func setLowWater(c *net.TCPConn, bytes int) {
+	if raw, err := c.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowAt, bytes)
+		})
+	}
+}
+
+// outstanding asks with SIOCOUTQ, which is TIOCOUTQ (tcp(7)).
+func outstanding(c *net.TCPConn) int {
+	var n int32
+	if raw, err := c.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+		})
+	}
+	return int(n)
 }

@@ -5,3 +5,7 @@ package sys
 import "net"
 
 func tune(*net.TCPConn) {}
+
+func setLowWater(*net.TCPConn, int) {}
+
+func outstanding(*net.TCPConn) int { return 0 }

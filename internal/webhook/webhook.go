@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,15 +32,22 @@ type Options struct {
 	Turns    int           // calls that may be under way
 }
 
+// maxWaiting is how many calls may wait for a turn.
+const maxWaiting = 4096
+
+// ErrBusy says that so many calls are under way that another has got no turn.
+var ErrBusy = errors.New("busy")
+
 // Hook is a URL of the host's that takes questions and news in JSON. It may be
 // used concurrently.
 type Hook struct {
 	Options
-	turns chan struct{}
+	turns   chan struct{}
+	waiting atomic.Int64
 }
 
 // New returns a Hook.
-func New(o Options) *Hook { return &Hook{o, make(chan struct{}, o.Turns)} }
+func New(o Options) *Hook { return &Hook{Options: o, turns: make(chan struct{}, o.Turns)} }
 
 // CheckURL says what is wrong with a URL, without showing it.
 func CheckURL(s string) error {
@@ -77,19 +85,39 @@ func (h *Hook) UnderWay() int { return len(h.turns) }
 // Call sends body, once more after a connection error, and returns the reply.
 // Its errors do not show the URL, which may hold a token.
 func (h *Hook) Call(ctx context.Context, body []byte) ([]byte, error) {
-	wait, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
-	select {
-	case h.turns <- struct{}{}:
-		defer func() { <-h.turns }()
-	case <-wait.Done():
-		return nil, fmt.Errorf("wait for a turn: %w", wait.Err())
+	if err := h.takeTurn(ctx); err != nil {
+		return nil, err
 	}
+	defer func() { <-h.turns }()
 	reply, err := h.post(ctx, body)
 	if connectionError(err) && ctx.Err() == nil {
 		reply, err = h.post(ctx, body)
 	}
 	return reply, err
+}
+
+// takeTurn waits until one of the calls that may be under way has ended.
+func (h *Hook) takeTurn(ctx context.Context) error {
+	select {
+	case h.turns <- struct{}{}:
+		return nil
+	default:
+	}
+	defer h.waiting.Add(-1)
+	if h.waiting.Add(1) > maxWaiting {
+		return fmt.Errorf("%w: %d calls are under way, %d wait for a turn", ErrBusy, h.Turns, maxWaiting)
+	}
+	wait, cancel := context.WithTimeout(ctx, h.Timeout)
+	defer cancel()
+	select {
+	case h.turns <- struct{}{}:
+		return nil
+	case <-wait.Done():
+	}
+	if err := wait.Err(); err != context.DeadlineExceeded {
+		return err
+	}
+	return fmt.Errorf("%w: %d calls are under way, no turn in time: %w", ErrBusy, h.Turns, context.DeadlineExceeded)
 }
 
 func (h *Hook) post(ctx context.Context, body []byte) ([]byte, error) {

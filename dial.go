@@ -1,0 +1,141 @@
+package forward
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+const (
+	// dialStagger is how long an address has for itself before the next one
+	// is tried too (RFC 8305, 5, Connection Attempt Delay).
+	dialStagger = 300 * time.Millisecond
+	// maxDialAddrs bounds the addresses of a name that are tried.
+	maxDialAddrs = 32
+)
+
+// racer connects to the first of a name's addresses that answers: each gets
+// its turn while those before it are still being tried. A net.Dialer does so
+// for two families; the second address of one family it tries when the first
+// has used up a share of the time.
+type racer struct {
+	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	dial   dialFunc // to an address
+}
+
+// newRacer returns a racer that asks the system's resolver. control, where it
+// is not nil, is that of net.Dialer.
+func newRacer(control func(network, address string, c syscall.RawConn) error) racer {
+	return racer{
+		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return lookup(ctx, net.DefaultResolver, host)
+		},
+		dial: (&net.Dialer{Control: control}).DialContext,
+	}
+}
+
+// lookup returns the addresses of a name in the order in which they are to be
+// tried, with their zones.
+func lookup(ctx context.Context, r *net.Resolver, host string) ([]netip.Addr, error) {
+	found, err := r.LookupIPAddr(ctx, host)
+	addrs := make([]netip.Addr, 0, len(found))
+	for _, f := range found {
+		if a, ok := netip.AddrFromSlice(f.IP); ok {
+			addrs = append(addrs, a.Unmap().WithZone(f.Zone))
+		}
+	}
+	return addrs, err
+}
+
+// DialContext is that of a net.Dialer for TCP and a port in digits. Where all
+// addresses fail, the error is that of the first.
+func (r racer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	addrs, err := r.lookup(ctx, host)
+	if err == nil && len(addrs) == 0 {
+		err = &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	addrs = interleave(addrs)
+	addrs = addrs[:min(len(addrs), maxDialAddrs)]
+	return r.race(ctx, network, port, addrs)
+}
+
+// race returns when all attempts but the one that is returned have ended.
+func (r racer) race(ctx context.Context, network, port string, addrs []netip.Addr) (net.Conn, error) {
+	type result struct {
+		n   int
+		nc  net.Conn
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan result)
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var won net.Conn
+	errs := make([]error, len(addrs))
+	for begun, ended := 0, 0; begun < len(addrs) && ctx.Err() == nil || ended < begun; {
+		select {
+		case <-next.C:
+			if begun == len(addrs) || ctx.Err() != nil {
+				continue
+			}
+			n := begun
+			begun++
+			go func() {
+				nc, err := r.dial(ctx, network, net.JoinHostPort(addrs[n].String(), port))
+				results <- result{n, nc, err}
+			}()
+			next.Reset(dialStagger)
+		case res := <-results:
+			ended++
+			switch {
+			case res.err != nil:
+				errs[res.n] = res.err
+				next.Reset(0) // at once
+			case won != nil:
+				res.nc.Close()
+			default:
+				won = res.nc
+				cancel()
+			}
+		}
+	}
+	if won != nil {
+		return won, nil
+	}
+	if errs[0] == nil {
+		errs[0] = &net.OpError{Op: "dial", Net: network, Err: ctx.Err()}
+	}
+	return nil, errs[0]
+}
+
+// interleave has the families take turns, beginning with that of the first
+// address (RFC 8305, 4). Within a family the order stays.
+func interleave(addrs []netip.Addr) []netip.Addr {
+	var families [2][]netip.Addr
+	for _, a := range addrs {
+		family := 0
+		if a.Is4() != addrs[0].Is4() {
+			family = 1
+		}
+		families[family] = append(families[family], a)
+	}
+	mixed := make([]netip.Addr, 0, len(addrs))
+	for i := range addrs {
+		for _, f := range families {
+			if i < len(f) {
+				mixed = append(mixed, f[i])
+			}
+		}
+	}
+	return mixed
+}
