@@ -229,3 +229,14 @@ func TestUntrustedPortOfAName(t *testing.T) {
 		require.ErrorContains(b, refused, "port 25 is not for destinations from outside")
 	})
 }
+
+// Each address is checked behind the name resolution, and an error says which
+// one was refused.
+func TestUntrustedErrors(t *testing.T) {
+	s := newServer(t, Config{})
+	_, err := s.dialUntrusted(nil)(t.Context(), "tcp", "localhost:1935")
+	var refused *AddressError
+	require.ErrorAs(t, err, &refused)
+	require.True(t, refused.Addr.Addr().IsLoopback())
+	require.NotContains(t, err.Error(), "dial")
+}

@@ -302,7 +302,7 @@ func blackHole(in **forwardtest.Network) func(context.Context, string, string) (
 	}
 }
 
-// The next address after 300 ms is in TestRacer.
+// The next address after 300 ms is in TestDialer of internal/race.
 func TestFault02_BlackHole(t *testing.T) {
 	var in *forwardtest.Network
 	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.net }, func(f *faulty) {

@@ -21,6 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/race"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -884,7 +885,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	if f.dst.untrusted || at.untrusted {
 		dial = f.src.srv.dialUntrusted(dial)
 	} else if dial == nil {
-		dial = newRacer(nil).DialContext
+		dial = race.New(nil).DialContext
 	}
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {

@@ -1,4 +1,4 @@
-package forward
+package race
 
 import (
 	"context"
@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/leftover"
 )
 
 // dialled is a network in which each address has its way to answer.
@@ -68,7 +70,9 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-func TestRacer(t *testing.T) {
+func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
+
+func TestDialer(t *testing.T) {
 	all := map[string][]string{
 		"two.test":   {"10.0.0.1", "10.0.0.2"},
 		"three.test": {"10.0.0.1", "10.0.0.2", "10.0.0.3"},
@@ -104,7 +108,7 @@ func TestRacer(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a := &dialled{began: time.Now(), after: row.after, open: make(map[net.Conn]bool)}
-				r := racer{dial: a.dial, lookup: func(_ context.Context, host string) (found []netip.Addr, err error) {
+				r := Dialer{Dial: a.dial, Lookup: func(_ context.Context, host string) (found []netip.Addr, err error) {
 					for _, s := range all[host] {
 						found = append(found, netip.MustParseAddr(s))
 					}
@@ -132,7 +136,7 @@ func TestRacer(t *testing.T) {
 }
 
 // A name may have any number of addresses; few are tried.
-func TestRacer_ManyAddresses(t *testing.T) {
+func TestDialer_ManyAddresses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &dialled{began: time.Now(), after: make(map[string]time.Duration)}
 		var found []netip.Addr
@@ -141,20 +145,20 @@ func TestRacer_ManyAddresses(t *testing.T) {
 			found = append(found, addr)
 			a.after[addr.String()+":1935"] = -1
 		}
-		_, err := racer{dial: a.dial, lookup: func(context.Context, string) ([]netip.Addr, error) { return found, nil }}.
+		_, err := Dialer{Dial: a.dial, Lookup: func(context.Context, string) ([]netip.Addr, error) { return found, nil }}.
 			DialContext(t.Context(), "tcp", "many.test:1935")
 		require.ErrorContains(t, err, "refused by 10.0.0.0:1935")
-		require.Len(t, a.tried, maxDialAddrs)
+		require.Len(t, a.tried, maxAddrs)
 	})
 }
 
 // Whoever gives up waits for no address.
-func TestRacer_Cancelled(t *testing.T) {
+func TestDialer_Cancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &dialled{began: time.Now()}
 		ctx, cancel := context.WithTimeout(t.Context(), 450*time.Millisecond)
 		defer cancel()
-		_, err := racer{dial: a.dial, lookup: func(context.Context, string) ([]netip.Addr, error) {
+		_, err := Dialer{Dial: a.dial, Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			return []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")}, nil
 		}}.DialContext(ctx, "tcp", "host:1935")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -163,15 +167,7 @@ func TestRacer_Cancelled(t *testing.T) {
 	})
 }
 
-// Each address is checked behind the name resolution, and an error says which
-// one was refused.
-func TestRacer_Untrusted(t *testing.T) {
-	s := newServer(t, Config{})
-	_, err := s.dialUntrusted(nil)(t.Context(), "tcp", "localhost:1935")
-	var refused *AddressError
-	require.ErrorAs(t, err, &refused)
-	require.True(t, refused.Addr.Addr().IsLoopback())
-	require.False(t, strings.Contains(err.Error(), "dial"))
-	_, err = newRacer(nil).DialContext(t.Context(), "tcp", "no port")
+func TestDialer_NoPort(t *testing.T) {
+	_, err := New(nil).DialContext(t.Context(), "tcp", "no port")
 	require.ErrorContains(t, err, "missing port")
 }

@@ -1,4 +1,5 @@
-package forward
+// Package race connects to the first address of a name that answers (RFC 8305).
+package race
 
 import (
 	"context"
@@ -9,36 +10,36 @@ import (
 )
 
 const (
-	// dialStagger is how long an address has for itself before the next one
+	// Stagger is how long an address has for itself before the next one
 	// is tried too (RFC 8305, 5, Connection Attempt Delay).
-	dialStagger = 300 * time.Millisecond
-	// maxDialAddrs bounds the addresses of a name that are tried.
-	maxDialAddrs = 32
+	Stagger = 300 * time.Millisecond
+	// maxAddrs bounds the addresses of a name that are tried.
+	maxAddrs = 32
 )
 
-// racer connects to the first of a name's addresses that answers: each gets
+// Dialer connects to the first of a name's addresses that answers: each gets
 // its turn while those before it are still being tried. A net.Dialer does so
 // for two families; the second address of one family it tries when the first
 // has used up a share of the time.
-type racer struct {
-	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
-	dial   dialFunc // to an address
+type Dialer struct {
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // to an address
 }
 
-// newRacer returns a racer that asks the system's resolver. control, where it
+// New returns a Dialer that asks the system's resolver. control, where it
 // is not nil, is that of net.Dialer.
-func newRacer(control func(network, address string, c syscall.RawConn) error) racer {
-	return racer{
-		lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return lookup(ctx, net.DefaultResolver, host)
+func New(control func(network, address string, c syscall.RawConn) error) Dialer {
+	return Dialer{
+		Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return Lookup(ctx, net.DefaultResolver, host)
 		},
-		dial: (&net.Dialer{Control: control}).DialContext,
+		Dial: (&net.Dialer{Control: control}).DialContext,
 	}
 }
 
-// lookup returns the addresses of a name in the order in which they are to be
+// Lookup returns the addresses of a name in the order in which they are to be
 // tried, with their zones.
-func lookup(ctx context.Context, r *net.Resolver, host string) ([]netip.Addr, error) {
+func Lookup(ctx context.Context, r *net.Resolver, host string) ([]netip.Addr, error) {
 	found, err := r.LookupIPAddr(ctx, host)
 	addrs := make([]netip.Addr, 0, len(found))
 	for _, f := range found {
@@ -51,12 +52,12 @@ func lookup(ctx context.Context, r *net.Resolver, host string) ([]netip.Addr, er
 
 // DialContext is that of a net.Dialer for TCP and a port in digits. Where all
 // addresses fail, the error is that of the first.
-func (r racer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+func (d Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
-	addrs, err := r.lookup(ctx, host)
+	addrs, err := d.Lookup(ctx, host)
 	if err == nil && len(addrs) == 0 {
 		err = &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}
@@ -64,12 +65,12 @@ func (r racer) DialContext(ctx context.Context, network, address string) (net.Co
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
 	addrs = interleave(addrs)
-	addrs = addrs[:min(len(addrs), maxDialAddrs)]
-	return r.race(ctx, network, port, addrs)
+	addrs = addrs[:min(len(addrs), maxAddrs)]
+	return d.race(ctx, network, port, addrs)
 }
 
 // race returns when all attempts but the one that is returned have ended.
-func (r racer) race(ctx context.Context, network, port string, addrs []netip.Addr) (net.Conn, error) {
+func (d Dialer) race(ctx context.Context, network, port string, addrs []netip.Addr) (net.Conn, error) {
 	type result struct {
 		n   int
 		nc  net.Conn
@@ -91,10 +92,10 @@ func (r racer) race(ctx context.Context, network, port string, addrs []netip.Add
 			n := begun
 			begun++
 			go func() {
-				nc, err := r.dial(ctx, network, net.JoinHostPort(addrs[n].String(), port))
+				nc, err := d.Dial(ctx, network, net.JoinHostPort(addrs[n].String(), port))
 				results <- result{n, nc, err}
 			}()
-			next.Reset(dialStagger)
+			next.Reset(Stagger)
 		case res := <-results:
 			ended++
 			switch {
