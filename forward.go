@@ -976,10 +976,6 @@ func (c *conn) Message(m chunk.Message) error {
 	return p.message(m, now)
 }
 
-// manyReceivers is from how many receivers on a write less for each of them is
-// worth a wake-up of the publisher's goroutine.
-const manyReceivers = 16
-
 // flush passes on what has been read.
 func (c *conn) flush() {
 	if !c.touched {
@@ -1003,7 +999,6 @@ func (c *conn) flush() {
 		c.in.SetWindow(src.vhost.MergeWindow)
 	}
 	if c.in.Merging() {
-		c.in.FromFirst = src.group.Has(manyReceivers)
 		src.group.Wake()
 	} else {
 		src.group.WakeWithin(src.vhost.MergeWindow)

@@ -99,16 +99,6 @@ func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
 	return true
 }
 
-// Has reports whether there are at least n senders, for n up to shardSize.
-func (g *Group) Has(n int) bool {
-	for _, sh := range *g.shards.Load() {
-		if len(*sh.senders.Load()) >= n {
-			return true
-		}
-	}
-	return false
-}
-
 // Wake sends what was appended. The caller walks the senders himself, with
 // the pool's help where there are many.
 func (g *Group) Wake() {

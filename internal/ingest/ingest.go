@@ -15,19 +15,13 @@ import (
 // what the connection itself allows.
 type Reader struct {
 	// Flush, where it is not nil, is called when everything that has
-	// arrived is read.
+	// arrived is read. It may set the window.
 	Flush func()
-	// FromFirst has a window begin with the first byte that arrives in it, so
-	// that more arrive in each, for one more wake-up: it pays where many
-	// receive. Else the windows of all connections end together. Flush may
-	// change it, and the window.
-	FromFirst bool
 
 	conn net.Conn
 	raw  syscall.RawConn // nil where reads can't be tried
 
 	window time.Duration
-	low    int       // the socket's low-water mark, where there are windows
 	limit  time.Time // the owner's deadline
 	try    attempt
 	read   int  // bytes since the last Flush
@@ -66,17 +60,11 @@ func (r *Reader) SetWindow(d time.Duration) {
 		return
 	}
 	r.window = d
-	if d <= 0 {
-		r.setLowWater(1)
+	if d > 0 {
+		setLowWater(r.raw, windowDrain)
+	} else {
+		setLowWater(r.raw, 1)
 		r.conn.SetReadDeadline(r.limit)
-	}
-}
-
-// setLowWater makes the socket readable only when n bytes have arrived.
-func (r *Reader) setLowWater(n int) {
-	if r.low != n {
-		r.low = n
-		setLowWater(r.raw, n)
 	}
 }
 
@@ -125,12 +113,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 		n, err = r.try.now(r.raw, p)
 	}
 	if err == syscall.EAGAIN {
-		var now time.Time
-		if r.window > 0 {
-			now = time.Now()
-		}
-		r.flush() // which may set the window
-		n, err = r.wait(p, now)
+		r.flush()
+		n, err = r.wait(p)
 	}
 	if err != nil {
 		return 0, err

@@ -23,7 +23,6 @@ type attempt struct {
 	once    func(fd uintptr)
 	waiting func(fd uintptr) bool
 	much    func(fd uintptr) bool
-	any     func(fd uintptr) bool
 
 	p      []byte
 	n      int
@@ -43,18 +42,7 @@ func (a *attempt) init() {
 		}
 		return a.waiting(fd)
 	}
-	// An end or an error has no bytes.
-	a.any = func(fd uintptr) bool {
-		if arrived(fd) > 0 {
-			a.n, a.err = unread, 0
-			return true
-		}
-		return a.waiting(fd)
-	}
 }
-
-// unread is the number of bytes read where some have arrived and were left.
-const unread = -1
 
 // arrived is how many bytes wait to be read.
 func arrived(fd uintptr) int {
@@ -92,12 +80,6 @@ func (a *attempt) waitForMuch(raw syscall.RawConn, p []byte) (int, error) {
 	return a.result(raw.Read(a.much))
 }
 
-// waitForAny waits until there is something, and leaves it unread.
-func (a *attempt) waitForAny(raw syscall.RawConn, p []byte) (int, error) {
-	a.p = p
-	return a.result(raw.Read(a.any))
-}
-
 func (a *attempt) result(err error) (int, error) {
 	a.p = nil
 	if err != nil {
@@ -112,31 +94,19 @@ func (a *attempt) result(err error) (int, error) {
 // epoch is where windows are counted from, on the clock that never jumps.
 var epoch = time.Now()
 
-// wait waits until something arrives, and then for the window's end. Nothing
-// was there at the time now, if that is known.
-func (r *Reader) wait(p []byte, now time.Time) (int, error) {
+// wait waits until something arrives, and then for the window's end.
+func (r *Reader) wait(p []byte) (int, error) {
 	if r.window <= 0 {
 		return r.try.wait(r.raw, p)
 	}
-	if now.IsZero() {
-		now = time.Now()
-	}
 	// The window's end is a deadline; until then the socket is not readable
-	// unless much arrives.
+	// unless much arrives. Windows of all connections end together: one
+	// wake-up of the process for all of them.
 	for {
-		// One wake-up of the process for all connections, ...
-		end := now.Add(r.window - now.Sub(epoch)%r.window)
-		if r.FromFirst { // ... or one more for this one.
-			r.setLowWater(1)
-			if n, err := r.try.waitForAny(r.raw, p); err != nil || n != unread {
-				return n, err
-			}
-			end = time.Now().Add(r.window)
-		}
+		end := time.Now().Add(r.window - time.Since(epoch)%r.window)
 		if !r.limit.IsZero() && end.After(r.limit) {
 			end = r.limit
 		}
-		r.setLowWater(windowDrain)
 		r.conn.SetReadDeadline(end)
 		n, err := r.try.waitForMuch(r.raw, p)
 		r.conn.SetReadDeadline(r.limit)
@@ -149,7 +119,6 @@ func (r *Reader) wait(p []byte, now time.Time) (int, error) {
 		if r.late() {
 			return 0, os.ErrDeadlineExceeded
 		}
-		now = time.Now()
 	}
 }
 

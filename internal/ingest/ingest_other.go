@@ -5,7 +5,6 @@ package ingest
 import (
 	"net"
 	"syscall"
-	"time"
 )
 
 func rawConn(net.Conn) syscall.RawConn { return nil }
@@ -18,8 +17,6 @@ func (a *attempt) now(syscall.RawConn, []byte) (int, error) {
 	panic("read on a connection that can't be tried")
 }
 
-func (r *Reader) wait([]byte, time.Time) (int, error) {
-	panic("wait on a connection that can't be tried")
-}
+func (r *Reader) wait([]byte) (int, error) { panic("wait on a connection that can't be tried") }
 
 func setLowWater(syscall.RawConn, int) {}

@@ -36,64 +36,34 @@ func TestWindowWithSomethingInIt(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
-// A window that begins with its first byte lasts from then on.
-func TestWindowFromTheFirstByte(t *testing.T) {
-	conn, peer := connectTCP(t)
-
-	const window = 50 * time.Millisecond
-	r := NewReader(conn)
-	r.SetWindow(window)
-	r.FromFirst = true
-	for range 5 {
-		began := make(chan time.Time, 1)
-		r.Flush = func() {
-			go func() {
-				<-time.After(window) // none begins while nothing comes
-				began <- time.Now()
-				peer.Write(make([]byte, 1000))
-			}()
-		}
-		n, err := r.Read(make([]byte, windowDrain))
-		require.NoError(t, err)
-		require.Equal(t, 1000, n)
-		require.GreaterOrEqual(t, time.Since(<-began), window)
-	}
-}
-
 // An end is seen at the end of its window at the latest.
 func TestEndInAWindow(t *testing.T) {
-	for _, fromFirst := range []bool{false, true} {
-		for name, c := range map[string]struct {
-			end  func(conn, peer net.Conn)
-			want error
-		}{
-			"shut down": {func(_, peer net.Conn) { peer.(*net.TCPConn).CloseWrite() }, io.EOF},
-			"reset": {func(_, peer net.Conn) {
-				peer.(*net.TCPConn).SetLinger(0)
-				peer.Close()
-			}, syscall.ECONNRESET},
-			"closed": {func(conn, _ net.Conn) { conn.Close() }, net.ErrClosed},
-		} {
-			for _, bytes := range []int{0, 10} {
-				t.Run(fmt.Sprintf("%s behind %d bytes, from first %v", name, bytes, fromFirst), func(t *testing.T) {
-					conn, peer := connectTCP(t)
-					r := NewReader(conn)
-					r.SetWindow(20 * time.Millisecond)
-					r.FromFirst = fromFirst
-					r.Flush = func() { // about to wait
-						r.Flush = nil
-						go func() {
-							peer.Write(make([]byte, bytes))
-							c.end(conn, peer)
-						}()
-					}
-					_, err := io.Copy(io.Discard, r)
-					if c.want == io.EOF {
-						c.want = nil // of Copy
-					}
-					require.ErrorIs(t, err, c.want)
-				})
-			}
+	for name, c := range map[string]struct {
+		end  func(conn, peer net.Conn)
+		want error
+	}{
+		"shut down": {func(_, peer net.Conn) { peer.(*net.TCPConn).CloseWrite() }, nil},
+		"reset": {func(_, peer net.Conn) {
+			peer.(*net.TCPConn).SetLinger(0)
+			peer.Close()
+		}, syscall.ECONNRESET},
+		"closed": {func(conn, _ net.Conn) { conn.Close() }, net.ErrClosed},
+	} {
+		for _, bytes := range []int{0, 10} {
+			t.Run(fmt.Sprintf("%s behind %d bytes", name, bytes), func(t *testing.T) {
+				conn, peer := connectTCP(t)
+				r := NewReader(conn)
+				r.SetWindow(20 * time.Millisecond)
+				r.Flush = func() { // about to wait
+					r.Flush = nil
+					go func() {
+						peer.Write(make([]byte, bytes))
+						c.end(conn, peer)
+					}()
+				}
+				_, err := io.Copy(io.Discard, r)
+				require.ErrorIs(t, err, c.want)
+			})
 		}
 	}
 }
