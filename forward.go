@@ -370,11 +370,10 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	if src == nil {
 		return nil, err
 	}
-	p, next := src.now, err != nil
-	if next {
-		if p = src.claim(req); p == nil {
-			return nil, err
-		}
+	next := err != nil
+	p := src.claim(req, next)
+	if p == nil {
+		return nil, err
 	}
 	give := func() {
 		if next {

@@ -202,7 +202,7 @@ type turns struct {
 // taken its stream over (Config.Takeover).
 var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
 
-// publication returns a new one. src.turn is held, or src new.
+// publication returns a new one. turn is held.
 func (s *Source) publication(req *PublishRequest) *publication {
 	p := &publication{src: s, req: req, framer: chunk.Framer{Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps}}
 	if s.count > 0 {
@@ -212,11 +212,15 @@ func (s *Source) publication(req *PublishRequest) *publication {
 	return p
 }
 
-// claim has req be the next publisher's, nil where the stream has one that may
-// not be replaced.
-func (s *Source) claim(req *PublishRequest) *publication {
+// claim has req be that of the first publisher or of the next one, nil where the
+// stream has one that may not be replaced.
+func (s *Source) claim(req *PublishRequest, next bool) *publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
+	if !next {
+		s.now = s.publication(req)
+		return s.now
+	}
 	if !s.claimable() {
 		return nil
 	}
@@ -245,6 +249,9 @@ func (s *Source) isEnding() bool {
 func (s *Source) resumeAt() uint32 {
 	s.turn.Lock()
 	defer s.turn.Unlock()
+	if s.lastAt == 0 { // none has come before
+		return 0
+	}
 	return s.lastTime + uint32((fanout.Clock()-s.lastAt)/int64(time.Millisecond))
 }
 
@@ -294,6 +301,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 	s := p.src
 	grace := s.vhost.PublishGrace
 	lost = lost && grace > 0 && !s.isEnding()
+	waits := false
 	s.turn.Lock()
 	switch p {
 	case s.now:
@@ -302,7 +310,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		}
 		s.now, s.over = nil, !lost
 		s.past = append(s.past, p)
-		if lost {
+		if waits = lost; waits {
 			s.grace = later(grace, s.graceOver)
 		}
 	case s.next:
@@ -315,7 +323,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		s.end()
 		return true
 	}
-	if lost {
+	if waits {
 		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
 	}
 	s.background(p.tell)
@@ -490,7 +498,7 @@ func (s *Source) turnTo(p *publication, frame, push *chunk.Frame, now int64) (_,
 		s.grace = nil
 	}
 	at := frame.Time
-	if late := int32(s.lastTime - at); late >= 0 && !s.cfg.RawTimestamps {
+	if late := int32(s.lastTime - at); late >= 0 && s.lastAt != 0 && !s.cfg.RawTimestamps {
 		at += uint32(late) + 1
 		p.framer.Shift(uint32(late) + 1)
 	}

@@ -74,7 +74,6 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 		done:       make(chan struct{}),
 		refreshing: make(chan struct{}, 1),
 	}
-	src.now = src.publication(req)
 	src.latest.Store(req)
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.group = fanout.NewGroup(src.log, s.pool)

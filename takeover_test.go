@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // other is what another publisher sends, with times of its own.
@@ -109,6 +111,21 @@ func TestPublishGrace(t *testing.T) {
 	}
 }
 
+// Who was lost before anything came has left no times to go on from.
+func TestPublishGraceWithoutMedia(t *testing.T) {
+	inBubble(t, Config{PublishGrace: time.Minute}, func(b *bubble) {
+		play := b.play("live/s")
+		b.publish("live/s").Close()
+		time.Sleep(time.Second)
+		require.NoError(b, b.publish("live/s").Send(b.ctx, other.Messages(time.Second), 1))
+		time.Sleep(time.Second)
+		require.NoError(b, play.Recorder().Err())
+		messages := play.Recorder().Messages()
+		require.Zero(b, messages[0].Timestamp)
+		require.Less(b, messages[len(messages)-1].Timestamp, uint32(1000))
+	})
+}
+
 func TestPublishGraceEnds(t *testing.T) {
 	const grace = 20 * time.Second
 	cfg := Config{PublishGrace: grace, Resolver: MustStatic("rtmp://a/live/" + canary)}
@@ -142,7 +159,7 @@ func TestPublishGraceEnds(t *testing.T) {
 		"one who is refused": {func(b *bubble, p *forwardtest.Publisher, src *Source) {
 			p.Close()
 			time.Sleep(10 * time.Second)
-			next := src.claim(src.req)
+			next := src.claim(src.req, true)
 			time.Sleep(15 * time.Second)
 			next.leave(false)
 		}, 25 * time.Second},
@@ -161,7 +178,11 @@ func TestPublishGraceEnds(t *testing.T) {
 
 func TestFault20_Takeover(t *testing.T) {
 	var got calls
-	cfg := Config{Hooks: got.hooks(), Takeover: true, Resolver: MustStatic("rtmp://a/live/" + canary)}
+	var lines logLines
+	cfg := Config{
+		Hooks: got.hooks(), Takeover: true, PublishGrace: time.Minute, Resolver: MustStatic("rtmp://a/live/" + canary),
+		Logger: leaks.Logger(slog.NewTextHandler(&lines, nil)),
+	}
 	inBubble(t, cfg, func(b *bubble) {
 		d := b.destination("a:1935")
 		play := b.play("live/s")
@@ -199,6 +220,8 @@ func TestFault20_Takeover(t *testing.T) {
 			require.Positive(b, frames[1])
 		}
 		require.Less(b, time.Since(began), 10*time.Second)
+		require.Len(b, lines.of("publisher has the stream"), 1)
+		require.Empty(b, lines.of("publisher lost"), "he was not waited for")
 		require.Same(b, src, b.srv.Source("live/s"))
 		require.Equal(b, 3, got.get()["publish"]-got.get()["unpublish"]+2, "of one")
 		require.NoError(b, next.Unpublish())
