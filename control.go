@@ -70,9 +70,10 @@ type ControlOptions struct {
 //	 "redirect":"same_host","merge_window_ms":0,"dial_timeout_ms":5000,
 //	 "setup_timeout_ms":10000}
 //
-// of which only url is needed; redirect is same_host, never or anywhere. Its Content-Type is application/json, other
-// fields are refused, and it has at most 64 KiB. It may lead to public
-// addresses and those in Config.AllowNetworks.
+// of which only url is needed; redirect is same_host, never or anywhere. Its
+// Content-Type is application/json, other fields are refused, and it has at
+// most 64 KiB. It may lead to public addresses and those in
+// Config.AllowNetworks.
 //
 // POST of a forwarder answers 201 and the forwarder at once, PUT 200 and the
 // new one when it has taken over, refresh 200 and the source. DELETE answers

@@ -5,7 +5,3 @@ package sys
 import "net"
 
 func tune(*net.TCPConn) {}
-
-func setLowWater(*net.TCPConn, int) {}
-
-func outstanding(*net.TCPConn) int { return 0 }
