@@ -48,7 +48,7 @@ var configFields = map[string]struct {
 	"SetupTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"FirstMediaTimeout": {15 * time.Second, "TestLimitsOfTime"},
 	"ReadTimeout":       {10 * time.Second, "TestLimitsOfTime"},
-	"PublishGrace":      {nil, "TestPublishGrace"},
+	"PublishGrace":      {nil, "TestFault17_PublishGrace"},
 	"Takeover":          {nil, "TestFault20_Takeover"},
 	"WriteTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"DrainTimeout":      {5 * time.Second, "TestShutdown"},

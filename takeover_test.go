@@ -62,7 +62,7 @@ func framesIn(media forwardtest.Media, d time.Duration) (n int) {
 	return n
 }
 
-func TestPublishGrace(t *testing.T) {
+func TestFault17_PublishGrace(t *testing.T) {
 	var got calls
 	cfg := Config{Hooks: got.hooks(), PublishGrace: 20 * time.Second, Resolver: MustStatic("rtmp://a/live/" + canary)}
 	for name, lose := range map[string]func(*forwardtest.Publisher){
@@ -106,6 +106,7 @@ func TestPublishGrace(t *testing.T) {
 				require.Equal(b, []string{"FCUnpublish", "deleteStream"}, names(s)[len(names(s))-2:])
 				require.Equal(b, 2, got.get()["publish"])
 				require.Equal(b, 2, got.get()["unpublish"])
+				measured(17, "publisher "+name+", back within PublishGrace", "destinations are held", "1 connection, nothing lost")
 			})
 		})
 	}
