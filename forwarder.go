@@ -126,6 +126,9 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
+	sessions          tls.ClientSessionCache // of TLS, for reconnecting
+	tlsOnce, warnOnce sync.Once
+
 	telling  chan struct{}  // held while OnForward is told: in turn
 	draining sync.WaitGroup // that it is told of StateDraining
 
@@ -936,6 +939,14 @@ func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 	// The first batch is the largest, and all are gathered: full records
 	// from the start.
 	cfg.DynamicRecordSizingDisabled = true
+	// Not shared with other destinations, which may trust others.
+	if cfg.ClientSessionCache == nil {
+		f.tlsOnce.Do(func() { f.sessions = tls.NewLRUClientSessionCache(2) })
+		cfg.ClientSessionCache = f.sessions
+	}
+	if cfg.InsecureSkipVerify && at.pin == nil {
+		f.warnOnce.Do(func() { f.log.Warn("destination is not verified: TLSConfig has InsecureSkipVerify") })
+	}
 	if pin := at.pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {

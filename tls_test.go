@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // authority signs certificates.
@@ -180,6 +182,50 @@ func TestRTMPS(t *testing.T) {
 				require.ErrorContains(t, de, c.text)
 				require.Equal(t, c.temp, de.Temporary(), "%v", de)
 				require.NotContains(t, de.Error(), canary)
+			})
+		})
+	}
+}
+
+// Whoever reconnects resumes its session, and the check of a pinned key is not
+// left out then. That nothing is checked is said once.
+func TestTLSSessionsAreResumed(t *testing.T) {
+	for name, c := range map[string]struct {
+		dest  func(d *Destination, cert tls.Certificate)
+		warns int
+	}{
+		"verified": {func(*Destination, tls.Certificate) {}, 0},
+		"pinned":   {func(d *Destination, cert tls.Certificate) { d.Fingerprint = fingerprint(cert) }, 0},
+		"not verified": {func(d *Destination, _ tls.Certificate) {
+			d.TLSConfig = &tls.Config{InsecureSkipVerify: true}
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lines logLines
+			inBubble(t, Config{Logger: leaks.Logger(slog.NewTextHandler(&lines, nil))}, func(b *bubble) {
+				ca := newAuthority(b.T)
+				cert := ca.issue(b.T, "dest", nil)
+				var resumed []bool
+				l, err := b.net.Listen("dest:443")
+				require.NoError(b, err)
+				dest := forwardtest.NewDestinationAt(tls.NewListener(l, &tls.Config{
+					Certificates:     []tls.Certificate{cert},
+					VerifyConnection: func(cs tls.ConnectionState) error { resumed = append(resumed, cs.DidResume); return nil },
+				}))
+				defer dest.Close()
+				b.publish("live/s")
+				d := Destination{URL: "rtmps://dest/live/" + canary, TLSConfig: &tls.Config{RootCAs: ca.pool}}
+				c.dest(&d, cert)
+				f, err := b.srv.Source("live/s").Forward(d)
+				require.NoError(b, err)
+				for n := range 3 {
+					s := b.published(dest, n+1)
+					synctest.Wait()
+					require.Equal(b, StatePublishing, f.Stats().State)
+					s.Close()
+				}
+				require.Equal(b, []bool{false, true, true}, resumed)
+				require.Len(b, lines.of("InsecureSkipVerify"), c.warns)
 			})
 		})
 	}
