@@ -145,7 +145,7 @@ func (m Media) headers() []Message {
 // video is the body of a video frame, a NAL unit behind its length.
 func (m Media) video(f frame, n uint64) []byte {
 	gop := max(1, uint64(m.KeyframeInterval*time.Duration(m.FPS)/time.Second))
-	size := m.VideoBitrate / 8 * int(gop) / m.FPS / (int(gop) + keyframeWeight - 1)
+	size := int(uint64(m.VideoBitrate/8) * gop / uint64(m.FPS) / (gop + keyframeWeight - 1))
 	head := []byte{0x27, 1, 0, 0, 0, 0, 0, 0, 0, 0x41}
 	if n%gop == 0 {
 		size *= keyframeWeight

@@ -57,7 +57,12 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 	if name == "" {
 		appQuery = strings.TrimRight(appQuery, "/")
 		if at := strings.LastIndexByte(appQuery, '/'); at >= 0 {
-			appQuery, name = appQuery[:at], appQuery[at+1:]
+			var query string
+			name, query = splitQuery(appQuery[at+1:])
+			if nameQuery == "" {
+				nameQuery = query
+			}
+			appQuery = appQuery[:at]
 		} else {
 			app = cleanApp(app)
 			if at := strings.LastIndexByte(app, '/'); at >= 0 {

@@ -42,6 +42,8 @@ var requests = []struct {
 	{"FMLE, query in app", "rtmp://example.com/live?k=v", "live?k=v", "stream", "example.com", "", "live", "stream", "?k=v"},
 	{"FMLE, stream behind the app's query", "rtmp://example.com/live?k=v/stream", "live?k=v/stream", "", "example.com", "", "live", "stream", "?k=v"},
 	{"FMLE, stream and slash behind the app's query", "rtmp://example.com/live?k=v/stream/", "live?k=v/stream/", "", "example.com", "", "live", "stream", "?k=v"},
+	{"stream with a query behind the app's", "rtmp://example.com/live?k=v/stream?x=1", "live?k=v/stream?x=1", "", "example.com", "", "live", "stream", "?x=1"},
+	{"key that is a query, stream behind the app's", "rtmp://example.com/live?k=v/stream", "live?k=v/stream?x=1", "?token=1", "example.com", "", "live", "stream", "?token=1"},
 	{"slash behind the app's query", "rtmp://example.com/live/stream?k=v/", "live/stream?k=v/", "", "example.com", "", "live", "stream", "?k=v"},
 	{"vhost and stream behind the app's query", "rtmp://1.2.3.4/live?vhost=a.b/stream", "live?vhost=a.b/stream", "", "1.2.3.4", "a.b", "live", "stream", ""},
 
@@ -184,6 +186,7 @@ func FuzzParseRequest(f *testing.F) {
 	}
 	f.Add("rtmp://h/", "a/..", "..")
 	f.Add("rtmp://@[", "...vhost...", "?/?vhost=//")
+	f.Add("0", "0?/?", "")
 	f.Fuzz(func(t *testing.T, tcURL, app, name string) {
 		r, err := ParseRequest(tcURL, app, name)
 		require.Equal(t, tcURL, r.TcURL)
