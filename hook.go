@@ -138,6 +138,7 @@ type Hooks struct {
 	OnPublish func(ctx context.Context, req *PublishRequest) error
 	// OnUnpublish follows each accepted OnPublish exactly once, with the
 	// same req, also where the stream was refused for another reason then.
+	// With Config.PublishGrace or Takeover the stream may go on behind it.
 	OnUnpublish func(ctx context.Context, req *PublishRequest)
 	OnPlay      func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.
