@@ -394,6 +394,10 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	}
 	p.hooked.Store(true)
 	if next {
+		if src.isEnding() { // and may have told all it knew of
+			p.tell()
+			return nil, fmt.Errorf("publish of %s: %w", req.logName(), errEnded)
+		}
 		src.latest.Store(req)
 		src.background(src.refreshSelf)
 		return p, nil

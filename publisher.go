@@ -300,9 +300,9 @@ func (s *Source) publications() []*publication {
 func (p *publication) leave(lost bool) (ended bool) {
 	s := p.src
 	grace := s.vhost.PublishGrace
-	lost = lost && grace > 0 && !s.isEnding()
 	waits := false
 	s.turn.Lock()
+	lost = lost && grace > 0 && !s.isEnding()
 	switch p {
 	case s.now:
 		if ended = !lost && s.next == nil; ended {
@@ -340,13 +340,10 @@ func (s *Source) graceOver() {
 	}
 }
 
-// tell calls OnUnpublish, once.
+// tell calls OnUnpublish, once, where OnPublish has accepted.
 func (p *publication) tell() {
 	s := p.src
-	if p.told.Swap(true) {
-		return
-	}
-	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() {
+	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
 		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), p.req); return nil })
 	}
 	s.turn.Lock()

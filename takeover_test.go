@@ -284,6 +284,35 @@ func TestTakeoverThatComesToNothing(t *testing.T) {
 	}
 }
 
+// The stream may end while the host decides about who is to take it over: each
+// accepted OnPublish is followed by its OnUnpublish all the same.
+func TestTakeoverOfAStreamThatEnds(t *testing.T) {
+	var got calls
+	hooks := got.hooks()
+	hooks.OnPublish = func(_ context.Context, r *PublishRequest) error {
+		if r.Param == "?late" {
+			time.Sleep(time.Minute)
+		}
+		got.add("publish")
+		return nil
+	}
+	inBubble(t, Config{Hooks: hooks, Takeover: true}, func(b *bubble) {
+		first, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
+		require.NoError(b, err)
+		refused := make(chan error, 1)
+		go func() {
+			_, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s", Param: "?late"})
+			refused <- err
+		}()
+		synctest.Wait()
+		first.Source().Close()
+		<-first.Source().Done()
+		require.ErrorIs(b, <-refused, errEnded)
+		require.Equal(b, 2, got.get()["publish"])
+		require.Equal(b, 2, got.get()["unpublish"])
+	})
+}
+
 // The one before may leave while the next one has not begun yet.
 func TestTakeoverOfOneWhoLeaves(t *testing.T) {
 	inBubble(t, Config{Takeover: true}, func(b *bubble) {
