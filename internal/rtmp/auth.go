@@ -179,6 +179,10 @@ const (
 	authReject = "[ AccessManager.Reject ] : [ "
 	// authLife is how long a challenge may be answered.
 	authLife = time.Minute
+	// authNonce and authMAC are the sizes, in bytes, of what makes a challenge
+	// different from others of the same moment, and of what proves it ours.
+	authNonce = 7
+	authMAC   = 12
 	// maxSpent is how many answered challenges are remembered.
 	maxSpent = 1 << 14
 )
@@ -290,25 +294,25 @@ func rightLLNW(q map[string]string, app, user, password string) bool {
 func (a *Authenticator) challenge(user string, at time.Time, nonce []byte) string {
 	b := binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano()))
 	if nonce == nil {
-		nonce = make([]byte, 4)
+		nonce = make([]byte, authNonce)
 		rand.Read(nonce)
 	}
 	b = append(b, nonce...)
 	mac := hmac.New(sha256.New, a.key[:])
 	mac.Write(b)
 	mac.Write([]byte(user))
-	return base64.RawURLEncoding.EncodeToString(append(b, mac.Sum(nil)[:12]...))
+	return base64.RawURLEncoding.EncodeToString(append(b, mac.Sum(nil)[:authMAC]...))
 }
 
 // fresh reports whether challenge is ours, for the user, and not too old.
 func (a *Authenticator) fresh(user, challenge string) bool {
 	b, err := base64.RawURLEncoding.DecodeString(challenge)
-	if err != nil || len(b) != 8+4+12 {
+	if err != nil || len(b) != 8+authNonce+authMAC {
 		return false
 	}
 	at := made(b)
 	age := time.Since(at)
-	return equal(challenge, a.challenge(user, at, b[8:12])) && age >= 0 && age <= authLife
+	return equal(challenge, a.challenge(user, at, b[8:8+authNonce])) && age >= 0 && age <= authLife
 }
 
 func made(challenge []byte) time.Time {

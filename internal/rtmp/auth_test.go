@@ -157,9 +157,9 @@ func TestAuthenticatorWords(t *testing.T) {
 	require.Equal(t, reject+"code=403 need auth; authmod=adobe ] : ", said(AuthAdobe, ""))
 	require.Equal(t, reject+"code=403 need auth; authmod=llnw ] : ", said(AuthLLNW, ""))
 	require.Equal(t, reject+"code=403 need auth; authmod=llnw ] : ", said(AuthLLNW, "authmod=adobe&user=jo"))
-	require.Regexp(t, `^\[ AccessManager.Reject \] : \[ authmod=adobe \] : \?reason=needauth&user=j%6f&salt=[-\w]{8}&challenge=[-\w]{32}&opaque=[-\w]{32}$`,
+	require.Regexp(t, `^\[ AccessManager.Reject \] : \[ authmod=adobe \] : \?reason=needauth&user=j%6f&salt=[-\w]{8}&challenge=[-\w]{36}&opaque=[-\w]{36}$`,
 		said(AuthAdobe, "authmod=adobe&user=j%6f"))
-	require.Regexp(t, `^\[ AccessManager.Reject \] : \[ authmod=llnw \] : \?reason=needauth&user=j%6f&nonce=[-\w]{32}$`,
+	require.Regexp(t, `^\[ AccessManager.Reject \] : \[ authmod=llnw \] : \?reason=needauth&user=j%6f&nonce=[-\w]{36}$`,
 		said(AuthLLNW, "authmod=llnw&user=j%6f"))
 	require.Equal(t, reject+"authmod=adobe ] : ?reason=authfailed", said(AuthAdobe, "authmod=adobe&user=jo&response=x"))
 	require.Equal(t, reject+"authmod=llnw ] : ?reason=authfailed", said(AuthLLNW, "authmod=llnw&user=jo&response=x"))
