@@ -14,6 +14,10 @@ import (
 // DefaultVhost is the vhost of a request that names none.
 const DefaultVhost = "__defaultVhost__"
 
+// DefaultApp is the app of a stream whose URL has one path segment, as in
+// rtmp://host/stream: encoders send that as the app or as the name.
+const DefaultApp = rtmp.DefaultApp
+
 // PublishRequest says who asks to publish what, in the terms of SRS's HTTP
 // callbacks. Once a publisher is accepted its request is frozen: neither the
 // Server nor the host changes it.
@@ -31,7 +35,7 @@ type PublishRequest struct {
 	RemoteAddr net.Addr
 
 	Vhost  string // DefaultVhost when the encoder names none
-	App    string // without vhost, query and trailing slash
+	App    string // without vhost, query and trailing slash; DefaultApp where there is none
 	Stream string // without query
 	// Param is the query of the publish name (or, when that has none, of
 	// the app) with its leading "?"; empty if there is none. It may hold

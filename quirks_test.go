@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -278,6 +279,48 @@ func TestPublisherQuirks(t *testing.T) {
 				require.Equal(t, lines(plain), lines(player.Recorder().Messages()))
 				require.NotNil(t, s.Source("live/s"), "it still publishes")
 				player.Close()
+			})
+		})
+	}
+}
+
+// A URL of one path segment is sent in several ways, all of which mean the same
+// stream: FFmpeg sends an app and an empty name, before version 5 a name and an
+// empty app, OBS without a key the same as the first.
+func TestPublisherOfOneSegment(t *testing.T) {
+	for _, c := range []struct{ name, setup string }{
+		{"FFmpeg", setChunkSize + connectAs("app", "s", "tcUrl", "rtmp://h:1935/s") + create + call(1, "publish", 5, nil, "", "live")},
+		{"FFmpeg before 5", setChunkSize + connectAs("app", "", "tcUrl", "rtmp://h:1935/") + create + publish1},
+		{"OBS, the query as key", setChunkSize + connectAs("app", "s", "tcUrl", "rtmp://h/s") + create + call(1, "publish", 5, nil, "?token=1", "live")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var network forwardtest.Network
+				dest := network.NewDestination("dest:1935")
+				defer dest.Close()
+				static, err := Static("dest")
+				require.NoError(t, err)
+				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: static})
+				defer s.Close()
+				nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
+				require.NoError(t, err)
+				defer nc.Close()
+				require.NoError(t, rtmp.ClientHandshake(nc, false))
+				go io.Copy(io.Discard, nc)
+				_, err = nc.Write([]byte(c.setup + messageOf(4, 0, 9, 1, h264Key)))
+				require.NoError(t, err)
+				synctest.Wait()
+				require.NotNil(t, s.Source(DefaultApp+"/s"), "it publishes")
+				player, err := forwardtest.Client{URL: "rtmp://h/" + DefaultApp + "/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
+				require.NoError(t, err)
+				defer player.Close()
+				synctest.Wait()
+				want := lines([]forwardtest.Message{got(TagVideo, 0, h264Key)})
+				require.Equal(t, want, lines(player.Recorder().Messages()))
+				require.Equal(t, want, lines(dest.Sessions()[0].Recorder().Messages()))
+				pushed := fmt.Sprint(spoken(dest.Sessions()[0]))
+				require.Contains(t, pushed, `"app":"`+DefaultApp+`"`)
+				require.Contains(t, pushed, "publish@1 5 <nil> s")
 			})
 		})
 	}

@@ -16,6 +16,10 @@ const (
 	MaxURL  = 4 << 10
 )
 
+// DefaultApp is the app of a stream whose URL has one path segment, as SRS
+// calls it.
+const DefaultApp = "__defaultApp__"
+
 // ErrName is wrapped by every error about an app, stream or vhost name.
 var ErrName = errors.New("malformed name")
 
@@ -37,6 +41,7 @@ type Request struct {
 //   - an empty name, when the stream is the app's last path segment, or what
 //     follows the last slash of the app's query;
 //   - no app, when tcUrl's path is the app;
+//   - a single path segment, as app or as name: the stream's, in DefaultApp;
 //   - several path levels, which belong to the app; trailing slashes and a
 //     trailing "/_definst_", which belong to nothing.
 func ParseRequest(tcURL, app, name string) (Request, error) {
@@ -54,6 +59,7 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 	app, appQuery := splitQuery(app)
 	name, nameQuery := splitQuery(name)
 
+	var dots string // the vhost in dots of a name that stands in the app
 	if name == "" {
 		appQuery = strings.TrimRight(appQuery, "/")
 		if at := strings.LastIndexByte(appQuery, '/'); at >= 0 {
@@ -65,9 +71,9 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 			appQuery = appQuery[:at]
 		} else {
 			app = cleanApp(app)
-			if at := strings.LastIndexByte(app, '/'); at >= 0 {
-				app, name = app[:at], app[at+1:]
-			}
+			at := strings.LastIndexByte(app, '/')
+			app, name = app[:max(at, 0)], app[at+1:]
+			name, dots = dotsVhost(name)
 		}
 	}
 	name = strings.TrimPrefix(strings.TrimSuffix(name, "/"), "/")
@@ -81,10 +87,15 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 		}
 	}
 	app, v := dotsVhost(app)
-	if r.Vhost == "" {
-		r.Vhost = v
+	for _, v := range []string{v, dots} {
+		if r.Vhost == "" {
+			r.Vhost = v
+		}
 	}
 	r.App, r.Stream = cleanApp(app), name
+	if r.App == "" {
+		r.App = DefaultApp
+	}
 
 	for _, n := range []struct{ what, name string }{{"app", r.App}, {"stream", r.Stream}} {
 		if err := CheckName(n.name); err != nil {

@@ -62,6 +62,17 @@ var requests = []struct {
 	{"dots without vhost", "rtmp://1.2.3.4/x", "live...b", "stream", "1.2.3.4", "", "live...b", "stream", ""},
 	{"dots behind a query's vhost", "rtmp://1.2.3.4/x", "live...vhost...a.b?vhost=c.d", "stream", "1.2.3.4", "c.d", "live", "stream", ""},
 
+	{"ffmpeg, one segment", "rtmp://example.com:1935/stream", "stream", "", "example.com", "", DefaultApp, "stream", ""},
+	{"ffmpeg, one segment and a query", "rtmp://example.com:1935/stream?token=1", "stream?token=1", "", "example.com", "", DefaultApp, "stream", "?token=1"},
+	{"ffmpeg before 5, one segment", "rtmp://example.com:1935/", "", "stream", "example.com", "", DefaultApp, "stream", ""},
+	{"OBS, one segment and an empty key", "rtmp://example.com/stream/", "stream", "", "example.com", "", DefaultApp, "stream", ""},
+	{"OBS, one segment and a key that is a query", "rtmp://example.com/stream", "stream", "?token=1", "example.com", "", DefaultApp, "stream", "?token=1"},
+	{"OBS, no path", "rtmp://example.com", "", "key", "example.com", "", DefaultApp, "key", ""},
+	{"OBS, a slash as path", "rtmp://example.com/", "/", "key", "example.com", "", DefaultApp, "key", ""},
+	{"one segment and a vhost", "rtmp://1.2.3.4/stream?vhost=a.b", "stream?vhost=a.b", "", "1.2.3.4", "a.b", DefaultApp, "stream", ""},
+	{"one segment and a vhost in dots", "rtmp://1.2.3.4/stream...vhost...a.b", "stream...vhost...a.b", "", "1.2.3.4", "a.b", DefaultApp, "stream", ""},
+	{"no tcUrl, no app", "", "", "stream", "", "", DefaultApp, "stream", ""},
+
 	{"query on name goes before app's", "rtmp://h/live?a=1", "live?b=2", "stream?c=3", "h", "", "live", "stream", "?c=3"},
 	{"query on app goes before tcUrl's", "rtmp://h/live?a=1", "live?b=2", "stream", "h", "", "live", "stream", "?b=2"},
 	{"query on tcUrl alone", "rtmp://h/live?a=1", "live", "stream", "h", "", "live", "stream", "?a=1"},
@@ -113,10 +124,9 @@ func TestParseRequestRefuses(t *testing.T) {
 		tcURL, app, name string
 	}{
 		{"nothing", "", "", ""},
-		{"no app", "", "", "secret"},
-		{"app of slashes", "rtmp://h/", "//", "secret"},
-		{"no stream anywhere", "rtmp://h/live", "live", ""},
-		{"only a query", "rtmp://h/live", "live", "?token=secret"},
+		{"no path", "rtmp://h", "", ""},
+		{"slashes", "rtmp://h//", "//", ""},
+		{"only a query", "rtmp://h/?token=secret", "", "?token=secret"},
 		{"name of slashes", "rtmp://h/live", "live", "//"},
 		{"parent", "rtmp://h/live", "live", "../secret"},
 		{"parent in the middle", "rtmp://h/live", "live", "a/../secret"},
