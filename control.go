@@ -348,25 +348,26 @@ func readDestination(r *http.Request) (Destination, error) {
 			"The body must be application/json."}
 	}
 	var b struct {
-		URL             string  `json:"url"`
-		Profile         Profile `json:"profile"`
-		StreamKey       Secret  `json:"stream_key"`
-		User            string  `json:"user"`
-		Password        Secret  `json:"password"`
-		TcURL           string  `json:"tc_url"`
-		FlashVer        string  `json:"flash_ver"`
-		ChunkSize       int     `json:"chunk_size"`
-		ServerName      string  `json:"server_name"`
-		Fingerprint     string  `json:"fingerprint"`
-		NoReleaseStream bool    `json:"no_release_stream"`
-		NoFCPublish     bool    `json:"no_fc_publish"`
-		PlainMetadata   bool    `json:"plain_metadata"`
-		NoMetadata      bool    `json:"no_metadata"`
-		DigestHandshake bool    `json:"digest_handshake"`
-		Redirect        string  `json:"redirect"`
-		MergeWindow     int32   `json:"merge_window_ms"`
-		DialTimeout     int32   `json:"dial_timeout_ms"`
-		SetupTimeout    int32   `json:"setup_timeout_ms"`
+		URL             string     `json:"url"`
+		Profile         Profile    `json:"profile"`
+		StreamKey       Secret     `json:"stream_key"`
+		User            string     `json:"user"`
+		Password        Secret     `json:"password"`
+		TcURL           string     `json:"tc_url"`
+		FlashVer        string     `json:"flash_ver"`
+		ChunkSize       int        `json:"chunk_size"`
+		ServerName      string     `json:"server_name"`
+		Fingerprint     string     `json:"fingerprint"`
+		NoReleaseStream bool       `json:"no_release_stream"`
+		NoFCPublish     bool       `json:"no_fc_publish"`
+		PlainMetadata   bool       `json:"plain_metadata"`
+		NoMetadata      bool       `json:"no_metadata"`
+		DigestHandshake bool       `json:"digest_handshake"`
+		Redirect        string     `json:"redirect"`
+		Timestamps      Timestamps `json:"timestamps"`
+		MergeWindow     int32      `json:"merge_window_ms"`
+		DialTimeout     int32      `json:"dial_timeout_ms"`
+		SetupTimeout    int32      `json:"setup_timeout_ms"`
 	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -387,11 +388,11 @@ func readDestination(r *http.Request) (Destination, error) {
 		ServerName: b.ServerName, Fingerprint: b.Fingerprint,
 		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
 		PlainMetadata: b.PlainMetadata, NoMetadata: b.NoMetadata,
-		DigestHandshake: b.DigestHandshake,
-		MergeWindow:     time.Duration(b.MergeWindow) * time.Millisecond,
-		DialTimeout:     time.Duration(b.DialTimeout) * time.Millisecond,
-		SetupTimeout:    time.Duration(b.SetupTimeout) * time.Millisecond,
-		untrusted:       true,
+		DigestHandshake: b.DigestHandshake, Timestamps: b.Timestamps,
+		MergeWindow:  time.Duration(b.MergeWindow) * time.Millisecond,
+		DialTimeout:  time.Duration(b.DialTimeout) * time.Millisecond,
+		SetupTimeout: time.Duration(b.SetupTimeout) * time.Millisecond,
+		untrusted:    true,
 	}
 	var ok bool
 	if d.Redirect, ok = controlRedirects[b.Redirect]; !ok {

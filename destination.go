@@ -22,6 +22,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/rtmp-forward/forward/internal/gop"
 )
 
 // Limits of a Destination.
@@ -102,6 +104,10 @@ type Destination struct {
 	PlainMetadata bool
 	// NoMetadata sends no onMetaData.
 	NoMetadata bool
+
+	// Timestamps says what times the destination gets. All but those of the
+	// stream cost a little more, as they can't be shared.
+	Timestamps Timestamps
 
 	// DigestHandshake makes the handshake with digests, which some old
 	// servers insist on. By default it is the plain one of RTMP 1.0, 5.2.
@@ -240,7 +246,8 @@ type endpoint struct {
 	user, password string
 	pin            []byte   // SHA-256 of the server's public key, or nil
 	profile        *profile // of the platform or server, or nil
-	untrusted      bool     // named by another server; see Config.AllowNetworks
+	times          Timestamps
+	untrusted      bool // named by another server; see Config.AllowNetworks
 }
 
 // endpoint parses and checks d. Its errors name d and hold no secret.
@@ -295,6 +302,9 @@ func (d Destination) parse() (e endpoint, err error) {
 	} else {
 		e.app, e.key = splitPath(path)
 	}
+	if e.times = d.Timestamps; e.profile != nil {
+		def(&e.times, e.profile.times)
+	}
 	e.profile.complete(&e)
 	switch {
 	case e.key == "" && (e.profile == nil || !e.profile.keyless):
@@ -339,6 +349,8 @@ func (d Destination) checkOptions() error {
 		return fmt.Errorf("FlashVer longer than %d bytes", maxFlashVerLen)
 	case d.Redirect < RedirectSameHost || d.Redirect > RedirectAnywhere:
 		return errors.New("unknown Redirect")
+	case !d.Timestamps.valid():
+		return errors.New("unknown Timestamps")
 	case d.ChunkSize != 0 && (d.ChunkSize < minOutChunkSize || d.ChunkSize > maxOutChunkSize):
 		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
 	case d.DialTimeout < 0, d.SetupTimeout < 0:
@@ -497,6 +509,44 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return "", s, false
 }
 
+// Timestamps names what times a destination gets.
+type Timestamps string
+
+// The Timestamps. By default they are those of the Destination's Profile, or
+// the stream's.
+const (
+	// TimestampsStream are those of the stream, which go on where they are when
+	// the destination reconnects. Some servers fail when they pass 2^31 ms, after
+	// 24.8 days.
+	TimestampsStream Timestamps = "stream"
+	// TimestampsZero begin with 0 on each connection, as archives want it, and
+	// once more before they pass 2^31.
+	TimestampsZero Timestamps = "zero"
+	// TimestampsIncreasing are those of the stream, but audio and video go out
+	// at least 1 ms later than the audio or video before: for destinations that
+	// insist on it, and publishers whose times stand still or are out of order.
+	TimestampsIncreasing Timestamps = "increasing"
+)
+
+func (t Timestamps) valid() bool {
+	switch t {
+	case "", TimestampsStream, TimestampsZero, TimestampsIncreasing:
+		return true
+	}
+	return false
+}
+
+// times is nil for those of the stream.
+func (t Timestamps) times() *gop.Times {
+	switch t {
+	case TimestampsZero:
+		return &gop.Times{Zero: true}
+	case TimestampsIncreasing:
+		return &gop.Times{Increasing: true}
+	}
+	return nil
+}
+
 // Profile names a kind of server, and with it what it wants.
 type Profile string
 
@@ -519,7 +569,7 @@ const (
 	// ProfileIVS is Amazon IVS, and with it Kick: rtmps:// where no scheme
 	// is given; app app, which the URLs shown leave out.
 	ProfileIVS Profile = "ivs"
-	// ProfileAkamai asks for user and password.
+	// ProfileAkamai asks for user and password, and gets TimestampsIncreasing.
 	ProfileAkamai Profile = "akamai"
 	// ProfileWowza asks clients with FMLE's flashVer for user and password.
 	ProfileWowza Profile = "wowza"
@@ -545,7 +595,8 @@ type profile struct {
 	keyless bool     // the key may be empty
 	login   bool     // user and password go behind the key
 	maxName int      // bytes of app, tcUrl and key; 0: any
-	hint    string   // what else to look at when it does not work
+	times   Timestamps
+	hint    string // what else to look at when it does not work
 }
 
 // nginxName is what nginx-rtmp's buffers hold (NGX_RTMP_MAX_NAME), less the
@@ -580,8 +631,8 @@ var profiles = []profile{
 	},
 	{
 		name: ProfileAkamai, title: "Akamai", hosts: []string{"akamaientrypoint.net"},
-		scheme: "rtmp",
-		hint:   "user and password are needed",
+		scheme: "rtmp", times: TimestampsIncreasing,
+		hint: "user and password are needed",
 	},
 	{
 		name: ProfileWowza, title: "Wowza", hosts: []string{"entrypoint.cloud.wowza.com"},

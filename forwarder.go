@@ -768,6 +768,7 @@ func (f *Forwarder) attach(l *link, from uint64) {
 		Size:   f.src.vhost.ChunkSize,
 		Live:   f.src.vhost.NoGOPCache,
 		From:   from,
+		Times:  l.at.times.times(),
 	}
 	log, group := f.src.log, f.src.group
 	var end func() ([]byte, bool)

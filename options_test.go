@@ -214,3 +214,51 @@ func TestDestinationHasAWindowOfItsOwn(t *testing.T) {
 	require.Less(t, time.Since(begun), 20*window, "every frame has waited for a window")
 	require.NoError(t, behind.Recorder().WaitFrames(lo.ctx, frames))
 }
+
+// The times that each kind gets, on each connection, from a publisher whose times
+// stand still.
+func TestDestinationTimestamps(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		dest Destination
+		want []uint32
+	}{
+		{"by default", Destination{}, []uint32{5000, 5000, 4990, 5040}},
+		{"stream", Destination{Timestamps: TimestampsStream}, []uint32{5000, 5000, 4990, 5040}},
+		{"zero", Destination{Timestamps: TimestampsZero}, []uint32{0, 0, 0, 40}},
+		{"increasing", Destination{Timestamps: TimestampsIncreasing}, []uint32{5000, 5001, 5002, 5040}},
+		{"Akamai's", Destination{Profile: ProfileAkamai}, []uint32{5000, 5001, 5002, 5040}},
+		{"Akamai with the stream's", Destination{Profile: ProfileAkamai, Timestamps: TimestampsStream}, []uint32{5000, 5000, 4990, 5040}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var network forwardtest.Network
+				dest := network.NewDestination("dest:1935")
+				defer dest.Close()
+				p := publish(t, newServer(t, Config{MergeWindow: -1, Dial: network.Dial}), "live", "s")
+				c.dest.URL = "rtmp://dest/app/key"
+				_, err := p.Source().Forward(c.dest)
+				require.NoError(t, err)
+				synctest.Wait()
+				write := func(ms uint32, m forwardtest.Message) {
+					require.NoError(t, p.WriteTag(m.Type, ms, m.Payload))
+				}
+				write(5000, video(h264Key))
+				write(5000, video(h264Inter))
+				write(4990, audio(aacData))
+				write(5040, video(h264Inter))
+				synctest.Wait()
+				dest.Sessions()[0].Reset()
+				time.Sleep(10 * time.Second)
+				require.Len(t, dest.Sessions(), 2)
+				for _, session := range dest.Sessions() { // the second begins with the GOP
+					var got []uint32
+					for _, m := range session.Recorder().Messages() {
+						got = append(got, m.Timestamp)
+					}
+					require.Equal(t, c.want, got)
+				}
+			})
+		})
+	}
+}

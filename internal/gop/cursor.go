@@ -40,6 +40,8 @@ type Options struct {
 	// Layout is the receiver's; size is the chunk size of the log's frames.
 	Layout chunk.Layout
 	Size   int
+	// Times are the receiver's; nil: those of the log.
+	Times *Times
 }
 
 // Start places a new cursor: at the last keyframe; where there is none, at
@@ -47,7 +49,7 @@ type Options struct {
 // newest message.
 func (l *Log) Start(c *Cursor, o Options) {
 	c.log, c.opt = l, o
-	c.shared = o.Layout.Shared(o.Size)
+	c.shared = o.Times == nil && o.Layout.Shared(o.Size)
 	c.set, c.preface, c.needKey = nil, true, true
 	switch {
 	case o.From > 0:
@@ -208,6 +210,7 @@ type mark struct {
 	// whether the cursor still waits for a keyframe after it.
 	skipped uint64
 	needKey bool
+	times   times // as they are after it
 }
 
 // Fill collects what c sends next: everything there is, up to the message
@@ -227,7 +230,10 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	if c.skip(head); c.next.Load() != from {
 		plain, from, head = false, c.next.Load(), c.log.head.Load()
 	}
-	f := filler{b, c, c.preface, c.needKey, 0}
+	f := filler{Batch: b, c: c, preface: c.preface, needKey: c.needKey}
+	if c.opt.Times != nil {
+		f.times = c.opt.Times.state
+	}
 	for seq := from; seq < head && b.bytes < limit; seq++ {
 		m := c.log.Get(seq)
 		if m == nil {
@@ -256,6 +262,7 @@ type filler struct {
 	c                *Cursor
 	preface, needKey bool
 	skipped          uint64
+	times            times
 }
 
 func (f *filler) add(m *Message) {
@@ -274,10 +281,14 @@ func (f *filler) add(m *Message) {
 		return
 	}
 	f.needKey = f.needKey && !m.Keyframe
+	opt := c.opt
+	if t := opt.Times; t != nil {
+		opt.Layout.Offset = t.time(&f.times, m, m.Keyframe || !c.log.video.Load()) - m.Time
+	}
 	if f.preface {
 		f.preface = false
 		if m.Set != c.set {
-			f.append(m.Set.Append(nil, c.opt, m.Time, c.set == nil))
+			f.append(m.Set.Append(nil, opt, m.Time, c.set == nil))
 		}
 	}
 	fr := m.frame(c.opt.Push)
@@ -291,12 +302,12 @@ func (f *filler) add(m *Message) {
 		}
 	} else {
 		n := len(f.iov)
-		f.iov, f.scratch = c.opt.Layout.AppendTo(f.iov, f.scratch, fr)
+		f.iov, f.scratch = opt.Layout.AppendTo(f.iov, f.scratch, fr)
 		for _, p := range f.iov[n:] {
 			f.bytes += len(p)
 		}
 	}
-	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey})
+	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey, f.times})
 }
 
 func (b *Batch) append(p []byte) {
@@ -339,6 +350,9 @@ func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
 	last := b.marks[i]
 	c.next.Store(last.m.Seq + 1)
 	c.set, c.preface, c.needKey = last.m.After, false, last.needKey
+	if c.opt.Times != nil {
+		c.opt.Times.state = last.times
+	}
 	c.waited.Add(last.skipped)
 	if n < last.end {
 		rest = cut(b.iov, n, last.end)
