@@ -66,3 +66,39 @@ func (f *Forwarder) warnOfCodec(c *rtmp.Client) {
 		f.log.Log(f.ctx, slog.LevelWarn, "destination may not take all", "warning", err)
 	}
 }
+
+// changeInterval is how often a stream's host is told at most that its codec has
+// changed.
+const changeInterval = time.Second
+
+// codecChanged says that the stream goes on with another sequence header.
+func (s *Source) codecChanged() {
+	s.codecChanges.Add(1)
+	if !s.tellsChange.Swap(true) {
+		s.background(s.tellChanges)
+	}
+}
+
+// tellChanges logs that the codec has changed and calls OnCodecChange, until it
+// has told of all changes.
+func (s *Source) tellChanges() {
+	for s.publishing.Err() == nil {
+		if n := s.codecChanges.Load(); n != s.toldChanges {
+			s.toldChanges = n
+			st := s.Stats()
+			s.srv.log.Info("codec changed", "source", s.req.logName(), "video", st.VideoCodec, "audio", st.AudioCodec)
+			if f := s.cfg.Hooks.OnCodecChange; f != nil {
+				s.srv.guard("OnCodecChange", func() error { f(s); return nil })
+			}
+			select {
+			case <-s.publishing.Done():
+			case <-time.After(changeInterval):
+			}
+			continue
+		}
+		s.tellsChange.Store(false)
+		if s.codecChanges.Load() == s.toldChanges || s.tellsChange.Swap(true) {
+			return
+		}
+	}
+}

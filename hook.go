@@ -153,6 +153,11 @@ type Hooks struct {
 	// OnForward is told each change of a forwarder's state, with the error
 	// that caused it, if one did.
 	OnForward func(f *Forwarder, state State, err error)
+	// OnCodecChange is told that a live stream goes on with another sequence
+	// header, and so with another codec, size or layout: some platforms
+	// (Facebook) end such a broadcast. It is called from a goroutine of the
+	// stream's, one call at a time, and once for what changes meanwhile.
+	OnCodecChange func(src *Source)
 }
 
 // StatusError is a refusal that a hook or resolver words itself: Code and

@@ -1,8 +1,11 @@
 package forward
 
 import (
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -68,6 +71,79 @@ func TestChangesInTheMiddle(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, payloads(c.late), payloads(player.Recorder().Messages()))
 			})
+		})
+	}
+}
+
+// The host is told when what is in force for a track gives way to something else,
+// and of nothing else.
+func TestOnCodecChange(t *testing.T) {
+	header, key, inter := video(h264Header), video(h264Key), video(h264Inter)
+	aac, sound := audio(aacConfig), audio(aacData)
+	mp3 := audio("\x2f\xff\xfb\x90\x64")
+	larger := video(h264Header + "2")
+	hevc, hevcKey := video("\x90hvc1\x01\x01\x60"), video("\x93hvc1\x26")
+	second, secondKey := video("\x96\x00avc1\x01\x01\x64\x00\x20"), video("\x96\x03avc1\x01\x65")
+	meta := forwardtest.Message{Type: TagData, Payload: []byte(onMeta)}
+
+	for _, c := range []struct {
+		name string
+		in   packets
+		want []string // the codecs when told
+	}{
+		{"nothing", packets{meta, header, aac, key, sound, inter}, nil},
+		{"the same headers again", packets{header, aac, key, sound, header, aac, key, sound}, nil},
+		{"audio that begins late", packets{header, key, inter, aac, sound}, nil},
+		{"a track that appears", packets{header, key, second, key, secondKey}, nil},
+		{"other metadata", packets{meta, header, key, {Type: TagData, Payload: []byte(onMeta + "x")}, key}, nil},
+		{"another size", packets{header, aac, key, larger, key}, []string{"avc1 mp4a"}},
+		{"another codec", packets{header, aac, key, hevc, hevcKey}, []string{"hvc1 mp4a"}},
+		{"another codec without header", packets{header, aac, key, sound, mp3}, []string{"avc1 .mp3"}},
+		{"and back", packets{header, key, larger, key, header, key}, []string{"avc1 ", "avc1 "}},
+		{"all the time", slices.Repeat(packets{header, larger}, 50), slices.Repeat([]string{"avc1 "}, 5)}, // in 4 s
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var told []string
+				s := newServer(t, Config{Hooks: Hooks{OnCodecChange: func(src *Source) {
+					st := src.Stats()
+					told = append(told, st.VideoCodec+" "+st.AudioCodec)
+				}}})
+				p := publish(t, s, "live", "s")
+				for i, m := range c.in {
+					require.NoError(t, p.WriteTag(m.Type, uint32(40*i), m.Payload))
+					time.Sleep(40 * time.Millisecond)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				require.Equal(t, c.want, told)
+				require.Equal(t, len(told) > 0, p.Source().Stats().CodecChanges > 0)
+			})
+		})
+	}
+}
+
+// With a publisher that goes on with a stream, what counts is what it has when its
+// media begins.
+func TestOnCodecChangeBetweenPublishers(t *testing.T) {
+	for header, want := range map[string]int{h264Header: 0, h264Header + "2": 1} {
+		synctest.Test(t, func(t *testing.T) {
+			var told atomic.Int32
+			s := newServer(t, Config{Takeover: true, Hooks: Hooks{OnCodecChange: func(*Source) { told.Add(1) }}})
+			first := publish(t, s, "live", "s")
+			for _, b := range []string{h264Header, h264Key} {
+				require.NoError(t, first.WriteTag(TagVideo, 0, []byte(b)))
+			}
+			require.NoError(t, first.WriteTag(TagAudio, 0, []byte(aacConfig)))
+			next := publish(t, s, "live", "s")
+			require.NoError(t, next.WriteTag(TagAudio, 0, []byte(aacConfig)))
+			for _, b := range []string{header, h264Key, h264Inter} {
+				require.NoError(t, next.WriteTag(TagVideo, 0, []byte(b)))
+			}
+			time.Sleep(time.Minute)
+			require.EqualValues(t, want, told.Load())
+			next.Close()
+			first.Close()
 		})
 	}
 }

@@ -425,8 +425,11 @@ func (p *publication) append(frame, push *chunk.Frame, now int64) {
 		}
 		frame, push = s.turnTo(p, frame, push, now)
 	}
-	s.add(frame, push, now)
+	changed := s.add(frame, push, now)
 	s.turn.Unlock()
+	if changed {
+		s.codecChanged()
+	}
 	s.memory.Shed(now)
 	p.pace.note(frame.Time, now)
 	if before != p {
@@ -438,14 +441,16 @@ func (p *publication) append(frame, push *chunk.Frame, now int64) {
 	}
 }
 
-// add appends a message to the log. turn is held.
-func (s *Source) add(frame, push *chunk.Frame, now int64) {
-	s.log.Append(frame, push, now)
+// add appends a message to the log. It reports whether a header that was in force
+// is not any more. turn is held.
+func (s *Source) add(frame, push *chunk.Frame, now int64) (changed bool) {
+	changed = s.log.Append(frame, push, now).Changed
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
 	if frame.Type != chunk.TypeData {
 		s.lastTime, s.lastAt = frame.Time, now
 	}
+	return changed
 }
 
 const (

@@ -60,7 +60,9 @@ type Source struct {
 	resolver    DestinationResolver
 	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
-	messages, bytes atomic.Uint64
+	messages, bytes, codecChanges atomic.Uint64
+	tellsChange                   atomic.Bool // somebody is in tellChanges,
+	toldChanges                   uint64      // to whom this belongs
 }
 
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
@@ -164,6 +166,9 @@ type SourceStats struct {
 	Messages   uint64
 	VideoCodec string // empty while none is known
 	AudioCodec string
+	// CodecChanges counts how often a sequence header has been replaced by
+	// another; see Hooks.OnCodecChange.
+	CodecChanges uint64
 	// LogMessages and LogBytes are what is kept for those who lag and for
 	// new players.
 	LogMessages int
@@ -172,7 +177,7 @@ type SourceStats struct {
 
 // Stats returns a snapshot.
 func (s *Source) Stats() SourceStats {
-	st := SourceStats{Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load()}
+	st := SourceStats{Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecChanges.Load()}
 	info := s.log.Info()
 	if info.Video != 0 {
 		st.VideoCodec = info.Video.String()

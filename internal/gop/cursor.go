@@ -190,6 +190,7 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 type Batch struct {
 	iov   [][]byte
 	marks []mark
+	times []times // as they are after each message, for a cursor with its own
 	bytes int
 
 	// what it was filled for, when others may share it
@@ -210,7 +211,6 @@ type mark struct {
 	// whether the cursor still waits for a keyframe after it.
 	skipped uint64
 	needKey bool
-	times   times // as they are after it
 }
 
 // Fill collects what c sends next: everything there is, up to the message
@@ -230,10 +230,7 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	if c.skip(head); c.next.Load() != from {
 		plain, from, head = false, c.next.Load(), c.log.head.Load()
 	}
-	f := filler{Batch: b, c: c, preface: c.preface, needKey: c.needKey}
-	if c.opt.Times != nil {
-		f.times = c.opt.Times.state
-	}
+	f := filler{b, c, c.preface, c.needKey, 0}
 	for seq := from; seq < head && b.bytes < limit; seq++ {
 		m := c.log.Get(seq)
 		if m == nil {
@@ -262,7 +259,6 @@ type filler struct {
 	c                *Cursor
 	preface, needKey bool
 	skipped          uint64
-	times            times
 }
 
 func (f *filler) add(m *Message) {
@@ -281,13 +277,15 @@ func (f *filler) add(m *Message) {
 		return
 	}
 	f.needKey = f.needKey && !m.Keyframe
-	opt := c.opt
-	if t := opt.Times; t != nil {
-		opt.Layout.Offset = t.time(&f.times, m, m.Keyframe || !c.log.video.Load()) - m.Time
+	layout := c.opt.Layout
+	if c.opt.Times != nil {
+		layout.Offset = f.time(m) - m.Time
 	}
 	if f.preface {
 		f.preface = false
 		if m.Set != c.set {
+			opt := c.opt
+			opt.Layout = layout
 			f.append(m.Set.Append(nil, opt, m.Time, c.set == nil))
 		}
 	}
@@ -302,12 +300,24 @@ func (f *filler) add(m *Message) {
 		}
 	} else {
 		n := len(f.iov)
-		f.iov, f.scratch = opt.Layout.AppendTo(f.iov, f.scratch, fr)
+		f.iov, f.scratch = layout.AppendTo(f.iov, f.scratch, fr)
 		for _, p := range f.iov[n:] {
 			f.bytes += len(p)
 		}
 	}
-	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey, f.times})
+	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey})
+}
+
+// time is the time that m goes out with to a cursor with times of its own.
+func (f *filler) time(m *Message) uint32 {
+	own := f.c.opt.Times
+	state := own.state
+	if n := len(f.times); n > 0 {
+		state = f.times[n-1]
+	}
+	at := own.time(&state, m, m.Keyframe || !f.c.log.video.Load())
+	f.times = append(f.times, state)
+	return at
 }
 
 func (b *Batch) append(p []byte) {
@@ -321,7 +331,7 @@ func (b *Batch) append(p []byte) {
 func (b *Batch) Reset() {
 	clear(b.iov)
 	clear(b.marks)
-	b.iov, b.marks, b.bytes, b.log = b.iov[:0], b.marks[:0], 0, nil
+	b.iov, b.marks, b.times, b.bytes, b.log = b.iov[:0], b.marks[:0], b.times[:0], 0, nil
 	b.scratch = b.scratch[:0]
 	b.filling++
 }
@@ -351,7 +361,7 @@ func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
 	c.next.Store(last.m.Seq + 1)
 	c.set, c.preface, c.needKey = last.m.After, false, last.needKey
 	if c.opt.Times != nil {
-		c.opt.Times.state = last.times
+		c.opt.Times.state = b.times[i]
 	}
 	c.waited.Add(last.skipped)
 	if n < last.end {

@@ -118,6 +118,20 @@ func (s *HeaderSet) outlived(typ, track uint8, codec flv.Codec) *HeaderSet {
 	return n
 }
 
+// within reports whether o has all headers of s, whatever their metadata.
+func (s *HeaderSet) within(o *HeaderSet) bool {
+	if s == nil || s == o {
+		return true
+	}
+	for _, h := range s.headers {
+		same := func(n header) bool { return h.typ == n.typ && bytes.Equal(h.payload, n.payload) }
+		if o == nil || !slices.ContainsFunc(o.headers, same) {
+			return false
+		}
+	}
+	return true
+}
+
 // withMetadata returns the set after onMetaData, or with none after
 // @clearDataFrame.
 func (s *HeaderSet) withMetadata(m *Message) *HeaderSet {

@@ -27,6 +27,9 @@ type Message struct {
 	Inter bool
 	// Metadata: onMetaData.
 	Metadata bool
+	// Changed: a header that was in force for a track is not any more. Another
+	// one has taken its place, or its codec another's.
+	Changed bool
 
 	arrived int64
 	end     uint64 // bytes of the stream up to and with this message
@@ -77,6 +80,7 @@ type Log struct {
 
 	// Owned by the appending goroutine.
 	set   *HeaderSet
+	was   *HeaderSet // before Restart, until media comes
 	bytes int
 	total uint64
 	track uint8 // lowest video track with media
@@ -184,8 +188,13 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 		Seq: l.head.Load(), Time: frame.Time, Type: frame.Type,
 		Frame: frame, Push: push, Set: l.set, arrived: now,
 	}
-	l.classify(m)
+	media := l.classify(m)
 	m.After = l.set
+	m.Changed = !m.Set.within(m.After)
+	if media && l.was != nil {
+		m.Changed = !l.was.within(m.After)
+		l.was = nil
+	}
 
 	before := l.bytes
 	l.bytes += frame.Len()
@@ -208,6 +217,9 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 // Restart says that what is appended from now on comes from another publisher:
 // no header of the one before is for it. It is for the goroutine that appends.
 func (l *Log) Restart() {
+	if l.was == nil {
+		l.was = l.set
+	}
 	l.set, l.track, l.info = nil, 255, Info{}
 	l.stats.Store(nil)
 	l.video.Store(false)
@@ -243,8 +255,9 @@ func (l *Log) Get(seq uint64) *Message {
 	return nil
 }
 
-// classify looks at the message and brings the header set up to date.
-func (l *Log) classify(m *Message) {
+// classify looks at the message and brings the header set up to date. It reports
+// whether it is media.
+func (l *Log) classify(m *Message) (media bool) {
 	switch body := m.Frame.Head(); m.Type {
 	case chunk.TypeVideo:
 		t := flv.Video(body)
@@ -267,6 +280,7 @@ func (l *Log) classify(m *Message) {
 		}
 		l.outlive(m.Type, t)
 		l.note(&l.info.Video, t)
+		media = t.Frames
 	case chunk.TypeAudio:
 		t := flv.Audio(body)
 		if m.Frame.Length > len(body) && (t.Multitrack || t.SequenceHeader || t.Config) {
@@ -278,6 +292,7 @@ func (l *Log) classify(m *Message) {
 		}
 		l.outlive(m.Type, t)
 		l.note(&l.info.Audio, t)
+		media = t.Frames
 	case chunk.TypeData:
 		d := flv.Data(body, false)
 		m.Metadata = d.OnMetaData
@@ -288,6 +303,7 @@ func (l *Log) classify(m *Message) {
 			l.set = l.set.withMetadata(m)
 		}
 	}
+	return media
 }
 
 // outlive drops the headers of a track whose codec has changed without new
