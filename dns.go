@@ -113,7 +113,7 @@ func (r *DNSResolver) MarshalText() ([]byte, error) { return fmt.Append(nil, r),
 func (r *DNSResolver) template() (template, error) {
 	switch r.Network {
 	case "", "ip", "ip4", "ip6":
-		return parseTemplate(r.URL, requestVars, requestVarNames)
+		return parseTemplate(Destination{URL: r.URL}, requestVars, requestVarNames)
 	}
 	return template{}, errors.New("bad Network: want ip, ip4 or ip6")
 }

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -52,7 +51,7 @@ type RTMPSFile struct {
 //	publish_auth { enabled; method; user; }
 //	vhost NAME { enabled; chunk_size; forward { enabled; destination; backend; }
 //	  play { gop_cache; queue_length; mw_latency; }
-//	  publish { firstpkt_timeout; normal_timeout; }
+//	  publish { firstpkt_timeout; normal_timeout; grace; takeover; }
 //	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; } }
 //
 // What else the format has is listed in File.Ignored. Any other word, and what
@@ -60,9 +59,27 @@ type RTMPSFile struct {
 // expected. As in SRS, blocks that have enabled do nothing until it is on, and
 // with a backend the destinations of forward are not used.
 //
-// publish_auth is not SRS's: user NAME PASSWORD, which may come several times, is
-// who may publish, and method, adobe or llnw, is Config.PublishAuthMethod. When
-// it is enabled without users nobody may publish.
+// The values of destination are those of Static. Behind a single one a block
+// may stand for the ";", with the options of a Destination:
+//
+//	destination rtmps://a.rtmps.youtube.com/live2 {
+//	  stream_key KEY; user NAME PASSWORD; profile youtube; tc_url URL;
+//	  flash_ver TEXT; chunk_size BYTES; server_name NAME; fingerprint HEX;
+//	  redirect same_host; merge_window_ms 50; dial_timeout_ms 5000;
+//	  setup_timeout_ms 10000; no_release_stream on; no_fc_publish on;
+//	  plain_metadata on; no_metadata on; digest_handshake on; }
+//
+// Names and values are those of the control handler's JSON, but that user has
+// the password with it, on and off are its booleans, and a merge_window_ms of 0
+// sends at once, as mw_latency does. All values but the URL are sent as they
+// are, without placeholders. With a stream_key the whole path of the URL is the
+// app: for a host alone that of the stream, with its vhost, or the platform's.
+//
+// publish_auth has user NAME PASSWORD, which may come several times, for who may
+// publish, and method, adobe or llnw, which is Config.PublishAuthMethod. When it
+// is enabled without users nobody may publish. grace, in milliseconds, is
+// Config.PublishGrace, and takeover is Config.Takeover. These and the block of a
+// destination are not SRS's.
 func LoadConfig(path string) (*File, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -203,8 +220,7 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 // forwardResolver makes the resolver of a forward block.
 func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
 	var enabled bool
-	var urls []string
-	var places []conf.Position
+	to := static{}
 	var backend *HTTPResolver
 	for _, d := range d.Block {
 		switch d.Name {
@@ -212,7 +228,11 @@ func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
 			enabled = on(d)
 		case "destination":
 			for i, u := range d.Args {
-				urls, places = append(urls, u), append(places, d.ArgPos(i))
+				t, err := parseTemplate(destination(u, d.Block), requestVars, requestVarNames)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %w", d.ArgPos(i), err)
+				}
+				to = append(to, t)
 			}
 		case "backend":
 			backend = &HTTPResolver{URL: d.Args[0]}
@@ -221,18 +241,57 @@ func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
 			}
 		}
 	}
-	for i, u := range urls {
-		if _, err := Static(u); err != nil {
-			return nil, fmt.Errorf("%s: %w", places[i], errors.Unwrap(err))
-		}
-	}
 	switch {
 	case !enabled:
-		return Static()
+		return static{}, nil
 	case backend != nil:
 		return backend, nil
 	}
-	return Static(urls...)
+	return to, nil
+}
+
+// destination is that of a URL with the options in a block, which may be nil.
+func destination(url string, block []*conf.Directive) Destination {
+	to := Destination{URL: url}
+	for _, d := range block {
+		switch d.Name {
+		case "stream_key":
+			to.StreamKey = Secret(d.Args[0])
+		case "user":
+			to.User, to.Password = d.Args[0], Secret(d.Args[1])
+		case "profile":
+			to.Profile = Profile(d.Args[0])
+		case "tc_url":
+			to.TcURL = d.Args[0]
+		case "flash_ver":
+			to.FlashVer = d.Args[0]
+		case "chunk_size":
+			to.ChunkSize = number(d)
+		case "server_name":
+			to.ServerName = d.Args[0]
+		case "fingerprint":
+			to.Fingerprint = d.Args[0]
+		case "redirect":
+			to.Redirect = controlRedirects[d.Args[0]]
+		case "no_release_stream":
+			to.NoReleaseStream = on(d)
+		case "no_fc_publish":
+			to.NoFCPublish = on(d)
+		case "plain_metadata":
+			to.PlainMetadata = on(d)
+		case "no_metadata":
+			to.NoMetadata = on(d)
+		case "digest_handshake":
+			to.DigestHandshake = on(d)
+		case "merge_window_ms":
+			to.MergeWindow = milliseconds(d)
+		case "dial_timeout_ms":
+			to.DialTimeout = milliseconds(d)
+		case "setup_timeout_ms":
+			to.SetupTimeout = milliseconds(d)
+		}
+	}
+	return to
 }
 
 // httpHooks adds the http_hooks of a vhost.

@@ -1,9 +1,6 @@
 package forward
 
-import (
-	"reflect"
-	"slices"
-)
+import "reflect"
 
 // Reload puts another Config in the place of the Server's, for the connections,
 // publishes and plays that begin from now on. When it is not valid, Reload
@@ -132,7 +129,7 @@ func (c *Config) serves(vhost string) bool {
 func sameResolver(a, b DestinationResolver) bool {
 	if a, ok := a.(static); ok {
 		b, ok := b.(static)
-		return ok && slices.Equal(a, b)
+		return ok && a.equal(b)
 	}
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }

@@ -120,7 +120,7 @@ func compileRoute(r Route) (c rule, err error) {
 		}
 	}
 	for i, u := range r.To {
-		t, err := parseTemplate(u, routeVars, names)
+		t, err := parseTemplate(Destination{URL: u}, routeVars, names)
 		if err != nil {
 			return rule{}, fmt.Errorf("entry %d of To: %w", i+1, err)
 		}

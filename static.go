@@ -44,7 +44,7 @@ import (
 func Static(urls ...string) (DestinationResolver, error) {
 	s := make(static, len(urls))
 	for i, u := range urls {
-		t, err := parseTemplate(u, requestVars, requestVarNames)
+		t, err := parseTemplate(Destination{URL: u}, requestVars, requestVarNames)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
@@ -77,37 +77,56 @@ func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]D
 	return out, nil
 }
 
+// equal says whether s and o send every stream to the same servers, in the
+// same way and order.
+func (s static) equal(o static) bool {
+	return slices.EqualFunc(s, o, func(a, b template) bool { return a.of.equal(b.of) })
+}
+
 // template makes a Destination of a request.
 type template struct {
-	server     string // scheme://[userinfo@]host[:port]
-	app, key   string // with placeholders
-	carryVhost bool   // as ?vhost= on the app
+	of         Destination // as given: its options are those of each
+	server     string      // scheme://[userinfo@]host[:port]
+	app, key   string      // with placeholders; no key where of has a StreamKey
+	carryVhost bool        // as ?vhost= on the app
 	vars       *regexp.Regexp
 }
 
-// parseTemplate reads a URL in one of the forms of Static. What vars finds in
-// its app and key must be one of names.
-func parseTemplate(s string, vars *regexp.Regexp, names []string) (template, error) {
-	full := s
-	if !strings.Contains(s, "://") {
-		if strings.ContainsAny(s, "/?") {
+// parseTemplate reads a Destination whose URL has one of the forms of Static.
+// What vars finds in its app and key must be one of names. A StreamKey is sent
+// as it is; with one the path is the app, and a platform's host does without
+// both scheme and app.
+func parseTemplate(d Destination, vars *regexp.Regexp, names []string) (template, error) {
+	full := d.URL
+	if !strings.Contains(full, "://") {
+		if strings.ContainsAny(full, "/?") {
 			return template{}, errors.New("neither a host nor a URL: a path needs rtmp:// or rtmps:// before the host")
 		}
-		full = "rtmp://" + s
+		if d.StreamKey != "" {
+			full = withScheme(full)
+		}
+		if !strings.Contains(full, "://") {
+			full = "rtmp://" + full
+		}
 	}
 	scheme, rest, _ := strings.Cut(full, "://")
 	authority, path, _ := strings.Cut(rest, "/")
-	t := template{server: scheme + "://" + authority, vars: vars}
-	if strings.Trim(path, "/") == "" {
-		t.app, t.key, t.carryVhost = "[app]", "[stream][param]", true
-	} else {
-		t.app, t.key = templatePath(authority, path)
+	t := template{of: d, server: scheme + "://" + authority, vars: vars}
+	bare := strings.Trim(path, "/") == ""
+	if !bare || d.StreamKey != "" {
+		t.app, t.key = templatePath(d, authority, path)
+	}
+	if bare && t.app == "" {
+		t.app, t.carryVhost = "[app]", true
+		if d.StreamKey == "" {
+			t.key = "[stream][param]"
+		}
 	}
 	for _, part := range []string{t.app, t.key} {
 		for _, m := range vars.FindAllString(part, -1) {
 			if !slices.Contains(names, m) {
 				return template{}, fmt.Errorf("%s: unknown placeholder: want one of %s",
-					redactURL(full, false), strings.Join(names, " "))
+					redactURL(full, d.StreamKey != ""), strings.Join(names, " "))
 			}
 		}
 	}
@@ -115,18 +134,26 @@ func parseTemplate(s string, vars *regexp.Regexp, names []string) (template, err
 	return t, err
 }
 
-// templatePath splits a path that is not empty into app and key. A single path
-// element is the app, and a path that ends in a slash is one too.
-func templatePath(authority, path string) (app, key string) {
+// templatePath splits a path into app and key. Without a StreamKey it is not
+// empty; a single path element is the app, and a path that ends in a slash is
+// one too.
+func templatePath(d Destination, authority, path string) (app, key string) {
 	var e endpoint
-	e.app, e.key = splitPath(path)
+	if d.StreamKey != "" {
+		e.app, e.key = joinApp(strings.Cut(path, "?")), string(d.StreamKey)
+	} else {
+		e.app, e.key = splitPath(path)
+	}
 	_, hostport, _ := cutLast(authority, "@")
 	if host, _, err := splitAuthority(hostport); err == nil {
-		p, _ := profileOf("", host)
+		p, _ := profileOf(d.Profile, host)
 		p.complete(&e)
 	}
-	if e.key == "" {
-		e.key = "[stream]"
+	switch {
+	case d.StreamKey != "":
+		return e.app, ""
+	case e.key == "":
+		return e.app, "[stream]"
 	}
 	return e.app, e.key
 }
@@ -165,8 +192,10 @@ func (t template) expand(value func(name string) string) (Destination, error) {
 // destination gives the key apart, so that nothing in it is taken for a part
 // of the URL.
 func (t template) destination(app, key string) (Destination, error) {
-	d := Destination{URL: t.server + "/" + app, StreamKey: Secret(key)}
-	if key == "" {
+	d := t.of
+	d.URL = t.server + "/" + app
+	def(&d.StreamKey, Secret(key))
+	if d.StreamKey == "" {
 		return d, fmt.Errorf("destination %s: no stream key", redactURL(d.URL, true))
 	}
 	return d, d.Validate()

@@ -1,6 +1,8 @@
 package conf
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Ignored is a directive of the format that this module does not do.
@@ -24,7 +27,19 @@ type Ignored struct {
 //	publish_auth { enabled; method adobe|llnw; user NAME PASSWORD; }
 //	vhost NAME {
 //	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
-//	    forward { enabled; destination DESTINATION…; backend URL; }
+//	    forward {
+//	        enabled; backend URL;
+//	        destination DESTINATION…;
+//	        destination DESTINATION {
+//	            stream_key KEY; user NAME PASSWORD; profile PROFILE;
+//	            tc_url URL; flash_ver TEXT; chunk_size BYTES;
+//	            server_name NAME; fingerprint HEX;
+//	            redirect same_host|never|anywhere;
+//	            no_release_stream, no_fc_publish, plain_metadata, no_metadata,
+//	            digest_handshake on|off;
+//	            merge_window_ms, dial_timeout_ms, setup_timeout_ms MILLISECONDS;
+//	        }
+//	    }
 //	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS; }
 //	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS;
 //	              grace MILLISECONDS; takeover on|off; }
@@ -33,10 +48,12 @@ type Ignored struct {
 //	}
 //
 // Those with "…" take several values and may be given several times, which adds
-// to their values; user may be given several times, with other names; of any
+// to their values, and both forms of destination may follow one another; the
+// user of publish_auth may be given several times, with other names; of any
 // other a second one in the same block is an error, and so is a second vhost of
-// a name. publish_auth, grace and takeover are this module's own, all else
-// is SRS's.
+// a name. publish_auth, grace, takeover and the block of a destination are this
+// module's own, all else is SRS's. The names in that block are those of the
+// control handler, but for user.
 //
 // What SRS has beyond these (to its version 7, with the older spellings it still
 // reads) is returned in ignored, in the file's order; what is inside it is not
@@ -57,10 +74,12 @@ type context struct {
 
 // rule says what follows a directive's name.
 type rule struct {
-	value *value   // nil: nothing
-	pair  *value   // behind value, which names it; nil: nothing
-	many  bool     // one or more values, in one or more directives
-	block *context // nil: ";"
+	value   *value   // nil: nothing
+	pair    *value   // behind value; nil: nothing
+	named   bool     // by value: there may be others with other names
+	many    bool     // one or more values, in one or more directives
+	block   *context // nil: ";"
+	options *context // a block that may stand for ";" behind a single value
 }
 
 // value is a kind of value.
@@ -71,12 +90,12 @@ type value struct {
 }
 
 var (
-	onOff        = &value{expected: `"on" or "off"`, valid: func(s string) bool { return s == "on" || s == "off" }}
+	onOff        = oneOf("on", "off")
 	name         = &value{expected: "a name", valid: notEmpty}
 	path         = &value{expected: "a path", valid: notEmpty}
 	user         = &value{expected: "a user's name", valid: notEmpty}
 	password     = &value{expected: "a password", valid: notEmpty, secret: true}
-	method       = &value{expected: `"adobe" or "llnw"`, valid: func(s string) bool { return s == "adobe" || s == "llnw" }}
+	method       = oneOf("adobe", "llnw")
 	connections  = integer("a number of connections", 1, 1<<31-1)
 	chunkSize    = integer("a chunk size in bytes", 128, 65536) // the range SRS accepts
 	seconds      = integer("whole seconds", 0, 1<<31-1)
@@ -84,6 +103,21 @@ var (
 	address      = &value{expected: "a port, host:port or [ipv6]:port", valid: isAddress}
 	destination  = &value{expected: "host, host:port, [ipv6]:port, or an rtmp:// or rtmps:// URL", valid: isDestination, secret: true}
 	httpURL      = &value{expected: "an http:// or https:// URL", valid: isHTTPURL, secret: true}
+)
+
+// The options of a destination: what Destination.Validate accepts of each.
+var (
+	streamKey   = text("a stream key", 1, 4096, true)
+	destUser    = text("a user's name", 1, 4096, true)
+	destPass    = text("a password", 0, 4096, true)
+	tcURL       = text("a URL", 1, 4096, true)
+	flashVer    = text("a flashVer", 1, 255, false)
+	serverName  = text("a server's name", 1, 4096, false)
+	fingerprint = &value{expected: "a SHA-256 in 64 hex digits", valid: isSHA256}
+	redirect    = oneOf("same_host", "never", "anywhere")
+	profile     = oneOf("none", "youtube", "facebook", "twitch", "ivs", "akamai", "wowza", "srs", "nginx-rtmp", "mediamtx")
+	mergeWindow = integer("whole milliseconds", 0, 10000)
+	timeLimit   = integer("whole milliseconds", 1, 1<<31-1)
 )
 
 var (
@@ -96,7 +130,7 @@ var (
 			"pid":             {value: path},
 			"rtmps":           {block: rtmps},
 			"publish_auth":    {block: publishAuth},
-			"vhost":           {value: name, block: vhost},
+			"vhost":           {value: name, named: true, block: vhost},
 		},
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
 			disable_daemon_for_docker empty_ip_ok exporter ff_log_dir ff_log_level
@@ -123,7 +157,7 @@ var (
 		done: map[string]rule{
 			"enabled": {value: onOff},
 			"method":  {value: method},
-			"user":    {value: user, pair: password},
+			"user":    {value: user, pair: password, named: true},
 		},
 	}
 	vhost = &context{
@@ -150,10 +184,32 @@ var (
 		name: "forward",
 		done: map[string]rule{
 			"enabled":     {value: onOff},
-			"destination": {value: destination, many: true},
+			"destination": {value: destination, many: true, options: destinationOptions},
 			"backend":     {value: httpURL},
 		},
 		ignored: names("include"),
+	}
+	destinationOptions = &context{
+		name: "destination",
+		done: map[string]rule{
+			"stream_key":        {value: streamKey},
+			"user":              {value: destUser, pair: destPass},
+			"profile":           {value: profile},
+			"tc_url":            {value: tcURL},
+			"flash_ver":         {value: flashVer},
+			"chunk_size":        {value: chunkSize},
+			"server_name":       {value: serverName},
+			"fingerprint":       {value: fingerprint},
+			"redirect":          {value: redirect},
+			"no_release_stream": {value: onOff},
+			"no_fc_publish":     {value: onOff},
+			"plain_metadata":    {value: onOff},
+			"no_metadata":       {value: onOff},
+			"digest_handshake":  {value: onOff},
+			"merge_window_ms":   {value: mergeWindow},
+			"dial_timeout_ms":   {value: timeLimit},
+			"setup_timeout_ms":  {value: timeLimit},
+		},
 	}
 	play = &context{
 		name: "play",
@@ -189,7 +245,7 @@ var (
 		ignored: names("include on_dvr on_hls on_hls_notify"),
 	}
 
-	contexts = []*context{topLevel, rtmps, publishAuth, vhost, forward, play, publish, httpHooks}
+	contexts = []*context{topLevel, rtmps, publishAuth, vhost, forward, destinationOptions, play, publish, httpHooks}
 )
 
 func names(lists ...string) map[string]bool {
@@ -219,10 +275,14 @@ func (c *checker) block(in *context, block []*Directive) error {
 		if err := once(seen, d, r); err != nil {
 			return err
 		}
-		if r.block == nil {
+		if d.Block == nil {
 			continue
 		}
-		if err := c.block(r.block, d.Block); err != nil {
+		inside := r.block
+		if inside == nil {
+			inside = r.options
+		}
+		if err := c.block(inside, d.Block); err != nil {
 			return err
 		}
 	}
@@ -273,17 +333,21 @@ func (r rule) check(d *Directive) error {
 	if n := len(d.Args); n < len(values) {
 		return &Error{Pos: d.ArgPos(n), Found: found, Expected: values[n].expected}
 	}
-	if found != end {
+	switch {
+	case found == end:
+	case r.options == nil:
 		return &Error{Pos: d.ArgPos(len(d.Args)), Found: found, Expected: end}
+	case len(d.Args) > 1:
+		return &Error{Pos: d.ArgPos(len(d.Args)), Found: found, Expected: end + ": options are for a single " + d.Name}
 	}
 	return nil
 }
 
-// once notes d in seen, where it must be the first unless r takes many. A
-// directive with a name, which is vhost or user, is known by both.
+// once notes d in seen, where it must be the first unless r takes many. One
+// that has a name is known by both.
 func once(seen map[string]*Directive, d *Directive, r rule) error {
 	key, found := d.Name, fmt.Sprintf("a second %q", d.Name)
-	if r.value != nil && (r.block != nil || r.pair != nil) {
+	if r.named {
 		key += " " + d.Args[0]
 		found = fmt.Sprintf("a second %s %q", d.Name, d.Args[0])
 	}
@@ -392,6 +456,28 @@ func integer(what string, lowest, highest uint64) *value {
 	}
 }
 
+func text(what string, shortest, longest int, secret bool) *value {
+	return &value{
+		expected: fmt.Sprintf("%s of %d to %d bytes without control characters", what, shortest, longest),
+		valid: func(s string) bool {
+			return shortest <= len(s) && len(s) <= longest && !strings.ContainsFunc(s, unicode.IsControl)
+		},
+		secret: secret,
+	}
+}
+
+func oneOf(words ...string) *value {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = strconv.Quote(w)
+	}
+	last := len(quoted) - 1
+	return &value{
+		expected: strings.Join(quoted[:last], ", ") + " or " + quoted[last],
+		valid:    func(s string) bool { return slices.Contains(words, s) },
+	}
+}
+
 func notEmpty(s string) bool { return s != "" }
 
 func isPort(s string) bool {
@@ -420,6 +506,12 @@ func isHost(host string, bracketed bool) bool {
 		return err == nil && ip.Is6()
 	}
 	return host != "" && !strings.ContainsAny(host, ":/?#@[]% \t")
+}
+
+// isSHA256 leaves colons out of account, as openssl writes them.
+func isSHA256(s string) bool {
+	sum, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	return err == nil && len(sum) == sha256.Size
 }
 
 // isDestination checks what must hold of every destination. It leaves what

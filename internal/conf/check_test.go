@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -58,6 +59,15 @@ vhost __defaultVhost__ {
 		enabled on;
 		destination a b:1 [::1] [::1]:1935 RTMP://a/[app]/[stream] rtmps://u:p@h:443/a/k:@/%?x#;
 		destination rtmp://[vhost]:1935/live rtmp://h;
+		destination a:1 { }
+		destination rtmps://a/live2 {
+			stream_key "k/e y;?"; user jo ""; profile nginx-rtmp; tc_url rtmp://v/live2?a=b; flash_ver "FMLE/3.0 (x)";
+			chunk_size 65536; server_name a.example; redirect never; no_release_stream on; no_fc_publish off;
+			plain_metadata on; no_metadata off; digest_handshake on; merge_window_ms 0; dial_timeout_ms 1;
+			setup_timeout_ms 2147483647;
+			fingerprint 00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF;
+		}
+		destination c;
 		backend https://user:pass@[::1]:8085/api?token=1;
 	}
 	play { gop_cache on; queue_length 10; mw_latency 0; }
@@ -159,6 +169,10 @@ func TestCheckErrors(t *testing.T) {
 		{"second destination", "vhost a { forward { destination a http://a/key; } }", `1:35: found value 2 of destination, expected ";" or ` + destinations},
 		{"destination with a path", "vhost a { forward { destination a/live; } }", `1:33: found value 1 of destination, expected ` + destinations},
 		{"destination without host", "vhost a { forward { destination rtmp:///live/key; } }", `1:33: found value 1 of destination, expected ` + destinations},
+		{"options of two destinations", `vhost a { forward { destination a b { chunk_size 1; } } }`, `1:37: found "{", expected ";": options are for a single destination`},
+		{"options of no destination", `vhost a { forward { destination { } } }`, `1:33: found "{", expected ` + destinations},
+		{"options of a wrong destination", `vhost a { forward { destination a/b { } } }`, `1:33: found value 1 of destination, expected ` + destinations},
+		{"option out of place", `vhost a { forward { stream_key x; } }`, `1:21: found "stream_key", expected a directive of forward ("stream_key" belongs in destination)`},
 		{"backend", "vhost a { forward { backend rtmp://a?token; } }", `1:29: found value 1 of backend, expected ` + httpURLs},
 		{"backend not a URL", "vhost a { forward { backend http://%zz; } }", `1:29: found value 1 of backend, expected ` + httpURLs},
 		{"backend of port 65536", "vhost a { forward { backend http://a:65536; } }", `1:29: found value 1 of backend, expected ` + httpURLs},
@@ -170,6 +184,63 @@ func TestCheckErrors(t *testing.T) {
 			require.EqualError(t, err, "srs.conf:"+tt.want)
 			require.IsType(t, &Error{}, err)
 		})
+	}
+}
+
+// In a destination's block; columns count from behind its "{".
+func TestCheckErrorsOfOptions(t *testing.T) {
+	const (
+		before = "vhost a { forward { destination b {"
+		key    = "a stream key of 1 to 4096 bytes without control characters"
+		user   = "a user's name of 1 to 4096 bytes without control characters"
+		pass   = "a password of 0 to 4096 bytes without control characters"
+		pin    = "a SHA-256 in 64 hex digits"
+		window = "whole milliseconds from 0 to 10000"
+		limit  = "whole milliseconds from 1 to 2147483647"
+	)
+	for _, tt := range []struct {
+		src    string
+		column int
+		want   string
+	}{
+		{`streamkey x;`, 1, `found "streamkey", expected a directive of destination (did you mean "stream_key"?)`},
+		{`merge_window 5;`, 1, `found "merge_window", expected a directive of destination`},
+		{`destination c;`, 1, `found "destination", expected a directive of destination ("destination" belongs in forward)`},
+		{`include x;`, 1, `found "include", expected a directive of destination`},
+		{`chunk_size 128; chunk_size 128;`, 17, `found a second "chunk_size", expected only the one at srs.conf:1:36`},
+		{`user jo x; user al x;`, 12, `found a second "user", expected only the one at srs.conf:1:36`},
+		{`redirect never { }`, 16, `found "{", expected ";"`},
+		{`stream_key;`, 11, `found ";", expected ` + key},
+		{`stream_key "";`, 12, `found value 1 of stream_key, expected ` + key},
+		{`stream_key two words;`, 16, `found value 2 of stream_key, expected ";"`},
+		{"stream_key \"k\x7f\";", 12, `found value 1 of stream_key, expected ` + key},
+		{"stream_key " + strings.Repeat("k", 4097) + ";", 12, `found value 1 of stream_key, expected ` + key},
+		{`user jo;`, 8, `found ";", expected ` + pass},
+		{`user "" x;`, 6, `found value 1 of user, expected ` + user},
+		{"user jo \"x\t\";", 9, `found value 2 of user, expected ` + pass},
+		{`user jo x y;`, 11, `found value 3 of user, expected ";"`},
+		{`profile YouTube;`, 9, `found "YouTube", expected "none", "youtube", "facebook", "twitch", "ivs", "akamai", "wowza", "srs", "nginx-rtmp" or "mediamtx"`},
+		{`tc_url "";`, 8, `found value 1 of tc_url, expected a URL of 1 to 4096 bytes without control characters`},
+		{"flash_ver " + strings.Repeat("v", 256) + ";", 11, `found "` + strings.Repeat("v", 40) + `…", expected a flashVer of 1 to 255 bytes without control characters`},
+		{`chunk_size 127;`, 12, `found "127", expected a chunk size in bytes from 128 to 65536`},
+		{`chunk_size 65537;`, 12, `found "65537", expected a chunk size in bytes from 128 to 65536`},
+		{`server_name "";`, 13, `found "", expected a server's name of 1 to 4096 bytes without control characters`},
+		{`fingerprint ab;`, 13, `found "ab", expected ` + pin},
+		{"fingerprint " + strings.Repeat("x", 64) + ";", 13, `found "` + strings.Repeat("x", 40) + `…", expected ` + pin},
+		{`redirect same-host;`, 10, `found "same-host", expected "same_host", "never" or "anywhere"`},
+		{`no_release_stream true;`, 19, `found "true", expected "on" or "off"`},
+		{`no_fc_publish 1;`, 15, `found "1", expected "on" or "off"`},
+		{`plain_metadata yes;`, 16, `found "yes", expected "on" or "off"`},
+		{`no_metadata;`, 12, `found ";", expected "on" or "off"`},
+		{`digest_handshake on off;`, 21, `found "off", expected ";"`},
+		{`merge_window_ms 10001;`, 17, `found "10001", expected ` + window},
+		{`merge_window_ms -1;`, 17, `found "-1", expected ` + window},
+		{`dial_timeout_ms 0;`, 17, `found "0", expected ` + limit},
+		{`setup_timeout_ms 2147483648;`, 18, `found "2147483648", expected ` + limit},
+		{`setup_timeout_ms 5s;`, 18, `found "5s", expected ` + limit},
+	} {
+		_, err := check(t, before+tt.src+"}}}")
+		require.EqualError(t, err, fmt.Sprintf("srs.conf:1:%d: %s", len(before)+tt.column, tt.want))
 	}
 }
 
