@@ -67,7 +67,7 @@ type RTMPSFile struct {
 //	  flash_ver TEXT; chunk_size BYTES; server_name NAME; fingerprint HEX;
 //	  redirect same_host; merge_window_ms 50; dial_timeout_ms 5000;
 //	  setup_timeout_ms 10000; no_release_stream on; no_fc_publish on;
-//	  plain_metadata on; no_metadata on; digest_handshake on; }
+//	  plain_metadata on; no_metadata on; digest_handshake on; timestamps zero; }
 //
 // Names and values are those of the control handler's JSON, but that user has
 // the password with it, on and off are its booleans, and a merge_window_ms of 0
@@ -283,6 +283,8 @@ func destination(url string, block []*conf.Directive) Destination {
 			to.NoMetadata = on(d)
 		case "digest_handshake":
 			to.DigestHandshake = on(d)
+		case "timestamps":
+			to.Timestamps = Timestamps(d.Args[0])
 		case "merge_window_ms":
 			to.MergeWindow = milliseconds(d)
 		case "dial_timeout_ms":

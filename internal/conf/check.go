@@ -36,7 +36,7 @@ type Ignored struct {
 //	            server_name NAME; fingerprint HEX;
 //	            redirect same_host|never|anywhere;
 //	            no_release_stream, no_fc_publish, plain_metadata, no_metadata,
-//	            digest_handshake on|off;
+//	            digest_handshake on|off; timestamps stream|zero|increasing;
 //	            merge_window_ms, dial_timeout_ms, setup_timeout_ms MILLISECONDS;
 //	        }
 //	    }
@@ -201,6 +201,7 @@ var (
 			"server_name":       {value: serverName},
 			"fingerprint":       {value: fingerprint},
 			"redirect":          {value: redirect},
+			"timestamps":        {value: oneOf("stream", "zero", "increasing")},
 			"no_release_stream": {value: onOff},
 			"no_fc_publish":     {value: onOff},
 			"plain_metadata":    {value: onOff},
