@@ -332,7 +332,10 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 					require.ErrorContains(b, err, c.text)
 					require.True(b, err.Temporary())
 				}
-				attempts := len(st.of(f, StateConnecting))
+				attempts := len(errs)
+				if f.Stats().State != StateWaiting {
+					attempts++
+				}
 				require.Len(b, d.Sessions(), attempts)
 				require.Equal(b, strings.Repeat("pd", attempts)[:attempts], seen.seen(), "in turn")
 			})
@@ -383,16 +386,26 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			require.Equal(b, "p", p.seen())
 		})
 	})
-	t.Run("it is closed", func(t *testing.T) {
-		inBubble(t, Config{}, func(b *bubble) {
-			d, _ := b.picky("dest:1935", never(saysNothing))
-			f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+	for name, end := range map[string]func(*bubble, *Forwarder){
+		"Forwarder.Close": func(b *bubble, f *Forwarder) {
 			ctx, cancel := context.WithCancel(b.ctx)
 			cancel()
 			require.ErrorIs(b, f.Close(ctx), context.Canceled)
-			require.Len(b, d.Sessions(), 1)
+		},
+		"Source.Close": func(b *bubble, f *Forwarder) { f.src.Close() },
+		"Server.Close": func(b *bubble, _ *Forwarder) { b.srv.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, Config{}, func(b *bubble) {
+				d, _ := b.picky("dest:1935", never(saysNothing))
+				f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+				end(b, f)
+				<-f.Done()
+				require.Len(b, d.Sessions(), 1)
+				require.EqualValues(b, 1, f.Stats().Connects)
+			})
 		})
-	})
+	}
 }
 
 // The second connection has what the first has left of the time.
@@ -435,29 +448,32 @@ func TestHandshakeInTheOtherFormInTime(t *testing.T) {
 
 // Where there is no second connection, the first says why.
 func TestHandshakeInTheOtherFormNotReached(t *testing.T) {
-	for _, dial := range []func(context.Context) error{
-		func(context.Context) error { return errors.New("refused") },
-		func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	for _, c := range []struct {
+		dial func(context.Context) error
+		took time.Duration
+	}{
+		{func(context.Context) error { return errors.New("refused") }, 0},
+		{func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 4 * time.Second},
 	} {
 		var in *forwardtest.Network
 		dials := 0
-		inBubble(t, Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			if dials++; dials == 2 && address == "dest:1935" {
-				return nil, dial(ctx)
+		st := new(states)
+		inBubble(t, Config{Hooks: Hooks{OnForward: st.note}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials++; dials == 2 {
+				return nil, c.dial(ctx)
 			}
 			return in.Dial(ctx, network, address)
 		}}, func(b *bubble) {
-			in = b.net
+			in, st.began = b.net, time.Now()
 			d, seen := b.picky("dest:1935", takesOnly(true, hangsUp))
-			f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
-			time.Sleep(5 * time.Second)
-			synctest.Wait()
-			de := lastLoss(b, f)
-			require.Equal(b, "handshake", de.Op)
-			require.ErrorContains(b, de, "closed by the destination")
-			time.Sleep(time.Second)
-			b.published(d, len(seen.seen()))
-			require.Equal(b, "d", seen.seen()[len(seen.seen())-1:])
+			f := b.forward(Destination{URL: "rtmp://dest/live/" + canary, SetupTimeout: 4 * time.Second})
+			b.published(d, 2)
+			errs, at := st.losses(f)
+			require.Len(b, errs, 1)
+			require.Equal(b, "handshake", errs[0].Op)
+			require.ErrorContains(b, errs[0], "closed by the destination")
+			require.Equal(b, c.took, at[0])
+			require.Equal(b, "pd", seen.seen(), "it is still its turn")
 		})
 	}
 }
@@ -475,10 +491,15 @@ func TestHandshakeElsewhere(t *testing.T) {
 		require.Equal(b, "pdpd", atSecond.seen())
 		require.EqualValues(b, 6, f.Stats().Connects)
 	})
-	// Who asks for a password takes three connections, and one more.
+	// Who asks for a password takes three connections, and one more. Each
+	// that is asked for has its own time.
 	inBubble(t, Config{}, func(b *bubble) {
-		d, seen := b.picky("dest:1935", takesOnly(true, hangsUp), forwardtest.Script{}, refusing("code=403 need auth; authmod=adobe ] : "),
-			refusing("authmod=adobe ] : ?reason=needauth&user=jo&salt=s&opaque=o"), forwardtest.Script{})
+		slowly := func(s forwardtest.Script) forwardtest.Script {
+			s.Steps["handshake"] = forwardtest.Step{Delay: 4 * time.Second}
+			return s
+		}
+		d, seen := b.picky("dest:1935", takesOnly(true, hangsUp), forwardtest.Script{}, slowly(refusing("code=403 need auth; authmod=adobe ] : ")),
+			slowly(refusing("authmod=adobe ] : ?reason=needauth&user=jo&salt=s&opaque=o")), slowly(script("connect", forwardtest.Step{})))
 		f := b.forward(Destination{URL: "rtmp://jo:pw@dest/live/" + canary})
 		b.published(d, 4)
 		require.Equal(b, "pddd", seen.seen())
