@@ -101,6 +101,13 @@ func (c *pickyConn) Read(p []byte) (int, error) {
 // What servers do with a handshake that they do not take.
 func hangsUp(nc net.Conn) { nc.Close() }
 
+func hangsUpAfter(d time.Duration) func(net.Conn) {
+	return func(nc net.Conn) {
+		<-time.After(d)
+		nc.Close()
+	}
+}
+
 func saysNothing(net.Conn) {}
 
 func says(s string) func(net.Conn) {
@@ -397,7 +404,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, Config{}, func(b *bubble) {
-				d, _ := b.picky("dest:1935", never(saysNothing))
+				d, _ := b.picky("dest:1935", never(hangsUpAfter(time.Second)))
 				f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
 				end(b, f)
 				<-f.Done()
@@ -406,6 +413,19 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			})
 		})
 	}
+	t.Run("Update", func(t *testing.T) {
+		st := new(states)
+		inBubble(t, Config{Hooks: Hooks{OnForward: st.note}}, func(b *bubble) {
+			b.destination("healthy:1935")
+			b.picky("dest:1935", never(saysNothing))
+			f := b.forward(Destination{URL: "rtmp://healthy/live/" + canary})
+			ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+			defer cancel()
+			_, err := f.Update(ctx, Destination{URL: "rtmp://dest/live/" + canary})
+			require.ErrorIs(b, err, context.DeadlineExceeded)
+			require.Len(b, st.of(st.all[0].f, StateConnecting), 1)
+		})
+	})
 }
 
 // The second connection has what the first has left of the time.
@@ -434,10 +454,7 @@ func TestHandshakeInTheOtherFormInTime(t *testing.T) {
 			return plain
 		}
 	}
-	late := func(nc net.Conn) {
-		<-time.After(4 * time.Second)
-		nc.Close()
-	}
+	late := hangsUpAfter(4 * time.Second)
 	inTime(t, 9*time.Second, "handshake", "closed by the destination", both(late, saysNothing))
 	inTime(t, 8*time.Second, "handshake", "closed by the destination", both(late, late))
 	inTime(t, 9*time.Second, "connect", "no answer within 5s", both(late, nil), script("connect", forwardtest.Step{Silent: true}))
@@ -478,18 +495,22 @@ func TestHandshakeInTheOtherFormNotReached(t *testing.T) {
 	}
 }
 
-// Each place has its own form.
+// Each place has its own form, and its own time.
 func TestHandshakeElsewhere(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
-		first, atFirst := b.picky("dest:1935", takesOnly(false, hangsUp), sending("rtmp://other:1935/app2"))
-		second, atSecond := b.picky("other:1935", takesOnly(true, hangsUp))
+		to := sending("rtmp://other:1935/app2")
+		to.Steps["handshake"] = forwardtest.Step{Delay: 4 * time.Second}
+		first, atFirst := b.picky("dest:1935", takesOnly(true, hangsUpAfter(4*time.Second)), forwardtest.Script{}, to)
+		second, atSecond := b.picky("other:1935", takesOnly(true, hangsUpAfter(4*time.Second)))
 		f := b.forward(Destination{URL: "rtmp://dest/live/" + canary, Redirect: RedirectAnywhere})
-		b.published(second, 2).Close()
+		s := b.published(second, 2)
+		require.NoError(b, f.Stats().LastErr)
+		s.Close()
 		b.published(second, 4)
-		require.Equal(b, "pp", atFirst.seen())
-		require.Len(b, first.Sessions(), 2)
+		require.Equal(b, "pdd", atFirst.seen())
+		require.Len(b, first.Sessions(), 3)
 		require.Equal(b, "pdpd", atSecond.seen())
-		require.EqualValues(b, 6, f.Stats().Connects)
+		require.EqualValues(b, 7, f.Stats().Connects)
 	})
 	// Who asks for a password takes three connections, and one more. Each
 	// that is asked for has its own time.
