@@ -109,8 +109,13 @@ type Destination struct {
 	// stream cost a little more, as they can't be shared.
 	Timestamps Timestamps
 
-	// DigestHandshake makes the handshake with digests, which some old
-	// servers insist on. By default it is the plain one of RTMP 1.0, 5.2.
+	// DigestHandshake begins with the handshake that has digests, which some
+	// old servers insist on; by default the plain one of RTMP 1.0, 5.2, comes
+	// first. Until one has succeeded they take turns: where the server breaks
+	// one off, the other follows at once, on a new connection within the same
+	// SetupTimeout; where it answers nothing, or as TLS or HTTP do, with the
+	// next attempt. The one that has succeeded stays. Where both fail in an
+	// attempt, its error is that of the first.
 	DigestHandshake bool
 
 	// Redirect says where the destination may send us instead: with a 302 in

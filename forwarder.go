@@ -126,6 +126,7 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
+	form              form                   // of the handshake at ep
 	sessions          tls.ClientSessionCache // of TLS, for reconnecting
 	tlsOnce, warnOnce sync.Once
 
@@ -163,6 +164,7 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 
 		telling: make(chan struct{}, 1),
 	}
+	f.form.digest = f.dst.DigestHandshake
 	f.log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", f.id)
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
 	return f, nil
@@ -185,7 +187,9 @@ type ForwarderStats struct {
 	// waiting where Config.Retry has given up.
 	NextAttempt time.Time
 
-	Connects uint64 // connections tried; one with authentication takes three
+	// Connects counts the connections tried: one with authentication takes
+	// three, one whose server wants the other form of the handshake two.
+	Connects uint64
 	Accepted uint64 // attempts that were publishing
 	Bytes    uint64
 	Messages uint64
@@ -634,9 +638,10 @@ type link struct {
 	close  func() // ends the connection
 }
 
-// connect makes a connection to at. auth answers what the one before was asked.
-// Where it is the first of the session it shows as f's state.
-func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown bool) (_ *link, derr *DestinationError) {
+// connect makes a connection to at, with the handshake in the form that fm says,
+// within what su has left of the time. auth answers what the one before was
+// asked. Where it is the first of the session it shows as f's state.
+func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *form, su *setup, shown bool) (_ *link, derr *DestinationError) {
 	if shown {
 		f.setState(StateConnecting, nil)
 	} else {
@@ -644,8 +649,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		f.total.Connects++
 		f.mu.Unlock()
 	}
-	var su setup
-	nc, derr := f.dial(ctx, at, &su)
+	nc, derr := f.dial(ctx, at, su)
 	if derr != nil {
 		return nil, derr
 	}
@@ -665,9 +669,10 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, shown
 		f.setState(StateHandshaking, nil)
 	}
 	nc.SetDeadline(su.begins("handshake", su.by))
-	if err := rtmp.ClientHandshake(nc, f.dst.DigestHandshake); err != nil {
+	if err := rtmp.ClientHandshake(nc, fm.digest); err != nil {
 		return nil, f.error("handshake", cause(nc, err), su.limit)
 	}
+	fm.known = true
 	nc.SetDeadline(time.Time{}) // writing is limited by the sender
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
 	if own := f.dst.MergeWindow; own != 0 {
@@ -831,11 +836,11 @@ func (f *Forwarder) isAwaited() bool {
 }
 
 // setup is how far a connection has come: its step, how long that may take, and
-// when all must be done.
+// when all must be done, which holds for another one in its place, too.
 type setup struct {
 	step  string
 	limit time.Duration
-	by    time.Time
+	by    time.Time     // zero until it is connected
 	whole time.Duration // Destination.SetupTimeout
 }
 
@@ -875,10 +880,14 @@ func (f *Forwarder) error(op string, err error, limit time.Duration) *Destinatio
 }
 
 // dial connects, with TLS where the destination asks for it. The set-up's time
-// begins when it is connected.
+// begins when it is connected, unless it is running already.
 func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn, *DestinationError) {
 	su.limit = f.dst.DialTimeout
 	dialBy := time.Now().Add(su.limit)
+	again := !su.by.IsZero()
+	if again && su.by.Before(dialBy) {
+		dialBy = su.by
+	}
 	whole := ctx
 	ctx, cancel := context.WithDeadline(whole, dialBy)
 	defer cancel()
@@ -904,8 +913,10 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 		}
 		return nil, f.error(op, err, su.limit)
 	}
-	su.whole = f.dst.SetupTimeout
-	su.by = time.Now().Add(su.whole)
+	if !again {
+		su.whole = f.dst.SetupTimeout
+		su.by = time.Now().Add(su.whole)
+	}
 	if at.scheme != "rtmps" {
 		return nc, nil
 	}

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,18 +116,22 @@ func (e endpoint) relative(ref string) (endpoint, error) {
 	return e, nil
 }
 
-// open connects to at, answers what it is asked and goes where it is sent.
+// open connects to at, in the other form of the handshake where the first is
+// broken off, answers what it is asked and goes where it is sent.
 func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *DestinationError) {
 	auth := ""
+	fm := f.formAt(at)
+	var su setup
+	var broken *DestinationError // why fm's other form has failed
 	for redirects := 0; ; {
-		l, err := f.connect(ctx, at, auth, shown)
+		l, err := f.connect(ctx, at, auth, fm, &su, shown)
 		var asked *rtmp.AuthRequired
 		var sent *rtmp.Redirect
 		switch {
 		case err == nil || f.isEnded():
 			return l, err
 		case errors.As(err.Err, &asked):
-			auth = asked.Auth
+			auth, su = asked.Auth, setup{}
 		case errors.As(err.Err, &sent):
 			to, why := f.dst.redirected(at, sent.URL())
 			if redirects++; why == nil && redirects > maxRedirects {
@@ -137,8 +142,14 @@ func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *
 			}
 			f.log.Debug("destination redirects", "to", redactURL(to.tcURL, true))
 			at, auth = to, ""
-		default:
+			fm, su, broken = f.formAt(to), setup{}, nil
+		case fm.known || ctx.Err() != nil:
 			return nil, err
+		case fm.turn(err) && broken == nil:
+			f.log.Debug("destination gets the other handshake", "err", err)
+			broken = err
+		default:
+			return nil, cmp.Or(broken, err)
 		}
 	}
 }

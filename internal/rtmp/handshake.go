@@ -22,6 +22,18 @@ const (
 // plain RTMP: an encrypted variant, or no RTMP at all.
 var ErrVersion = errors.New("handshake: version is not 3")
 
+// VersionError is an ErrVersion of the peer that sent this first byte.
+type VersionError byte
+
+func (e VersionError) Error() string { return fmt.Sprintf("%v (%d)", ErrVersion, byte(e)) }
+
+// Unwrap returns ErrVersion.
+func (e VersionError) Unwrap() error { return ErrVersion }
+
+// OtherProtocol reports whether so begins what TLS (RFC 8446, 5.1) or HTTP/1
+// (RFC 9112, 4) answers.
+func (e VersionError) OtherProtocol() bool { return 20 <= e && e <= 23 || e == 'H' }
+
 // The keys of the digest handshake. Its text is the partial key, the whole is
 // the full key; Flash Player's and Flash Media Server's share the tail.
 var (
@@ -50,7 +62,7 @@ func ServerHandshake(rw io.ReadWriter) error {
 		return fmt.Errorf("handshake: read C0: %w", err)
 	}
 	if c0[0] != version {
-		return fmt.Errorf("%w (%d)", ErrVersion, c0[0])
+		return VersionError(c0[0])
 	}
 	// Taken only now: a client that has sent nothing costs nothing.
 	buf := handshakes.Get().(*[1 + 3*handshakeSize]byte)
@@ -84,7 +96,8 @@ func ServerHandshake(rw io.ReadWriter) error {
 
 // ClientHandshake does the client's side on rw, plain unless digest is asked
 // for. C2 is an exact echo of S1, as strict servers want it, or signed where
-// both sides use digests. S2's content is not looked at.
+// both sides use digests. S2's content is not looked at. A server that answers
+// something other than RTMP is a VersionError.
 func ClientHandshake(rw io.ReadWriter, digest bool) error {
 	c := make([]byte, 1+handshakeSize)
 	c[0] = version
@@ -99,11 +112,14 @@ func ClientHandshake(rw io.ReadWriter, digest bool) error {
 		return fmt.Errorf("handshake: write C0, C1: %w", err)
 	}
 	s := make([]byte, 1+handshakeSize)
-	if _, err := io.ReadFull(rw, s); err != nil {
+	n, err := io.ReadFull(rw, s)
+	switch other := n > 0 && s[0] != version; {
+	case other && err != nil:
+		return fmt.Errorf("%w: %w", VersionError(s[0]), err)
+	case other:
+		return VersionError(s[0])
+	case err != nil:
 		return fmt.Errorf("handshake: read S0, S1: %w", err)
-	}
-	if s[0] != version {
-		return fmt.Errorf("%w (%d)", ErrVersion, s[0])
 	}
 	// S2 is read before C2 is sent, as ffmpeg does it: a server that is
 	// still writing it may not read yet.

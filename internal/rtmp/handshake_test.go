@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -249,6 +250,32 @@ func TestClientHandshakeCut(t *testing.T) {
 		err := ClientHandshake(&rw{Reader: bytes.NewReader(all[:n])}, false)
 		require.Error(t, err, n)
 		require.True(t, isEOF(err), "%d: %v", n, err)
+	}
+}
+
+// What other protocols answer is known by its first byte, however short it is.
+func TestClientHandshakeKnowsOtherProtocols(t *testing.T) {
+	for _, c := range []struct {
+		answer string
+		other  bool
+	}{
+		{"\x15\x03\x03\x00\x02\x02\x46", true}, // an alert of TLS
+		{"\x16\x03\x01", true},
+		{"HTTP/1.1 400 Bad Request\r\n\r\n", true},
+		{"H", true},
+		{"\x06", false}, // RTMPE
+		{"\x00", false},
+		{"\x14", true},
+		{"\x18", false},
+		{"\x13", false},
+	} {
+		err := ClientHandshake(&rw{Reader: strings.NewReader(c.answer)}, false)
+		require.ErrorIs(t, err, ErrVersion, "%q", c.answer)
+		require.True(t, isEOF(err), "%q: %v", c.answer, err)
+		var version VersionError
+		require.ErrorAs(t, err, &version)
+		require.Equal(t, c.answer[0], byte(version))
+		require.Equal(t, c.other, version.OtherProtocol(), "%q", c.answer)
 	}
 }
 
