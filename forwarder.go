@@ -835,6 +835,39 @@ func (f *Forwarder) isAwaited() bool {
 	return f.succeed != nil
 }
 
+// form is in which form the handshake is made with a server, plain or with
+// digests. Until it has succeeded in one of them, which then stays, the forms
+// take turns: after a handshake that has failed comes the other one. It comes
+// in the same attempt, once, where the server has broken off; one that says
+// nothing has used up the attempt's time.
+//
+// A Forwarder makes one connection after the other, so that nothing guards it.
+type form struct {
+	digest bool // the next handshake's
+	known  bool // has succeeded
+}
+
+// formAt is the form for a place. Only that of Destination.URL is remembered.
+func (f *Forwarder) formAt(at endpoint) *form {
+	if at.host == f.ep.host && at.port == f.ep.port {
+		return &f.form
+	}
+	return &form{digest: f.dst.DigestHandshake}
+}
+
+// turn has the other form come next where a handshake has failed, and reports
+// whether at once: where the server has broken off, and not because it speaks
+// another protocol.
+func (fm *form) turn(err *DestinationError) (atOnce bool) {
+	if err.Op != "handshake" {
+		return false
+	}
+	fm.digest = !fm.digest
+	var version rtmp.VersionError
+	other := errors.As(err.Err, &version) && version.OtherProtocol()
+	return !other && !errors.Is(err.Err, os.ErrDeadlineExceeded)
+}
+
 // setup is how far a connection has come: its step, how long that may take, and
 // when all must be done, which holds for another one in its place, too.
 type setup struct {
