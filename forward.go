@@ -55,6 +55,7 @@ type Server struct {
 	id     string
 	log    *slog.Logger
 	pool   *fanout.Pool
+	reads  *ingest.Coalescer
 	memory atomic.Pointer[gop.Budget] // the process's or its own; see setBudget
 	auth   *rtmp.Authenticator
 
@@ -84,6 +85,7 @@ func NewServer(cfg Config) *Server {
 		err:       cfg.Validate(),
 		id:        randomID(),
 		pool:      fanout.NewPool(),
+		reads:     ingest.NewCoalescer(),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		sources:   make(map[string]*Source),
@@ -304,6 +306,7 @@ func (s *Server) Close() error {
 	}
 	s.wg.Wait()
 	s.pool.Close()
+	s.reads.Close()
 	return nil
 }
 
@@ -584,7 +587,8 @@ type conn struct {
 
 	pubs    map[uint32]*publication
 	ended   []*Source    // to be waited for
-	last    *publication // that got the last message
+	last    *publication // that got the last message,
+	lastID  uint32       // on this message stream
 	touched bool         // since the last flush
 	media   int64        // when the last message came
 	limit   int64        // media time that the read deadline counts from
@@ -922,6 +926,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	c.rt.Limits = cfg.mediaLimits()
 	c.rt.Resize(publishBuffer)
 	c.in.SetWindow(p.src.vhost.MergeWindow)
+	c.in.Coalesce(c.srv.reads)
 	c.in.SetDeadline(deadline(p.src.vhost.FirstMediaTimeout))
 	// The first media moves the deadline, whatever the clock began with.
 	c.limit = p.heard - 2*int64(time.Second)
@@ -937,6 +942,7 @@ func (c *conn) Unpublish(streamID uint32, lost bool) {
 	}
 	if len(c.pubs) == 0 {
 		c.in.SetWindow(0)
+		c.in.Coalesce(nil)
 		c.idle()
 	}
 	if p.leave(lost) {
@@ -957,9 +963,17 @@ func (c *conn) idle() {
 	}
 }
 
+// publication is what is published on a message stream, or nil.
+func (c *conn) publication(streamID uint32) *publication {
+	if c.last != nil && c.lastID == streamID {
+		return c.last
+	}
+	return c.pubs[streamID]
+}
+
 // framer places the media of a stream.
 func (c *conn) framer(streamID uint32) *chunk.Framer {
-	if p := c.pubs[streamID]; p != nil {
+	if p := c.publication(streamID); p != nil {
 		return &p.framer
 	}
 	return nil
@@ -967,12 +981,12 @@ func (c *conn) framer(streamID uint32) *chunk.Framer {
 
 // Message implements rtmp.Handler.
 func (c *conn) Message(m chunk.Message) error {
-	p := c.pubs[m.StreamID]
+	p := c.publication(m.StreamID)
 	now := fanout.Clock()
 	p.heard, p.begun = now, true
 	if p != c.last {
 		c.flush()
-		c.last = p
+		c.last, c.lastID = p, m.StreamID
 	}
 	c.touched = true
 	c.media = now

@@ -84,6 +84,7 @@ type Log struct {
 	bytes int
 	total uint64
 	track uint8 // lowest video track with media
+	alive [2]inForce
 	info  Info
 	stats atomic.Pointer[Info]
 }
@@ -306,11 +307,24 @@ func (l *Log) classify(m *Message) (media bool) {
 	return media
 }
 
+// inForce is the codec of media of a track for which a set's headers are.
+type inForce struct {
+	set   *HeaderSet
+	track uint8
+	codec flv.Codec
+}
+
 // outlive drops the headers of a track whose codec has changed without new
-// ones.
+// ones. For most messages nothing has changed since the one before.
 func (l *Log) outlive(typ uint8, t flv.Tag) {
-	if t.Frames && !t.Opaque && !t.SequenceHeader {
+	if !t.Frames || t.Opaque || t.SequenceHeader {
+		return
+	}
+	alive := &l.alive[typ&1] // 8 is audio, 9 is video
+	if now := (inForce{l.set, t.Track, t.Codec}); *alive != now {
 		l.set = l.set.outlived(typ, t.Track, t.Codec)
+		now.set = l.set
+		*alive = now
 	}
 }
 

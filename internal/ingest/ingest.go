@@ -30,6 +30,16 @@ type Reader struct {
 	ahead [1]byte // read by Await, where has says so
 	has   bool
 	err   error // of Await
+
+	low       int // water mark of the connection
+	coalescer *Coalescer
+	shard     *shard // of it, while there is no window
+	since     int    // bytes since the last wait
+	// While turn is waited for these are the shard's.
+	turn    chan struct{}
+	p       []byte
+	n       int
+	readErr error
 }
 
 // drain is how many bytes are read before they are passed on even though more
@@ -42,7 +52,7 @@ const windowDrain = 2 * drain
 
 // NewReader returns a Reader of conn.
 func NewReader(conn net.Conn) *Reader {
-	r := &Reader{conn: conn, raw: rawConn(conn)}
+	r := &Reader{conn: conn, raw: rawConn(conn), low: 1}
 	r.try.init()
 	return r
 }
@@ -59,12 +69,20 @@ func (r *Reader) SetWindow(d time.Duration) {
 	if r.raw == nil || d == r.window {
 		return
 	}
-	r.window = d
-	if d > 0 {
-		setLowWater(r.raw, windowDrain)
+	if r.window = d; d > 0 {
+		r.leave()
+		r.setLow(windowDrain)
 	} else {
-		setLowWater(r.raw, 1)
+		r.setLow(1)
 		r.conn.SetReadDeadline(r.limit)
+	}
+}
+
+// setLow has the connection be readable only when n bytes have arrived.
+func (r *Reader) setLow(n int) {
+	if r.low != n {
+		r.low = n
+		setLowWater(r.raw, n)
 	}
 }
 
@@ -124,6 +142,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	r.read += n
+	r.since += n
 	r.empty = n < len(p)
 	return n, nil
 }

@@ -97,7 +97,7 @@ var epoch = time.Now()
 // wait waits until something arrives, and then for the window's end.
 func (r *Reader) wait(p []byte) (int, error) {
 	if r.window <= 0 {
-		return r.try.wait(r.raw, p)
+		return r.waitForAny(p)
 	}
 	// The window's end is a deadline; until then the socket is not readable
 	// unless much arrives. Windows of all connections end together: one
@@ -120,6 +120,19 @@ func (r *Reader) wait(p []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		}
 	}
+}
+
+// waitForAny waits until something arrives.
+func (r *Reader) waitForAny(p []byte) (int, error) {
+	if r.join(); r.shard != nil {
+		n, err, ok := r.shard.together(r, p)
+		r.since = 0
+		if ok {
+			return n, err
+		}
+	}
+	r.setLow(1)
+	return r.try.wait(r.raw, p)
 }
 
 // setLowWater makes the socket readable only when n bytes have arrived.
