@@ -133,7 +133,9 @@ type Config struct {
 	// MergeWindow is how long messages are held back at most to send more
 	// of them in one write (the field's merged write; mw_latency). It is the
 	// latency added, and what saves most of the CPU time. Default 50 ms;
-	// negative sends at once.
+	// negative sends at once. On Linux that is within 2.5 ms while such
+	// publishers, at least 8, send more than 2000 messages a second in all:
+	// then they are read together.
 	MergeWindow time.Duration
 
 	// ChunkSize is the size of the chunks we send, 128 to 65536 bytes.
