@@ -81,7 +81,7 @@ func (d Destination) redirected(at endpoint, ref string) (endpoint, error) {
 	if err != nil || herr != nil || perr != nil || strings.Contains(authority, "@") {
 		return at, errRedirectURL
 	}
-	e.key, e.user, e.password = at.key, at.user, at.password
+	e.key, e.user, e.password, e.times = at.key, at.user, at.password, at.times
 	same := strings.EqualFold(e.host, home.host) || strings.EqualFold(e.host, home.serverName)
 	switch {
 	case at.scheme == "rtmps" && e.scheme != "rtmps":

@@ -18,7 +18,7 @@ import (
 
 func TestRedirected(t *testing.T) {
 	const key = "k?t=" + canary
-	plain := Destination{URL: "rtmp://a.example/live?x=1", StreamKey: key, User: "jo", Password: canary}
+	plain := Destination{URL: "rtmp://a.example/live?x=1", StreamKey: key, User: "jo", Password: canary, Timestamps: TimestampsZero}
 	secure := Destination{URL: "rtmps://a.example:1443/live/more", StreamKey: key, ServerName: "name.example"}
 	anywhere := func(d Destination) Destination { d.Redirect = RedirectAnywhere; return d }
 	for _, c := range []struct {
@@ -74,6 +74,7 @@ func TestRedirected(t *testing.T) {
 			require.Equal(t, key, e.key)
 			require.Equal(t, at.user, e.user)
 			require.Equal(t, at.password, e.password)
+			require.Equal(t, c.d.Timestamps, e.times)
 			other := strings.Contains(c.want, "b.example")
 			require.Equal(t, other, e.untrusted, "what another server names is not trusted")
 			if other {
