@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -12,7 +13,7 @@ import (
 // UnsupportedCodecError says that the stream has a codec which is not among
 // those that the destination has listed in its answer to connect (Enhanced
 // RTMP v2, Enhancing NetConnection connect Command: fourCcList,
-// videoFourCcInfoMap, audioFourCcInfoMap).
+// videoFourCcInfoMap, audioFourCcInfoMap), or that its platform takes.
 //
 // That alone keeps nothing from being sent: the specification has servers state
 // what they support but does not say that all else is refused, and there are
@@ -22,11 +23,19 @@ import (
 // after a refusal.
 type UnsupportedCodecError struct {
 	Codec string // the FourCC, such as hvc1
+
+	platform string
 }
 
 func (e *UnsupportedCodecError) Error() string {
+	if e.platform != "" {
+		return fmt.Sprintf("%s is not among the codecs that %s takes", e.Codec, e.platform)
+	}
 	return fmt.Sprintf("%s is not among the codecs that the destination lists", e.Codec)
 }
+
+// errNoAudio says that the stream has none and the platform needs it.
+var errNoAudio = errors.New("the stream has no audio, which the platform needs")
 
 // codecsKnown is how long after the answer to publish the codecs are looked at
 // for the log. The first destinations are there before the first message.
@@ -40,24 +49,36 @@ func (f *Forwarder) untaken(c *rtmp.Client) error {
 		return nil
 	}
 	info := f.src.log.Info()
+	if p := f.ep.profile; p != nil && p.video != 0 && info.Video != 0 && info.Video != p.video {
+		return &UnsupportedCodecError{info.Video.String(), p.title}
+	}
 	switch info.Video {
 	case flv.CodecHEVC, flv.CodecAV1, flv.CodecVP9, flv.CodecVP8, flv.CodecVVC:
 		if !c.Takes(false, info.Video.String()) {
-			return &UnsupportedCodecError{info.Video.String()}
+			return &UnsupportedCodecError{Codec: info.Video.String()}
 		}
 	}
 	switch info.Audio {
 	case flv.CodecOpus, flv.CodecFLAC, flv.CodecAC3, flv.CodecEAC3:
 		if !c.Takes(true, info.Audio.String()) {
-			return &UnsupportedCodecError{info.Audio.String()}
+			return &UnsupportedCodecError{Codec: info.Audio.String()}
 		}
 	}
 	return nil
 }
 
-// warnOfCodec logs what untaken says, once.
+// missing is errNoAudio where that is so, as soon as it can be known.
+func (f *Forwarder) missing() error {
+	info := f.src.log.Info()
+	if p := f.ep.profile; p == nil || !p.audio || info.Audio != 0 || info.Video == 0 || time.Since(f.src.began) < codecsKnown {
+		return nil
+	}
+	return errNoAudio
+}
+
+// warnOfCodec logs what untaken or missing says, once.
 func (f *Forwarder) warnOfCodec(c *rtmp.Client) {
-	err := f.untaken(c)
+	err := first(f.untaken(c), f.missing())
 	f.mu.Lock()
 	first := err != nil && !f.warned
 	f.warned = f.warned || first

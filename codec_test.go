@@ -93,3 +93,49 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 		})
 	}
 }
+
+// What a platform's profile says of it.
+func TestWhatPlatformsTake(t *testing.T) {
+	for _, c := range []struct {
+		name, url    string
+		profile      Profile
+		video, audio string
+		want         string
+	}{
+		{"Twitch", "rtmp://live.twitch.tv/app/k", "", h264Header, aacConfig, ""},
+		{"Twitch, enhanced", "rtmp://live.twitch.tv/app/k", "", "\x90avc1", aacConfig, ""},
+		{"Twitch, HEVC", "rtmp://live.twitch.tv/app/k", "", "\x90hvc1", aacConfig, "hvc1 is not among the codecs that Twitch takes"},
+		{"Twitch, HEVC as id 12", "rtmp://live.twitch.tv/app/k", "", "\x1c\x00\x00\x00\x00\x01\x01", aacConfig, "hvc1 is not among the codecs that Twitch takes"},
+		{"Twitch, no video", "rtmp://live.twitch.tv/app/k", "", "", aacConfig, ""},
+		{"another server, HEVC", "rtmp://live.twitch.tv/app/k", ProfileNone, "\x90hvc1", "", ""},
+		{"YouTube", "rtmp://a.rtmp.youtube.com/live2/k", "", h264Header, aacConfig, ""},
+		{"YouTube, no audio", "rtmp://a.rtmp.youtube.com/live2/k", "", h264Header, "", errNoAudio.Error()},
+		{"YouTube, HEVC", "rtmp://a.rtmp.youtube.com/live2/k", "", "\x90hvc1", aacConfig, ""},
+		{"another server, no audio", "rtmp://a.rtmp.youtube.com/live2/k", ProfileNone, h264Header, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var network forwardtest.Network
+				host, _, _ := strings.Cut(strings.TrimPrefix(c.url, "rtmp://"), "/")
+				dest := network.NewDestination(host + ":1935")
+				defer dest.Close()
+				log := new(lockedBuffer)
+				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: leaks.Logger(slog.NewTextHandler(log, nil))})
+				p := publish(t, s, "live", "s")
+				f, err := p.Source().Forward(Destination{URL: c.url, Profile: c.profile})
+				require.NoError(t, err)
+				require.Empty(t, f.Stats().Warning, "nothing is known yet")
+				if c.video != "" {
+					require.NoError(t, p.WriteTag(TagVideo, 0, []byte(c.video)))
+				}
+				if c.audio != "" {
+					require.NoError(t, p.WriteTag(TagAudio, 0, []byte(c.audio)))
+				}
+				time.Sleep(codecsKnown)
+				synctest.Wait()
+				require.Equal(t, c.want, f.Stats().Warning)
+				require.Equal(t, min(len(c.want), 1), strings.Count(log.String(), "may not take"))
+			})
+		})
+	}
+}

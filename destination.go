@@ -23,6 +23,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/rtmp-forward/forward/internal/flv"
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
@@ -146,7 +147,8 @@ type Destination struct {
 	//
 	// What a destination has not got yet counts in how far it lags (see
 	// Config.MaxLatency). A connection that is not TCP below, or NetConn,
-	// may tell how many bytes that are with a method Unsent() int.
+	// may tell how many bytes that are with a method Unsent() int. Options of
+	// the socket are its own: by default TCP_NODELAY and keep-alive are on.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// ServerName replaces the URL's host in TLS, as SNI and as the name
@@ -601,7 +603,10 @@ type profile struct {
 	login   bool     // user and password go behind the key
 	maxName int      // bytes of app, tcUrl and key; 0: any
 	times   Timestamps
-	hint    string // what else to look at when it does not work
+	video   flv.Codec // the only one taken; 0: any
+	audio   bool      // is needed
+	plain   string    // what is wrong with rtmp://, mostly
+	hint    string    // what else to look at when it does not work
 }
 
 // nginxName is what nginx-rtmp's buffers hold (NGX_RTMP_MAX_NAME), less the
@@ -611,12 +616,12 @@ const nginxName = 255
 var profiles = []profile{
 	{
 		name: ProfileYouTube, title: "YouTube", hosts: []string{"rtmps.youtube.com"},
-		scheme: "rtmps", app: "live2", tls: true,
+		scheme: "rtmps", app: "live2", tls: true, audio: true,
 		hint: "the stream needs an audio track",
 	},
 	{
 		name: ProfileYouTube, title: "YouTube", hosts: []string{"rtmp.youtube.com"},
-		scheme: "rtmp", app: "live2",
+		scheme: "rtmp", app: "live2", audio: true,
 		hint: "rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
 	},
 	{
@@ -626,13 +631,13 @@ var profiles = []profile{
 	},
 	{
 		name: ProfileTwitch, title: "Twitch", hosts: []string{"twitch.tv"},
-		scheme: "rtmp", app: "app",
+		scheme: "rtmp", app: "app", video: flv.CodecAVC,
 		hint: "regular ingest takes H.264 only",
 	},
 	{
 		name: ProfileIVS, title: "Amazon IVS (Kick, Twitch)", hosts: []string{"live-video.net"},
-		scheme: "rtmps", app: "app",
-		hint: "rtmp:// is refused where it is not enabled",
+		scheme: "rtmps", app: "app", plain: "rtmp:// is refused where it is not enabled",
+		hint: "a channel takes one publisher, whose media must be as it expects",
 	},
 	{
 		name: ProfileAkamai, title: "Akamai", hosts: []string{"akamaientrypoint.net"},
@@ -676,6 +681,9 @@ func profileOf(name Profile, host string) (p *profile, ok bool) {
 	}
 	return named, named != nil
 }
+
+// isPlatform says that it is no server that people run themselves.
+func (p *profile) isPlatform() bool { return p != nil && len(p.hosts) > 0 }
 
 // withScheme puts the scheme before a URL that has none where its host is a
 // platform's.
@@ -732,11 +740,16 @@ func (e *endpoint) warning() string {
 // hint says what may be wrong when e cannot be reached or refuses, in one
 // sentence, or nothing. It holds no secret.
 func (e *endpoint) hint() string {
+	app, _, _ := strings.Cut(e.app, "?")
 	switch {
 	case e.profile == nil:
 		return ""
 	case e.profile.tls && e.scheme == "rtmp":
 		return e.profile.title + " wants rtmps://"
+	case e.profile.app != "" && e.profile.app != app:
+		return e.profile.title + ": its app is " + e.profile.app
+	case e.profile.plain != "" && e.scheme == "rtmp":
+		return e.profile.title + ": " + e.profile.plain
 	default:
 		return e.profile.title + ": " + e.profile.hint
 	}

@@ -217,7 +217,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	st := f.total
 	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
 	st.Warning = f.ep.warning()
-	if err := f.untaken(f.client); err != nil && st.Warning == "" {
+	if err := first(f.untaken(f.client), f.missing()); err != nil && st.Warning == "" {
 		st.Warning = err.Error()
 	}
 	st.NextAttempt = f.next
@@ -683,7 +683,10 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 	// As a client says it before any media comes, this can be wrong at the
 	// first connection, for an encoder that does not say it (OBS). It is no
 	// condition for Enhanced RTMP: we do not wait for the first frame.
-	properties := amf.Object{{Key: hopsProperty, Value: f.src.Request().onward()}}
+	var properties amf.Object
+	if !at.profile.isPlatform() { // it may be a Server of this library
+		properties = amf.Object{{Key: hopsProperty, Value: f.src.Request().onward()}}
+	}
 	if f.src.Request().enhanced || f.src.log.Info().Enhanced {
 		properties = append(properties, rtmp.Enhanced(f.dst.Redirect != RedirectNever)...)
 	}
@@ -904,7 +907,7 @@ func (f *Forwarder) error(op string, err error, limit time.Duration) *Destinatio
 		de.Code = st.Code
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
-	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && op == "tls":
+	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && (op == "tls" || op == "dial"):
 		de.Err = fmt.Errorf("no answer within %v%s: %w", limit.Round(time.Millisecond), hint, err)
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)

@@ -152,17 +152,24 @@ func TestHintsOfSilence(t *testing.T) {
 	at := func(step string, do func(*forwardtest.Session)) forwardtest.Script {
 		return forwardtest.Script{Steps: map[string]forwardtest.Step{step: {Do: do, Silent: true}}}
 	}
+	blackHole := forwardtest.Script{} // of TCP
 	for _, c := range []struct {
 		name, url string
 		script    forwardtest.Script
 		want      string
 	}{
+		{"YouTube without TLS", "rtmp://a.rtmps.youtube.com/live2/" + canary, blackHole, "dial: no answer within 5s (YouTube wants rtmps://): "},
+		{"YouTube with TLS at the other host", "rtmps://a.rtmp.youtube.com/live2/" + canary, blackHole,
+			"dial: no answer within 5s (YouTube: rtmps:// needs a host in rtmps.youtube.com"},
+		{"no server at all", "rtmp://h/app/" + canary, blackHole, "dial: no answer within 5s: "},
 		{"unknown app", "rtmp://h/app/" + canary, at("connect", hangUp), "connect: closed by the destination (does it know the app?): "},
 		{"at publish", "rtmp://h/app/" + canary, at("publish", hangUp), "publish: closed by the destination: "},
 		{"no answer to publish", "rtmp://h/app/" + canary, at("publish", nil), "publish: no answer within 10s: "},
 		{"Facebook without TLS", "rtmp://live-api-s.facebook.com/rtmp/" + canary, at("handshake", hangUp), "handshake: closed by the destination (Facebook wants rtmps://): "},
 		{"Kick without its app", "rtmp://fa723fc1b171.global-contribute.live-video.net/" + canary, at("connect", hangUp),
 			"connect: closed by the destination (Amazon IVS (Kick, Twitch): rtmp:// is refused where it is not enabled): "},
+		{"Kick with another app", "rtmp://fa723fc1b171.global-contribute.live-video.net/live/" + canary, at("connect", hangUp),
+			"connect: closed by the destination (Amazon IVS (Kick, Twitch): its app is app): "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -171,7 +178,13 @@ func TestHintsOfSilence(t *testing.T) {
 				defer dest.Close()
 				lost := make(chan error, 100)
 				s := newServer(t, Config{
-					Dial: func(ctx context.Context, nw, _ string) (net.Conn, error) { return network.Dial(ctx, nw, "dest") },
+					Dial: func(ctx context.Context, nw, _ string) (net.Conn, error) {
+						if c.script.Steps == nil {
+							<-ctx.Done()
+							return nil, ctx.Err()
+						}
+						return network.Dial(ctx, nw, "dest")
+					},
 					Hooks: Hooks{OnForward: func(_ *Forwarder, state State, err error) {
 						if state == StateWaiting {
 							lost <- err

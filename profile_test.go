@@ -16,6 +16,16 @@ import (
 	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
+// connected is what a session's connect has said.
+func connected(s *forwardtest.Session) (props map[string]any) {
+	for _, c := range s.Commands() {
+		if c.Name == "connect" {
+			props, _ = c.Args[0].(map[string]any)
+		}
+	}
+	return props
+}
+
 // spoken is what a session was told: its commands, as they came, and the first
 // data message.
 func spoken(s *forwardtest.Session) (out []string) {
@@ -136,6 +146,11 @@ func TestProfileSessions(t *testing.T) {
 				<-p.Source().Done()
 				synctest.Wait()
 				require.Len(t, dest.Sessions(), 1)
+				// Platforms need not know who we are.
+				ep, err := c.d.endpoint()
+				require.NoError(t, err)
+				props := connected(dest.Sessions()[0])
+				require.Equal(t, !ep.profile.isPlatform(), props[hopsProperty] != nil)
 				require.Equal(t, c.want, spoken(dest.Sessions()[0]))
 			})
 		})
