@@ -60,7 +60,8 @@ type PublishRequest struct {
 func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 
 // Name is the stream's name: "app/stream", after "vhost/" when the vhost is
-// not DefaultVhost.
+// not DefaultVhost. Of a path with several levels encoders send now more, now
+// less as the app: it is Name that is the same then, and not App and Stream.
 func (r *PublishRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
 
 // Format writes the stream's name as in the log, for every verb.

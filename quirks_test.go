@@ -234,6 +234,9 @@ func TestPublisherQuirks(t *testing.T) {
 				messageOf(4, 3, 8, 1, aacData) + messageOf(4, 4, 15, 1, "\x00\x02\x00\x0aonTextData\x05") + messageOf(4, 5, 15, 1, "\x00\x02\x00\x03foo\x11\x06\x07bar") + messageOf(6, 40, 9, 1, h264Inter),
 			messages{got(v, 0, h264Key), got(d, 1, "\x00\x40\x00\x00\x00\x00\x00\x00\x00"), got(d, 2, "\x02\x00\x0aonCuePoint\x05"), got(a, 3, aacData),
 				got(d, 4, "\x02\x00\x0aonTextData\x05"), got(d, 5, "\x02\x00\x03foo\x11\x06\x07bar"), got(v, 40, h264Inter)}},
+		{"OBS: Twitch's track of its own for recordings", usual,
+			messageOf(4, 0, 18, 1, setFrame+"\x02\x00\x17onExpectAdditionalMedia\x05") + messageOf(4, 0, 9, 1, h264Key) + messageOf(4, 21, 18, 1, "\x02\x00\x0fadditionalMedia\x05"),
+			messages{got(d, 0, setFrame+"\x02\x00\x17onExpectAdditionalMedia\x05"), got(v, 0, h264Key), got(d, 21, "\x02\x00\x0fadditionalMedia\x05")}},
 		{"message types and user control events nobody knows", usual,
 			messageOf(2, 0, 4, 0, "\x00\x1f\x00\x00\x00\x00") + messageOf(2, 0, 4, 0, "\x00\x20") + messageOf(5, 0, 99, 1, "x") + messageOf(5, 0, 16, 1, "x") + messageOf(6, 0, 9, 1, h264Key),
 			messages{got(v, 0, h264Key)}},
@@ -279,6 +282,41 @@ func TestPublisherQuirks(t *testing.T) {
 				require.Equal(t, lines(plain), lines(player.Recorder().Messages()))
 				require.NotNil(t, s.Source("live/s"), "it still publishes")
 				player.Close()
+			})
+		})
+	}
+}
+
+// Whichever way an encoder splits a URL, and writes its host, it is the same
+// stream.
+func TestPublisherSplitsTheURL(t *testing.T) {
+	publishAs := func(name string) string { return create + call(1, "publish", 5, nil, name, "live") }
+	for _, c := range []struct{ name, setup string }{
+		{"OBS: the path is the app", connectAs("app", "live/inst", "tcUrl", "rtmp://studio.example/live/inst") + publishAs("s")},
+		{"OBS: a slash in the key", connectAs("app", "live", "tcUrl", "rtmp://studio.example/live") + publishAs("inst/s")},
+		{"FFmpeg: two segments are the app, the host with its port", connectAs("app", "live/inst", "tcUrl", "rtmp://STUDIO.Example:1935/live/inst") + publishAs("s")},
+		{"FFmpeg, a player's", connectAs("app", "live", "tcUrl", "rtmp://studio.example:19350/live") + publishAs("inst/s")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer(t, Config{MergeWindow: -1, Vhosts: map[string]Vhost{"Studio.example": {}}})
+				defer s.Close()
+				nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
+				require.NoError(t, err)
+				defer nc.Close()
+				require.NoError(t, rtmp.ClientHandshake(nc, false))
+				go io.Copy(io.Discard, nc)
+				_, err = nc.Write([]byte(c.setup + messageOf(4, 0, 9, 1, h264Key)))
+				require.NoError(t, err)
+				synctest.Wait()
+				require.NotNil(t, s.Source("Studio.example/live/inst/s"), "it publishes")
+				for _, url := range []string{"rtmp://studio.example:1935/live/inst/s", "rtmp://STUDIO.EXAMPLE/live/inst/s"} {
+					player, err := forwardtest.Client{URL: url, Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
+					require.NoError(t, err)
+					synctest.Wait()
+					require.Equal(t, lines([]forwardtest.Message{got(TagVideo, 0, h264Key)}), lines(player.Recorder().Messages()))
+					player.Close()
+				}
 			})
 		})
 	}
