@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/rtmp-forward/forward"
@@ -17,9 +18,18 @@ import (
 // number of destinations and their address.
 const childEnv = "FORWARD_INTEROP_CHILD"
 
-// child is that server, which runs until its standard input ends. It is false
-// when the binary is to run tests.
+// joyEnv makes the test binary joy4's server. It has the URL to listen on and
+// the file to write.
+const joyEnv = "FORWARD_INTEROP_JOY4"
+
+// child is one of these servers: the first runs until its standard input ends,
+// joy4's until its publisher has gone. It is false when the binary is to run
+// tests.
 func child() bool {
+	if url, path, ok := strings.Cut(os.Getenv(joyEnv), " "); ok {
+		exitOn(joyServe(url, path))
+		return true
+	}
 	var n int
 	var addr string
 	if _, err := fmt.Sscan(os.Getenv(childEnv), &n, &addr); err != nil {
@@ -30,11 +40,15 @@ func child() bool {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	if err := pushTo(ctx, n, addr); err != nil {
+	exitOn(pushTo(ctx, n, addr))
+	return true
+}
+
+func exitOn(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	return true
 }
 
 // pushTo publishes 4 Mbit/s of video and pushes it to an address n times.

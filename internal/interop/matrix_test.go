@@ -118,8 +118,8 @@ func (r *results) print() {
 }
 
 // TestMatrix publishes each clip with every publisher that knows its codecs,
-// pushes it from a master to a slave of ours and to nginx-rtmp, and plays it
-// with every player.
+// pushes it from a master to a slave of ours, to nginx-rtmp and to every
+// receiver, and plays it with every player.
 func TestMatrix(t *testing.T) {
 	needAll(t)
 	clips := repository(t)
@@ -139,8 +139,8 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// world is what one clip goes through: a master, which forwards to a slave
-// and to nginx, which again pushes to the slave.
+// world is what one clip goes through: a master, which forwards to a slave, to
+// receivers, and to nginx, which again pushes to the slave.
 type world struct {
 	t             *testing.T
 	c             *clip
@@ -160,7 +160,8 @@ func newWorld(t *testing.T, c *clip) *world {
 	w.ctx = ctx
 	w.slave = newServer(t, forward.Config{})
 	w.nginx = newNginx(t, w.slave.addr)
-	inside := forward.MustStatic(w.slave.addr, w.nginx.addr, "rtmp://"+w.nginx.addr+"/relay/[stream]")
+	to := []string{w.slave.addr, w.nginx.addr, "rtmp://" + w.nginx.addr + "/relay/[stream]"}
+	inside := forward.MustStatic(append(to, w.startReceivers()...)...)
 	others := forward.MustStatic(w.slave.addr)
 	w.master = newServer(t, forward.Config{
 		Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
@@ -226,6 +227,20 @@ func (w *world) run() {
 	close(w.ended)
 	require.NoError(w.t, err)
 	w.wg.Wait()
+}
+
+// startReceivers starts the receivers and returns their addresses.
+func (w *world) startReceivers() (addrs []string) {
+	for _, r := range receivers {
+		if !r.can(w.c) {
+			table.cannot(destination, r.name, w.c)
+			continue
+		}
+		addr := freeAddr(w.t)
+		addrs = append(addrs, addr)
+		w.player(r, "rtmp://"+addr+"/live/inside", r.rule, destination, r.name, nil)
+	}
+	return addrs
 }
 
 // startPlayers starts the players of the slave and of nginx and returns how

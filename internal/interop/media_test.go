@@ -195,6 +195,21 @@ func readFLV(path string) ([]tag, error) {
 	}
 }
 
+func writeFLV(path string, tags []tag) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := flv.NewWriter(f)
+	for _, m := range tags {
+		if err := w.WriteTag(m.typ, m.ms, m.body); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
 // kind is what the first track of a message is.
 func kind(m tag) flv.Kind {
 	for t := range flv.Tracks(m.typ, m.body) {

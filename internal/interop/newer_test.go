@@ -29,6 +29,9 @@ func addNewer() {
 	players = append(players, player{name, known, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
 		return ffmpegPlay(t, newFFmpeg, url)
 	}})
+	receivers = append(receivers, player{name, known, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
+		return ffmpegPlay(t, newFFmpeg, url, "-listen", "1")
+	}})
 	tlsPublishers = append(tlsPublishers, tlsFFmpeg(newFFmpeg))
 	tlsPlayers = append(tlsPlayers, tlsFFplay(newFFmpeg))
 	askedPublishers = append(askedPublishers, askedFFmpeg(newFFmpeg))

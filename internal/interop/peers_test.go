@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -231,13 +232,19 @@ func (n *nginx) logged(t testing.TB, pattern string, times int) {
 	})
 }
 
-// freeAddr is an address nobody listens on.
+// freeAddr is an address nobody listens on, for a program of this test. Until
+// the test ends no one else is given its port: a socket is bound to it, beside
+// which one that listens may be.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1))
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	sa, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	return fmt.Sprintf("127.0.0.1:%d", sa.(*syscall.SockaddrInet4).Port)
 }
 
 // eventually waits for what other processes do.
@@ -393,6 +400,15 @@ var players = []player{
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPlay},
 }
 
+// receivers listen on url for one publisher, which is pushed there, and give
+// what it has sent.
+var receivers = []player{
+	{"ffmpeg " + ffmpegVersion("ffmpeg"), classic, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
+		return ffmpegPlay(t, "ffmpeg", url, "-listen", "1")
+	}},
+	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyReceive},
+}
+
 func rtmpdump(t *testing.T, url string) ([]tag, error) {
 	return recorded(t, "rtmpdump", func(out string) []string {
 		return []string{"-q", "--live", "--timeout", "60", "-r", url, "-o", out}
@@ -434,11 +450,52 @@ func joyPlay(_ *testing.T, _ *clip, url string, ended <-chan struct{}) ([]tag, e
 		case <-stop:
 		}
 	}()
+	out, err := joyRead(in)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	return out, err
+}
+
+// joyReceive runs joy4's server, which cannot be ended, as a process of its
+// own.
+func joyReceive(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	out := filepath.Join(t.TempDir(), "out.flv")
+	if err := startEnv(t, []string{joyEnv + "=" + url + " " + out}, exe).wait(); err != nil {
+		return nil, err
+	}
+	return readFLV(out)
+}
+
+// joyServe listens on url and writes what the first publisher sends to a file.
+func joyServe(url, path string) error {
+	u, err := joyrtmp.ParseURL(url)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	s := &joyrtmp.Server{Addr: u.Host, HandlePublish: func(in *joyrtmp.Conn) {
+		defer in.Close()
+		got, err := joyRead(in)
+		if errors.Is(err, io.EOF) {
+			err = writeFLV(path, got)
+		}
+		ended <- err
+	}}
+	go func() { ended <- s.ListenAndServe() }()
+	return <-ended
+}
+
+// joyRead reads until there is an error.
+func joyRead(in *joyrtmp.Conn) (out []tag, err error) {
 	streams, err := in.Streams()
 	if err != nil {
 		return nil, err
 	}
-	var out []tag
 	for _, s := range streams {
 		if header, ok, err := joyflv.CodecDataToTag(s); err != nil {
 			return nil, err
@@ -452,9 +509,6 @@ func joyPlay(_ *testing.T, _ *clip, url string, ended <-chan struct{}) ([]tag, e
 	}
 	for {
 		pkt, err := in.ReadPacket()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return out, nil
-		}
 		if err != nil {
 			return out, err
 		}
