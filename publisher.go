@@ -389,8 +389,9 @@ func (p *publication) single(m chunk.Message, now int64) {
 }
 
 // data takes a data message: to players it goes without @setDataFrame, to
-// destinations metadata goes with it and all else as it came. An AMF3 data
-// message is an AMF0 one behind a format byte.
+// destinations metadata goes with it and all else as it came. @clearDataFrame
+// goes to destinations alone. An AMF3 data message is an AMF0 one behind a
+// format byte.
 func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	t := flv.Data(body, amf3)
 	body = body[t.Head:]
