@@ -250,6 +250,14 @@ type Limits struct {
 	// that have no address are not counted. Default none: a cluster, or a
 	// site behind one address, may have many.
 	ConnectionsPerAddress int
+	// RefusalsPerAddress is how many connects, publishes and plays of an
+	// address, as in ServerStats.RefusedFrom, may be refused within a minute,
+	// which begins with the first of them. Then its new connections are closed
+	// as they are accepted, with one line in the log, until a minute has
+	// passed since the last refusal; those that it has go on. Connections that
+	// have no address are not counted. Default none: many may be behind one
+	// address.
+	RefusalsPerAddress int
 	// PendingHandshakes is how many connections may be in their handshake
 	// at once; above, the oldest is closed. Default 1024.
 	PendingHandshakes int
@@ -324,6 +332,7 @@ func (c Config) withDefaults() Config {
 	def(&l.Connections, sys.MaxFiles()/5*4)
 	def(&l.Connections, 10000)
 	def(&l.ConnectionsPerAddress, -1)
+	def(&l.RefusalsPerAddress, -1)
 	def(&l.PendingHandshakes, 1024)
 	def(&l.Streams, 4096)
 	def(&l.Destinations, 1024)

@@ -62,6 +62,7 @@ var configFields = map[string]struct {
 
 	"Limits.Connections":           {max(sys.MaxFiles()/5*4, 0), "TestLimitOfConnections"},
 	"Limits.ConnectionsPerAddress": {-1, "TestLimitOfConnectionsPerAddress"},
+	"Limits.RefusalsPerAddress":    {-1, "TestLimitOfRefusalsPerAddress"},
 	"Limits.PendingHandshakes":     {1024, "TestLimitOfPendingHandshakes"},
 	"Limits.Streams":               {4096, "TestLimitOfStreams"},
 	"Limits.Destinations":          {1024, "TestLimitsOfDestinations"},

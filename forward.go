@@ -345,6 +345,9 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	if l := s.cfg.Load().Limits.ConnectionsPerAddress; l >= 0 && c.addr.IsValid() && s.perAddr[c.addr] >= l {
 		return nil, fmt.Errorf("%w: %d connections of an address", ErrLimit, l)
 	}
+	if l := s.cfg.Load().Limits.RefusalsPerAddress; l >= 0 && s.refusals.shut(c.addr, time.Now()) {
+		return nil, fmt.Errorf("%w: %d refusals of an address within a minute", ErrLimit, l)
+	}
 	s.wg.Add(1)
 	s.conns[c] = struct{}{}
 	s.perAddr[c.addr]++

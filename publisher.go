@@ -363,6 +363,18 @@ func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
 
 // message takes a message of the publisher, whose goroutine it is called by.
 func (p *publication) message(m chunk.Message, now int64) error {
+	if m.Type == chunk.TypeAggregate {
+		return splitAggregate(m, func(h chunk.Header, payload []byte) {
+			p.single(chunk.Message{Header: h, Payload: payload}, now)
+		})
+	}
+	p.single(m, now)
+	return nil
+}
+
+// single takes a message that is no aggregate, and leaves out one that is: they
+// do not nest.
+func (p *publication) single(m chunk.Message, now int64) {
 	switch m.Type {
 	case chunk.TypeAudio, chunk.TypeVideo:
 		if m.Frame == nil {
@@ -373,23 +385,13 @@ func (p *publication) message(m chunk.Message, now int64) error {
 		p.data(m.Time, m.Payload, false, now)
 	case chunk.TypeDataAMF3:
 		p.data(m.Time, m.Payload, true, now)
-	case chunk.TypeAggregate:
-		return splitAggregate(m, func(h chunk.Header, payload []byte) {
-			switch h.Type {
-			case chunk.TypeAudio, chunk.TypeVideo:
-				f := p.framer.Frame(h, payload)
-				p.append(f, f, now)
-			case chunk.TypeData:
-				p.data(h.Time, payload, false, now)
-			}
-		})
 	}
-	return nil
 }
 
 // data takes a data message: to players it goes without @setDataFrame, to
-// destinations metadata goes with it and all else as it came. An AMF3 data
-// message is an AMF0 one behind a format byte.
+// destinations metadata goes with it and all else as it came. @clearDataFrame
+// goes to destinations alone. An AMF3 data message is an AMF0 one behind a
+// format byte.
 func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	t := flv.Data(body, amf3)
 	body = body[t.Head:]

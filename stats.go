@@ -42,6 +42,8 @@ const (
 	refusalDelay = 250 * time.Millisecond
 	// maxRefusedAddrs bounds the addresses that are counted.
 	maxRefusedAddrs = 1024
+	// refusalTime is that of Limits.RefusalsPerAddress.
+	refusalTime = time.Minute
 )
 
 // refusals counts those who were refused.
@@ -51,16 +53,20 @@ type refusals struct {
 }
 
 type refusal struct {
-	count uint64
-	last  time.Time
+	count  uint64
+	last   time.Time
+	began  time.Time // the minute in which
+	recent int       // so many were refused
+	until  time.Time // when the address is not shut out any more
 }
 
 // note counts a refusal. Where there are too many addresses, that of the
-// oldest is forgotten.
-func (r *refusals) note(addr netip.Addr, now time.Time) {
+// oldest is forgotten. It reports whether the address is shut out from now on:
+// with limit refusals within a minute, where limit is not negative.
+func (r *refusals) note(addr netip.Addr, now time.Time, limit int) (shut bool) {
 	r.total++
 	if !addr.IsValid() {
-		return
+		return false
 	}
 	if r.byAddr == nil {
 		r.byAddr = make(map[netip.Addr]refusal)
@@ -75,7 +81,22 @@ func (r *refusals) note(addr netip.Addr, now time.Time) {
 		}
 		delete(r.byAddr, oldest)
 	}
-	r.byAddr[addr] = refusal{n.count + 1, now}
+	if now.Sub(n.began) >= refusalTime {
+		n.began, n.recent = now, 0
+	}
+	n.count, n.last, n.recent = n.count+1, now, n.recent+1
+	was := now.Before(n.until)
+	if limit >= 0 && (was || n.recent >= limit) {
+		n.until = now.Add(refusalTime)
+		shut = !was
+	}
+	r.byAddr[addr] = n
+	return shut
+}
+
+// shut reports whether an address is shut out.
+func (r *refusals) shut(addr netip.Addr, now time.Time) bool {
+	return now.Before(r.byAddr[addr].until)
 }
 
 func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
@@ -94,9 +115,13 @@ func (e refusedError) Unwrap() error { return e.error }
 // delayRefusal counts a client that is about to be refused, for what it has
 // asked at the given time, and waits.
 func (c *conn) delayRefusal(asked time.Time) {
+	limit := c.srv.cfg.Load().Limits.RefusalsPerAddress
 	c.srv.mu.Lock()
-	c.srv.refusals.note(c.addr, time.Now())
+	shut := c.srv.refusals.note(c.addr, time.Now(), limit)
 	c.srv.mu.Unlock()
+	if shut {
+		c.logger().Warn("address shut out", "refusals", limit)
+	}
 	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
 	defer cancel()
 	<-ctx.Done()

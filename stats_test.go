@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaks"
 )
 
 // Whoever is refused waits, and nobody else does.
@@ -98,13 +101,13 @@ func TestRefusedAddressesAreBounded(t *testing.T) {
 		var r refusals
 		addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}) }
 		for i := range maxRefusedAddrs {
-			r.note(addr(i), time.Now())
+			r.note(addr(i), time.Now(), -1)
 			time.Sleep(time.Second)
 		}
-		r.note(addr(0), time.Now()) // is not the oldest any more
+		r.note(addr(0), time.Now(), -1) // is not the oldest any more
 		require.Len(t, r.byAddr, maxRefusedAddrs)
-		r.note(addr(maxRefusedAddrs), time.Now())
-		r.note(netip.Addr{}, time.Now())
+		r.note(addr(maxRefusedAddrs), time.Now(), -1)
+		r.note(netip.Addr{}, time.Now(), -1)
 		require.Len(t, r.byAddr, maxRefusedAddrs)
 		require.EqualValues(t, 2, r.byAddr[addr(0)].count)
 		require.NotContains(t, r.byAddr, addr(1))
@@ -140,17 +143,23 @@ type textAddr string
 func (a textAddr) Network() string { return "tcp" }
 func (a textAddr) String() string  { return string(a) }
 
+// servedFrom is served for a client at an address.
+func (b *bubble) servedFrom(addr, name string) (forwardtest.Client, chan error) {
+	served := make(chan error, 1)
+	c := b.client(name)
+	c.Dial = func(context.Context, string, string) (net.Conn, error) {
+		near, far := forwardtest.Pipe()
+		go func() { served <- b.srv.ServeConn(context.Background(), addressed{far, textAddr(addr)}) }()
+		return near, nil
+	}
+	return c, served
+}
+
 func TestLimitOfConnectionsPerAddress(t *testing.T) {
 	const limit = 2
 	inBubble(t, Config{Limits: Limits{ConnectionsPerAddress: limit}}, func(b *bubble) {
 		play := func(from string) (*forwardtest.Player, chan error, error) {
-			served := make(chan error, 1)
-			c := b.client("live/" + canary)
-			c.Dial = func(context.Context, string, string) (net.Conn, error) {
-				near, far := forwardtest.Pipe()
-				go func() { served <- b.srv.ServeConn(context.Background(), addressed{far, textAddr(from)}) }()
-				return near, nil
-			}
+			c, served := b.servedFrom(from, "live/"+canary)
 			p, err := c.Play(b.ctx, nil)
 			return p, served, err
 		}
@@ -183,6 +192,135 @@ func TestLimitOfConnectionsPerAddress(t *testing.T) {
 		require.Empty(b, b.srv.perAddr)
 		require.Zero(b, b.srv.Stats().Connections)
 	})
+}
+
+// Who is refused again and again is shut out until a minute has passed since
+// the last refusal, and nobody else is.
+func TestLimitOfRefusalsPerAddress(t *testing.T) {
+	const limit = 3
+	log := new(lockedBuffer)
+	inBubble(t, Config{
+		Limits: Limits{RefusalsPerAddress: limit}, Logger: leaks.Logger(slog.NewTextHandler(log, nil)),
+		Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, ErrRefused) }},
+	}, func(b *bubble) {
+		const guesser = "198.51.100.1:1000"
+		try := func(from, name string) (closed bool) {
+			c, served := b.servedFrom(from, name)
+			p, err := c.Publish(b.ctx)
+			if err == nil {
+				p.Close()
+			}
+			ended := <-served
+			switch {
+			case errors.Is(ended, ErrLimit):
+				require.EqualError(b, ended, "forward: limit reached: 3 refusals of an address within a minute")
+				return true
+			case name == "secret/s":
+				require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
+			default:
+				require.NoError(b, err)
+			}
+			return false
+		}
+		refused := func(from string, times int) {
+			for range times {
+				require.False(b, try(from, "secret/s"))
+			}
+		}
+		shut := func(from string) bool { return try(from, "live/s") }
+		shutOut := func() int { return strings.Count(log.String(), "address shut out") }
+
+		// An open connection, which is refused later.
+		late, lateServed := b.servedFrom(guesser, "secret/s")
+		hold, release := context.WithCancel(b.ctx)
+		defer release()
+		dial := late.Dial
+		late.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dial(ctx, network, addr)
+			<-hold.Done()
+			return nc, err
+		}
+		lateErr := make(chan error, 1)
+		go func() { _, err := late.Publish(b.ctx); lateErr <- err }()
+		synctest.Wait()
+
+		refused(guesser, limit-1)
+		require.False(b, shut(guesser))
+		require.Zero(b, shutOut())
+		refused(guesser, 1)
+		last := time.Now().Add(-refusalDelay)
+		require.Equal(b, 1, shutOut())
+		for range 100 {
+			require.True(b, shut(guesser))
+		}
+		nc, _ := b.servedFrom(guesser, "live/s")
+		near, err := nc.Dial(b.ctx, "tcp", "h:1935")
+		require.NoError(b, err)
+		n, err := near.Read(make([]byte, 1))
+		require.Zero(b, n, "it is told nothing")
+		require.Equal(b, io.EOF, err)
+		require.Equal(b, last.Add(refusalDelay), time.Now(), "and closed at once")
+		require.False(b, shut("198.51.100.2:1000"), "another address")
+		require.False(b, shut("pipe"))
+		refused("pipe", limit)
+		require.False(b, shut("pipe"), "no address, no count")
+
+		release() // within the handshake's time
+		require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(<-lateErr))
+		require.Error(b, <-lateServed)
+		last = time.Now().Add(-refusalDelay)
+		time.Sleep(time.Until(last.Add(time.Minute - 1)))
+		require.True(b, shut(guesser), "until a minute after the last")
+		require.Equal(b, 1, shutOut(), "one line")
+		time.Sleep(1)
+		require.False(b, shut(guesser))
+		require.EqualValues(b, limit+1, b.srv.Stats().RefusedFrom[netip.MustParseAddr("198.51.100.1")])
+
+		// It all begins anew; those of the minute before do not count.
+		refused(guesser, limit-1)
+		time.Sleep(time.Minute)
+		refused(guesser, limit-1)
+		require.False(b, shut(guesser))
+		refused(guesser, 1)
+		require.True(b, shut(guesser))
+		require.Equal(b, 2, shutOut())
+
+		// IPv6 by network, as everywhere.
+		refused("[2001:db8:1:2::1]:1", limit)
+		require.True(b, shut("[2001:db8:1:2:ffff::9]:1"))
+		require.False(b, shut("[2001:db8:1:3::1]:1"))
+
+		// What a Reload lifts is lifted at once.
+		require.NoError(b, b.srv.Reload(Config{Logger: quiet, Addr: ":1935"}))
+		require.False(b, shut(guesser))
+	})
+	inBubble(t, Config{Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, ErrRefused) }}}, func(b *bubble) {
+		for range 100 {
+			_, err := b.client("secret/s").Publish(b.ctx)
+			require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
+		}
+		b.publish("live/s")
+	})
+}
+
+// A shut-out does not end early because somebody who is shut out is refused on
+// a connection that he has had before.
+func TestShutOutIsNotCutShort(t *testing.T) {
+	var r refusals
+	addr, began := netip.MustParseAddr("192.0.2.1"), time.Now()
+	at := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
+	for _, step := range []struct {
+		at   int
+		shut bool // by this refusal
+	}{{0, false}, {59, true}, {61, false}, {62, false}} {
+		require.Equal(t, step.shut, r.note(addr, at(step.at), 2), "%d s", step.at)
+	}
+	require.True(t, r.shut(addr, at(121)))
+	require.False(t, r.shut(addr, at(122)))
+	require.False(t, r.note(addr, at(122), 2))
+	require.False(t, r.shut(addr, at(122)))
+	require.True(t, r.note(addr, at(123), 2))
+	require.True(t, r.shut(addr, at(123)))
 }
 
 // A decision that takes long is not delayed for long once more.

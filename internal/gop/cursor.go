@@ -34,8 +34,9 @@ type Options struct {
 	// From, where it is not 0, is where to begin, whatever Live says: where
 	// another cursor has stopped at a keyframe.
 	From uint64
-	// Push: metadata goes out inside @setDataFrame. NoMeta: it does not go
-	// out at all.
+	// Push: metadata goes out inside @setDataFrame, and @clearDataFrame, which
+	// is left out otherwise, as it came. NoMeta: metadata does not go out at
+	// all.
 	Push, NoMeta bool
 	// Layout is the receiver's; size is the chunk size of the log's frames.
 	Layout chunk.Layout
@@ -175,6 +176,9 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 			c.waited.Add(1)
 			continue
 		}
+		if c.leavesOut(m) {
+			continue
+		}
 		c.needKey = c.needKey && !m.Keyframe
 		if c.preface && m.Set != c.set {
 			set = m.Set
@@ -183,6 +187,11 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 		return m, set
 	}
 	return nil, nil
+}
+
+// leavesOut reports whether a message is not for this receiver.
+func (c *Cursor) leavesOut(m *Message) bool {
+	return c.opt.NoMeta && m.Metadata || !c.opt.Push && m.Clear
 }
 
 // Batch is what is sent at once. It can be filled for one cursor after the
@@ -264,7 +273,7 @@ type filler struct {
 func (f *filler) add(m *Message) {
 	c := f.c
 	waits := f.needKey && m.Inter
-	if waits || c.opt.NoMeta && m.Metadata {
+	if waits || c.leavesOut(m) {
 		switch {
 		case len(f.marks) == 0:
 			c.next.Store(m.Seq + 1)

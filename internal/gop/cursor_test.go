@@ -3,9 +3,11 @@ package gop
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/flv"
 	"github.com/stretchr/testify/require"
 )
 
@@ -241,6 +243,78 @@ func TestBatch_Reset(t *testing.T) {
 	require.Nil(t, b.log)
 	b.Fill(f.start(false), 1<<20)
 	require.NotZero(t, b.Len())
+}
+
+// @clearDataFrame goes to destinations alone. Players get the same without it,
+// wherever it is: at the end, too, after which they are up to date.
+func TestCursor_ClearDataFrame(t *testing.T) {
+	for _, l := range layouts {
+		f := newFeed(wide)
+		f.Slowest = func() uint64 { return 1 }
+		f.data(metadata)           // at 10
+		f.video(avcHeader, avcKey) // 20, 30
+		f.data(clearFrame)         // 40
+		f.data(clearFrame)         // 50
+		f.video(avcInter)          // 60
+		f.data(clearFrame)         // 70
+		f.video(avcKey)            // 80
+		f.data(clearFrame[:18:18]) // 90, of no name
+		at := func(o []item) []item {
+			for i := range o {
+				o[i].time += l.Offset
+			}
+			return o
+		}
+		for _, limit := range []int{1, 50, 1 << 20} {
+			play := slices.Concat(items(10, metadata), items(20, avcHeader), items(30, avcKey), items(60, avcInter), items(80, avcKey))
+			push := slices.Concat(items(10, append([]byte(flv.SetDataFrame), metadata...)), items(20, avcHeader), items(30, avcKey),
+				items(40, clearFrame), items(50, clearFrame), items(60, avcInter), items(70, clearFrame), items(80, avcKey), items(90, clearFrame[:18]))
+			for to, want := range map[bool][]item{false: play, true: push} {
+				c := f.startWith(l, to)
+				c.next.Store(1)
+				require.Equal(t, at(want), parse(t, drain(t, c, limit), l.Size), "push %v, limit %d", to, limit)
+			}
+			// Who begins behind it gets no metadata.
+			late := f.startWith(l, false)
+			require.Equal(t, at(items(80, avcHeader, avcKey)), parse(t, drain(t, late, limit), l.Size))
+		}
+		c := f.startWith(l, false)
+		c.next.Store(1)
+		require.Equal(t, slices.Concat(items(10, metadata), items(20, avcHeader), items(30, avcKey), items(60, avcInter), items(80, avcKey)), read(c))
+		require.Zero(t, c.Lag())
+	}
+}
+
+// Two players share a batch that begins behind what is left out, whatever of it
+// the first has sent.
+func TestBatch_SharedBehindClearDataFrame(t *testing.T) {
+	for _, sent := range []bool{false, true} {
+		f := newFeed(wide)
+		f.video(avcHeader, avcKey)
+		one, two := f.start(false), f.start(false)
+		drain(t, one, 1<<20)
+		drain(t, two, 1<<20)
+		f.data(clearFrame)
+		f.video(avcInter)
+		f.data(clearFrame)
+		var b Batch
+		for i, c := range []*Cursor{one, two, one} {
+			b.Fill(c, 1<<20)
+			if i == 2 && sent {
+				require.Zero(t, b.Len())
+				break
+			}
+			require.Equal(t, items(40, avcInter), parse(t, bytes.Join(b.IOV(), nil), chunkSize))
+			if i > 0 || sent {
+				b.Sent(c, b.Len())
+			}
+		}
+		for _, c := range []*Cursor{one, two} {
+			b.Fill(c, 1<<20)
+			require.Zero(t, b.Len())
+			require.Zero(t, c.Lag())
+		}
+	}
 }
 
 // Nothing sent: nothing moves, and the headers still go first.

@@ -27,6 +27,9 @@ type Message struct {
 	Inter bool
 	// Metadata: onMetaData.
 	Metadata bool
+	// Clear: @clearDataFrame, which is for servers: where metadata goes out
+	// plain, the message does not.
+	Clear bool
 	// Changed: a header that was in force for a track is not any more. Another
 	// one has taken its place, or its codec another's.
 	Changed bool
@@ -296,7 +299,7 @@ func (l *Log) classify(m *Message) (media bool) {
 		media = t.Frames
 	case chunk.TypeData:
 		d := flv.Data(body, false)
-		m.Metadata = d.OnMetaData
+		m.Metadata, m.Clear = d.OnMetaData, d.Clear
 		switch {
 		case d.OnMetaData && d.Clear:
 			l.set = l.set.withMetadata(nil)

@@ -25,6 +25,14 @@ const (
 // until the peer announces its own: some encoders stop when nothing comes.
 const windowAckSize = 2_500_000
 
+// A peer's window is taken within these bounds. Below the first, two peers
+// would answer each other's acknowledgements for ever; above the second, we
+// would look dead to one that takes acknowledgements for a sign of life.
+const (
+	minPeerWindow = 4 << 10
+	maxPeerWindow = windowAckSize
+)
+
 // StatusError is an onStatus or _error, received or to be sent.
 type StatusError struct {
 	Command     string // what it answers: connect, createStream, publish, play
@@ -98,7 +106,7 @@ type Conn struct {
 	src    io.Reader
 	count  uint64 // bytes read, the handshake's included
 	acked  uint64
-	window uint64
+	window uint64 // at least minPeerWindow
 }
 
 // NewConn returns a Conn that reads from src and sends with send, in chunks
@@ -128,7 +136,7 @@ type ackReader Conn
 func (r *ackReader) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
 	r.count += uint64(n)
-	if r.count-r.acked >= max(r.window/2, 1) {
+	if r.count-r.acked >= r.window/2 {
 		r.acked = r.count
 		if err := r.send(chunk.AppendControl(nil, chunk.TypeAck, uint32(r.count))); err != nil {
 			return n, err
@@ -158,7 +166,7 @@ func (c *Conn) next() (m chunk.Message, own bool, err error) {
 	case chunk.TypeSetChunkSize, chunk.TypeAbort, chunk.TypeAck:
 	case chunk.TypeWindowAckSize:
 		if len(m.Payload) >= 4 {
-			c.window = uint64(binary.BigEndian.Uint32(m.Payload))
+			c.window = min(max(uint64(binary.BigEndian.Uint32(m.Payload)), minPeerWindow), maxPeerWindow)
 		}
 	case chunk.TypeSetPeerBandwidth:
 		err = c.send(chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize))

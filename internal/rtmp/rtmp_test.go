@@ -170,7 +170,7 @@ func TestConnReturnsTheErrorOfSending(t *testing.T) {
 	for _, in := range [][]byte{
 		message(chunk.TypeUserControl, 0, []byte{0, 6, 0, 0, 0, 0}),
 		message(chunk.TypeSetPeerBandwidth, 0, make([]byte, 5)),
-		append(control(chunk.TypeWindowAckSize, 1), make([]byte, 100)...),
+		append(control(chunk.TypeWindowAckSize, 1), make([]byte, 4096)...),
 	} {
 		r := &record{fail: io.ErrClosedPipe}
 		_, err := readAll(newTestConn(iotest.OneByteReader(bytes.NewReader(in)), r))
@@ -189,7 +189,7 @@ func (p pieces) Read(b []byte) (int, error) { return p.r.Read(b[:min(len(b), p.n
 // A peer that waits for an acknowledgement in the middle of a message gets it
 // there, and before a whole window is out.
 func TestConnAcknowledgesWithinAMessage(t *testing.T) {
-	const window, size = 1000, 10000
+	const window, size = 10000, 100000
 	in := append(control(chunk.TypeWindowAckSize, window), message(chunk.TypeVideo, 1, make([]byte, size))...)
 	r := &record{}
 	c := newTestConn(pieces{bytes.NewReader(in), 100}, r)
@@ -211,41 +211,54 @@ func TestConnAcknowledgesWithinAMessage(t *testing.T) {
 	require.LessOrEqual(t, 3073+len(in)-last, window/2)
 }
 
+// A window that is too small would have us answer each acknowledgement of the
+// peer with one of ours, one that is too large looks like no answer at all.
 func TestConnAckWindows(t *testing.T) {
-	const n = 1000 // bytes of media, read one by one
 	for _, c := range []struct {
 		window uint32
-		acks   int // while the media is read
+		piece  int    // bytes a read
+		every  uint64 // bytes
 	}{
-		{0, n}, {1, n}, {2, n}, {3, n}, {4, n / 2}, {500, n / 250},
-		{2 * n, 1}, {2*n + 2, 0}, {math.MaxInt32, 0}, {math.MaxUint32, 0},
+		{0, 1, 2048}, {1, 1, 2048}, {500, 1, 2048}, {4095, 1, 2048}, {4096, 1, 2048}, {4097, 1, 2048}, {4098, 1, 2049},
+		{4098, 16, 2064}, {10_000, 16, 5008}, {2_499_998, 625, 1_250_000}, {2_500_000, 625, 1_250_000}, {2_500_001, 625, 1_250_000},
+		{5_000_000, 625, 1_250_000}, {math.MaxInt32, 625, 1_250_000}, {math.MaxUint32, 625, 1_250_000},
 	} {
 		t.Run(fmt.Sprint(c.window), func(t *testing.T) {
 			r := &record{}
 			conn := newTestConn(io.MultiReader(
 				bytes.NewReader(control(chunk.TypeWindowAckSize, c.window)),
-				iotest.OneByteReader(bytes.NewReader(make([]byte, n)))), r)
-			_, err := conn.Reader.Next()
+				pieces{bytes.NewReader(make([]byte, 2*c.every+c.every/2)), c.piece}), r)
+			_, own, err := conn.next()
 			require.NoError(t, err)
+			require.True(t, own)
 			require.Empty(t, r.log)
 
-			conn.window, conn.acked = uint64(c.window), conn.count
-			for range n {
-				_, err := (*ackReader)(conn).Read(make([]byte, 100))
+			conn.acked = conn.count
+			var want []string
+			for next := conn.count + c.every; ; {
+				_, err := (*ackReader)(conn).Read(make([]byte, 1000))
+				if err == io.EOF {
+					break
+				}
 				require.NoError(t, err)
+				if conn.count == next {
+					want, next = append(want, fmt.Sprint("Ack ", next)), next+c.every
+				}
+				require.Len(t, r.log, len(want), "%d bytes", conn.count)
 			}
-			require.Len(t, r.log, c.acks)
+			require.Len(t, want, 2)
+			require.Equal(t, want, r.log)
 		})
 	}
 }
 
 func TestConnTakesThePeersWindow(t *testing.T) {
-	for _, w := range []uint32{0, 1, 2_500_000, math.MaxUint32} {
+	for w, want := range map[uint32]uint64{0: 4096, 1: 4096, 4096: 4096, 4097: 4097, 2_500_000: 2_500_000, 2_500_001: 2_500_000, math.MaxUint32: 2_500_000} {
 		c := newTestConn(bytes.NewReader(append(control(chunk.TypeWindowAckSize, w), command(0, "after")...)), &record{})
 		require.EqualValues(t, windowAckSize, c.window)
 		_, err := c.Next()
 		require.NoError(t, err)
-		require.EqualValues(t, w, c.window)
+		require.Equal(t, want, c.window, w)
 	}
 }
 
