@@ -101,7 +101,8 @@ type Destination struct {
 	NoReleaseStream bool
 	NoFCPublish     bool
 
-	// PlainMetadata sends onMetaData without @setDataFrame in front of it.
+	// PlainMetadata sends onMetaData without @setDataFrame in front of it, and
+	// no @clearDataFrame.
 	PlainMetadata bool
 	// NoMetadata sends no onMetaData.
 	NoMetadata bool
