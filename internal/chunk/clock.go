@@ -53,12 +53,12 @@ func (c *clock) time(h Header) uint32 {
 	} else if step := int32(h.Time - t.last); step < -maxStep || step > maxStep {
 		end := t.end()
 		switch {
-		case near(h.Time+c.offset, end): // where the other has gone already
+		case Near(h.Time+c.offset, end, maxStep): // where the other has gone already
 			t.turn(c.offset)
-		case near(h.Time+t.before, end): // back from a message with a time of its own
+		case Near(h.Time+t.before, end, maxStep): // back from a message with a time of its own
 			t.turn(t.before)
 		case step < -maxStep:
-			if other.begun && near(other.end(), end) && int32(other.end()-end) > 0 {
+			if other.begun && Near(other.end(), end, maxStep) && int32(other.end()-end) > 0 {
 				end = other.end()
 			}
 			t.turn(end + seam - h.Time)
@@ -79,8 +79,8 @@ func (c *clock) shift(d uint32) {
 
 func (t *timeline) turn(offset uint32) { t.before, t.offset = t.offset, offset }
 
-// near reports whether two times are at most maxStep apart.
-func near(a, b uint32) bool {
+// Near reports whether two times are at most so many milliseconds apart.
+func Near(a, b uint32, within int32) bool {
 	d := int32(a - b)
-	return -maxStep <= d && d <= maxStep
+	return -within <= d && d <= within
 }

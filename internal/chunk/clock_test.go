@@ -87,7 +87,7 @@ func FuzzClock(f *testing.F) {
 			}
 			in := binary.BigEndian.Uint32(b[1:])
 			out := c.time(Header{Type: typ, Time: in})
-			if step := int32(out - k.out); k.begun && (step < -maxStep || near(in, k.in) && step != int32(in-k.in)) {
+			if step := int32(out - k.out); k.begun && (step < -maxStep || Near(in, k.in, maxStep) && step != int32(in-k.in)) {
 				t.Fatalf("%d behind %d became %d behind %d", in, k.in, out, k.out)
 			}
 			*k = state{true, in, out}

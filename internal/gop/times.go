@@ -61,11 +61,11 @@ func (t Times) time(s *times, m *Message, start bool) uint32 {
 	}
 	if !l.begun {
 		*l = line{true, s.offset, s.offset}
-		if t.Zero && s.begun && !near(m.Time+l.offset, s.last, ownOrigin) {
+		if t.Zero && s.begun && !chunk.Near(m.Time+l.offset, s.last, ownOrigin) {
 			l.offset = s.last - m.Time
 		}
 	}
-	if t.Increasing && !near(m.Time+l.offset, s.last, behind) && near(m.Time+l.before, s.last, behind) {
+	if t.Increasing && !chunk.Near(m.Time+l.offset, s.last, behind) && chunk.Near(m.Time+l.before, s.last, behind) {
 		l.offset = l.before // back from a message with a time of its own
 	}
 	out := t.floor(s, m.Time+l.offset)
@@ -77,12 +77,6 @@ func (t Times) time(s *times, m *Message, start bool) uint32 {
 	}
 	s.begun, s.last, s.offset = true, out, l.offset
 	return out
-}
-
-// near reports whether two times are at most within apart.
-func near(a, b uint32, within int32) bool {
-	d := int32(a - b)
-	return -within <= d && d <= within
 }
 
 // floor keeps what is older than the first message, which begins with 0, from
