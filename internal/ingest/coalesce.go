@@ -29,8 +29,8 @@ const (
 	coalesceEvery = 2500 * time.Microsecond
 	// coalesceFrom is from how many reads a second on, of a shard and of each of
 	// its connections, a look at all of them costs less than the wake-ups do.
-	// Below half of it connections are read as they come again. Of fewer
-	// connections than coalesceMembers that is not expected.
+	// Below half of it connections are read as they come again. For fewer of
+	// them than coalesceMembers the wait is not worth it.
 	coalesceFrom     = 2000
 	coalesceFromEach = 40
 	coalesceMembers  = 8
@@ -186,7 +186,6 @@ func (s *shard) run() {
 		}
 		if over {
 			s.on.Store(false)
-			s.counted = time.Time{}
 		}
 		s.mu.Unlock()
 		left := all[:0]
