@@ -1,14 +1,12 @@
 package forward
 
 import (
-	"io"
 	"testing"
 	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // inAggregate is a message in an aggregate (RTMP 1.0, 7.1.6).
@@ -61,14 +59,7 @@ func TestDataMessages(t *testing.T) {
 				defer dest.Close()
 				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/key"})})
 				defer s.Close()
-				nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
-				require.NoError(t, err)
-				defer nc.Close()
-				require.NoError(t, rtmp.ClientHandshake(nc, false))
-				go io.Copy(io.Discard, nc)
-				_, err = nc.Write([]byte(usual))
-				require.NoError(t, err)
-				synctest.Wait()
+				nc := encoder(t, s, usual)
 				play := func() *forwardtest.Recorder {
 					player, err := forwardtest.Client{URL: "rtmp://h/live/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
 					require.NoError(t, err)
@@ -79,7 +70,7 @@ func TestDataMessages(t *testing.T) {
 				player := play()
 				sub := s.Source("live/s").Subscribe(t.Context())
 				defer sub.Close()
-				_, err = nc.Write([]byte(c.media))
+				_, err := nc.Write([]byte(c.media))
 				require.NoError(t, err)
 				synctest.Wait()
 				require.Equal(t, lines(c.push), lines(dest.Sessions()[0].Recorder().Messages()))

@@ -106,6 +106,19 @@ func got(typ uint8, time uint32, body string) forwardtest.Message {
 	return forwardtest.Message{Type: typ, Timestamp: time, Payload: []byte(body)}
 }
 
+// encoder is the connection of one that has made the handshake and sent this.
+func encoder(t *testing.T, s *Server, sends string) net.Conn {
+	nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close() })
+	require.NoError(t, rtmp.ClientHandshake(nc, false))
+	go io.Copy(io.Discard, nc) // who does not read does not get far
+	_, err = nc.Write([]byte(sends))
+	require.NoError(t, err)
+	synctest.Wait()
+	return nc
+}
+
 // lines are messages in a form in which a difference can be read.
 func lines(all []forwardtest.Message) (out []string) {
 	for _, m := range all {
@@ -248,21 +261,7 @@ func TestPublisherQuirks(t *testing.T) {
 				defer dest.Close()
 				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: to(Destination{URL: "rtmp://dest/app/key"})})
 				defer s.Close()
-				nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
-				require.NoError(t, err)
-				defer nc.Close()
-				require.NoError(t, rtmp.ClientHandshake(nc, false))
-				go func() { // who does not read does not get far
-					b := make([]byte, 4096)
-					for {
-						if _, err := nc.Read(b); err != nil {
-							return
-						}
-					}
-				}()
-				_, err = nc.Write([]byte(c.setup))
-				require.NoError(t, err)
-				synctest.Wait()
+				nc := encoder(t, s, c.setup)
 				require.NotNil(t, s.Source("live/s"), "it publishes")
 				player, err := forwardtest.Client{URL: "rtmp://h/live/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
 				require.NoError(t, err)
@@ -301,14 +300,7 @@ func TestPublisherSplitsTheURL(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newServer(t, Config{MergeWindow: -1, Vhosts: map[string]Vhost{"Studio.example": {}}})
 				defer s.Close()
-				nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
-				require.NoError(t, err)
-				defer nc.Close()
-				require.NoError(t, rtmp.ClientHandshake(nc, false))
-				go io.Copy(io.Discard, nc)
-				_, err = nc.Write([]byte(c.setup + messageOf(4, 0, 9, 1, h264Key)))
-				require.NoError(t, err)
-				synctest.Wait()
+				encoder(t, s, c.setup+messageOf(4, 0, 9, 1, h264Key))
 				require.NotNil(t, s.Source("Studio.example/live/inst/s"), "it publishes")
 				for _, url := range []string{"rtmp://studio.example:1935/live/inst/s", "rtmp://STUDIO.EXAMPLE/live/inst/s"} {
 					player, err := forwardtest.Client{URL: url, Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
@@ -340,14 +332,7 @@ func TestPublisherOfOneSegment(t *testing.T) {
 				require.NoError(t, err)
 				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: static})
 				defer s.Close()
-				nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
-				require.NoError(t, err)
-				defer nc.Close()
-				require.NoError(t, rtmp.ClientHandshake(nc, false))
-				go io.Copy(io.Discard, nc)
-				_, err = nc.Write([]byte(c.setup + messageOf(4, 0, 9, 1, h264Key)))
-				require.NoError(t, err)
-				synctest.Wait()
+				encoder(t, s, c.setup+messageOf(4, 0, 9, 1, h264Key))
 				require.NotNil(t, s.Source(DefaultApp+"/s"), "it publishes")
 				player, err := forwardtest.Client{URL: "rtmp://h/" + DefaultApp + "/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
 				require.NoError(t, err)
