@@ -188,6 +188,7 @@ func (s *Server) command(m chunk.Message) error {
 	if !s.connected {
 		return fmt.Errorf("%w: %q before connect", chunk.ErrProtocol, clip(cmd.Name, 32))
 	}
+	cmd.fillObject()
 	switch cmd.Name {
 	case "releaseStream", "_checkbw":
 		return s.result(&cmd, nil, amf.Undefined{})
@@ -302,10 +303,13 @@ func (s *Server) publish(cmd *Command) error {
 	if err != nil {
 		return err
 	}
-	name := cmd.firstString()
-	if st.publishing || st.playing {
+	name, ok := cmd.streamName()
+	switch {
+	case st.publishing || st.playing:
 		err = &StatusError{Command: "publish", Code: "NetStream.Publish.BadName", Description: "This message stream is in use."}
-	} else {
+	case !ok:
+		err = &StatusError{Command: "publish", Code: "NetStream.Publish.BadName", Description: noString}
+	default:
 		err = s.h.Publish(cmd.StreamID, name)
 	}
 	if err != nil {
@@ -321,7 +325,10 @@ func (s *Server) play(cmd *Command) error {
 	if err != nil {
 		return err
 	}
-	name := cmd.firstString()
+	name, ok := cmd.streamName()
+	if !ok {
+		err = &StatusError{Command: "play", Code: "NetStream.Play.StreamNotFound", Description: noString}
+	}
 	for _, other := range s.streams {
 		if other.playing || st.publishing {
 			err = &StatusError{Command: "play", Code: "NetStream.Play.Failed", Description: "One play a connection."}
@@ -438,15 +445,32 @@ func (s *Server) AppendPlayFailed(b []byte, streamID uint32, description string)
 	return s.appendStatus(b, streamID, "error", "NetStream.Play.Failed", description)
 }
 
-// firstString is the first string argument: publish and play have their name
-// behind a null, which some clients leave out.
-func (c *Command) firstString() string {
-	for _, a := range c.Args {
-		if s, ok := a.(string); ok {
-			return s
-		}
+// noString is what a client is told whose publish or play has anything but a
+// string in the place of the name.
+const noString = "The stream's name is not a string."
+
+// streamName is the name of a publish or play, which is argument 1. It is empty
+// where the command ends before it; ok is false where something else stands
+// there: what follows is not the name.
+func (c *Command) streamName() (name string, ok bool) {
+	if len(c.Args) < 2 {
+		return "", true
 	}
-	return ""
+	name, ok = c.Args[1].(string)
+	return name, ok
+}
+
+// fillObject puts a null in the place of the command object, argument 0, where
+// the client has left it out. The arguments of a NetStream's commands have
+// their places behind it (RTMP 1.0, 7.2.2).
+func (c *Command) fillObject() {
+	if len(c.Args) == 0 {
+		return
+	}
+	switch c.Args[0].(type) {
+	case string, float64, bool:
+		c.Args = slices.Insert(c.Args, 0, nil)
+	}
 }
 
 // clip makes a peer's words fit for an error.
