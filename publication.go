@@ -1,0 +1,263 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// turns is who publishes a Source, one after the other.
+type turns struct {
+	turn sync.Mutex // held while a message is appended
+
+	// Guarded by turn.
+	now   *publication   // nil after it has left, while another is waited for
+	next  *publication   // about which the host decides, or that has no keyframe yet
+	past  []*publication // of which OnUnpublish has not been told
+	count int
+	over  bool   // the stream ends unless next goes on
+	grace func() // stops the timer of PublishGrace
+
+	lastTime uint32 // of the audio or video that was appended last
+	lastAt   int64  // when that was
+}
+
+// ErrTakenOver is what a publisher inside the process gets when another one has
+// taken its stream over (Config.Takeover).
+var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
+
+// publication returns a new one. turn is held.
+func (s *Source) publication(req *PublishRequest) *publication {
+	p := &publication{src: s, req: req, framer: chunk.Framer{Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps}}
+	if s.count > 0 {
+		p.framer.Resume(s.count, s.resumeAt)
+	}
+	s.count++
+	return p
+}
+
+// claim has req be that of the first publisher or of the next one, nil where the
+// stream has one that may not be replaced.
+func (s *Source) claim(req *PublishRequest, next bool) *publication {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if !next {
+		s.now = s.publication(req)
+		return s.now
+	}
+	if !s.claimable() {
+		return nil
+	}
+	s.next = s.publication(req)
+	return s.next
+}
+
+// claimable reports whether somebody else may publish now. turn is held.
+func (s *Source) claimable() bool {
+	return s.next == nil && (s.now == nil || s.vhost.Takeover) && !s.isEnding()
+}
+
+func (s *Source) isClaimable() bool {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	return s.claimable()
+}
+
+func (s *Source) isEnding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
+}
+
+// resumeAt is the time that the next publisher's media begins with.
+func (s *Source) resumeAt() uint32 {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if s.lastAt == 0 { // none has come before
+		return 0
+	}
+	return s.lastTime + uint32((fanout.Clock()-s.lastAt)/int64(time.Millisecond))
+}
+
+// begin says whom to tell that the stream is over.
+func (p *publication) begin(by interface{ kick(error) }) {
+	s := p.src
+	s.turn.Lock()
+	p.by = by
+	replaced := s.now != p && s.next != p
+	s.turn.Unlock()
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		by.kick(ErrKicked)
+	case replaced:
+		by.kick(ErrTakenOver)
+	}
+}
+
+func (p *publication) kick(cause error) {
+	p.src.turn.Lock()
+	by := p.by
+	p.src.turn.Unlock()
+	if by != nil {
+		by.kick(cause)
+	}
+}
+
+// publications returns those that OnUnpublish has not been told of.
+func (s *Source) publications() []*publication {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	all := slices.Clone(s.past)
+	for _, p := range []*publication{s.now, s.next} {
+		if p != nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// leave ends the publish; lost: without a word of the publisher. It reports
+// whether the stream ends with it.
+func (p *publication) leave(lost bool) (ended bool) {
+	s := p.src
+	grace := s.vhost.PublishGrace
+	waits := false
+	s.turn.Lock()
+	lost = lost && grace > 0 && !s.isEnding()
+	switch p {
+	case s.now:
+		if ended = !lost && s.next == nil; ended {
+			break
+		}
+		s.now, s.over = nil, !lost
+		s.past = append(s.past, p)
+		if waits = lost; waits {
+			s.grace = later(grace, s.graceOver)
+		}
+	case s.next:
+		s.next = nil
+		s.past = append(s.past, p)
+		ended = s.now == nil && s.over
+	}
+	s.turn.Unlock()
+	if ended {
+		s.end()
+		return true
+	}
+	if waits {
+		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
+	}
+	s.background(p.tell)
+	return s.isEnding()
+}
+
+func (s *Source) graceOver() {
+	s.turn.Lock()
+	ended := s.now == nil && s.next == nil
+	s.over = true
+	s.turn.Unlock()
+	if ended {
+		s.end()
+	}
+}
+
+// tell calls OnUnpublish, once, where OnPublish has accepted.
+func (p *publication) tell() {
+	s := p.src
+	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
+		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), p.req); return nil })
+	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	s.past = slices.DeleteFunc(s.past, func(o *publication) bool { return o == p })
+}
+
+const (
+	// maxWaiting and maxWaitingBytes bound the headers that are kept for the
+	// first keyframe of a publisher that goes on with a stream.
+	maxWaiting      = 64
+	maxWaitingBytes = 1 << 20
+	// noVideo is after how long without video such a publisher begins with
+	// audio.
+	noVideo = 2 * time.Second
+)
+
+// ready reports whether the stream can go on with a message of the next
+// publisher, and keeps it where it belongs before that.
+func (p *publication) ready(frame, push *chunk.Frame, now int64) bool {
+	if p.first == 0 {
+		p.first = now
+	}
+	p.video = p.video || frame.Type == chunk.TypeVideo
+	media, keyframe, header := gop.Look(frame)
+	switch {
+	case header:
+		p.waiting = append(p.waiting, pair{frame, push})
+		bytes := 0
+		for _, w := range p.waiting {
+			bytes += w.frame.Length
+		}
+		for ; len(p.waiting) > maxWaiting || bytes > maxWaitingBytes; p.waiting = p.waiting[1:] {
+			bytes -= p.waiting[0].frame.Length
+		}
+		return false
+	case keyframe:
+		return true
+	}
+	return media && !p.video && now-p.first > int64(noVideo)
+}
+
+// turnTo has p publish from now on. It returns the message, which comes first
+// behind the headers, with a time behind all before. turn is held.
+func (s *Source) turnTo(p *publication, frame, push *chunk.Frame, now int64) (_, _ *chunk.Frame) {
+	if s.now != nil {
+		s.past = append(s.past, s.now)
+	}
+	s.now, s.next, s.over = p, nil, false
+	if s.grace != nil {
+		s.grace()
+		s.grace = nil
+	}
+	at := frame.Time
+	if late := int32(s.lastTime - at); late >= 0 && s.lastAt != 0 && !s.cfg.RawTimestamps {
+		at += uint32(late) + 1
+		p.framer.Shift(uint32(late) + 1)
+	}
+	s.log.Restart()
+	for _, w := range p.waiting {
+		w.retime(at)
+		s.add(w.frame, w.push, now)
+	}
+	p.waiting = nil
+	first := pair{frame, push}
+	first.retime(at)
+	return first.frame, first.push
+}
+
+// retime gives both forms of a message another time.
+func (w *pair) retime(at uint32) {
+	if w.frame.Time == at {
+		return
+	}
+	again := func(f *chunk.Frame) *chunk.Frame {
+		h := f.Header
+		h.Time = at
+		return chunk.NewFrame(h, f.Payload(), f.Size())
+	}
+	same := w.push == w.frame
+	w.frame = again(w.frame)
+	if same {
+		w.push = w.frame
+	} else {
+		w.push = again(w.push)
+	}
+}
