@@ -34,7 +34,7 @@ func TestServeWithLittleMemory(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := newServer(t, Config{
-		Resolver: MustStatic(strings.Fields(to)...), WriteTimeout: -1, MaxLatency: time.Hour, ReadTimeout: -1, Limits: Limits{Messages: -1},
+		Resolver: MustStatic(strings.Fields(to)...), WriteTimeout: -1, MaxLatency: time.Hour, ReadTimeout: -1,
 	})
 	go s.Serve(l)
 	fmt.Printf("listening %s\n", l.Addr())

@@ -258,7 +258,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 		return slices.Clone(cuts)
 	}
 	cfg := Config{
-		MemoryBudget: budget, WriteTimeout: -1, MaxLatency: time.Hour, Limits: Limits{Messages: -1},
+		MemoryBudget: budget, WriteTimeout: -1, MaxLatency: time.Hour,
 		Resolver: ResolverFunc(func(_ context.Context, req *PublishRequest) ([]Destination, error) {
 			if req.App != "live" {
 				return nil, nil

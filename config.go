@@ -110,8 +110,9 @@ type Config struct {
 	MaxLatency time.Duration
 
 	// MaxBytes is how many bytes of a stream are kept for those who lag and
-	// for new ones, whatever their number. Who has fallen behind by half of
-	// it goes on at the newest keyframe, too. Default 16 MiB.
+	// for new ones, whatever their number. Each message counts for 200 bytes
+	// more than it has. A receiver that has fallen behind by half of MaxBytes
+	// goes on at the newest keyframe, too. Default 16 MiB.
 	MaxBytes int
 
 	// MemoryBudget is how many bytes all streams together keep, and the
@@ -276,8 +277,6 @@ type Limits struct {
 	PartialSize int
 	// ChunkStreams that an accepted publisher or player may use. Default 32.
 	ChunkStreams int
-	// Messages of a stream that are kept at most. Default 2500.
-	Messages int
 }
 
 // setupLimits are those of a connection before its publish or play is
@@ -341,7 +340,6 @@ func (c Config) withDefaults() Config {
 	def(&l.DataSize, 256<<10)
 	def(&l.PartialSize, 16<<20)
 	def(&l.ChunkStreams, 32)
-	def(&l.Messages, 2500)
 	return c
 }
 
@@ -444,9 +442,8 @@ func (c *Config) vhostOf(host string) string {
 // logLimits are those of a stream's log.
 func (c *Config) logLimits(v Vhost) gop.Limits {
 	return gop.Limits{
-		Bytes:    unlimited(c.MaxBytes),
-		Messages: unlimited(c.Limits.Messages),
-		Age:      age(v.MaxLatency),
+		Bytes: unlimited(c.MaxBytes),
+		Age:   age(v.MaxLatency),
 	}
 }
 

@@ -71,7 +71,6 @@ var configFields = map[string]struct {
 	"Limits.DataSize":              {256 << 10, "TestLimitsOfWhatPeersSend"},
 	"Limits.PartialSize":           {16 << 20, "TestLimitsOfWhatPeersSend"},
 	"Limits.ChunkStreams":          {32, "TestLimitsOfWhatPeersSend"},
-	"Limits.Messages":              {2500, "TestLimitsOfLog"},
 }
 
 func TestNoConfigFieldIsForgotten(t *testing.T) {

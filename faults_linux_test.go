@@ -340,7 +340,7 @@ func TestServeNobodyReads(t *testing.T) {
 	require.NoError(t, err)
 	s := newServer(t, Config{
 		Resolver: MustStatic(strings.Fields(os.Getenv(nobodyReadsEnv))...),
-		MaxBytes: nobodyReadsLimit, MaxLatency: -1, WriteTimeout: -1, DrainTimeout: 1, Limits: Limits{Messages: -1},
+		MaxBytes: nobodyReadsLimit, MaxLatency: -1, WriteTimeout: -1, DrainTimeout: 1,
 		FirstMediaTimeout: -1, ReadTimeout: -1,
 	})
 	go s.Serve(l)

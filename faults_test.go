@@ -903,7 +903,7 @@ func TestFault12_OddDestination(t *testing.T) {
 // 64 destinations that take nothing share one log.
 func TestFault13_NobodyReads(t *testing.T) {
 	const n, limit = 64, 4 << 20
-	cfg := Config{Resolver: many(n), MaxBytes: limit, MaxLatency: time.Hour, Limits: Limits{Messages: -1}, WriteTimeout: time.Hour}
+	cfg := Config{Resolver: many(n), MaxBytes: limit, MaxLatency: time.Hour, WriteTimeout: time.Hour}
 	stall := forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 4000}}}
 	media := bitrate(4_000_000)
 	media.KeyframeInterval = time.Hour // nothing may be dropped for a keyframe

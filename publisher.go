@@ -363,15 +363,15 @@ func (p *pace) ahead(now int64) time.Duration {
 // from its receivers, which go on at a keyframe when they are too far behind.
 func (p *publication) holdBack(ctx context.Context) {
 	s := p.src
-	limits := s.cfg.logLimits(s.vhost)
+	maxAge := age(s.vhost.MaxLatency)
 	for {
 		ahead := p.pace.ahead(fanout.Clock())
 		if ahead <= paceNear {
 			return
 		}
-		messages, bytes, age := s.group.Backlog(paceWithin)
+		bytes, age := s.group.Backlog(paceWithin)
 		share := s.log.MaxBytes() / 4
-		slow := messages > limits.Messages/4 || bytes > min(paceBacklog, share) || int64(age) > limits.Age/4
+		slow := bytes > min(paceBacklog, share) || int64(age) > maxAge/4
 		if !slow || ahead <= paceSlack && bytes <= share {
 			return
 		}

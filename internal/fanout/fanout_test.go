@@ -39,7 +39,7 @@ type stream struct {
 
 func newStream(bytes int) *stream {
 	return &stream{
-		log:    gop.New(gop.Limits{Bytes: bytes, Messages: 5000, Age: 1 << 62}),
+		log:    gop.New(gop.Limits{Bytes: bytes, Age: 1 << 62}),
 		framer: chunk.Framer{Size: chunkSize},
 	}
 }

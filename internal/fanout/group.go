@@ -225,9 +225,9 @@ func (g *Group) lagging(now int64) (bytes int, cut func()) {
 }
 
 // Backlog is how far the slowest of the receivers is behind that have taken
-// something within the given time: in messages, bytes, and the time in which
-// they have arrived.
-func (g *Group) Backlog(within time.Duration) (messages, bytes int, age time.Duration) {
+// something within the given time: in bytes, and the time in which they have
+// arrived.
+func (g *Group) Backlog(within time.Duration) (bytes int, age time.Duration) {
 	since := Clock() - int64(within)
 	least := g.log.Head()
 	g.each(func(s *Sender) {
@@ -235,7 +235,7 @@ func (g *Group) Backlog(within time.Duration) (messages, bytes int, age time.Dur
 			least = min(least, seq)
 		}
 	})
-	return int(g.log.Head() - least), g.log.Since(least), time.Duration(g.log.Age(least))
+	return g.log.Since(least), time.Duration(g.log.Age(least))
 }
 
 // Pool is the goroutines that help to walk large groups: one for each CPU but

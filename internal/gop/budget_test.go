@@ -28,7 +28,7 @@ func TestBudgetAbove(t *testing.T) {
 // What is counted is what the Logs hold, and nothing after Release.
 func TestBudgetCountsWhatLogsHold(t *testing.T) {
 	b := NewBudget(1 << 20)
-	one, two := newFeed(wide), newFeed(Limits{Bytes: 100, Messages: 1 << 20, Age: 1 << 62})
+	one, two := newFeed(wide), newFeed(Limits{Bytes: 4 * (messageCost + 25), Age: 1 << 62})
 	one.SetBudget(b)
 	two.SetBudget(b)
 	for range 50 {
@@ -67,7 +67,7 @@ func TestBudgetReleaseWhileAppending(t *testing.T) {
 // Near the limit each Log keeps its share: who holds more gives up the rest
 // with the next message.
 func TestBudgetShortensLogs(t *testing.T) {
-	b := NewBudget(1000)
+	b := NewBudget(10_000)
 	one, two := newFeed(wide), newFeed(wide)
 	one.SetBudget(b)
 	two.SetBudget(b)
@@ -75,9 +75,9 @@ func TestBudgetShortensLogs(t *testing.T) {
 	for !b.Above(ShortenAt) {
 		one.video(avcInter)
 	}
-	require.Greater(t, one.bytes, 400)
+	require.Greater(t, one.bytes, 4000)
 	one.video(avcInter)
-	require.LessOrEqual(t, one.bytes, 400)
+	require.LessOrEqual(t, one.bytes, 4000)
 	require.False(t, b.Above(RefuseAt))
 }
 
@@ -119,24 +119,27 @@ func TestBudgetShare(t *testing.T) {
 // Others hold nearly all and receive nothing more: a Log keeps no more than
 // there is room for, but its newest message.
 func TestBudgetIsNotExceeded(t *testing.T) {
-	const size = 25 // of a message on the wire
-	b := NewBudget(1000)
+	const (
+		size  = 25 + messageCost // of a message
+		limit = 40 * size
+	)
+	b := NewBudget(limit)
 	idle, live := newFeed(wide), newFeed(wide)
 	idle.SetBudget(b)
 	live.SetBudget(b)
 	idle.video(avcKey)
-	for b.Used()+size < 900 {
+	for b.Used()+size < limit/10*9 {
 		idle.video(avcInter)
 	}
 	for range 50 {
 		live.video(avcKey)
 		live.video(avcInter)
-		require.LessOrEqual(t, b.Used(), 1000)
+		require.LessOrEqual(t, b.Used(), limit)
 		require.GreaterOrEqual(t, live.bytes, size)
 	}
-	require.NoError(t, b.Charge(1000-b.Used()))
+	require.NoError(t, b.Charge(limit-b.Used()))
 	live.video(avcInter)
-	require.Equal(t, 1000, b.Used())
+	require.Equal(t, limit, b.Used())
 	b.SetLimit(10)
 	live.video(avcInter)
 	require.Equal(t, size, live.bytes, "who is up to date gets the newest message")
@@ -204,7 +207,7 @@ func TestBudgetCutsWhoKeepsMost(t *testing.T) {
 }
 
 func TestLogBehind(t *testing.T) {
-	f := newFeed(Limits{Bytes: 1 << 20, Messages: 3, Age: 1 << 62})
+	f := newFeed(Limits{Bytes: 3 * (messageCost + 25), Age: 1 << 62})
 	f.video(avcKey, avcInter, avcInter, avcInter)
 	all := f.bytes
 	now := f.now + 1000

@@ -17,7 +17,7 @@ import (
 
 const chunkSize = 60000
 
-var wide = Limits{Bytes: 16 << 20, Messages: 2500, Age: int64(10 * time.Second)}
+var wide = Limits{Bytes: 16 << 20, Age: int64(10 * time.Second)}
 
 // Bodies as encoders send them.
 var (

@@ -32,7 +32,7 @@ func all(r *rand.Rand, c *Cursor) (seqs []uint64) {
 func TestHandoverLosesNothing(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		l := New(Limits{Bytes: 1 << 20, Messages: 1000, Age: math.MaxInt64})
+		l := New(Limits{Bytes: 1 << 20, Age: math.MaxInt64})
 		var old, next Cursor
 		l.Slowest = func() uint64 { return old.Next() }
 		var f chunk.Framer

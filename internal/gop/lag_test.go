@@ -142,7 +142,7 @@ func TestLag_BeginsBehind(t *testing.T) {
 // Bytes count as time does.
 func TestLag_Bytes(t *testing.T) {
 	l := wide
-	l.Bytes = 1000
+	l.Bytes = 2 * (500 + 2*messageCost)
 	f := newFeed(l)
 	f.Slowest = func() uint64 { return 1 }
 	f.video(avcHeader, avcKey)
@@ -150,7 +150,7 @@ func TestLag_Bytes(t *testing.T) {
 	next(t, c)
 	late := f.video(avcInter)
 	f.video(avcKey, append(slices.Clone(avcInter), make([]byte, 440)...))
-	require.LessOrEqual(t, int(f.Get(f.Head()-1).end-late.end), 500)
+	require.LessOrEqual(t, int(f.Get(f.Head()-1).end-late.end), l.Bytes/2)
 	require.Equal(t, items(late.Time, avcInter), next(t, c))
 	key := f.video(avcKey)
 	f.video(append(slices.Clone(avcInter), make([]byte, 100)...))

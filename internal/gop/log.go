@@ -35,8 +35,17 @@ type Message struct {
 	Changed bool
 
 	arrived int64
-	end     uint64 // bytes of the stream up to and with this message
+	end     uint64 // cost of the stream up to and with this message
 }
+
+// messageCost is about how many bytes a message takes beside its frame's bytes:
+// Message and Frame, its slot of the ring, its part of slabs and header sets. It
+// counts wherever bytes do, so that a flood of small messages needs no limit of
+// its own.
+const messageCost = 200
+
+// cost is how many bytes the message counts as.
+func (m *Message) cost() int { return m.Frame.Len() + messageCost }
 
 func (m *Message) frame(push bool) *chunk.Frame {
 	if push {
@@ -47,9 +56,8 @@ func (m *Message) frame(push bool) *chunk.Frame {
 
 // Limits bounds a Log. What goes over a limit is dropped at the old end.
 type Limits struct {
-	Bytes    int
-	Messages int
-	Age      int64 // nanoseconds since arrival
+	Bytes int   // messageCost for each message included
+	Age   int64 // nanoseconds since arrival
 }
 
 // lag is how far a receiver may fall behind. What lies between it and the
@@ -138,14 +146,15 @@ func (l *Log) Len() (messages, bytes int) {
 	return int(l.head.Load() - l.tail.Load()), l.Since(0)
 }
 
-// Since is the number of bytes kept from a message on.
+// Since is the number of bytes kept from a message on. As everywhere in a Log,
+// each message counts for about 200 bytes more than its frame has.
 func (l *Log) Since(seq uint64) int {
 	head := l.head.Load()
 	first, last := l.Get(max(seq, l.tail.Load())), l.Get(head-1)
 	if first == nil || last == nil {
 		return 0
 	}
-	return int(last.end-first.end) + first.Frame.Len()
+	return int(last.end-first.end) + first.cost()
 }
 
 // Behind is what a receiver has before it whose next message is seq: how many
@@ -201,8 +210,8 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 	}
 
 	before := l.bytes
-	l.bytes += frame.Len()
-	l.total += uint64(frame.Len())
+	l.bytes += m.cost()
+	l.total += uint64(m.cost())
 	m.end = l.total
 	r := l.ring.Load()
 	if m.Seq-l.tail.Load() == uint64(len(r.slots)) {
@@ -359,8 +368,7 @@ func (l *Log) trim(m *Message, now int64) {
 	limit := l.MaxBytes()
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
-		if tail >= to && l.bytes <= limit && head-tail <= uint64(l.limits.Messages) &&
-			now-old.arrived <= l.limits.Age {
+		if tail >= to && l.bytes <= limit && now-old.arrived <= l.limits.Age {
 			break
 		}
 		// A message larger than the whole limit still reaches those who
@@ -371,7 +379,7 @@ func (l *Log) trim(m *Message, now int64) {
 		if key := l.key.Load(); key == old {
 			l.key.Store(nil)
 		}
-		l.bytes -= old.Frame.Len()
+		l.bytes -= old.cost()
 		l.tail.Store(tail + 1)
 		r.at(tail).Store(nil)
 	}

@@ -53,7 +53,7 @@ func TestLog_KeepsForTheSlowest(t *testing.T) {
 }
 
 func TestLog_Limits(t *testing.T) {
-	const frame = 12 + 13 // an AVC frame of this test on the wire
+	const frame = 12 + 13 + messageCost // an AVC frame of this test on the wire
 	require.Len(t, avcInter, 13)
 	ms := int64(time.Millisecond)
 	for _, tt := range []struct {
@@ -61,11 +61,10 @@ func TestLog_Limits(t *testing.T) {
 		limits Limits
 		keep   int
 	}{
-		{"bytes", Limits{Bytes: 10 * frame, Messages: 1000, Age: 1e12}, 10},
-		{"bytes, one less", Limits{Bytes: 10*frame - 1, Messages: 1000, Age: 1e12}, 9},
-		{"messages", Limits{Bytes: 1e9, Messages: 7, Age: 1e12}, 7},
-		{"age", Limits{Bytes: 1e9, Messages: 1000, Age: 50 * ms}, 6},
-		{"age, one less", Limits{Bytes: 1e9, Messages: 1000, Age: 50*ms - 1}, 5},
+		{"bytes", Limits{Bytes: 10 * frame, Age: 1e12}, 10},
+		{"bytes, one less", Limits{Bytes: 10*frame - 1, Age: 1e12}, 9},
+		{"age", Limits{Bytes: 1e9, Age: 50 * ms}, 6},
+		{"age, one less", Limits{Bytes: 1e9, Age: 50*ms - 1}, 5},
 		{"nothing fits", Limits{}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -91,7 +90,7 @@ func TestLog_Limits(t *testing.T) {
 
 // A message larger than the limit still reaches who is up to date.
 func TestLog_MessageAboveTheLimit(t *testing.T) {
-	f := newFeed(Limits{Bytes: 1000, Messages: 1000, Age: 1e12})
+	f := newFeed(Limits{Bytes: 1000, Age: 1e12})
 	f.video(avcHeader, avcKey)
 	c := f.start(false)
 	drain(t, c, 1)
@@ -104,7 +103,7 @@ func TestLog_MessageAboveTheLimit(t *testing.T) {
 
 // The ring grows with what is kept, and everything stays in its place.
 func TestLog_RingGrows(t *testing.T) {
-	f := newFeed(Limits{Bytes: 1e9, Messages: 1e9, Age: 1e15})
+	f := newFeed(Limits{Bytes: 1e9, Age: 1e15})
 	f.Slowest = func() uint64 { return 30 }
 	f.video(avcHeader, avcKey)
 	for range 62 {
@@ -137,7 +136,7 @@ func TestCursor_Overtaken(t *testing.T) {
 				}
 				return parse(t, drain(t, c, 40), chunkSize)
 			}
-			f := newFeed(Limits{Bytes: 1e9, Messages: 20, Age: 1e12})
+			f := newFeed(Limits{Bytes: 20 * (messageCost + 20), Age: 1e12})
 			f.data(metadata)
 			f.video(avcHeader, avcKey) // 2, 3
 			c, same := f.start(false), f.start(false)
@@ -164,7 +163,7 @@ func TestCursor_Overtaken(t *testing.T) {
 			f.video(avcKey, avcInter) // 22, 23
 			at := f.time
 			f.Slowest = same.Next
-			f.limits.Messages = 1
+			f.limits.Bytes = 1
 			f.video(avcKey) // 24
 			require.Equal(t, items(at+10, avcKey), take(c))
 			overtaken, _ = c.Skipped()
@@ -175,7 +174,7 @@ func TestCursor_Overtaken(t *testing.T) {
 
 // Overtaken where there is no keyframe: video goes on with the next one.
 func TestCursor_OvertakenWithoutKeyframe(t *testing.T) {
-	f := newFeed(Limits{Bytes: 1e9, Messages: 3, Age: 1e12})
+	f := newFeed(Limits{Bytes: 6 * (messageCost + 25), Age: 1e12})
 	f.video(avcHeader, avcKey)
 	c := f.start(false)
 	drain(t, c, 1)
@@ -198,7 +197,7 @@ func TestCursor_OvertakenWithoutKeyframe(t *testing.T) {
 
 // Audio alone: the cursor that was overtaken goes on at the newest message.
 func TestCursor_OvertakenInAudio(t *testing.T) {
-	f := newFeed(Limits{Bytes: 1e9, Messages: 3, Age: 1e12})
+	f := newFeed(Limits{Bytes: 3 * (messageCost + 25), Age: 1e12})
 	f.audio(aacHeader)
 	c := f.start(false)
 	drain(t, c, 1)
@@ -215,7 +214,7 @@ func TestCursor_OvertakenInAudio(t *testing.T) {
 // where it jumps, jumps to keyframes only, and every message is accounted for.
 func TestLog_Concurrent(t *testing.T) {
 	const total = 20000
-	f := newFeed(Limits{Bytes: 1 << 20, Messages: 200, Age: 1e15})
+	f := newFeed(Limits{Bytes: 200 * (messageCost + 25), Age: 1e15})
 	f.video(avcHeader, avcKey)
 	cursors := make([]*Cursor, 6)
 	for i := range cursors {
@@ -364,7 +363,7 @@ func benchmarkGOP(f *feed) (frames []*chunk.Frame) {
 
 // Behind a Restart nothing is known of what came before.
 func TestRestart(t *testing.T) {
-	f := newFeed(Limits{Bytes: 1 << 20, Messages: 100, Age: 1 << 62})
+	f := newFeed(Limits{Bytes: 1 << 20, Age: 1 << 62})
 	f.data(metadata)
 	f.audio(aacHeader)
 	f.video(avcHeader, avcKey)
