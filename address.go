@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/rtmp-forward/forward/internal/race"
+	"github.com/rtmp-forward/forward/internal/dialer"
 )
 
 // AddressError says that a destination leads to an address, or a port, that
@@ -160,14 +160,14 @@ func isOurs(ip netip.Addr) bool {
 	})
 }
 
-// dialUntrusted makes dial, or a race.Dialer where it is nil, go only where
+// dialUntrusted makes dial, or a dialer.Dialer where it is nil, go only where
 // checkAddr lets it. That is checked behind the name resolution, at
 // each address it tries. What another dialer does cannot be seen: an address
 // in the URL is checked before, and the one it has connected to after, before
 // anything is sent.
 func (s *Server) dialUntrusted(dial dialFunc) dialFunc {
 	if dial == nil {
-		return withoutOp(race.New(func(_, address string, _ syscall.RawConn) error {
+		return withoutOp(dialer.New(func(_, address string, _ syscall.RawConn) error {
 			addr, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return err

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // refusing is a Script that refuses connect in the way of Flash Media Server's
@@ -93,7 +93,7 @@ func TestForwarderIsRefused(t *testing.T) {
 				var net forwardtest.Network
 				dest := net.NewDestination("dest:1935", c.scripts...)
 				defer dest.Close()
-				s := newServer(t, Config{Dial: net.Dial, Logger: leaks.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+				s := newServer(t, Config{Dial: net.Dial, Logger: secretscan.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					return log.Write(p)
@@ -135,7 +135,7 @@ func testPublishAuth(t *testing.T, method AuthMethod) {
 		var requests []PublishRequest
 		var log bytes.Buffer
 		s := newServer(t, Config{
-			Logger:      leaks.Logger(slog.NewTextHandler(&log, nil)),
+			Logger:      secretscan.Logger(slog.NewTextHandler(&log, nil)),
 			PublishAuth: func(name string) (Secret, bool) { return password, name == user },
 			Resolver:    static(nil),
 

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
 // bubble is a Server at server:1935 of a network in memory, in virtual time.
@@ -36,7 +36,7 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 			cfg.Dial = b.net.Dial
 		}
 		b.srv = NewServer(watched(t, cfg))
-		leftover.Track(t, b.srv)
+		leaktest.Track(t, b.srv)
 		l, err := b.net.Listen("server:1935")
 		require.NoError(t, err)
 		served := make(chan error, 1)

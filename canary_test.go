@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // No value that a host holds shows a secret, however it is printed.
@@ -51,7 +51,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		Token{Secrets: []Secret{canary}}, ControlOptions{Tokens: []Secret{canary}}, file, *file, file.Config,
 		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
 	} {
-		out := leaks.Prints(v)
+		out := secretscan.Prints(v)
 		if at := strings.Index(out, canary); at >= 0 {
 			t.Errorf("%T: %s", v, out[max(at-200, 0):at+len(canary)])
 		}
@@ -63,12 +63,12 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 func TestCanary(t *testing.T) {
 	log := new(lockedBuffer)
 	debug := &slog.HandlerOptions{Level: slog.LevelDebug}
-	logger := leaks.Logger(slog.NewJSONHandler(log, debug))
+	logger := secretscan.Logger(slog.NewJSONHandler(log, debug))
 	old := slog.Default()
-	slog.SetDefault(leaks.Logger(slog.NewTextHandler(log, debug)))
+	slog.SetDefault(secretscan.Logger(slog.NewTextHandler(log, debug)))
 	defer slog.SetDefault(old)
 
-	note := func(what string, err error) { fmt.Fprintln(log, what, leaks.Prints(err)) }
+	note := func(what string, err error) { fmt.Fprintln(log, what, secretscan.Prints(err)) }
 	answers := func(body string, err error) *http.Client {
 		return &http.Client{Transport: transport(func(*http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, err
@@ -206,7 +206,7 @@ func TestCanary(t *testing.T) {
 		note("update", second(src.Forwarders()[0].Update(t.Context(), to("down.example:1936"))))
 		note("forward", second(src.Forward(Destination{URL: canary})))
 		for _, f := range src.Forwarders() {
-			fmt.Fprintln(log, leaks.Prints(f), leaks.Prints(f.Stats()))
+			fmt.Fprintln(log, secretscan.Prints(f), secretscan.Prints(f.Stats()))
 			note("last", f.Stats().LastErr)
 		}
 		ask(canary, "DELETE", at, "")

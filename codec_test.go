@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // listing is a Script that lists codecs in the answer to connect.
@@ -47,7 +47,7 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 				dest := network.NewDestination("h:1935", listing(c.lists))
 				defer dest.Close()
 				log := new(lockedBuffer)
-				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: leaks.Logger(slog.NewTextHandler(log, nil))})
+				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 				p := publish(t, s, "live", "s")
 				f, err := p.Source().Forward(Destination{URL: "rtmp://h/live/k"})
 				require.NoError(t, err)
@@ -120,7 +120,7 @@ func TestWhatPlatformsTake(t *testing.T) {
 				dest := network.NewDestination(host + ":1935")
 				defer dest.Close()
 				log := new(lockedBuffer)
-				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: leaks.Logger(slog.NewTextHandler(log, nil))})
+				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 				p := publish(t, s, "live", "s")
 				f, err := p.Source().Forward(Destination{URL: c.url, Profile: c.profile})
 				require.NoError(t, err)

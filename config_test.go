@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 
 	"github.com/rtmp-forward/forward/internal/sys"
 )
@@ -334,7 +334,7 @@ func TestParseConfigOfPublishAuth(t *testing.T) {
 	}
 	_, ok := f.Config.PublishAuth("al")
 	require.False(t, ok)
-	require.NotContains(t, leaks.Prints(f)+leaks.Prints(f.Users), canary)
+	require.NotContains(t, secretscan.Prints(f)+secretscan.Prints(f.Users), canary)
 
 	for src, users := range map[string]map[string]Secret{
 		"":                             nil,

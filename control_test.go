@@ -18,7 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 const controlToken = "t0ken-of-the-operator-" + canary
@@ -59,7 +59,7 @@ func newControlled(t *testing.T) *controlled {
 	c := &controlled{t: t, got: got, log: new(lockedBuffer),
 		r: &fakeResolver{dests: []Destination{{URL: "rtmp://dest/live/" + canary}}}}
 	c.srv = newServer(t, Config{
-		MergeWindow: -1, Resolver: c.r, Logger: leaks.Logger(slog.NewTextHandler(c.log, nil)),
+		MergeWindow: -1, Resolver: c.r, Logger: secretscan.Logger(slog.NewTextHandler(c.log, nil)),
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if addr == "down:1935" {
 				return nil, errors.New("connection refused")
@@ -93,7 +93,7 @@ func (c *controlled) do(method, path, contentType, body, authorization string) (
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(c.t, err)
-	leaks.Check(c.t.Name(), resp.Header, string(b))
+	secretscan.Check(c.t.Name(), resp.Header, string(b))
 	return resp.StatusCode, resp.Header, b
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 func TestDestinationEndpoint(t *testing.T) {
@@ -183,7 +183,7 @@ func TestDestinationRefused(t *testing.T) {
 		err := tt.d.Validate()
 		require.ErrorContains(t, err, tt.want)
 		require.NotContains(t, err.Error(), canary)
-		require.NotContains(t, leaks.Prints(tt.d), canary)
+		require.NotContains(t, secretscan.Prints(tt.d), canary)
 	}
 }
 
@@ -216,7 +216,7 @@ func TestDestinationIsNeverPrintedWithSecrets(t *testing.T) {
 		StreamKey: canary, Password: canary, TcURL: "rtmps://host/app?t=" + canary,
 	}
 	for _, v := range []any{d, &d, []Destination{d}, map[string]Destination{"d": d}, struct{ D Destination }{d}} {
-		out := leaks.Prints(v)
+		out := secretscan.Prints(v)
 		require.NotContains(t, out, canary)
 		require.Contains(t, out, "rtmps://***@host/app/***")
 	}

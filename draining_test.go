@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // A destination that reads slowly gets the rest behind the end of the stream.
@@ -28,7 +28,7 @@ func TestDraining(t *testing.T) {
 			var mu sync.Mutex
 			var told []State
 			cfg := Config{
-				Resolver: MustStatic("rtmp://a/live/" + canary), Logger: leaks.Logger(slog.NewTextHandler(&lines, nil)), DrainTimeout: time.Minute,
+				Resolver: MustStatic("rtmp://a/live/" + canary), Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil)), DrainTimeout: time.Minute,
 				Hooks: Hooks{OnForward: func(_ *Forwarder, s State, err error) {
 					if s == StateDraining {
 						time.Sleep(time.Second) // whoever ends the stream does not wait for it

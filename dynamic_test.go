@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // Whatever the backend answers, the publisher is accepted or refused as the
@@ -74,7 +74,7 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 					return tc, nil
 				}
 				log := new(lockedBuffer)
-				logger := leaks.Logger(slog.NewTextHandler(log, nil))
+				logger := secretscan.Logger(slog.NewTextHandler(log, nil))
 				s := newServer(t, Config{
 					Logger: logger,
 					Resolver: &HTTPResolver{URL: scheme + "://backend:80/api/v1/forward?token=" + canary, OnFailure: p.policy, Logger: logger,

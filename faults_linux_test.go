@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/dialer"
 	"github.com/rtmp-forward/forward/internal/fanout"
-	"github.com/rtmp-forward/forward/internal/race"
 )
 
 // narrow has the sockets that a listener accepts take next to nothing that is
@@ -144,7 +144,7 @@ func TestFault02_BlackHole_Sockets(t *testing.T) {
 }
 
 // Where the first of two addresses does not answer, the first attempt reaches
-// the second one. When, to the millisecond, is in TestDialer of internal/race.
+// the second one. When, to the millisecond, is in TestDialer of internal/dialer.
 func TestFault02_NextAddress_Sockets(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -171,9 +171,9 @@ func TestFault02_NextAddress_Sockets(t *testing.T) {
 			port := blackHoleAt(t, row.family, row.at(l.Addr().(*net.TCPAddr).Port))
 			dns := newDNSServer(t)
 			dns.set(map[string][]string{"two.example": {row.first, row.second}}, nil)
-			dial := race.New(nil)
+			dial := dialer.New(nil)
 			dial.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-				return race.Lookup(ctx, dns.resolver(), host)
+				return dialer.Lookup(ctx, dns.resolver(), host)
 			}
 
 			st := &states{began: time.Now()}

@@ -26,7 +26,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // matrix is what the tests of faults have measured.
@@ -302,7 +302,7 @@ func blackHole(in **forwardtest.Network) func(context.Context, string, string) (
 	}
 }
 
-// The next address after 300 ms is in TestDialer of internal/race.
+// The next address after 300 ms is in TestDialer of internal/dialer.
 func TestFault02_BlackHole(t *testing.T) {
 	var in *forwardtest.Network
 	withFault(t, 2, Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.net }, func(f *faulty) {
@@ -723,7 +723,7 @@ func TestFault09_ClosesAfterEachGOP(t *testing.T) {
 
 // countingLines is a logger that counts the lines from level on that hold a word.
 func countingLines(n *atomic.Int64, level slog.Level, word string) *slog.Logger {
-	return leaks.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+	return secretscan.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 		if strings.Contains(string(p), word) {
 			n.Add(1)
 		}
@@ -733,7 +733,7 @@ func countingLines(n *atomic.Int64, level slog.Level, word string) *slog.Logger 
 
 func TestFault10_Flaps(t *testing.T) {
 	var lines logLines
-	cfg := Config{Logger: leaks.Logger(slog.NewTextHandler(&lines, nil))}
+	cfg := Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		for range 1800 {
 			d := f.net.NewDestination("faulty:1935")
@@ -786,7 +786,7 @@ func TestFault10_Flaps(t *testing.T) {
 // A destination that stays down is one line, and one when it is back.
 func TestFault10_StaysDown(t *testing.T) {
 	var lines logLines
-	cfg := Config{Logger: leaks.Logger(slog.NewTextHandler(&lines, nil))}
+	cfg := Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		time.Sleep(time.Hour)
 		require.Len(f, lines.of("faulty"), 1)

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // destinationsOf are where live/s goes that publishes with parameters to a
@@ -216,7 +216,7 @@ func TestFileNeverShowsSecretsOfDestinations(t *testing.T) {
 		good := strings.ReplaceAll(secret, "%s", canary)
 		f, err := ParseConfig("x.conf", []byte("vhost v { forward { enabled on; destination rtmp://h/a { "+good+" } } }"))
 		require.NoError(t, err)
-		out := leaks.Prints(f) + leaks.Prints(f.Config.Vhosts["v"].Resolver)
+		out := secretscan.Prints(f) + secretscan.Prints(f.Config.Vhosts["v"].Resolver)
 		require.NotContains(t, out, canary)
 		for name, wrong := range map[string]string{
 			"too long":             strings.ReplaceAll(secret, "%s", strings.Repeat(canary, 1000)),
@@ -231,13 +231,13 @@ func TestFileNeverShowsSecretsOfDestinations(t *testing.T) {
 			for _, url := range []string{"h", "rtmp://h/a", "rtmp://u:" + canary + "@h/a/" + canary} {
 				_, err := ParseConfig("x.conf", []byte("vhost v { forward { enabled on; destination "+url+" { "+wrong+" } } }"))
 				require.Error(t, err, "%s: %s", name, secret)
-				require.NotContains(t, leaks.Prints(err), canary, "%s: %s", name, secret)
+				require.NotContains(t, secretscan.Prints(err), canary, "%s: %s", name, secret)
 			}
 		}
 		for _, url := range []string{"rtmp://h/[x]/" + canary, "rtmp://h:0/a", "http://h/" + canary, "rtmp:///" + canary} {
 			_, err := ParseConfig("x.conf", []byte("vhost v { forward { enabled on; destination "+url+" { "+good+" } } }"))
 			require.Error(t, err, url)
-			require.NotContains(t, leaks.Prints(err), canary, url)
+			require.NotContains(t, secretscan.Prints(err), canary, url)
 		}
 	}
 }
@@ -268,7 +268,7 @@ func TestFileOfPlatforms(t *testing.T) {
 	f, err := LoadConfig(filepath.Join("testdata", "conf", "platforms.conf"))
 	require.NoError(t, err)
 	require.Empty(t, f.Ignored)
-	require.NotContains(t, leaks.Prints(f), canary)
+	require.NotContains(t, secretscan.Prints(f), canary)
 	var to []string
 	for _, d := range resolved(t, f.Config.Vhosts[DefaultVhost].Resolver) {
 		e, err := d.endpoint()

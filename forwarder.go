@@ -18,10 +18,10 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/dialer"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/ingest"
-	"github.com/rtmp-forward/forward/internal/race"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -934,7 +934,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	if f.dst.untrusted || at.untrusted {
 		dial = f.src.srv.dialUntrusted(dial)
 	} else if dial == nil {
-		dial = race.New(nil).DialContext
+		dial = dialer.New(nil).DialContext
 	}
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {

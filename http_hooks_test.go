@@ -18,7 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // callbacks is a backend that notes what it is told, as "path body".
@@ -149,7 +149,7 @@ func TestHTTPHooksReplies(t *testing.T) {
 			url := []string{srv.URL + "/?token=" + canary}
 			hooks := (&HTTPHooks{
 				URLs:     HTTPHookURLs{OnPublish: url, OnUnpublish: url},
-				MaxReply: 100, Logger: leaks.Logger(slog.NewTextHandler(&log, nil)),
+				MaxReply: 100, Logger: secretscan.Logger(slog.NewTextHandler(&log, nil)),
 			}).Hooks()
 			err := hooks.OnPublish(t.Context(), seedRequest())
 			hooks.OnUnpublish(t.Context(), seedRequest())

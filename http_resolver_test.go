@@ -24,7 +24,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 const seedReply = `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/test/teststream"]}}`
@@ -191,7 +191,7 @@ func TestHTTPResolverReplies(t *testing.T) {
 		for name, p := range policies {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
 				var logged bytes.Buffer
-				h := &HTTPResolver{URL: b.url(), OnFailure: p.policy, Logger: leaks.Logger(slog.NewJSONHandler(&logged, nil))}
+				h := &HTTPResolver{URL: b.url(), OnFailure: p.policy, Logger: secretscan.Logger(slog.NewJSONHandler(&logged, nil))}
 				b.reply.Store(body(seedReply))
 				_, err := h.ResolveDestinations(t.Context(), seedRequest())
 				require.NoError(t, err)

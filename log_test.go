@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // Each entry of the log is for people who search it: an address is one word.
@@ -19,7 +19,7 @@ func TestAddressesAreLoggedAsText(t *testing.T) {
 		"":                nil,
 	} {
 		var out bytes.Buffer
-		s := newServer(t, Config{Logger: leaks.Logger(slog.NewJSONHandler(&out, nil))})
+		s := newServer(t, Config{Logger: secretscan.Logger(slog.NewJSONHandler(&out, nil))})
 		_, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "x", RemoteAddr: addr})
 		require.NoError(t, err)
 		line, _, _ := bytes.Cut(out.Bytes(), []byte("\n"))

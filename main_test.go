@@ -11,13 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // TestMain fails when a test has left anything behind.
 func TestMain(m *testing.M) {
-	code := leaks.Main(m)
+	code := secretscan.Main(m)
 	if testing.Verbose() {
 		printMatrix()
 	}
@@ -25,14 +25,14 @@ func TestMain(m *testing.M) {
 }
 
 // quiet is a logger for what is not looked at.
-var quiet = leaks.Quiet
+var quiet = secretscan.Quiet
 
 // newServer returns a Server that the end of the test closes.
 func newServer(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	s := NewServer(watched(t, cfg))
 	require.NoError(t, cfg.Validate())
-	leftover.Track(t, s)
+	leaktest.Track(t, s)
 	t.Cleanup(func() {
 		inspect(t, s)
 		s.Close()
@@ -47,7 +47,7 @@ func watched(t testing.TB, cfg Config) Config {
 	tell := cfg.Hooks.OnForward
 	cfg.Hooks.OnForward = func(f *Forwarder, state State, err error) {
 		if err != nil {
-			leaks.Check(t.Name(), f, state, err, f.Stats())
+			secretscan.Check(t.Name(), f, state, err, f.Stats())
 		}
 		if tell != nil {
 			tell(f, state, err)
@@ -60,11 +60,11 @@ func watched(t testing.TB, cfg Config) Config {
 func inspect(t testing.TB, s *Server) {
 	t.Helper()
 	const token = "operator-" + canary
-	leaks.Check(t.Name(), s, s.Stats())
+	secretscan.Check(t.Name(), s, s.Stats())
 	for _, src := range s.Sources() {
-		leaks.Check(t.Name(), src, src.ID(), src.Request(), src.Stats())
+		secretscan.Check(t.Name(), src, src.ID(), src.Request(), src.Stats())
 		for _, f := range src.Forwarders() {
-			leaks.Check(t.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
+			secretscan.Check(t.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
 		}
 	}
 	h, err := s.Handler(ControlOptions{Tokens: []Secret{token}})
@@ -74,7 +74,7 @@ func inspect(t testing.TB, s *Server) {
 		r.Header.Set("Authorization", "Bearer "+token)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		leaks.Check(t.Name(), w.Result().Header, w.Body)
+		secretscan.Check(t.Name(), w.Result().Header, w.Body)
 	}
 }
 
@@ -114,7 +114,7 @@ func frame(key bool, n int) []byte {
 
 // countingWarnings is a logger that counts warnings.
 func countingWarnings(n *atomic.Int64) *slog.Logger {
-	return leaks.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+	return secretscan.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
 		n.Add(1)
 		return len(p), nil
 	}), &slog.HandlerOptions{Level: slog.LevelWarn}))

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // connected is what a session's connect has said.
@@ -212,7 +212,7 @@ func TestLongNamesAreWarnedOf(t *testing.T) {
 			dest := network.NewDestination("h:1935", forwardtest.Script{At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Reset}}, forwardtest.Script{})
 			defer dest.Close()
 			log := new(lockedBuffer)
-			s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: leaks.Logger(slog.NewTextHandler(log, nil))})
+			s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 			p := publish(t, s, "live", "s")
 			f, err := p.Source().Forward(c.d)
 			require.NoError(t, err)

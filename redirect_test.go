@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 func TestRedirected(t *testing.T) {
@@ -120,7 +120,7 @@ func TestForwarderFollowsRedirects(t *testing.T) {
 				defer a.Close()
 				defer b.Close()
 				log := new(lockedBuffer)
-				s := newServer(t, Config{Dial: network.Dial, Logger: leaks.Logger(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+				s := newServer(t, Config{Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 				c.d.StreamKey = canary
 				f, err := publish(t, s, "live", "s").Source().Forward(c.d)
 				require.NoError(t, err)
@@ -237,7 +237,7 @@ func inMove(t *testing.T, d Destination, atA, atB []forwardtest.Script, run func
 		m.a, m.b = m.net.NewDestination("a.example:1935", atA...), m.net.NewDestination("a.example:1936", atB...)
 		defer m.a.Close()
 		defer m.b.Close()
-		m.srv = newServer(t, Config{MergeWindow: -1, Dial: m.net.Dial, Logger: leaks.Logger(slog.NewTextHandler(m.log, nil))})
+		m.srv = newServer(t, Config{MergeWindow: -1, Dial: m.net.Dial, Logger: secretscan.Logger(slog.NewTextHandler(m.log, nil))})
 		m.p = publish(t, m.srv, "live", "s")
 		d.URL, d.StreamKey = "rtmp://a.example/live", canary
 		var err error

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // Of 20 destinations 10 are replaced: the others get every frame on the
@@ -78,7 +78,7 @@ func TestReloadOfWrongConfigChangesNothing(t *testing.T) {
 
 func TestReloadNamesWhatNeedsARestart(t *testing.T) {
 	var log strings.Builder
-	s := newServer(t, Config{Logger: leaks.Logger(slog.NewTextHandler(&log, nil))})
+	s := newServer(t, Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, s.Reload(Config{Logger: s.log}))
 	require.Empty(t, log.String())
 	require.NoError(t, s.Reload(Config{Addr: ":1936", Logger: quiet}))

@@ -10,11 +10,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // canary is in every secret of the tests.
-const canary = leaks.Canary
+const canary = secretscan.Canary
 
 func TestSecretIsNeverPrinted(t *testing.T) {
 	holder := struct {
@@ -23,7 +23,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 		Map map[string]Secret
 	}{Key: canary, Map: map[string]Secret{"k": canary}}
 	for _, v := range []any{Secret(canary), holder, []Secret{canary}} {
-		out := leaks.Prints(v)
+		out := secretscan.Prints(v)
 		require.NotContains(t, out, canary)
 		require.NotContains(t, out, fmt.Sprintf("%x", canary))
 		require.Contains(t, out, "***")
@@ -34,7 +34,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 func TestEmptySecretStaysEmpty(t *testing.T) {
 	require.Empty(t, fmt.Sprintf("%v%s%#v", Secret(""), Secret(""), Secret("")))
 	require.Equal(t, `""`, string(must(json.Marshal(Secret("")))))
-	require.NotContains(t, leaks.Prints(Secret("")), "***")
+	require.NotContains(t, secretscan.Prints(Secret("")), "***")
 }
 
 // Printers other than fmt call these by name.

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 func names(s interface{ Commands() []forwardtest.Command }) (out []string) {
@@ -352,7 +352,7 @@ func TestPanicsOfAConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			inBubble(t, Config{Logger: leaks.Logger(slog.NewTextHandler(&log, nil))}, func(b *bubble) {
+			inBubble(t, Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil))}, func(b *bubble) {
 				far := new(panickingConn)
 				result := make(chan error, 1)
 				c := b.client("live/s")
@@ -424,7 +424,7 @@ func TestPanicsOfTheHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			cfg := Config{Logger: leaks.Logger(slog.NewTextHandler(&log, nil)), Resolver: ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
+			cfg := Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil)), Resolver: ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
 				if r.Stream == "ok" {
 					return nil, nil
 				}

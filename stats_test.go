@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // Whoever is refused waits, and nobody else does.
@@ -200,7 +200,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 	const limit = 3
 	log := new(lockedBuffer)
 	inBubble(t, Config{
-		Limits: Limits{RefusalsPerAddress: limit}, Logger: leaks.Logger(slog.NewTextHandler(log, nil)),
+		Limits: Limits{RefusalsPerAddress: limit}, Logger: secretscan.Logger(slog.NewTextHandler(log, nil)),
 		Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, ErrRefused) }},
 	}, func(b *bubble) {
 		const guesser = "198.51.100.1:1000"

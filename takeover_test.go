@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // other is what another publisher sends, with times of its own.
@@ -182,7 +182,7 @@ func TestFault20_Takeover(t *testing.T) {
 	var lines logLines
 	cfg := Config{
 		Hooks: got.hooks(), Takeover: true, PublishGrace: time.Minute, Resolver: MustStatic("rtmp://a/live/" + canary),
-		Logger: leaks.Logger(slog.NewTextHandler(&lines, nil)),
+		Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil)),
 	}
 	inBubble(t, cfg, func(b *bubble) {
 		d := b.destination("a:1935")

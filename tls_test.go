@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // authority signs certificates.
@@ -202,7 +202,7 @@ func TestTLSSessionsAreResumed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var lines logLines
-			inBubble(t, Config{Logger: leaks.Logger(slog.NewTextHandler(&lines, nil))}, func(b *bubble) {
+			inBubble(t, Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}, func(b *bubble) {
 				ca := newAuthority(b.T)
 				cert := ca.issue(b.T, "dest", nil)
 				var resumed []bool

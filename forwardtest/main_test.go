@@ -13,15 +13,15 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
 // logger writes to the test's log.
 func logger(t testing.TB) *slog.Logger {
-	return leaks.Logger(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return secretscan.Logger(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // world is a Server in a network in memory, in a bubble.
@@ -45,7 +45,7 @@ func bubble(t *testing.T, cfg forward.Config, f func(w *world)) {
 			cfg.Dial = w.net.Dial
 		}
 		w.srv = forward.NewServer(cfg)
-		leftover.Track(t, w.srv)
+		leaktest.Track(t, w.srv)
 		l, err := w.net.Listen("server:1935")
 		require.NoError(t, err)
 		go w.srv.Serve(l)
@@ -57,17 +57,17 @@ func bubble(t *testing.T, cfg forward.Config, f func(w *world)) {
 
 // inspect looks for secrets in what the Server tells about itself.
 func (w *world) inspect() {
-	leaks.Check(w.Name(), w.srv, w.srv.Stats())
+	secretscan.Check(w.Name(), w.srv, w.srv.Stats())
 	for _, src := range w.srv.Sources() {
-		leaks.Check(w.Name(), src, src.Request(), src.Stats())
+		secretscan.Check(w.Name(), src, src.Request(), src.Stats())
 		for _, f := range src.Forwarders() {
-			leaks.Check(w.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
+			secretscan.Check(w.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
 		}
 	}
 }
 
 // name is that of the stream.
-const name = "live/" + leaks.Canary
+const name = "live/" + secretscan.Canary
 
 // destination is at a:1935, where pushing sends streams.
 func (w *world) destination(scripts ...forwardtest.Script) *forwardtest.Destination {
@@ -77,7 +77,7 @@ func (w *world) destination(scripts ...forwardtest.Script) *forwardtest.Destinat
 }
 
 // pushing sends each stream to rtmp://a/live/KEY.
-var pushing = forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + leaks.Canary)}
+var pushing = forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + secretscan.Canary)}
 
 func (w *world) client() forwardtest.Client {
 	return forwardtest.Client{URL: "rtmp://server/" + name, Dial: w.net.Dial}

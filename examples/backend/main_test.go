@@ -14,10 +14,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
 const table = `# app/stream   to
 live/news   rtmp://10.0.0.6/live/[stream] rtmps://cdn.example/[app]/c4nary5ecret
@@ -92,7 +92,7 @@ func TestHooks(t *testing.T) {
 	_, url := start(t, 0)
 	all := []string{url}
 	hooks := (&forward.HTTPHooks{
-		Logger: leaks.Quiet,
+		Logger: secretscan.Quiet,
 		URLs:   forward.HTTPHookURLs{OnConnect: all, OnClose: all, OnPublish: all, OnUnpublish: all, OnPlay: all, OnStop: all},
 	}).Hooks()
 	ctx := context.Background()

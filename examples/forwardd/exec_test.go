@@ -31,7 +31,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asForwardd) != "" {
 		main()
 	}
-	os.Exit(leaks.Main(m))
+	os.Exit(secretscan.Main(m))
 }
 
 // process is a forwardd in a process of its own.
@@ -59,7 +59,7 @@ func start(t *testing.T, conf string, args ...string) *process {
 	d.cmd.Env = append(os.Environ(), asForwardd+"=1")
 	r, err := d.cmd.StderrPipe()
 	require.NoError(t, err)
-	d.lines = bufio.NewScanner(leaks.Reader(r))
+	d.lines = bufio.NewScanner(secretscan.Reader(r))
 	require.NoError(t, d.cmd.Start())
 	t.Cleanup(func() { d.cmd.Process.Kill(); d.cmd.Wait() })
 	return d
@@ -103,7 +103,7 @@ func (d *process) wait() error {
 func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forward.PublishRequest) {
 	published = make(chan *forward.PublishRequest, 1)
 	srv = forward.NewServer(forward.Config{
-		Logger: leaks.Quiet,
+		Logger: secretscan.Quiet,
 		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
 			published <- req
 			return nil
@@ -120,13 +120,13 @@ func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forw
 // leaves the stream open.
 func publish(t *testing.T, d forward.Destination) {
 	srv := forward.NewServer(forward.Config{
-		Logger: leaks.Quiet,
+		Logger: secretscan.Quiet,
 		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
 			return []forward.Destination{d}, nil
 		}),
 	})
 	t.Cleanup(func() { srv.Close() })
-	pub, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: leaks.Canary})
+	pub, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: secretscan.Canary})
 	require.NoError(t, err)
 	clip := flv.NewDemuxer(bytes.NewReader(testdata.H264AAC))
 	streams, err := clip.Streams()
@@ -164,14 +164,14 @@ vhost __defaultVhost__ {
 			master := d.await("listening")["addr"].(string)
 			require.Contains(t, d.await("listening")["addr"], "[::1]:")
 
-			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: leaks.Canary})
-			require.Equal(t, "live/"+leaks.Canary, (<-published).Name())
+			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: secretscan.Canary})
+			require.Equal(t, "live/"+secretscan.Canary, (<-published).Name())
 			d.await("destination publishing") // the slave has answered: its stream is live
 			text, err := os.ReadFile(pid)
 			require.NoError(t, err)
 			require.Equal(t, fmt.Sprintln(d.cmd.Process.Pid), string(text))
 
-			src := srv.Source("live/" + leaks.Canary)
+			src := srv.Source("live/" + secretscan.Canary)
 			require.NotNil(t, src)
 			media := src.Demuxer(t.Context())
 			defer media.Close()
@@ -202,12 +202,12 @@ vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 	require.Equal(t, true, secure["tls"])
 	publish(t, forward.Destination{
 		URL:       "rtmps://" + secure["addr"].(string) + "/live",
-		StreamKey: leaks.Canary,
+		StreamKey: secretscan.Canary,
 		TLSConfig: &tls.Config{RootCAs: roots},
 	})
 	<-published
 	d.await("destination publishing")
-	require.NotNil(t, srv.Source("live/"+leaks.Canary))
+	require.NotNil(t, srv.Source("live/"+secretscan.Canary))
 	require.NoError(t, d.end(syscall.SIGTERM))
 }
 
@@ -225,7 +225,7 @@ vhost b { forward { enabled on; destination %s; } }
 	d := start(t, conf)
 	master := d.await("listening")["addr"].(string)
 	for _, vhost := range []string{"a", "b"} {
-		publish(t, forward.Destination{URL: "rtmp://" + master + "/live?vhost=" + vhost, StreamKey: leaks.Canary})
+		publish(t, forward.Destination{URL: "rtmp://" + master + "/live?vhost=" + vhost, StreamKey: secretscan.Canary})
 		<-published
 		d.await("destination publishing")
 	}
@@ -262,7 +262,7 @@ vhost b { forward { enabled on; destination %s; } }
 // What a backend names is not trusted, and the log says what would be.
 func TestNamesTheFlagThatAllowsADestination(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/live/`+leaks.Canary+`"]}}`)
+		io.WriteString(w, `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/live/`+secretscan.Canary+`"]}}`)
 	}))
 	defer backend.Close()
 	d := start(t, write(t, `
@@ -270,7 +270,7 @@ listen 127.0.0.1:0;
 vhost __defaultVhost__ { forward { enabled on; backend `+backend.URL+`; } }
 `))
 	master := d.await("listening")["addr"].(string)
-	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: leaks.Canary})
+	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: secretscan.Canary})
 	hint := d.await("destination not allowed")
 	require.Equal(t, "127.0.0.1/32", hint["allow"])
 	require.Contains(t, hint["hint"], "-allow")
@@ -287,7 +287,7 @@ listen 127.0.0.1:0;
 vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 `, l.Addr())), "-grace", "1ms")
 	master := d.await("listening")["addr"].(string)
-	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: leaks.Canary})
+	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: secretscan.Canary})
 	c, err := l.Accept() // and never answer
 	require.NoError(t, err)
 	defer c.Close()

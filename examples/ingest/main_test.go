@@ -15,11 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
 // clips are the clip in all formats.
 func clips(t *testing.T) []string {
@@ -43,7 +43,7 @@ func TestFileIsPublished(t *testing.T) {
 		t.Run(filepath.Ext(path), func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			slave := forward.NewServer(forward.Config{Logger: leaks.Quiet})
+			slave := forward.NewServer(forward.Config{Logger: secretscan.Quiet})
 			defer slave.Close()
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)

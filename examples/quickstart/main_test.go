@@ -13,10 +13,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
 // screen is what run writes; seen is called for each write with all of it.
 type screen struct {
@@ -48,7 +48,7 @@ func TestSlavesReceiveTheClip(t *testing.T) {
 			}}
 			require.NoError(t, run(ctx, nil, out, terminal))
 			text := out.text.String()
-			leaks.Check(t.Name(), text)
+			secretscan.Check(t.Name(), text)
 			require.Len(t, regexp.MustCompile(`rtmp://127\.0\.0\.1:\d+/live/livestream\n`).FindAllString(text, -1), 1+slaves)
 			require.Regexp(t, `slave 2  publishing +\d+ +\d+ +0 +\d+  H264 AAC \d+\.\d s`, text)
 			require.Equal(t, terminal, strings.Contains(text, "\x1b["))

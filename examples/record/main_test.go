@@ -19,11 +19,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
 func clip() av.Demuxer { return flv.NewDemuxer(bytes.NewReader(testdata.H264AAC)) }
 
@@ -68,7 +68,7 @@ func start(t *testing.T, ctx context.Context, args ...string) (url string, lines
 		w.Close()
 		done <- err
 	}()
-	lines = bufio.NewScanner(leaks.Reader(r))
+	lines = bufio.NewScanner(secretscan.Reader(r))
 	require.True(t, lines.Scan())
 	url, ok := strings.CutPrefix(lines.Text(), "publish to ")
 	require.True(t, ok, lines.Text())
@@ -84,7 +84,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 
 			pushing := make(chan struct{})
 			encoder := forward.NewServer(forward.Config{
-				Logger:   leaks.Quiet,
+				Logger:   secretscan.Quiet,
 				Resolver: forward.MustStatic(url),
 				Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, s forward.State, _ error) {
 					if s == forward.StatePublishing {
@@ -93,7 +93,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 				}},
 			})
 			defer encoder.Close()
-			pub, err := encoder.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: leaks.Canary})
+			pub, err := encoder.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: secretscan.Canary})
 			require.NoError(t, err)
 			require.True(t, lines.Scan())
 			require.Equal(t, "recording", lines.Text())

@@ -18,7 +18,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // With the address of the test in it, the test binary is a transcoder.
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(leaks.Main(m))
+	os.Exit(secretscan.Main(m))
 }
 
 // transcode plays in and publishes audio alone to out until it is interrupted,
@@ -72,11 +72,11 @@ func start(t *testing.T, args ...string) (addr string) {
 		done <- run(ctx, append([]string{"-listen", "127.0.0.1:0"}, args...), w)
 		w.Close()
 	}()
-	lines := bufio.NewScanner(leaks.Reader(r))
+	lines := bufio.NewScanner(secretscan.Reader(r))
 	require.True(t, lines.Scan())
 	_, addr, found := strings.Cut(lines.Text(), "addr=")
 	require.True(t, found, lines.Text())
-	go io.Copy(t.Output(), leaks.Reader(r))
+	go io.Copy(t.Output(), secretscan.Reader(r))
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)
@@ -95,7 +95,7 @@ func TestOnlyTheTranscodedStreamIsForwarded(t *testing.T) {
 	defer slave.Close()
 	addr := start(t, "-to", slave.URL(""), "-pause", "10ms", os.Args[0], "{in}", "{out}")
 
-	pub, err := forwardtest.Client{URL: "rtmp://" + addr + "/live/" + leaks.Canary + "?key=" + leaks.Canary}.Publish(ctx)
+	pub, err := forwardtest.Client{URL: "rtmp://" + addr + "/live/" + secretscan.Canary + "?key=" + secretscan.Canary}.Publish(ctx)
 	require.NoError(t, err)
 	go pub.Send(ctx, forwardtest.Media{}.Messages(-1), 1)
 	transcoder, err := l.Accept()
@@ -106,7 +106,7 @@ func TestOnlyTheTranscodedStreamIsForwarded(t *testing.T) {
 		require.NoError(t, err)
 		c, err := s.WaitCommand(ctx, "publish")
 		require.NoError(t, err)
-		require.Equal(t, leaks.Canary, c.String(1), "neither key nor token goes along")
+		require.Equal(t, secretscan.Canary, c.String(1), "neither key nor token goes along")
 		require.NoError(t, s.Recorder().WaitFrames(ctx, 10))
 		for _, m := range s.Recorder().Messages() {
 			require.NotEqual(t, uint8(forwardtest.TypeVideo), m.Type, "not what the encoder has sent")
@@ -154,11 +154,11 @@ func TestOneTranscoderAtATime(t *testing.T) {
 	var log bytes.Buffer
 	ts := &transcoders{
 		command: []string{"./none", "{in}", "{out}"}, stderr: io.Discard,
-		log: leaks.Logger(slog.NewTextHandler(&log, nil)),
+		log: secretscan.Logger(slog.NewTextHandler(&log, nil)),
 		min: time.Millisecond, max: time.Millisecond,
 	}
-	first := &forward.PublishRequest{ClientID: "first", App: "live", Stream: leaks.Canary}
-	second := &forward.PublishRequest{ClientID: "second", App: "live", Stream: leaks.Canary}
+	first := &forward.PublishRequest{ClientID: "first", App: "live", Stream: secretscan.Canary}
+	second := &forward.PublishRequest{ClientID: "second", App: "live", Stream: secretscan.Canary}
 	ts.start(first)
 	ts.start(second)
 	ts.stop(first)

@@ -15,10 +15,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
 // message is what a recorder saw.
 type message struct {

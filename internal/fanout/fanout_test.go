@@ -20,10 +20,10 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/gop"
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
 // chunkSize is large, as in the Server, so that some messages take several
 // chunks and most do not.

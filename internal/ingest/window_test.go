@@ -9,10 +9,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
 // What arrives before a window's end is read at once when it is much. The end
 // of that window, when it comes, is no timeout.

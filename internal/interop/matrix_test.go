@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -33,7 +33,7 @@ func testMain(m *testing.M) int {
 	defer os.RemoveAll(mediaDir)
 	addNewer()
 	defer table.print()
-	return leftover.Run(m.Run)
+	return leaktest.Run(m.Run)
 }
 
 // table collects what TestMatrix finds.

@@ -14,10 +14,10 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-const testKey = leaks.Canary + "?s_bl=1&a=Ab/c+d="
+const testKey = secretscan.Canary + "?s_bl=1&a=Ab/c+d="
 
 // client is a Client whose server says all it has to say at once.
 func client(r *record, opt Options, in ...[]byte) testClient {
@@ -45,7 +45,7 @@ func (c testClient) publishAndWatch() error {
 // checked is err. An AuthRequired is no message, but has the answer to send.
 func checked(err error) error {
 	if !errors.As(err, new(*AuthRequired)) {
-		leaks.Check("an error", err)
+		secretscan.Check("an error", err)
 	}
 	return err
 }
@@ -255,7 +255,7 @@ func TestClientRefusedMasksSecrets(t *testing.T) {
 			var st *StatusError
 			require.ErrorAs(t, err, &st)
 			all := fmt.Sprintf("%s %+v", err, *st)
-			for _, secret := range []string{leaks.Canary, "c4nary5", "token=", "tok/en"} {
+			for _, secret := range []string{secretscan.Canary, "c4nary5", "token=", "tok/en"} {
 				require.NotContains(t, all, secret, "%q", words)
 			}
 		}

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/rtmp-forward/forward/internal/leaks"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-func TestMain(m *testing.M) { os.Exit(leaks.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }

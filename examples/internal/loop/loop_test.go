@@ -14,11 +14,11 @@ import (
 	"github.com/nareix/joy4/format/flv"
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 	"github.com/rtmp-forward/forward/testdata"
 )
 
-func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
 type clip struct{ av.Demuxer }
 

@@ -1,4 +1,4 @@
-package leftover
+package leaktest
 
 import (
 	"os"
@@ -11,11 +11,11 @@ import (
 )
 
 func TestGoroutines(t *testing.T) {
-	require.NotContains(t, stacks(), "leftover.TestGoroutines.func")
+	require.NotContains(t, stacks(), "leaktest.TestGoroutines.func")
 	end := make(chan struct{})
 	ended := make(chan struct{})
 	go func() { <-end; close(ended) }()
-	require.Contains(t, stacks(), "leftover.TestGoroutines.func")
+	require.Contains(t, stacks(), "leaktest.TestGoroutines.func")
 	close(end)
 	<-ended
 }
@@ -66,7 +66,7 @@ func TestTrackInVirtualTime(t *testing.T) {
 			if stopped {
 				require.Empty(t, c.errors)
 			} else {
-				require.Equal(t, []any{"still in use: *leftover.big of " + t.Name()}, c.errors)
+				require.Equal(t, []any{"still in use: *leaktest.big of " + t.Name()}, c.errors)
 			}
 		})
 	}
@@ -76,7 +76,7 @@ func TestTrack(t *testing.T) {
 	v := new(big)
 	Track(t, v)
 	timer := time.AfterFunc(time.Hour, func() { v.b[0]++ })
-	require.Equal(t, []string{"*leftover.big of TestTrack"}, held())
+	require.Equal(t, []string{"*leaktest.big of TestTrack"}, held())
 	timer.Reset(0)
 	require.Empty(t, await(held))
 }

@@ -1,8 +1,8 @@
-// Package leaks has a package's tests fail when a secret is printed, logged or
+// Package secretscan has a package's tests fail when a secret is printed, logged or
 // answered by any of them: all stream keys, passwords and tokens of the tests
 // hold Canary, and whatever is not for those who have them is searched for it.
 // Only tests import it.
-package leaks
+package secretscan
 
 import (
 	"bufio"
@@ -20,7 +20,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
 // Canary is what no output may hold.
@@ -44,9 +44,9 @@ type tally struct {
 // log. A run that passes but for a leak, or that has not looked at any log
 // though it is of all tests, fails. Tests that fail print what they like.
 //
-// What the tests leave behind fails them, too: see package leftover.
+// What the tests leave behind fails them, too: see package leaktest.
 func Main(m *testing.M) int {
-	return leftover.Run(func() int { return run(m) })
+	return leaktest.Run(func() int { return run(m) })
 }
 
 func run(m *testing.M) (code int) {

@@ -1,6 +1,6 @@
-// Package leftover finds what tests leave behind: goroutines, descriptors, and
+// Package leaktest finds what tests leave behind: goroutines, descriptors, and
 // values that something, such as a timer that was not stopped, still holds.
-package leftover
+package leaktest
 
 import (
 	"fmt"

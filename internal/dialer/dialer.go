@@ -1,5 +1,5 @@
-// Package race connects to the first address of a name that answers (RFC 8305).
-package race
+// Package dialer connects to the first address of a name that answers (RFC 8305).
+package dialer
 
 import (
 	"context"

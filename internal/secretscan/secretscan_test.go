@@ -1,4 +1,4 @@
-package leaks
+package secretscan
 
 import (
 	"errors"
@@ -132,15 +132,15 @@ func TestAllTestsAreLookedAt(t *testing.T) {
 				if sel, ok := n.(*ast.SelectorExpr); ok {
 					if x, ok := sel.X.(*ast.Ident); ok {
 						call := x.Name + "." + sel.Sel.Name
-						main = main || call == "leaks.Main"
+						main = main || call == "secretscan.Main"
 						if call == "slog.New" && !strings.HasPrefix(filepath.Base(name), "example_") {
-							t.Errorf("%s makes a logger without leaks.Logger", name)
+							t.Errorf("%s makes a logger without secretscan.Logger", name)
 						}
 					}
 				}
 				return true
 			})
 		}
-		require.True(t, main, "%s: TestMain does not call leaks.Main", dir)
+		require.True(t, main, "%s: TestMain does not call secretscan.Main", dir)
 	}
 }

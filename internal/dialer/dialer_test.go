@@ -1,4 +1,4 @@
-package race
+package dialer
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/leftover"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
 // dialled is a network in which each address has its way to answer.
@@ -70,7 +70,7 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-func TestMain(m *testing.M) { os.Exit(leftover.Run(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
 func TestDialer(t *testing.T) {
 	all := map[string][]string{
