@@ -49,7 +49,7 @@ type flight struct {
 }
 
 func (c *cache) resolve(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error) {
-	q := question{req.Vhost, req.App, req.Stream, req.Param, req.TcURL, req.IP()}
+	q := question{foldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.IP()}
 	for {
 		c.mu.Lock()
 		if a, ok := c.answers.get(q); ok && time.Now().Before(a.expires) {

@@ -85,10 +85,14 @@ type Config struct {
 	// TLSConfig is for rtmps destinations that have none of their own.
 	TLSConfig *tls.Config
 
-	// Vhosts overrides settings for single vhosts. When it is not empty, a
-	// client that names a vhost not listed is served as DefaultVhost, and
-	// refused when that is not listed either; a tcUrl whose host is listed,
-	// in whatever case, names that vhost.
+	// Vhosts overrides settings for single vhosts. A stream's vhost is a part
+	// of its identity: the same path in two vhosts is two streams. Names of
+	// vhosts have no case and hold no slash.
+	//
+	// When Vhosts is not empty, a client that names a vhost not listed is
+	// served as DefaultVhost, and refused when that is not listed either; a
+	// tcUrl whose host is listed names that vhost. When it is empty, each
+	// vhost that clients name is one of its own, with the Config's settings.
 	Vhosts map[string]Vhost
 
 	// NoGOPCache makes players and destinations begin with the next
@@ -378,7 +382,13 @@ func (c Config) Validate() error {
 	if m := c.PublishAuthMethod; m != AuthAdobe && m != AuthLimelight {
 		return fmt.Errorf("config: PublishAuthMethod is %q, expected %q or %q", m, AuthAdobe, AuthLimelight)
 	}
+	if a, b, found := sameVhosts(c.Vhosts); found {
+		return fmt.Errorf("config: vhosts %q and %q are the same: case does not count", a, b)
+	}
 	for name := range c.Vhosts {
+		if err := rtmp.CheckVhost(name); err != nil {
+			return fmt.Errorf("config: vhost %q: %w", name, err)
+		}
 		v := c.vhost(name)
 		if err := check(": vhost "+name, v.ChunkSize, v.MergeWindow); err != nil {
 			return err
@@ -390,6 +400,7 @@ func (c Config) Validate() error {
 // vhost returns the settings for a vhost: those of the Config with what the
 // vhost has of its own.
 func (c *Config) vhost(name string) Vhost {
+	name, _ = listedVhost(c.Vhosts, name)
 	v := c.Vhosts[name]
 	if v.Resolver == nil {
 		v.Resolver = c.Resolver
@@ -409,34 +420,55 @@ func (c *Config) vhost(name string) Vhost {
 // whose tcUrl has the given host.
 func (c *Config) resolveVhost(named, host string) (string, bool) {
 	if len(c.Vhosts) == 0 {
-		if named == "" {
-			return DefaultVhost, true
-		}
-		return named, true
+		def(&named, DefaultVhost)
+		return c.vhostName(named), true
 	}
 	if named == "" { // what is named counts alone
 		named = c.vhostOf(host)
 	}
-	for _, name := range []string{named, DefaultVhost} {
-		if v, ok := c.Vhosts[name]; ok && name != "" {
-			return name, !v.Disabled
+	for _, vhost := range []string{named, DefaultVhost} {
+		if name, ok := listedVhost(c.Vhosts, vhost); ok && vhost != "" {
+			return c.vhostName(vhost), !c.Vhosts[name].Disabled
 		}
 	}
 	return "", false
 }
 
-// vhostOf is the vhost with the name of a host, which has no case (RFC 4343).
-func (c *Config) vhostOf(host string) string {
-	if _, ok := c.Vhosts[host]; ok {
-		return host
+// vhostName is how requests name a vhost, in whatever case it is given.
+func (c *Config) vhostName(vhost string) string {
+	folded := foldVhost(vhost)
+	if folded == "" {
+		return DefaultVhost
 	}
-	found := ""
+	if name, ok := listedVhost(c.Vhosts, vhost); ok {
+		return name
+	}
+	return folded
+}
+
+// vhostOf is the vhost with the name of a tcUrl's host, which may end in the
+// dot of the root, or be an address, however it is written.
+func (c *Config) vhostOf(host string) string {
+	if name, ok := listedVhost(c.Vhosts, host); ok {
+		return name
+	}
+	host = plainHost(host)
 	for name := range c.Vhosts {
-		if strings.EqualFold(name, host) && (found == "" || name < found) {
-			found = name
+		if strings.EqualFold(plainHost(name), host) {
+			return name
 		}
 	}
-	return found
+	return ""
+}
+
+// plainHost is a host without the dot of the root and the brackets of IPv6, an
+// address in its usual form.
+func plainHost(host string) string {
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().String()
+	}
+	return host
 }
 
 // logLimits are those of a stream's log.

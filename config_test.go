@@ -180,6 +180,11 @@ func TestValidateConfig(t *testing.T) {
 		{Config{MergeWindow: -1}, ""},
 		{Config{MergeWindow: 11 * time.Second}, "config: MergeWindow is 11s, expected at most 10s"},
 		{Config{Vhosts: map[string]Vhost{"a": {ChunkSize: 4096}}}, ""},
+		{Config{Vhosts: map[string]Vhost{"a": {}, "b": {}, "A": {}}}, `config: vhosts "A" and "a" are the same: case does not count`},
+		{Config{Vhosts: map[string]Vhost{DefaultVhost: {}, "__DEFAULTVHOST__": {}}}, `config: vhosts "__DEFAULTVHOST__" and "__defaultVhost__" are the same: case does not count`},
+		{Config{Vhosts: map[string]Vhost{"a/b": {}}}, `config: vhost "a/b": malformed name: holds a slash`},
+		{Config{Vhosts: map[string]Vhost{"": {}}}, `config: vhost "": malformed name: empty`},
+		{Config{Vhosts: map[string]Vhost{"a\n": {}}}, `config: vhost "a\n": malformed name: holds a control character`},
 		{Config{Vhosts: map[string]Vhost{"a": {ChunkSize: 1}}}, "config: vhost a: ChunkSize is 1, expected 128 to 65536"},
 		{Config{Vhosts: map[string]Vhost{"a": {MergeWindow: time.Minute}}}, "config: vhost a: MergeWindow is 1m0s, expected at most 10s"},
 	} {
@@ -209,7 +214,7 @@ func TestResolveVhost(t *testing.T) {
 	none := Config{}
 	one := Config{Vhosts: map[string]Vhost{"a": {}, "off": {Disabled: true}}}
 	both := Config{Vhosts: map[string]Vhost{"a": {}, "off": {Disabled: true}, DefaultVhost: {}}}
-	cases := Config{Vhosts: map[string]Vhost{"Host": {}, "HOST": {}}}
+	hosts := Config{Vhosts: map[string]Vhost{"Studio.example": {}, "::1": {}, "[2001:db8::2]": {}, "__DEFAULTVHOST__": {}, "off.": {Disabled: true}}}
 	for _, row := range []struct {
 		cfg         *Config
 		named, host string
@@ -226,11 +231,10 @@ func TestResolveVhost(t *testing.T) {
 		{&one, "off", "a", ""},
 		{&one, "", "off", ""},
 		{&one, "", "OFF", ""},
-		{&one, "A", "a", ""}, // what is named is a vhost's name
+		{&one, "A", "x", "a"}, // nor have vhosts that are named
+		{&one, "OFF", "a", ""},
+		{&one, "a.", "x", ""}, // nothing but a host has a root's dot
 		{&both, "", "A", "a"},
-		{&cases, "", "host", "HOST"}, // the first in order
-		{&cases, "", "Host", "Host"},
-		{&cases, "", "HOST", "HOST"},
 		{&both, "a", "x", "a"},
 		{&both, "", "a", "a"},
 		{&both, "", "x", DefaultVhost},
@@ -238,6 +242,20 @@ func TestResolveVhost(t *testing.T) {
 		{&both, "off", "a", ""},
 		{&both, "", "off", ""},
 		{&both, DefaultVhost, "a", DefaultVhost},
+		{&both, "__DEFAULTvhost__", "a", DefaultVhost},
+		{&none, "B.Example", "a", "b.example"},
+		{&none, "__defaultVHOST__", "a", DefaultVhost},
+		{&hosts, "STUDIO.example", "x", "Studio.example"},
+		{&hosts, "", "studio.EXAMPLE", "Studio.example"},
+		{&hosts, "", "studio.example.", "Studio.example"},
+		{&hosts, "", "studio.example..", DefaultVhost},
+		{&hosts, "", "0:0::1", "::1"},
+		{&hosts, "::1", "x", "::1"},
+		{&hosts, "", "2001:DB8:0::2", "[2001:db8::2]"},
+		{&hosts, "", "x", DefaultVhost},
+		{&hosts, "x", "studio.example", DefaultVhost},
+		{&hosts, DefaultVhost, "studio.example", DefaultVhost},
+		{&hosts, "", "off", ""},
 	} {
 		got, ok := row.cfg.resolveVhost(row.named, row.host)
 		require.Equal(t, row.want != "", ok, "%q %q", row.named, row.host)
@@ -387,6 +405,9 @@ func TestParseConfigErrors(t *testing.T) {
 		{"vhost a { forward { enabled on; backend ftp://h/; } }", "x.conf:1:41"},
 		{"vhost a { play { mw_latency 20000; } }", "mw_latency is 20s, expected at most 10s"},
 		{"vhost a { } vhost a { }", "x.conf:1:13"},
+		{"vhost a.example { } vhost A.Example { }", `x.conf:1:21: found a second vhost "A.Example"`},
+		{"vhost a/b { }", `x.conf:1:7: vhost "a/b"`},
+		{"vhost a { } vhost a\\b { }", "x.conf:1:19"},
 	} {
 		_, err := ParseConfig("x.conf", []byte(row.src))
 		require.ErrorContains(t, err, row.want, row.src)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/conf"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // File is what a configuration file says.
@@ -117,6 +118,9 @@ func ParseConfig(name string, src []byte) (*File, error) {
 		case "publish_auth":
 			f.publishAuth(d)
 		case "vhost":
+			if err := rtmp.CheckVhost(d.Args[0]); err != nil {
+				return nil, fmt.Errorf("%s: vhost %q: %w", d.ArgPos(0), d.Args[0], err)
+			}
 			v, err := f.vhost(d)
 			if err != nil {
 				return nil, err
@@ -148,9 +152,9 @@ func ParseConfig(name string, src []byte) (*File, error) {
 // them in old.Config, and Server.Reload asks no backend that is the same.
 func (f *File) Inherit(old *File) {
 	for name, url := range f.backends {
-		if was, ok := old.backends[name]; ok && was == url {
+		if before, ok := listedVhost(old.backends, name); ok && old.backends[before] == url {
 			v := f.Config.Vhosts[name]
-			v.Resolver = old.Config.Vhosts[name].Resolver
+			v.Resolver = old.Config.Vhosts[before].Resolver
 			f.Config.Vhosts[name] = v
 		}
 	}

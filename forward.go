@@ -70,9 +70,9 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	pending   []*conn // in their handshake, the oldest first
-	sources   map[string]*Source
-	waiting   map[string]map[*player]struct{} // for a publisher
-	pushing   map[string]*Forwarder           // by stream and destination
+	sources   map[streamKey]*Source
+	waiting   map[streamKey]map[*player]struct{} // for a publisher
+	pushing   map[pushKey]*Forwarder
 	pushes    int
 	perAddr   map[netip.Addr]int // connections
 	refusals  refusals
@@ -88,9 +88,9 @@ func NewServer(cfg Config) *Server {
 		reads:     ingest.NewCoalescer(),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
-		sources:   make(map[string]*Source),
-		waiting:   make(map[string]map[*player]struct{}),
-		pushing:   make(map[string]*Forwarder),
+		sources:   make(map[streamKey]*Source),
+		waiting:   make(map[streamKey]map[*player]struct{}),
+		pushing:   make(map[pushKey]*Forwarder),
 		perAddr:   make(map[netip.Addr]int),
 	}
 	cfg = cfg.withDefaults()
@@ -238,12 +238,17 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 	return <-c.result
 }
 
-// Source returns a live stream by its name, as PublishRequest.Name gives it;
-// nil when there is none.
+// Source returns a live stream by its name, as PublishRequest.Name gives it:
+// "live/cam", or "//studio.example/live/cam" in a vhost, which is taken in any
+// case. It is nil when there is none.
 func (s *Server) Source(name string) *Source {
+	key, ok := parseStreamName(name)
+	if !ok {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if src := s.sources[name]; src != nil && src.live {
+	if src := s.sources[key]; src != nil && src.live {
 		return src
 	}
 	return nil
@@ -254,8 +259,8 @@ func (s *Server) Sources() []*Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*Source
-	for _, name := range slices.Sorted(maps.Keys(s.sources)) {
-		if src := s.sources[name]; src.live {
+	for _, key := range slices.SortedFunc(maps.Keys(s.sources), compareNames) {
+		if src := s.sources[key]; src.live {
 			out = append(out, src)
 		}
 	}
@@ -447,9 +452,9 @@ func (s *Server) setBudget(limit int) {
 const busyGrace = 200 * time.Millisecond
 
 // awaitName waits until a name is free, for busyGrace at most.
-func (s *Server) awaitName(ctx context.Context, name string) {
+func (s *Server) awaitName(ctx context.Context, key streamKey) {
 	s.mu.Lock()
-	src := s.sources[name]
+	src := s.sources[key]
 	s.mu.Unlock()
 	if src == nil || src.isClaimable() {
 		return
@@ -465,14 +470,14 @@ func (s *Server) awaitName(ctx context.Context, name string) {
 // reserve takes a stream's name. With ErrStreamBusy it returns the live stream
 // that has it.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
-	name := req.Name()
+	key := req.key()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch l := s.cfg.Load().Limits.Streams; {
 	case s.closing:
 		return nil, ErrServerClosed
-	case s.sources[name] != nil:
-		if src := s.sources[name]; src.live {
+	case s.sources[key] != nil:
+		if src := s.sources[key]; src.live {
 			return src, ErrStreamBusy
 		}
 		return nil, ErrStreamBusy
@@ -482,7 +487,7 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 		return nil, errMemory
 	}
 	src := newSource(s, cfg, req)
-	s.sources[name] = src
+	s.sources[key] = src
 	s.wg.Add(1) // until src.done
 	return src, nil
 }
@@ -491,8 +496,8 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 func (s *Server) release(src *Source) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sources[src.name] == src {
-		delete(s.sources, src.name)
+	if s.sources[src.key] == src {
+		delete(s.sources, src.key)
 	}
 }
 
@@ -507,8 +512,8 @@ func (s *Server) enliven(src *Source) ([]*player, error) {
 		return nil, errNoVhost
 	}
 	src.live = true
-	players := slices.Collect(maps.Keys(s.waiting[src.name]))
-	delete(s.waiting, src.name)
+	players := slices.Collect(maps.Keys(s.waiting[src.key]))
+	delete(s.waiting, src.key)
 	return players, nil
 }
 
@@ -861,7 +866,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
-	c.srv.awaitName(c.ctx, req.Name())
+	c.srv.awaitName(c.ctx, req.key())
 	p, err := c.srv.publish(c.ctx, cfg, req)
 	switch {
 	case errors.Is(err, ErrStreamBusy):

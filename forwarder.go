@@ -486,12 +486,19 @@ func (f *Forwarder) run() {
 	}
 }
 
+// pushKey is what a destination takes for the same publish.
+type pushKey struct {
+	stream streamKey
+	url    string
+	key    Secret
+}
+
 // takeTurn waits until an earlier publish of the same stream, or one that is
 // being closed, is gone from the same destination, which would refuse a second
 // one.
 func (f *Forwarder) takeTurn() (release func(), ok bool) {
 	s := f.src.srv
-	key := f.src.name + "\x00" + f.dst.URL + "\x00" + string(f.dst.StreamKey)
+	key := pushKey{f.src.key, f.dst.URL, f.dst.StreamKey}
 	for {
 		s.mu.Lock()
 		before := s.pushing[key]

@@ -34,7 +34,9 @@ type PublishRequest struct {
 	// the process.
 	RemoteAddr net.Addr
 
-	Vhost  string // DefaultVhost when the encoder names none
+	// Vhost is DefaultVhost when the encoder names none. One in
+	// Config.Vhosts is spelled as there, any other is in lower case.
+	Vhost  string
 	App    string // without vhost, query and trailing slash; DefaultApp where there is none
 	Stream string // without query
 	// Param is the query of the publish name (or, when that has none, of
@@ -59,10 +61,13 @@ type PublishRequest struct {
 // IP is the host part of RemoteAddr, empty when there is none.
 func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 
-// Name is the stream's name: "app/stream", after "vhost/" when the vhost is
-// not DefaultVhost. Of a path with several levels encoders send now more, now
-// less as the app: it is Name that is the same then, and not App and Stream.
-func (r *PublishRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
+// Name is the stream's name: "app/stream" in DefaultVhost, and
+// "//vhost/app/stream" in another one, which stands there in lower case. Two
+// requests have the same name if and only if they are about the same stream.
+// Of a path with several levels encoders send now more, now less as the app:
+// App and Stream may differ then, Name does not. So decide by Name, or by Vhost
+// and the joined path, and not by App alone.
+func (r *PublishRequest) Name() string { return r.key().String() }
 
 // Format writes the stream's name as in the log, for every verb.
 func (r PublishRequest) Format(f fmt.State, _ rune) { io.WriteString(f, r.logName()) }
@@ -83,21 +88,13 @@ type PlayRequest PublishRequest
 func (r *PlayRequest) IP() string { return addrIP(r.RemoteAddr) }
 
 // Name is the name of the stream to play, as PublishRequest.Name.
-func (r *PlayRequest) Name() string { return streamName(r.Vhost, r.App, r.Stream) }
+func (r *PlayRequest) Name() string { return (*PublishRequest)(r).Name() }
 
 // Format writes the stream's name as in the log, for every verb.
 func (r PlayRequest) Format(f fmt.State, v rune) { PublishRequest(r).Format(f, v) }
 
 // MarshalText gives the stream's name as in the log.
 func (r PlayRequest) MarshalText() ([]byte, error) { return PublishRequest(r).MarshalText() }
-
-func streamName(vhost, app, stream string) string {
-	name := app + "/" + stream
-	if vhost != "" && vhost != DefaultVhost {
-		name = vhost + "/" + name
-	}
-	return name
-}
 
 func addrIP(a net.Addr) string {
 	if a == nil {

@@ -65,6 +65,10 @@ func (HTTPHookURLs) MarshalText() ([]byte, error) { return []byte("HTTPHookURLs"
 // A client may name another vhost in publish or play than in connect, and
 // on_connect is asked once, for that of connect: it can't protect a vhost.
 //
+// Encoders cut a path of several levels at different places into app and stream.
+// A backend that decides about single streams does so by vhost and stream_url,
+// which do not change with that.
+//
 // A client waits for its callbacks and holds nobody else up. It is decided
 // about within 5/3 of Timeout, which is 5 s, for all URLs of the event, their
 // turns, and another try after a connection error. An event that only tells
@@ -73,7 +77,7 @@ func (HTTPHookURLs) MarshalText() ([]byte, error) { return []byte("HTTPHookURLs"
 // No field may change once the first callback has been called, and HTTPHooks
 // must not be copied.
 type HTTPHooks struct {
-	// URLs are for each vhost that Vhosts does not name.
+	// URLs are for each vhost that Vhosts does not name, in whatever case.
 	URLs   HTTPHookURLs
 	Vhosts map[string]HTTPHookURLs
 
@@ -108,9 +112,12 @@ type HTTPHooks struct {
 	hooks map[string]*webhook.Hook // by URL
 }
 
-// Validate says what is wrong with a URL or Secret, or nil. Its error shows
-// neither.
+// Validate says what is wrong with a URL, a Secret or Vhosts, or nil. Its error
+// shows neither URL nor Secret.
 func (h *HTTPHooks) Validate() error {
+	if a, b, found := sameVhosts(h.Vhosts); found {
+		return fmt.Errorf("vhosts %q and %q are the same: case does not count", a, b)
+	}
 	for _, u := range h.all() {
 		if err := webhook.CheckURL(u); err != nil {
 			return err
@@ -184,8 +191,8 @@ func (h *HTTPHooks) all() []string {
 }
 
 func (h *HTTPHooks) of(vhost string) HTTPHookURLs {
-	if u, ok := h.Vhosts[vhost]; ok {
-		return u
+	if name, ok := listedVhost(h.Vhosts, vhost); ok {
+		return h.Vhosts[name]
 	}
 	return h.URLs
 }
@@ -262,8 +269,9 @@ func (h *HTTPHooks) logger() *slog.Logger {
 }
 
 func (h *HTTPHooks) streamBody(action string, req *PublishRequest, pageURL *string) any {
+	// As SRS has it: without a slash before the vhost.
 	url := "/" + req.App + "/" + req.Stream
-	if req.Vhost != DefaultVhost {
+	if foldVhost(req.Vhost) != "" {
 		url = req.Vhost + url
 	}
 	return struct {

@@ -99,7 +99,7 @@ type HTTPResolver struct {
 	hook *webhook.Hook
 
 	mu       sync.Mutex
-	lastGood answers[string] // by stream name, for LastGood only
+	lastGood answers[streamKey] // for LastGood only
 }
 
 // Validate says what is wrong with URL or Secret, or nil. Its error shows
@@ -127,7 +127,7 @@ func (h *HTTPResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]D
 	if err == nil {
 		if h.OnFailure == LastGood {
 			h.mu.Lock()
-			h.lastGood.put(req.Name(), a)
+			h.lastGood.put(req.key(), a)
 			h.mu.Unlock()
 		}
 		return a.copy()
@@ -260,7 +260,7 @@ const (
 	// FailOpen accepts the publisher and forwards nothing.
 	FailOpen
 	// LastGood takes what the backend last answered for a stream of the
-	// same name, whoever published it, and is FailClosed where there is
+	// same Name, whoever published it, and is FailClosed where there is
 	// nothing. The answers of the 4096 streams asked for last are kept in
 	// memory.
 	LastGood
@@ -273,7 +273,7 @@ func (p failurePolicy) onFailure(_ context.Context, h *HTTPResolver, req *Publis
 		return nil, 0, nil
 	case LastGood:
 		h.mu.Lock()
-		last, ok := h.lastGood.get(req.Name())
+		last, ok := h.lastGood.get(req.key())
 		h.mu.Unlock()
 		if !ok {
 			return nil, 0, fmt.Errorf("%w (and no earlier answer)", err)

@@ -10,7 +10,7 @@ import (
 // player is a client that plays.
 type player struct {
 	conn     *conn
-	name     string
+	key      streamKey
 	vhost    string
 	streamID uint32
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
@@ -38,7 +38,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 		}
 	}
 	c.srv.mu.Lock()
-	c.player = &player{conn: c, name: req.Name(), vhost: req.Vhost, streamID: streamID}
+	c.player = &player{conn: c, key: r.key(), vhost: req.Vhost, streamID: streamID}
 	if f := cfg.Hooks.OnStop; f != nil {
 		c.player.req, c.player.onStop = req, f
 	}
@@ -132,19 +132,19 @@ func (s *Server) join(p *player) (src *Source, err error) {
 	if p.dropped(s.cfg.Load()) {
 		return nil, errNoVhost
 	}
-	if src := s.sources[p.name]; src != nil && src.live {
+	if src := s.sources[p.key]; src != nil && src.live {
 		return src, nil
 	}
-	if s.waiting[p.name] == nil {
-		s.waiting[p.name] = make(map[*player]struct{})
+	if s.waiting[p.key] == nil {
+		s.waiting[p.key] = make(map[*player]struct{})
 	}
-	s.waiting[p.name][p] = struct{}{}
+	s.waiting[p.key][p] = struct{}{}
 	return nil, nil
 }
 
 // waits reports whether a player waits for a stream. s.mu is held.
 func (s *Server) waits(p *player) bool {
-	_, ok := s.waiting[p.name][p]
+	_, ok := s.waiting[p.key][p]
 	return ok
 }
 
@@ -152,10 +152,10 @@ func (s *Server) waits(p *player) bool {
 func (s *Server) leave(p *player) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m := s.waiting[p.name]; m != nil {
+	if m := s.waiting[p.key]; m != nil {
 		delete(m, p)
 		if len(m) == 0 {
-			delete(s.waiting, p.name)
+			delete(s.waiting, p.key)
 		}
 	}
 }

@@ -37,22 +37,25 @@ var _ av.MuxCloser = (*Publisher)(nil)
 // Publish publishes a stream from inside the process. It goes the way of an
 // encoder's publish: hooks and the resolver are asked, the name must be free.
 // req needs App and Stream; ServerID, and Vhost and ClientID where they are
-// empty, are filled in. Hops are those of a stream that comes from another
+// empty, are filled in. Vhost is taken in any case and need not be in
+// Config.Vhosts. Hops are those of a stream that comes from another
 // Server. The stream ends with Close, with ctx, or with the Server.
 func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
-	def(&req.Vhost, DefaultVhost)
 	def(&req.ClientID, randomID())
 	req.ServerID = s.id
+	def(&req.Vhost, DefaultVhost)
 	if err := checkRequest(&req); err != nil {
 		return nil, err
 	}
+	cfg := s.cfg.Load()
+	req.Vhost = cfg.vhostName(req.Vhost)
 	if err := s.checkHops(req.Hops); err != nil {
 		return nil, err
 	}
-	pub, err := s.publish(ctx, s.cfg.Load(), &req)
+	pub, err := s.publish(ctx, cfg, &req)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +154,10 @@ func (p *Publisher) kick(cause error) { p.cancel(cause) }
 
 // checkRequest checks the names of a request that was not parsed.
 func checkRequest(req *PublishRequest) error {
-	for _, n := range []struct{ what, name string }{{"Vhost", req.Vhost}, {"App", req.App}, {"Stream", req.Stream}} {
+	if err := rtmp.CheckVhost(req.Vhost); err != nil {
+		return fmt.Errorf("forward: Vhost: %w", err)
+	}
+	for _, n := range []struct{ what, name string }{{"App", req.App}, {"Stream", req.Stream}} {
 		if err := rtmp.CheckName(n.name); err != nil {
 			return fmt.Errorf("forward: %s: %w", n.what, err)
 		}

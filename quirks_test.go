@@ -301,7 +301,7 @@ func TestPublisherSplitsTheURL(t *testing.T) {
 				s := newServer(t, Config{MergeWindow: -1, Vhosts: map[string]Vhost{"Studio.example": {}}})
 				defer s.Close()
 				encoder(t, s, c.setup+messageOf(4, 0, 9, 1, h264Key))
-				require.NotNil(t, s.Source("Studio.example/live/inst/s"), "it publishes")
+				require.NotNil(t, s.Source("//studio.example/live/inst/s"), "it publishes")
 				for _, url := range []string{"rtmp://studio.example:1935/live/inst/s", "rtmp://STUDIO.EXAMPLE/live/inst/s"} {
 					player, err := forwardtest.Client{URL: url, Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
 					require.NoError(t, err)

@@ -91,7 +91,7 @@ func watch(t *testing.T) (*Server, *received) {
 	s = newServer(t, Config{MergeWindow: -1, Resolver: ResolverFunc(
 		func(_ context.Context, req *PublishRequest) ([]Destination, error) {
 			s.mu.Lock()
-			src := s.sources[req.Name()]
+			src := s.sources[req.key()]
 			s.mu.Unlock()
 			name := strings.ReplaceAll(req.Stream, canary, "")
 			sub := src.Subscribe(context.Background())

@@ -123,7 +123,7 @@ func (p *player) dismiss() {
 // serves reports whether a client that names a vhost gets that one.
 func (c *Config) serves(vhost string) bool {
 	served, ok := c.resolveVhost(vhost, "")
-	return ok && served == vhost
+	return ok && foldVhost(served) == foldVhost(vhost)
 }
 
 func sameResolver(a, b DestinationResolver) bool {

@@ -15,7 +15,9 @@ type Route struct {
 	// Vhost, App and Stream must all match the request's. Each is a glob,
 	// in which "*" stands for any characters, "/" included, and "?" for
 	// one; or, after "~", a regular expression of package regexp that must
-	// match the whole of it. Empty matches anything.
+	// match the whole of it. Empty matches anything. Vhosts have no case.
+	// Of a path with several levels encoders send now more, now less as the
+	// app; see PublishRequest.Name.
 	Vhost, App, Stream string
 
 	// To are URLs as for Static. In app and key, $1, $2 … (or ${1} …) and
@@ -104,10 +106,10 @@ func compileRoute(r Route) (c rule, err error) {
 	names := slices.Clone(requestVarNames)
 	captures := 0
 	for _, p := range []struct {
-		name, pattern string
-		re            **regexp.Regexp
-	}{{"Vhost", r.Vhost, &c.vhost}, {"App", r.App, &c.app}, {"Stream", r.Stream, &c.stream}} {
-		if *p.re, err = compilePattern(p.pattern); err != nil {
+		name, pattern, flags string
+		re                   **regexp.Regexp
+	}{{"Vhost", r.Vhost, "i", &c.vhost}, {"App", r.App, "", &c.app}, {"Stream", r.Stream, "", &c.stream}} {
+		if *p.re, err = compilePattern(p.pattern, p.flags); err != nil {
 			return rule{}, fmt.Errorf("%s: %w", p.name, err)
 		}
 		for _, name := range (*p.re).SubexpNames()[1:] {
@@ -132,8 +134,8 @@ func compileRoute(r Route) (c rule, err error) {
 var routeVars = regexp.MustCompile(requestVars.String() + `|\$[0-9]+|\$\{\w*\}`)
 
 // compilePattern makes a pattern of Route a regular expression that matches
-// only the whole of a string.
-func compilePattern(p string) (*regexp.Regexp, error) {
+// only the whole of a string. flags are those of package regexp/syntax.
+func compilePattern(p, flags string) (*regexp.Regexp, error) {
 	if p == "" {
 		return regexp.MustCompile(``), nil
 	}
@@ -141,13 +143,13 @@ func compilePattern(p string) (*regexp.Regexp, error) {
 		if _, err := regexp.Compile(re); err != nil {
 			return nil, err
 		}
-		return regexp.Compile(`\A(?:` + re + `)\z`)
+		return regexp.Compile(`\A(?` + flags + `:` + re + `)\z`)
 	}
-	return globPattern(p), nil
+	return globPattern(p, flags), nil
 }
 
 // globPattern is a glob as a regular expression; "*" and "?" are groups.
-func globPattern(glob string) *regexp.Regexp {
+func globPattern(glob, flags string) *regexp.Regexp {
 	var b strings.Builder
 	for _, r := range glob {
 		switch r {
@@ -159,7 +161,7 @@ func globPattern(glob string) *regexp.Regexp {
 			b.WriteString(regexp.QuoteMeta(string(r)))
 		}
 	}
-	return regexp.MustCompile(`(?s)\A` + b.String() + `\z`)
+	return regexp.MustCompile(`(?s` + flags + `)\A` + b.String() + `\z`)
 }
 
 // match gives what the patterns of r capture, by placeholder.

@@ -28,7 +28,7 @@ type Source struct {
 	srv   *Server
 	cfg   *Config         // that it began with
 	req   *PublishRequest // of the first publisher: all have the same names
-	name  string
+	key   streamKey
 	vhost Vhost // Resolver apart, which a Reload may change
 	began time.Time
 
@@ -68,7 +68,7 @@ type Source struct {
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	vhost := cfg.vhost(req.Vhost)
 	src := &Source{
-		srv: s, cfg: cfg, req: req, name: req.Name(), vhost: vhost, began: time.Now(),
+		srv: s, cfg: cfg, req: req, key: req.key(), vhost: vhost, began: time.Now(),
 		resolver: vhost.Resolver, current: cfg,
 		memory:     s.memory.Load(),
 		log:        gop.New(cfg.logLimits(vhost)),
@@ -84,7 +84,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 }
 
 // Name is the stream's name, as PublishRequest.Name gives it.
-func (s *Source) Name() string { return s.name }
+func (s *Source) Name() string { return s.key.String() }
 
 // ID names the stream where its name may be a secret: 16 hex digits that tell
 // nothing about it, the same for the same name as long as the process lives.
@@ -432,10 +432,10 @@ func (c *conn) kick(cause error) {
 }
 
 // logName names the stream for the log. In many set-ups the stream's name is
-// the key that allows publishing, so an id takes its place: 8 hex digits, the
-// same for the same name as long as the process lives.
+// the key that allows publishing, so an id takes its place: the first 8 hex
+// digits of id, which are the same however an encoder splits the path.
 func (r *PublishRequest) logName() string {
-	return streamName(r.Vhost, r.App, "#"+hashID(r.Stream)[:8])
+	return streamKey{foldVhost(r.Vhost), r.App + "/#" + r.id()[:8]}.String()
 }
 
 // logAddr is an address for the log, whatever writes it: to JSON, a

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // Static sends every stream to the same servers. Each of urls is one of
@@ -19,7 +20,8 @@ import (
 // A host alone gets the stream under the name it has here: app, stream and
 // param are those of the request, and its vhost, unless it is DefaultVhost, is
 // carried as ?vhost= on the app. In terms of the placeholders below it is
-// rtmp://host/[app]?vhost=[vhost]/[stream][param].
+// rtmp://host/[app]?vhost=[vhost]/[stream][param], where param goes without
+// what may name another vhost in it, such as one that is not served here.
 //
 // A host with a single path element, or with a path that ends in "/", gets the
 // stream under its own name in that app: rtmp://host/app is
@@ -180,13 +182,39 @@ func requestVar(req *PublishRequest) func(name string) string {
 	}
 }
 
+// escapeVhost keeps a vhost from ending where it stands in a query. All else
+// stays as it is: neither SRS nor a Server decodes it.
+var escapeVhost = strings.NewReplacer("&", "%26", "?", "%3F", "#", "%23")
+
 // expand puts in the values that value gives for the placeholders.
 func (t template) expand(value func(name string) string) (Destination, error) {
 	app := t.vars.ReplaceAllStringFunc(t.app, value)
-	if vhost := value("[vhost]"); t.carryVhost && vhost != "" && vhost != DefaultVhost {
-		app += "?vhost=" + url.QueryEscape(vhost)
+	if !t.carryVhost {
+		return t.destination(app, t.vars.ReplaceAllStringFunc(t.key, value))
 	}
-	return t.destination(app, t.vars.ReplaceAllStringFunc(t.key, value))
+	if vhost := value("[vhost]"); foldVhost(vhost) != "" {
+		app += "?vhost=" + escapeVhost.Replace(vhost)
+	}
+	return t.destination(app, t.vars.ReplaceAllStringFunc(t.key, func(name string) string {
+		v := value(name)
+		if name == "[param]" {
+			v = withoutVhost(v)
+		}
+		return v
+	}))
+}
+
+// withoutVhost is a param without what names a vhost in it.
+func withoutVhost(param string) string {
+	query := strings.TrimPrefix(param, "?")
+	switch rest := rtmp.WithoutVhost(query); rest {
+	case query:
+		return param
+	case "":
+		return ""
+	default:
+		return "?" + rest
+	}
 }
 
 // destination gives the key apart, so that nothing in it is taken for a part

@@ -68,14 +68,19 @@ func (t Token) Check(req *PublishRequest) error {
 }
 
 // Sign gives the query, without "?", that makes a URL valid for the stream of
-// that name (as PublishRequest.Name) before expires. It is an error to sign
-// without a secret.
+// that name before expires: "live/cam", or "//studio.example/live/cam" in a
+// vhost, as PublishRequest.Name. It is an error to sign without a secret, or
+// for what can't be a name.
 func (t Token) Sign(name string, expires time.Time) (query string, err error) {
 	if len(t.Secrets) == 0 || t.Secrets[0] == "" {
 		return "", errors.New("sign: no secret")
 	}
+	key, ok := parseStreamName(name)
+	if !ok {
+		return "", errors.New("sign: not a stream's name: want app/stream or //vhost/app/stream")
+	}
 	at := strconv.FormatInt(expires.Unix(), 10)
-	return paramExpires + "=" + at + "&" + paramSign + "=" + t.signature(t.Secrets[0], name, at), nil
+	return paramExpires + "=" + at + "&" + paramSign + "=" + t.signature(t.Secrets[0], key.String(), at), nil
 }
 
 // Verify returns nil if the request carries a signature for its stream that

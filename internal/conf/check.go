@@ -77,6 +77,7 @@ type rule struct {
 	value   *value   // nil: nothing
 	pair    *value   // behind value; nil: nothing
 	named   bool     // by value: there may be others with other names
+	noCase  bool     // the name has no case
 	many    bool     // one or more values, in one or more directives
 	block   *context // nil: ";"
 	options *context // a block that may stand for ";" behind a single value
@@ -130,7 +131,7 @@ var (
 			"pid":             {value: path},
 			"rtmps":           {block: rtmps},
 			"publish_auth":    {block: publishAuth},
-			"vhost":           {value: name, named: true, block: vhost},
+			"vhost":           {value: name, named: true, noCase: true, block: vhost},
 		},
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
 			disable_daemon_for_docker empty_ip_ok exporter ff_log_dir ff_log_level
@@ -349,7 +350,11 @@ func (r rule) check(d *Directive) error {
 func once(seen map[string]*Directive, d *Directive, r rule) error {
 	key, found := d.Name, fmt.Sprintf("a second %q", d.Name)
 	if r.named {
-		key += " " + d.Args[0]
+		name := d.Args[0]
+		if r.noCase {
+			name = strings.ToLower(name)
+		}
+		key += " " + name
 		found = fmt.Sprintf("a second %s %q", d.Name, d.Args[0])
 	}
 	first, again := seen[key]

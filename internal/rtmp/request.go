@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -37,7 +38,8 @@ type Request struct {
 // connect and the name of a publish or play, in the ways the encoders use:
 //
 //   - the query on the name, the app or tcUrl (the first of them is Param);
-//   - the vhost in a query (vhost=, or domain=) or after "...vhost...";
+//   - the vhost in a query (vhost=, or domain=), that of the name before the
+//     others, or after "...vhost...";
 //   - an empty name, when the stream is the app's last path segment, or what
 //     follows the last slash of the app's query;
 //   - no app, when tcUrl's path is the app;
@@ -79,8 +81,12 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 	name = strings.TrimPrefix(strings.TrimSuffix(name, "/"), "/")
 
 	for _, q := range []string{nameQuery, appQuery, tcQuery} {
+		v, err := queryVhost(q)
+		if err != nil {
+			return r, err
+		}
 		if r.Vhost == "" {
-			r.Vhost = queryVhost(q)
+			r.Vhost = v
 		}
 		if r.Param == "" && q != "" && !onlyVhost(q) {
 			r.Param = "?" + q
@@ -103,14 +109,22 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 		}
 	}
 	if r.Vhost != "" {
-		if err := CheckName(r.Vhost); err != nil {
+		if err := CheckVhost(r.Vhost); err != nil {
 			return r, fmt.Errorf("vhost: %w", err)
 		}
 	}
 	return r, nil
 }
 
-// CheckName checks an app, stream or vhost name: 1 to MaxName bytes of valid
+// CheckVhost checks a vhost's name: that of an app or stream without a slash.
+func CheckVhost(s string) error {
+	if strings.ContainsRune(s, '/') {
+		return fmt.Errorf("%w: holds a slash", ErrName)
+	}
+	return CheckName(s)
+}
+
+// CheckName checks the name of an app or a stream: 1 to MaxName bytes of valid
 // UTF-8 without control characters, backslashes, empty, "." or ".." segments.
 // Its errors do not repeat the name, which may be a stream key.
 func CheckName(s string) error {
@@ -163,20 +177,38 @@ func cleanApp(app string) string {
 	return strings.TrimSuffix(app, "/_definst_")
 }
 
-// queryVhost finds the vhost in a query.
-func queryVhost(query string) string {
+// queryVhost finds the vhost in a query. Which of two counts must not be a
+// matter of opinion: whoever is asked about the stream may read the query too.
+func queryVhost(query string) (vhost string, err error) {
 	for pair := range strings.SplitSeq(query, "&") {
-		if k, v, ok := strings.Cut(pair, "="); ok && (k == "vhost" || k == "domain") {
-			return strings.TrimSuffix(v, "/")
+		if !namesVhost(pair) {
+			continue
+		}
+		_, v, _ := strings.Cut(pair, "=")
+		v = strings.TrimSuffix(v, "/")
+		if vhost != "" && v != "" && !strings.EqualFold(v, vhost) {
+			return "", fmt.Errorf("vhost: %w: two of them in one query", ErrName)
+		}
+		if vhost == "" {
+			vhost = v
 		}
 	}
-	return ""
+	return vhost, nil
+}
+
+// namesVhost reports whether a pair of a query names the vhost.
+func namesVhost(pair string) bool {
+	k, _, ok := strings.Cut(pair, "=")
+	return ok && (k == "vhost" || k == "domain")
 }
 
 // onlyVhost reports whether a query says nothing besides the vhost.
-func onlyVhost(query string) bool {
-	k, _, ok := strings.Cut(query, "=")
-	return ok && (k == "vhost" || k == "domain") && !strings.Contains(query, "&")
+func onlyVhost(query string) bool { return WithoutVhost(query) == "" }
+
+// WithoutVhost is a query without what names the vhost in it.
+func WithoutVhost(query string) string {
+	pairs := slices.DeleteFunc(strings.Split(query, "&"), namesVhost)
+	return strings.Join(pairs, "&")
 }
 
 // dotsVhost cuts the vhost in the form of FMLE's time, app...vhost...NAME,

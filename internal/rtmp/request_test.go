@@ -54,6 +54,8 @@ var requests = []struct {
 	{"vhost in name goes before app and tcUrl", "rtmp://1.2.3.4/live?vhost=t", "live?vhost=a", "s?vhost=n", "1.2.3.4", "n", "live", "s", ""},
 	{"vhost among others", "rtmp://1.2.3.4/live", "live", "stream?token=1&vhost=a.b", "1.2.3.4", "a.b", "live", "stream", "?token=1&vhost=a.b"},
 	{"domain", "rtmp://1.2.3.4/live?domain=a.b", "live", "stream?token=1", "1.2.3.4", "a.b", "live", "stream", "?token=1"},
+	{"vhost twice", "rtmp://1.2.3.4/live", "live", "stream?vhost=a.b&vhost=&domain=A.B/", "1.2.3.4", "a.b", "live", "stream", ""},
+	{"vhost in name and app", "rtmp://1.2.3.4/live?vhost=a.b", "live?vhost=a.b", "stream?token=1&vhost=a.b", "1.2.3.4", "a.b", "live", "stream", "?token=1&vhost=a.b"},
 	{"no vhost but a key that ends so", "rtmp://1.2.3.4/live", "live", "stream?xvhost=a", "1.2.3.4", "", "live", "stream", "?xvhost=a"},
 	{"dots", "rtmp://1.2.3.4/live...vhost...a.b", "live...vhost...a.b", "stream", "1.2.3.4", "a.b", "live", "stream", ""},
 	{"dots and a slash", "rtmp://1.2.3.4/live...vhost...a.b/", "live...vhost...a.b/", "stream", "1.2.3.4", "a.b", "live", "stream", ""},
@@ -147,6 +149,15 @@ func TestParseRequestRefuses(t *testing.T) {
 		{"vhost of 256 bytes", "rtmp://h/live", "live", "a?vhost=secret" + strings.Repeat("a", 250)},
 		{"vhost that is a path", "rtmp://h/live", "live", "a?vhost=../secret"},
 		{"vhost in dots that is a path", "rtmp://h/live", "live...vhost...../secret", "a"},
+		{"vhost with a slash", "rtmp://h/live", "live", "a?vhost=secret/live"},
+		{"vhost in the app with a slash", "rtmp://h/live", "live?vhost=secret/live", "a"},
+		{"vhost in dots with a slash", "rtmp://h/live", "live...vhost...secret/live", "a"},
+		{"two vhosts", "rtmp://h/live", "live", "a?vhost=b&vhost=secret"},
+		{"vhost and domain", "rtmp://h/live", "live?domain=b&vhost=secret", "a"},
+		{"two vhosts in tcUrl", "rtmp://h/live?vhost=b&k=v&domain=secret", "live", "a?vhost=b"},
+		{"vhost with a backslash", "rtmp://h/live", "live", `a?vhost=secret\b`},
+		{"vhost of dots", "rtmp://h/live", "live", "a?vhost=..&secret"},
+		{"vhost that is no UTF-8", "rtmp://h/live", "live", "a?vhost=secret\xff"},
 		{"vhost with a line feed", "rtmp://h/live?vhost=secret\r\n", "live", "a"},
 		{"tcUrl of 4097 bytes", "rtmp://h/secret" + strings.Repeat("a", 4097-15), "live", "a"},
 		{"app of 4097 bytes", "rtmp://h/live", "live?secret" + strings.Repeat("a", 4097-11), "a"},
@@ -212,7 +223,7 @@ func FuzzParseRequest(f *testing.F) {
 		require.NoError(t, CheckName(r.App))
 		require.NoError(t, CheckName(r.Stream))
 		if r.Vhost != "" {
-			require.NoError(t, CheckName(r.Vhost))
+			require.NoError(t, CheckVhost(r.Vhost))
 		}
 		require.LessOrEqual(t, len(r.Param), MaxURL+1)
 		if r.Param != "" {

@@ -1,0 +1,463 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// asked is one client's way to a stream: what connect and publish or play say.
+type asked struct{ tcURL, app, name string }
+
+// request is what a Server with cfg makes of it, nil where it is refused.
+func (a asked) request(cfg *Config) *PublishRequest {
+	c := &conn{srv: &Server{}, nc: nowhere{}, tcURL: a.tcURL, app: a.app}
+	r, err := c.request(cfg, a.name)
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
+// nowhere is a connection that is not used.
+type nowhere struct{ net.Conn }
+
+func (nowhere) RemoteAddr() net.Addr { return nil }
+
+const secretMedia = h264Key + "only for studio"
+
+// ofStudio are ways of which each may lead to live/cam of studio.example, if it
+// leads there at all.
+var ofStudio = []asked{
+	{"rtmp://h/studio.example/live", "studio.example/live", "cam"},
+	{"rtmp://h/studio.example", "studio.example", "live/cam"},
+	{"rtmp://h/studio.example/live/cam", "studio.example/live/cam", ""},
+	{"rtmp://h//studio.example/live", "//studio.example/live", "cam"},
+	{"rtmp://h//studio.example/live", "//studio.example/live/cam", ""},
+	{"rtmp://h/studio.example/live/cam", "", ""},
+	{"rtmp://h", "", "studio.example/live/cam"},
+	{"rtmp://h", "", "//studio.example/live/cam"},
+	{"rtmp://h/live", "live", "//studio.example/live/cam"},
+	{"rtmp://h/studio.example/live/_definst_", "studio.example/live/_definst_", "cam"},
+	{"rtmp://studio.example/live", "live", "cam"},
+	{"rtmp://STUDIO.example:1935/live", "live", "cam"},
+	{"rtmp://studio.example./live", "live", "cam"},
+	{"rtmp://u:p@studio.example/live", "live", "cam"},
+	{"rtmp://studio.example/", "live", "cam"},
+	{"rtmp://h/live", "live", "cam?vhost=studio.example"},
+	{"rtmp://h/live", "live", "cam?vhost=STUDIO.EXAMPLE"},
+	{"rtmp://h/live", "live", "cam?vhost=studio.example/"},
+	{"rtmp://h/live", "live", "cam?vhost=studio.example."},
+	{"rtmp://h/live", "live", "cam?vhost=studio.example:1935"},
+	{"rtmp://h/live", "live", "cam?vhost=studio%2Eexample"},
+	{"rtmp://h/live", "live", "cam?vhost=studio.example/live"},
+	{"rtmp://h/live", "live", "cam?vhost= studio.example"},
+	{"rtmp://h/live", "live", "cam?vhost=//studio.example"},
+	{"rtmp://h/live", "live", "cam?domain=Studio.Example"},
+	{"rtmp://h/live", "live", "cam?vhost=" + DefaultVhost + "&vhost=studio.example"},
+	{"rtmp://h/live", "live", "cam?vhost=studio.example&vhost=" + DefaultVhost},
+	{"rtmp://h/live", "live", "cam?vhost=other.example&domain=studio.example"},
+	{"rtmp://h/live?vhost=studio.example", "live", "cam?vhost=" + DefaultVhost},
+	{"rtmp://h/live?vhost=studio.example", "live?vhost=other.example", "cam"},
+	{"rtmp://h/live?vhost=Studio.example", "live", "cam"},
+	{"rtmp://h/live", "live?vhost=sTudio.example/", "cam"},
+	{"rtmp://h/live", "live?vhost=studio.example/cam", ""},
+	{"rtmp://h/live", "live...vhost...studio.EXAMPLE", "cam"},
+	{"rtmp://h/live", "live...vhost...studio.example/cam", ""},
+	{"rtmp://h/live", "live...vhost...other.example...vhost...studio.example", "cam"},
+	{"rtmp://other.example/studio.example/live", "studio.example/live", "cam"},
+	{"rtmp://h/", "studio.example/live?vhost=other.example", "cam"},
+	{"rtmp://" + DefaultVhost + "/studio.example/live", "studio.example/live", "cam"},
+	{"rtmp://h/live", "live", "studio.example/cam"},
+	{"rtmp://h/x", "x", "cam?vhost=x/studio.example/live"},
+}
+
+// There is no way to a stream past the hooks of its vhost: they are asked about
+// that vhost and name, or it is another stream that is played, published, named
+// and signed.
+func TestVhostsAreSeparate(t *testing.T) {
+	listed := map[string]Vhost{DefaultVhost: {Takeover: true}, "Studio.example": {Takeover: true}, "other.example": {}}
+	for name, vhosts := range map[string]map[string]Vhost{"listed": listed, "none listed": nil} {
+		for _, way := range ofStudio {
+			t.Run(fmt.Sprintf("%s/%+v", name, way), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { lockedStudio(t, vhosts, way) })
+			})
+		}
+	}
+}
+
+// lockedStudio tries to get at the stream of a vhost that refuses everybody.
+func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
+	const name = "//studio.example/live/cam"
+	var mu sync.Mutex
+	let := make(map[string]bool) // names that hooks have let in
+	decide := func(r *PublishRequest) error {
+		if r.ClientID == "host" {
+			return nil
+		}
+		if strings.EqualFold(r.Vhost, "studio.example") {
+			return errors.New("nobody")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		let[r.Name()] = true
+		return nil
+	}
+	s := newServer(t, Config{MergeWindow: -1, Takeover: vhosts == nil, Vhosts: vhosts, Hooks: Hooks{
+		OnPublish: func(_ context.Context, r *PublishRequest) error { return decide(r) },
+		OnPlay:    func(_ context.Context, r *PlayRequest) error { return decide((*PublishRequest)(r)) },
+	}})
+	defer s.Close()
+	connecting := connectAs("app", way.app, "tcUrl", way.tcURL) + create
+
+	// It does not block the name.
+	before := encoder(t, s, connecting+call(1, "publish", 5, nil, way.name, "live")+messageOf(4, 0, 9, 1, h264Key))
+	require.Nil(t, s.Source(name))
+	p, err := s.Publish(t.Context(), PublishRequest{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
+	require.NoError(t, err)
+	defer p.Close()
+	require.NoError(t, p.WriteTag(TagVideo, 0, []byte(secretMedia)))
+	before.Close()
+	synctest.Wait()
+
+	// Nor is it published, taken over, or played.
+	encoder(t, s, connecting+call(1, "publish", 5, nil, way.name, "live")+messageOf(4, 0, 9, 1, h264Key))
+	heard := listener(t, s, connecting+call(1, "play", 5, nil, way.name))
+	require.NoError(t, p.WriteTag(TagVideo, 40, []byte(secretMedia)))
+	synctest.Wait()
+	require.NotContains(t, heard(), "only for studio")
+	src := s.Source(name)
+	require.Same(t, p.Source(), src)
+	require.EqualValues(t, 2, src.Stats().Messages)
+	require.Equal(t, "host", src.Request().ClientID)
+	for _, other := range s.Sources() {
+		require.True(t, other == src || other.Name() != name && other.ID() != src.ID())
+	}
+
+	// Nor named, nor signed.
+	require.False(t, let[name])
+	token := Token{Secrets: []Secret{"k"}}
+	for n := range let {
+		query, err := token.Sign(n, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+		require.ErrorIs(t, token.Verify(&PublishRequest{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), ErrToken)
+	}
+}
+
+// listener is a client; the function returned gives what it has been sent.
+func listener(t *testing.T, s *Server, sends string) (heard func() string) {
+	nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close() })
+	require.NoError(t, rtmp.ClientHandshake(nc, false))
+	var mu sync.Mutex
+	var all strings.Builder
+	go io.Copy(writer(func(b []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.Write(b)
+	}), nc)
+	_, err = nc.Write([]byte(sends))
+	require.NoError(t, err)
+	synctest.Wait()
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return all.String()
+	}
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(b []byte) (int, error) { return w(b) }
+
+// The true way to a vhost leads there, whoever writes it how.
+func TestVhostInAnyCaseIsOne(t *testing.T) {
+	for _, vhosts := range []map[string]Vhost{nil, {"Studio.Example": {}}} {
+		cfg := Config{Vhosts: vhosts}.withDefaults()
+		want := streamKey{"studio.example", "live/inst/cam"}
+		for _, way := range []asked{
+			{"rtmp://h/live/inst", "live/inst", "cam?vhost=studio.example"},
+			{"rtmp://h/live", "live", "inst/cam?vhost=STUDIO.example&k=v"},
+			{"rtmp://h/live/inst/cam", "live/inst/cam?domain=studio.EXAMPLE", ""},
+			{"rtmp://h/live...vhost...Studio.example", "live...vhost...Studio.example", "inst/cam"},
+		} {
+			r := way.request(&cfg)
+			require.NotNil(t, r, "%+v", way)
+			require.Equal(t, want, r.key(), "%+v", way)
+			require.Equal(t, "//studio.example/live/inst/cam", r.Name())
+			require.Equal(t, cfg.vhostName("studio.example"), r.Vhost)
+		}
+	}
+}
+
+// A host's own publish goes by the same rules.
+func TestPublishInAVhost(t *testing.T) {
+	s := newServer(t, Config{Vhosts: map[string]Vhost{"Studio.Example": {}}})
+	for _, c := range []struct{ vhost, name, told string }{
+		{"studio.EXAMPLE", "//studio.example/live/a", "Studio.Example"},
+		{"New.Example", "//new.example/live/a", "new.example"},
+		{"__DEFAULTVHOST__", "live/a", DefaultVhost},
+	} {
+		p, err := s.Publish(t.Context(), PublishRequest{Vhost: c.vhost, App: "live", Stream: "a"})
+		require.NoError(t, err)
+		src := p.Source()
+		require.Equal(t, c.name, src.Name())
+		require.Equal(t, c.told, src.Request().Vhost)
+		_, err = s.Publish(t.Context(), PublishRequest{Vhost: strings.ToUpper(c.vhost), App: "live", Stream: "a"})
+		require.ErrorIs(t, err, ErrStreamBusy)
+	}
+	for _, vhost := range []string{"a/b", "/", "a/", `a\b`, "a\n", "..", "\xff", strings.Repeat("a", 256)} {
+		_, err := s.Publish(t.Context(), PublishRequest{Vhost: vhost, App: "live", Stream: "a"})
+		require.ErrorIs(t, err, rtmp.ErrName, "%q", vhost)
+	}
+	var names []string
+	for _, src := range s.Sources() {
+		names = append(names, src.Name())
+	}
+	require.Equal(t, []string{"//new.example/live/a", "//studio.example/live/a", "live/a"}, names)
+	for name, found := range map[string]bool{
+		"live/a": true, "//STUDIO.example/live/a": true, "//studio.example/live/a": true, "//__defaultvhost__/live/a": true,
+		"studio.example/live/a": false, "/live/a": false, "//live/a": false, "///live/a": false, "//studio.example": false,
+		"//studio.example/": false, "//studio.example//live/a": false, "//": false, "": false, "Live/a": false, "live/A": false,
+	} {
+		require.Equal(t, found, s.Source(name) != nil, name)
+	}
+}
+
+// What keeps something by stream keeps it by vhost and path.
+func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
+	a := &PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
+	b := &PublishRequest{Vhost: DefaultVhost, App: "studio.example/live", Stream: "cam"}
+	c := &PublishRequest{Vhost: "Studio.Example", App: "live", Stream: "cam"}
+	require.NotEqual(t, a.key(), b.key())
+	require.Equal(t, a.key(), c.key())
+	require.Equal(t, a.id(), c.id())
+	require.Equal(t, a.logName(), c.logName())
+	require.NotEqual(t, a.id(), b.id())
+	require.NotEqual(t, a.logName(), b.logName())
+	require.Regexp(t, `^//studio\.example/live/#[0-9a-f]{8}$`, c.logName())
+	require.Regexp(t, `^studio\.example/live/#[0-9a-f]{8}$`, b.logName())
+	hash := func(r *PublishRequest) string { return r.logName()[strings.LastIndex(r.logName(), "#"):] }
+	require.Equal(t, hash(&PublishRequest{App: "a/b", Stream: "c"}), hash(&PublishRequest{App: "a", Stream: "b/c"}))
+
+	token := Token{Secrets: []Secret{"k"}}
+	sign := func(name string) string {
+		query, err := token.Sign(name, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+		return "?" + query
+	}
+	signed := func(r *PublishRequest, param string) error {
+		with := *r
+		with.Param = param
+		return token.Verify(&with)
+	}
+	of := sign("//STUDIO.example/live/cam")
+	require.NoError(t, signed(a, of))
+	require.NoError(t, signed(c, of))
+	require.ErrorIs(t, signed(b, of), ErrToken)
+	other := sign("studio.example/live/cam")
+	require.NoError(t, signed(b, other))
+	require.ErrorIs(t, signed(a, other), ErrToken)
+	for _, name := range []string{"//", "//studio.example", "///live/cam"} {
+		_, err := token.Sign(name, time.Now())
+		require.ErrorContains(t, err, "not a stream's name")
+	}
+
+	hooks := &HTTPHooks{Vhosts: map[string]HTTPHookURLs{"STUDIO.example": {OnPublish: []string{"http://h/"}}}}
+	require.Len(t, hooks.of(a.Vhost).OnPublish, 1)
+	require.Len(t, hooks.of(c.Vhost).OnPublish, 1)
+	require.Empty(t, hooks.of(b.Vhost).OnPublish)
+	require.ErrorContains(t, (&HTTPHooks{Vhosts: map[string]HTTPHookURLs{"a": {}, "A": {}}}).Validate(), `vhosts "A" and "a" are the same`)
+
+	routes, err := Routes(FirstMatch, Route{Vhost: "STUDIO.*", To: []string{"rtmp://a/$1/k"}}, Route{Vhost: "~Studio[.]e.*", To: []string{"rtmp://b/x/k"}}, Route{To: []string{"rtmp://c/x/k"}})
+	require.NoError(t, err)
+	for r, want := range map[*PublishRequest]string{a: "rtmp://a/example", b: "rtmp://c/x", c: "rtmp://a/Example"} {
+		ds, err := routes.ResolveDestinations(t.Context(), r)
+		require.NoError(t, err)
+		require.Equal(t, want, ds[0].URL)
+	}
+}
+
+// Two destinations that differ in the stream's vhost alone do not wait for each
+// other.
+func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network forwardtest.Network
+		dest := network.NewDestination("dest:1935")
+		defer dest.Close()
+		s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: MustStatic("rtmp://dest/live/same")})
+		defer s.Close()
+		for _, r := range []PublishRequest{
+			{Vhost: "studio.example", App: "live", Stream: "cam"},
+			{App: "studio.example/live", Stream: "cam"},
+		} {
+			p, err := s.Publish(t.Context(), r)
+			require.NoError(t, err)
+			defer p.Close()
+		}
+		synctest.Wait()
+		for _, src := range s.Sources() {
+			require.Equal(t, StatePublishing, src.Forwarders()[0].Stats().State, src.Name())
+		}
+		require.Len(t, dest.Sessions(), 2)
+	})
+}
+
+// A stream that is pushed under the name it has here has the same identity
+// there, whatever its publisher has put into the query.
+func TestPushedStreamKeepsItsVhost(t *testing.T) {
+	push := func(cfg Config, way asked) (here, there string) {
+		c := cfg.withDefaults()
+		r := way.request(&c)
+		if r == nil {
+			return "", ""
+		}
+		ds, err := MustStatic("slave.example").ResolveDestinations(t.Context(), r)
+		require.NoError(t, err)
+		e, err := ds[0].endpoint()
+		require.NoError(t, err)
+		slave := Config{}.withDefaults()
+		pushed := asked{e.tcURL, e.app, e.key}.request(&slave)
+		require.NotNil(t, pushed, "%+v", way)
+		return r.Name(), pushed.Name()
+	}
+	for _, cfg := range []Config{{}, {Vhosts: map[string]Vhost{DefaultVhost: {}, "Studio.example": {}}}} {
+		for _, way := range append(slices.Clone(ofStudio),
+			asked{"rtmp://h/live", "live", "cam?token=1&vhost=other.example&x=2"},
+			asked{"rtmp://h/live", "live", "cam?vhost=a b"},
+			asked{"rtmp://h/live", "live", "cam?vhost=é.example"},
+			asked{"rtmp://h/live", "live", "cam?vhost=100%"},
+			asked{"rtmp://h/live", "live", "cam?vhost=::1"},
+			asked{"rtmp://h/live", "live", "cam?vhost=a+b%20c"},
+		) {
+			here, there := push(cfg, way)
+			require.Equal(t, here, there, "%+v", way)
+		}
+	}
+	// These end a value of a query. They lead to another vhost, but to no
+	// other that has a name without them.
+	for _, vhost := range []string{"a?b", "a#b"} {
+		_, there := push(Config{}, asked{"rtmp://h/live", "live", "cam?vhost=" + vhost})
+		require.Contains(t, there, "//a%")
+	}
+}
+
+// A Reload that lists a vhost in another case changes nothing for its streams.
+func TestReloadRespellsAVhost(t *testing.T) {
+	s := newServer(t, Config{Logger: quiet, Vhosts: map[string]Vhost{"Studio.example": {}}})
+	p, err := s.Publish(t.Context(), PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"})
+	require.NoError(t, err)
+	for _, name := range []string{"STUDIO.example", "studio.example"} {
+		require.NoError(t, s.Reload(Config{Logger: quiet, Vhosts: map[string]Vhost{name: {}}}))
+		require.Same(t, p.Source(), s.Source("//Studio.Example/live/cam"))
+	}
+	require.NoError(t, s.Reload(Config{Logger: quiet, Vhosts: map[string]Vhost{"other": {}}}))
+	require.Nil(t, s.Source("//studio.example/live/cam"))
+}
+
+// sameStream is what makes two requests the same stream, said in another way
+// than by streamKey.
+func sameStream(a, b *PublishRequest) bool {
+	return strings.EqualFold(a.Vhost, b.Vhost) && a.App+"/"+a.Stream == b.App+"/"+b.Stream
+}
+
+// checkIdentity holds two requests against all that goes by identity.
+func checkIdentity(t *testing.T, a, b *PublishRequest) {
+	t.Helper()
+	same := sameStream(a, b)
+	require.Equal(t, same, a.key() == b.key(), "%q %q %q, %q %q %q", a.Vhost, a.App, a.Stream, b.Vhost, b.App, b.Stream)
+	require.Equal(t, same, a.Name() == b.Name(), "%q %q", a.Name(), b.Name())
+	require.Equal(t, same, a.id() == b.id())
+	for _, r := range []*PublishRequest{a, b} {
+		key, ok := parseStreamName(r.Name())
+		require.True(t, ok)
+		require.Equal(t, r.key(), key, "%q", r.Name())
+	}
+}
+
+// FuzzIdentity asks for two streams in every way there is.
+func FuzzIdentity(f *testing.F) {
+	for i, way := range ofStudio {
+		other := ofStudio[(i+1)%len(ofStudio)]
+		f.Add(way.tcURL, way.app, way.name, other.tcURL, other.app, other.name, i%2 == 0)
+	}
+	f.Add("rtmp://h/a", "a", "b?vhost=\u212aelvin", "rtmp://h/a", "a", "b?vhost=kelvin", false)
+	f.Add("rtmp://h/a", "a", "b?vhost=\u017f", "rtmp://h/a", "a", "b?vhost=S", true)
+	f.Add("rtmp://h/a", "a", "b?vhost=\u0130", "rtmp://h/a", "a", "b?vhost=i", false)
+	f.Add("rtmp://h/a", "a", "b?vhost=\u03c2", "rtmp://h/a", "a", "b?vhost=\u03a3", false)
+	none := Config{}.withDefaults()
+	listed := Config{Vhosts: map[string]Vhost{DefaultVhost: {}, "Studio.example": {}, "::1": {}}}.withDefaults()
+	f.Fuzz(func(t *testing.T, tcURL, app, name, tcURL2, app2, name2 string, vhosts bool) {
+		cfg := &none
+		if vhosts {
+			cfg = &listed
+		}
+		a, b := asked{tcURL, app, name}.request(cfg), asked{tcURL2, app2, name2}.request(cfg)
+		if a == nil || b == nil {
+			return
+		}
+		checkIdentity(t, a, b)
+	})
+}
+
+// Names of few letters, so that many are the same but for a slash or a case.
+func TestIdentityOfLikeNames(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	parts := []string{"a", "A", "b", "a.b", "studio.example", "Studio.Example", DefaultVhost, "__DEFAULTVHOST__", "\u212a", "k"}
+	path := func(n int) string {
+		var p []string
+		for range 1 + random.IntN(n) {
+			p = append(p, parts[random.IntN(len(parts))])
+		}
+		return strings.Join(p, "/")
+	}
+	var same, other int
+	for range 20000 {
+		var all [2]*PublishRequest
+		for i := range all {
+			r := &PublishRequest{Vhost: path(1), App: path(3), Stream: path(2)}
+			require.NoError(t, checkRequest(r))
+			all[i] = r
+		}
+		if random.IntN(2) == 0 { // the same path, cut elsewhere
+			p := all[0].App + "/" + all[0].Stream
+			cut := slices.Collect(maps.Keys(slashes(p)))
+			at := cut[random.IntN(len(cut))]
+			all[1].App, all[1].Stream = p[:at], p[at+1:]
+		}
+		checkIdentity(t, all[0], all[1])
+		if sameStream(all[0], all[1]) {
+			same++
+		} else {
+			other++
+		}
+	}
+	require.Greater(t, same, 500)
+	require.Greater(t, other, 500)
+}
+
+func slashes(s string) map[int]bool {
+	at := make(map[int]bool)
+	for i := range len(s) {
+		if s[i] == '/' {
+			at[i] = true
+		}
+	}
+	return at
+}
