@@ -73,6 +73,7 @@ type Sender struct {
 	progress atomic.Int64 // when bytes were taken last, nanoseconds on Clock
 	bytes    atomic.Uint64
 	messages atomic.Uint64
+	skipped  gop.Skipped // by all cursors
 
 	wg sync.WaitGroup // goroutines in catchUp
 
@@ -186,6 +187,7 @@ func (s *Sender) Send(b []byte) error {
 // held: it must not block, and returns what is sent then and whether to shut
 // down.
 func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
+	o.Skipped = &s.skipped
 	a := &attachment{log: l, opt: o, end: end}
 	l.Start(&a.cursor, o)
 	s.mu.Lock()
@@ -261,12 +263,13 @@ type Stats struct {
 	Full time.Duration
 }
 
-// Stats returns a snapshot. Of the counters, Overtaken and Waited are those
-// of the log that is being sent.
+// Stats returns a snapshot. Its counters only grow, whatever is attached.
 func (s *Sender) Stats() Stats {
-	st := Stats{Bytes: s.bytes.Load(), Messages: s.messages.Load()}
+	st := Stats{
+		Bytes: s.bytes.Load(), Messages: s.messages.Load(),
+		Overtaken: s.skipped.Overtaken.Load(), Waited: s.skipped.Waited.Load(),
+	}
 	if a := s.current.Load(); a != nil {
-		st.Overtaken, st.Waited = a.cursor.Skipped()
 		st.Lag = a.cursor.Lag()
 	}
 	if s.state.Load() == parked {

@@ -24,7 +24,14 @@ type Cursor struct {
 	stop    atomic.Bool
 	stopped bool // before a keyframe, because of stop
 
-	overtaken, waited atomic.Uint64
+	skipped *Skipped
+}
+
+// Skipped counts the messages that a receiver did not get. It is safe for
+// concurrent use.
+type Skipped struct {
+	Overtaken atomic.Uint64 // because the receiver was too slow
+	Waited    atomic.Uint64 // because they referred to a keyframe it had not got
 }
 
 // Options says how a cursor reads.
@@ -43,6 +50,9 @@ type Options struct {
 	Size   int
 	// Times are the receiver's; nil: those of the log.
 	Times *Times
+	// Skipped counts for the receiver, which may have one cursor after another;
+	// nil: the cursor counts for itself.
+	Skipped *Skipped
 }
 
 // Start places a new cursor: at the last keyframe; where there is none, at
@@ -52,6 +62,9 @@ func (l *Log) Start(c *Cursor, o Options) {
 	c.log, c.opt = l, o
 	c.shared = o.Times == nil && o.Layout.Shared(o.Size)
 	c.set, c.preface, c.needKey = nil, true, true
+	if c.skipped = o.Skipped; c.skipped == nil {
+		c.skipped = new(Skipped)
+	}
 	switch {
 	case o.From > 0:
 		c.next.Store(o.From)
@@ -100,11 +113,9 @@ func (c *Cursor) Lag() uint64 {
 	return c.log.head.Load() - next
 }
 
-// Skipped counts the messages that the receiver did not get: because it was
-// too slow, and because they referred to a keyframe it had not got. It is
-// safe for concurrent use.
+// Skipped are the counts of what the receiver did not get.
 func (c *Cursor) Skipped() (overtaken, waited uint64) {
-	return c.overtaken.Load(), c.waited.Load()
+	return c.skipped.Overtaken.Load(), c.skipped.Waited.Load()
 }
 
 // StopAtKeyframe ends the cursor before the next keyframe that it comes to, in
@@ -133,7 +144,7 @@ func (c *Cursor) jump() {
 	old := c.next.Load()
 	c.place(max(old, c.log.tail.Load()))
 	c.preface = true
-	c.overtaken.Add(c.next.Load() - old)
+	c.skipped.Overtaken.Add(c.next.Load() - old)
 }
 
 // skip goes on at the newest keyframe, in a stream without video at the newest
@@ -173,7 +184,7 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 		}
 		c.next.Store(m.Seq + 1)
 		if c.needKey && m.Inter {
-			c.waited.Add(1)
+			c.skipped.Waited.Add(1)
 			continue
 		}
 		if c.leavesOut(m) {
@@ -278,7 +289,7 @@ func (f *filler) add(m *Message) {
 		case len(f.marks) == 0:
 			c.next.Store(m.Seq + 1)
 			if waits {
-				c.waited.Add(1)
+				c.skipped.Waited.Add(1)
 			}
 		case waits:
 			f.skipped++
@@ -372,7 +383,7 @@ func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
 	if c.opt.Times != nil {
 		c.opt.Times.state = b.times[i]
 	}
-	c.waited.Add(last.skipped)
+	c.skipped.Waited.Add(last.skipped)
 	if n < last.end {
 		rest = cut(b.iov, n, last.end)
 		if !c.shared {
