@@ -234,9 +234,6 @@ func (c *control) add(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if find(src, d.id()) != nil {
-		return 0, nil, &controlError{http.StatusConflict, "exists", "The stream is pushed to this destination already."}
-	}
 	f, err := src.Forward(d)
 	if err != nil {
 		return 0, nil, failure(err, "destination_failed")
@@ -321,6 +318,8 @@ func find(src *Source, id string) *Forwarder {
 func failure(err error, code string) error {
 	ce := &controlError{http.StatusBadGateway, code, sentence(err)}
 	switch {
+	case errors.Is(err, ErrDuplicate):
+		return &controlError{http.StatusConflict, "exists", "The stream is pushed to this destination already."}
 	case errors.Is(err, ErrLimit):
 		ce.status, ce.Code = http.StatusConflict, "limit"
 	case errors.Is(err, errEnded), errors.Is(err, errReplacing):

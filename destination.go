@@ -258,6 +258,12 @@ type endpoint struct {
 	untrusted      bool // named by another server; see Config.AllowNetworks
 }
 
+// place is the same for two endpoints that name the same stream of the same
+// server, however their URLs are written.
+func (e endpoint) place() string {
+	return strings.Join([]string{strings.ToLower(e.host), e.port, e.app, e.key}, "\x00")
+}
+
 // endpoint parses and checks d. Its errors name d and hold no secret.
 func (d Destination) endpoint() (endpoint, error) {
 	e, err := d.parse()

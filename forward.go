@@ -42,6 +42,8 @@ var (
 	ErrStreamBusy = errors.New("forward: stream is being published")
 	// ErrLimit is wrapped by errors that say a limit of Config is reached.
 	ErrLimit = errors.New("forward: limit reached")
+	// ErrDuplicate says that a stream is pushed to a destination already.
+	ErrDuplicate = errors.New("forward: the stream is pushed to this destination already")
 	// ErrLoop says that a stream has come back to a Server that it has
 	// passed, or has passed too many. Its publisher is refused.
 	ErrLoop = errors.New("forward: the stream goes in a circle")
@@ -73,7 +75,8 @@ type Server struct {
 	sources   map[streamKey]*Source
 	waiting   map[streamKey]map[*player]struct{} // for a publisher
 	pushing   map[pushKey]*Forwarder
-	pushes    int
+	pushes    int                // forwarders
+	counted   int                // of them, those that Limits.TotalDestinations counts
 	perAddr   map[netip.Addr]int // connections
 	refusals  refusals
 }

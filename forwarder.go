@@ -109,12 +109,14 @@ func isAlert(err error) bool {
 // Forwarder pushes one Source to one Destination and reconnects for as long
 // as the Source lives. Its methods are safe for concurrent use.
 type Forwarder struct {
-	src  *Source
-	dst  Destination
-	ep   endpoint
-	id   string
-	log  *slog.Logger
-	done chan struct{}
+	src *Source
+	dst Destination
+	ep  endpoint
+	id  string
+	// place is the same for two that the same server would not take at once.
+	place string
+	log   *slog.Logger
+	done  chan struct{}
 
 	resolved bool          // by the Resolver, not added by the host
 	replaces *Forwarder    // see Update
@@ -149,6 +151,8 @@ type Forwarder struct {
 	total   ForwarderStats
 	moved   time.Time // when a ReconnectRequest was honoured last
 	warned  bool      // of a codec
+
+	counts bool // in Server.counted; guarded by src.srv.mu
 }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -157,7 +161,7 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 		return nil, err
 	}
 	f := &Forwarder{
-		src: s, dst: d.withDefaults(), ep: ep, id: d.id(),
+		src: s, dst: d.withDefaults(), ep: ep, id: d.id(), place: ep.place(),
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		since: time.Now(),
@@ -287,6 +291,10 @@ func (f *Forwarder) beginClose() {
 // so, too, where d is where f pushes already, with other options: a server
 // refuses to have the same stream published twice.
 //
+// The limits on destinations do not keep Update from replacing one, for which
+// there are two for a moment. Where the stream is pushed to d by another Forwarder
+// than f, Update returns ErrDuplicate.
+//
 // Like what Source.Forward adds, the new one is not a refresh's business; a
 // refresh brings back what the Resolver still gives.
 func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, error) {
@@ -384,6 +392,7 @@ func (f *Forwarder) bequeath(from uint64) bool {
 	}
 	if succeed != nil {
 		f.heir.inherited = true
+		f.src.srv.countPush(f.heir, true)
 		f.heir, f.succeed = nil, nil
 		f.stop = true
 		f.endLocked()
@@ -425,6 +434,7 @@ func (f *Forwarder) endLocked() {
 	default:
 	}
 	close(f.ended)
+	f.src.srv.countPush(f, false)
 	if f.state == StatePublishing && !f.gone {
 		f.draining.Go(f.drains) // who has ended the stream is not held up
 	}
@@ -489,8 +499,7 @@ func (f *Forwarder) run() {
 // pushKey is what a destination takes for the same publish.
 type pushKey struct {
 	stream streamKey
-	url    string
-	key    Secret
+	place  string // of the destination
 }
 
 // takeTurn waits until an earlier publish of the same stream, or one that is
@@ -498,7 +507,7 @@ type pushKey struct {
 // one.
 func (f *Forwarder) takeTurn() (release func(), ok bool) {
 	s := f.src.srv
-	key := pushKey{f.src.key, f.dst.URL, f.dst.StreamKey}
+	key := pushKey{f.src.key, f.place}
 	for {
 		s.mu.Lock()
 		before := s.pushing[key]
@@ -1027,9 +1036,43 @@ func first(errs ...error) error {
 	return nil
 }
 
-// pushed counts forwarders.
-func (s *Server) pushed(n int) {
+// addPush counts a forwarder that begins; one that replaces another only when it
+// has taken over.
+func (s *Server) addPush(f *Forwarder, replaces bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pushes += n
+	if !replaces {
+		if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
+			return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
+		}
+		f.counts = true
+		s.counted++
+	}
+	s.pushes++
+	return nil
+}
+
+// countPush has a forwarder count in the limit, or not any more: it is ending.
+func (s *Server) countPush(f *Forwarder, counts bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.countPushLocked(f, counts)
+}
+
+func (s *Server) countPushLocked(f *Forwarder, counts bool) {
+	switch {
+	case counts && !f.counts:
+		s.counted++
+	case !counts && f.counts:
+		s.counted--
+	}
+	f.counts = counts
+}
+
+// removePush forgets a forwarder that has ended.
+func (s *Server) removePush(f *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.countPushLocked(f, false)
+	s.pushes--
 }

@@ -107,6 +107,11 @@ func (s *Source) Forwarders() []*Forwarder {
 // Forward pushes the stream to one more destination, from its last keyframe
 // on, until the stream ends or the Forwarder is closed. A refresh leaves it
 // alone.
+//
+// It returns ErrDuplicate where the stream is pushed to the same server, app
+// and key already, whatever the other options, and an error that wraps ErrLimit
+// where Limits.Destinations or TotalDestinations is reached. Neither counts a
+// Forwarder that is being closed.
 func (s *Source) Forward(d Destination) (*Forwarder, error) {
 	f, err := newForwarder(s, d)
 	if err != nil {
@@ -118,32 +123,39 @@ func (s *Source) Forward(d Destination) (*Forwarder, error) {
 	return f, nil
 }
 
-// forward starts f.
+// forward starts f. One that replaces another counts in the limits only when it
+// has taken over.
 func (s *Source) forward(f *Forwarder) (err error) {
 	defer func() {
 		if err != nil {
 			f.cancel()
 		}
 	}()
-	s.srv.mu.Lock()
-	if l := s.srv.cfg.Load().Limits.TotalDestinations; l >= 0 && s.srv.pushes >= l {
-		s.srv.mu.Unlock()
-		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
-	}
-	s.srv.pushes++
-	s.srv.mu.Unlock()
-
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.srv.cfg.Load().Limits.Destinations
-	switch {
-	case s.ending:
-		err = fmt.Errorf("forward %s: %w", s.req.logName(), errEnded)
-	case l >= 0 && len(s.forwarders) >= l:
-		err = fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
+	if s.ending {
+		return fmt.Errorf("forward %s: %w", s.req.logName(), errEnded)
 	}
-	if err != nil {
-		s.srv.pushed(-1)
+	replaces, counted := false, 0
+	for _, o := range s.forwarders {
+		switch {
+		case o.isEnded():
+			continue
+		case o == f.replaces:
+			replaces = true
+		case o.place == f.place:
+			return fmt.Errorf("%w: %s", ErrDuplicate, f.dst)
+		}
+		if o.replaces == nil || o.hasBegun() {
+			counted++
+		}
+	}
+	// Those that drain don't count, but there are to be no more of them than of
+	// the others.
+	if l := s.srv.cfg.Load().Limits.Destinations; l >= 0 && !replaces && (counted >= l || len(s.forwarders)-l >= l) {
+		return fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
+	}
+	if err := s.srv.addPush(f, replaces); err != nil {
 		return err
 	}
 	s.forwarders = append(s.forwarders, f)
@@ -153,7 +165,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 
 // remove takes out a forwarder that has ended.
 func (s *Source) remove(f *Forwarder) {
-	s.srv.pushed(-1)
+	s.srv.removePush(f)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
@@ -231,7 +243,8 @@ var errEnded = errors.New("the stream has ended")
 // has failed and its last answer had a time.
 const refreshRetry = time.Minute
 
-// resolve asks where the stream goes. The same destination twice counts once.
+// resolve asks where the stream goes. The same destination twice counts once,
+// the first time.
 func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
 	s.mu.Lock()
 	r := s.resolver
@@ -240,7 +253,22 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 		dests, ttl, err = resolveTTL(ctx, r, s.Request())
 		return err
 	})
-	return distinct(slices.Clone(dests)), ttl, err
+	return distinctPlaces(slices.Clone(dests)), ttl, err
+}
+
+// distinctPlaces leaves out destinations that are at the place of an earlier one.
+// Those without a place are left for newForwarder to refuse.
+func distinctPlaces(ds []Destination) []Destination {
+	seen := make(map[string]bool, len(ds))
+	return slices.DeleteFunc(ds, func(d Destination) bool {
+		ep, err := d.endpoint()
+		if err != nil {
+			return false
+		}
+		place := ep.place()
+		defer func() { seen[place] = true }()
+		return seen[place]
+	})
 }
 
 // Refresh asks the Resolver again where the stream goes. Destinations that it
@@ -292,9 +320,11 @@ func (s *Source) Refresh(ctx context.Context) error {
 // forwarders of the resolver are not wanted any more.
 func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forwarder) {
 	running := make(map[string][]*Forwarder)
+	places := make(map[string]bool) // that the host has taken
 	for _, f := range s.Forwarders() {
 		if !f.isEnded() {
 			running[f.id] = append(running[f.id], f)
+			places[f.place] = places[f.place] || !f.resolved
 		}
 	}
 	wanted := make(map[*Forwarder]bool)
@@ -302,7 +332,7 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forw
 		same := running[d.id()]
 		if i := slices.IndexFunc(same, func(f *Forwarder) bool { return f.dst.equal(d.withDefaults()) }); i >= 0 {
 			wanted[same[i]] = true
-		} else {
+		} else if ep, err := d.endpoint(); err != nil || !places[ep.place()] {
 			fresh = append(fresh, d)
 		}
 	}
