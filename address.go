@@ -11,17 +11,21 @@ import (
 	"syscall"
 
 	"github.com/rtmp-forward/forward/internal/dialer"
+	"github.com/rtmp-forward/forward/internal/special"
 )
 
-// AddressError says that a destination leads to an address, or a port, that
-// Config.AllowNetworks does not let it have. It applies to destinations from
-// an HTTPResolver, FromParam or the control handler; what the host's own code
-// and configuration name is trusted.
+// AddressError says that a destination leads to an address, or a port, to
+// which it may not lead: the Server's own listener, a link-local address or that
+// of a metadata service, which neither a backend nor the control handler may
+// name; or any other that is not public, which a publisher may not name. See
+// Config.AllowNetworks and Config.AllowPorts. What the host's own code and
+// configuration name is not checked.
 type AddressError struct {
 	// Addr is where it leads, not valid where only the port is known.
 	Addr netip.AddrPort
 	// Allow is what Config.AllowNetworks would have to hold to let it have
-	// that address; not valid where nothing does.
+	// that address; not valid where nothing does. Where Addr is an IPv6
+	// address that holds an IPv4 one, it may be the prefix of that.
 	Allow  netip.Prefix
 	reason string
 }
@@ -31,96 +35,101 @@ func (e *AddressError) Error() string {
 	case !e.Addr.IsValid():
 		return e.reason
 	case e.Allow.IsValid():
-		return fmt.Sprintf("%v: %s, not for destinations from outside unless Config.AllowNetworks holds %v", e.Addr, e.reason, e.Allow)
+		return fmt.Sprintf("%v: %s, refused unless Config.AllowNetworks holds %v", e.Addr, e.reason, e.Allow)
 	}
 	return fmt.Sprintf("%v: %s", e.Addr, e.reason)
 }
 
 // PrivateNetworks are the addresses of private networks: those of RFC 1918,
 // the shared ones of carriers (RFC 6598) and the unique local ones of IPv6
-// (RFC 4193). A cluster whose backend answers with such addresses has them in
-// Config.AllowNetworks.
+// (RFC 4193). In Config.AllowNetworks they let publishers name the servers of a
+// cluster. They do not hold the addresses of metadata services that lie within
+// them.
 func PrivateNetworks() []netip.Prefix {
 	var out []netip.Prefix
-	for _, r := range specialRanges {
-		if r.kind == private {
-			out = append(out, r.prefix)
+	for _, r := range special.Ranges {
+		if r.Kind == special.Private {
+			out = append(out, r.Prefix)
 		}
 	}
 	return out
 }
 
-const private = "a private address"
+// origin is who has named a destination, which decides where it may lead.
+type origin int
 
-// specialRanges are the addresses that do not lead to a public server: from
-// the special-purpose address registries of RFC 6890, and multicast. Ranges
-// that hold an IPv4 address inside an IPv6 one are refused as a whole; whoever
-// has a translator allows its prefix.
-var specialRanges = []struct {
-	prefix netip.Prefix
-	kind   string
-}{
-	{netip.MustParsePrefix("10.0.0.0/8"), private},
-	{netip.MustParsePrefix("172.16.0.0/12"), private},
-	{netip.MustParsePrefix("192.168.0.0/16"), private},
-	{netip.MustParsePrefix("100.64.0.0/10"), private},
-	{netip.MustParsePrefix("fc00::/7"), private},
+const (
+	fromHost     origin = iota // its code or configuration: anywhere
+	fromOperator               // over the network: not to link-local and metadata addresses
+	fromOutside                // only to public addresses and ports, and to what is allowed
+)
 
-	{netip.MustParsePrefix("127.0.0.0/8"), "a loopback address"},
-	{netip.MustParsePrefix("::1/128"), "a loopback address"},
-	{netip.MustParsePrefix("169.254.0.0/16"), "a link-local address"},
-	{netip.MustParsePrefix("fe80::/10"), "a link-local address"},
-	{netip.MustParsePrefix("0.0.0.0/8"), "an unspecified address"},
-	{netip.MustParsePrefix("::/128"), "an unspecified address"},
-	{netip.MustParsePrefix("224.0.0.0/4"), "a multicast address"},
-	{netip.MustParsePrefix("ff00::/8"), "a multicast address"},
-
-	{netip.MustParsePrefix("192.0.0.0/24"), "a reserved address"},
-	{netip.MustParsePrefix("198.18.0.0/15"), "a reserved address"},
-	{netip.MustParsePrefix("240.0.0.0/4"), "a reserved address"},
-	{netip.MustParsePrefix("::/96"), "a reserved address"},
-	{netip.MustParsePrefix("64:ff9b::/96"), "a translated address"},
-	{netip.MustParsePrefix("64:ff9b:1::/48"), "a translated address"},
-	{netip.MustParsePrefix("2001::/32"), "a tunnelled address"},
-	{netip.MustParsePrefix("2002::/16"), "a tunnelled address"},
-	{netip.MustParsePrefix("fec0::/10"), "a reserved address"},
+func (d Destination) origin() origin {
+	switch {
+	case d.Untrusted:
+		return fromOutside
+	case d.NoLinkLocal:
+		return fromOperator
+	}
+	return fromHost
 }
 
-// checkAddr says why an untrusted destination must not be reached at an
-// address, or nil. Order matters: nothing allows our own listeners.
-func (s *Server) checkAddr(addr netip.AddrPort) error {
+// checkAddr says why a destination from outside must not be reached at an
+// address, or nil.
+func (s *Server) checkAddr(addr netip.AddrPort) error { return s.check(fromOutside, addr) }
+
+// check says why a destination must not be reached at an address, or nil. An
+// IPv4 address within an IPv6 one is checked too. Order matters: nothing allows
+// our own listeners.
+func (s *Server) check(from origin, addr netip.AddrPort) error {
 	ip := addr.Addr().Unmap().WithZone("")
 	refused := &AddressError{Addr: netip.AddrPortFrom(ip, addr.Port())}
-	if s.listensAt(ip, addr.Port()) {
-		refused.reason = "this is the server itself"
-		return refused
+	embedded, sure := special.Embedded(ip)
+	for i, a := range append([]netip.Addr{ip}, embedded...) {
+		if s.listensAt(a, addr.Port()) && (i == 0 || !a.IsUnspecified()) {
+			refused.reason = "this is the server itself"
+			return refused
+		}
 	}
-	if !allowedPort(addr.Port()) {
+	cfg := s.cfg.Load()
+	if from == fromOutside && !cfg.allowsPort(addr.Port()) {
 		refused.reason = fmt.Sprintf("port %d%s", addr.Port(), badPort)
 		return refused
 	}
-	if slices.ContainsFunc(s.cfg.Load().AllowNetworks, func(p netip.Prefix) bool { return contains(p, ip) }) {
-		return nil
-	}
-	for _, r := range specialRanges {
-		if r.prefix.Contains(ip) {
-			refused.reason, refused.Allow = r.kind, netip.PrefixFrom(ip, ip.BitLen())
+	for i, a := range append([]netip.Addr{ip}, embedded...) {
+		r, found := special.Of(a)
+		switch {
+		case !found, r.Kind == special.Public:
+		case !r.Explicit() && (from != fromOutside || i > 0 && !sure):
+		case !cfg.allowsAddr(a, r):
+			refused.reason, refused.Allow = string(r.Kind), netip.PrefixFrom(a, a.BitLen())
 			return refused
 		}
 	}
 	return nil
 }
 
-const badPort = " is not for destinations from outside: expected 443, or 1024 and above"
+// allowsAddr reports whether AllowNetworks lets an address be reached that is
+// in a special range.
+func (c *Config) allowsAddr(ip netip.Addr, r special.Range) bool {
+	return slices.ContainsFunc(c.AllowNetworks, func(p netip.Prefix) bool {
+		p = unmapped(p)
+		return p.Contains(ip) && (!r.Explicit() || p.Bits() >= r.Prefix.Bits())
+	})
+}
 
-func allowedPort(p uint16) bool { return p == 443 || p >= 1024 }
+const badPort = " is not for destinations from outside: expected 443, 1024 and above, or one of Config.AllowPorts"
 
-// contains takes prefixes of IPv4 addresses in their IPv6 form, too.
-func contains(p netip.Prefix, ip netip.Addr) bool {
+func (c *Config) allowsPort(p uint16) bool {
+	return p == 443 || p >= 1024 || slices.Contains(c.AllowPorts, p)
+}
+
+// unmapped makes a prefix of IPv4 addresses in their IPv6 form one of IPv4.
+func unmapped(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
-	return p.Contains(ip)
+	return p
 }
 
 // listensAt reports whether one of the Server's listeners takes connections to
@@ -160,28 +169,32 @@ func isOurs(ip netip.Addr) bool {
 	})
 }
 
-// dialUntrusted makes dial, or a dialer.Dialer where it is nil, go only where
-// checkAddr lets it. That is checked behind the name resolution, at
-// each address it tries. What another dialer does cannot be seen: an address
-// in the URL is checked before, and the one it has connected to after, before
-// anything is sent.
-func (s *Server) dialUntrusted(dial dialFunc) dialFunc {
-	if dial == nil {
+// guarded makes dial, or a dialer.Dialer where it is nil, go only where check
+// lets it, but for what the host names. That is checked behind the name resolution, at each address it tries.
+// What another dialer does cannot be seen: an address in the URL is checked
+// before, and the one it has connected to after, before anything is sent.
+func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
+	switch {
+	case from == fromHost && dial == nil:
+		return dialer.New(nil).DialContext
+	case from == fromHost:
+		return dial
+	case dial == nil:
 		return withoutOp(dialer.New(func(_, address string, _ syscall.RawConn) error {
 			addr, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return err
 			}
-			return s.checkAddr(addr)
+			return s.check(from, addr)
 		}).DialContext)
 	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		_, port, _ := net.SplitHostPort(address)
 		if addr, err := netip.ParseAddrPort(address); err == nil {
-			if err := s.checkAddr(addr); err != nil {
+			if err := s.check(from, addr); err != nil {
 				return nil, err
 			}
-		} else if p, err := strconv.ParseUint(port, 10, 16); err != nil || !allowedPort(uint16(p)) {
+		} else if p, err := strconv.ParseUint(port, 10, 16); from == fromOutside && (err != nil || !s.cfg.Load().allowsPort(uint16(p))) {
 			return nil, &AddressError{reason: "port " + port + badPort}
 		}
 		nc, err := dial(ctx, network, address)
@@ -189,7 +202,7 @@ func (s *Server) dialUntrusted(dial dialFunc) dialFunc {
 			return nil, err
 		}
 		if t, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-			if err := s.checkAddr(t.AddrPort()); err != nil {
+			if err := s.check(from, t.AddrPort()); err != nil {
 				nc.Close()
 				return nil, err
 			}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -38,8 +39,13 @@ func TestUntrustedAddresses(t *testing.T) {
 		{nil, "0.0.0.0 0.255.255.255 :: ::ffff:0.0.0.0", "an unspecified address"},
 		{nil, "224.0.0.1 239.255.255.255 ff02::1 ::ffff:224.0.0.1", "a multicast address"},
 		{nil, "192.0.0.1 198.18.0.0 198.19.255.255 240.0.0.0 255.255.255.255 ::2 ::127.0.0.1 fec0::1", "a reserved address"},
+		{nil, "192.0.2.1 198.51.100.1 203.0.113.255 2001:db8::1 3fff::1", "an address for documentation"},
+		{nil, "192.88.99.1 192.0.0.171 100::1 100:0:0:1::1 2001:2::1 2001:10::1 5f00::1 4000::1 1fff::1 fe00::1", "a reserved address"},
 		{nil, "64:ff9b::7f00:1 64:ff9b:1::1", "a translated address"},
-		{nil, "2001::1 2002:7f00:1::1", "a tunnelled address"},
+		{nil, "2001::1 2002:7f00:1::1 2606:4700::5efe:10.0.0.1 2606:4700::200:5efe:8.8.8.8", "a tunnelled address"},
+		{nil, "::ffff:0:10.0.0.1", "a translated address"},
+		{nil, "100.100.100.200 168.63.129.16 192.0.0.192 fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:c1::a9fe:a9fe fd00:42::42 " +
+			"::ffff:100.100.100.200", "the address of a metadata service"},
 
 		{PrivateNetworks(), "10.0.0.1 192.168.1.6 172.16.0.1 100.64.0.1 fd00::1 fd00::1%eth0 ::ffff:10.0.0.1 1.1.1.1", ""},
 		{PrivateNetworks(), "127.0.0.1 ::1", "a loopback address"},
@@ -47,6 +53,19 @@ func TestUntrustedAddresses(t *testing.T) {
 		{prefixes("::ffff:10.0.0.0/120"), "10.0.0.1 ::ffff:10.0.0.1", ""},
 		{prefixes("10.0.0.0/24", "127.0.0.0/8", "::1/128"), "127.0.0.1 ::1", ""},
 		{prefixes("10.0.0.0/24"), "10.0.1.0 192.168.0.1", "a private address"},
+
+		// Link-local and metadata addresses need a prefix within their range.
+		{append(PrivateNetworks(), prefixes("0.0.0.0/0", "::/0", "169.0.0.0/8")...), "169.254.169.254 169.254.0.1 ::ffff:169.254.169.254 fe80::1%eth0", "a link-local address"},
+		{append(PrivateNetworks(), prefixes("0.0.0.0/0", "::/0", "fd00::/8")...), "100.100.100.200 fd00:ec2::254 fd20:ce::254", "the address of a metadata service"},
+		{prefixes("169.254.0.0/16", "fe80::/10", "100.100.100.200/32", "fd00:ec2::254/128", "fd20:ce::254/128"),
+			"169.254.169.254 fe80::1%eth0 100.100.100.200 fd00:ec2::254 fd20:ce::254 ::ffff:169.254.169.254", ""},
+		{prefixes("::ffff:169.254.169.0/120"), "169.254.169.254", ""},
+
+		// Both an address and the one within it need to be allowed.
+		{prefixes("64:ff9b::/96", "2002::/16", "2001::/32", "fd00::/8"),
+			"64:ff9b::8.8.8.8 2002:808:808::1 2001:0:808:808:0:0:f7f7:f7f7 fd00::5efe:8.8.8.8 fd00::1", ""},
+		{prefixes("64:ff9b:1::/48"), "64:ff9b:1::8.8.8.8 64:ff9b:1:808:8:800:: 64:ff9b:1::10.0.0.1", ""},
+		{prefixes("64:ff9b::/96", "10.0.0.0/8"), "64:ff9b::10.0.0.1", ""},
 	} {
 		s := newServer(t, Config{AllowNetworks: row.allow})
 		for text := range strings.FieldsSeq(row.addrs) {
@@ -60,6 +79,7 @@ func TestUntrustedAddresses(t *testing.T) {
 			require.Contains(t, err.Error(), row.want, text)
 			ip := netip.MustParseAddr(text).Unmap().WithZone("")
 			allow := netip.PrefixFrom(ip, ip.BitLen())
+			require.Equal(t, ip, refused.Addr.Addr())
 			require.Contains(t, err.Error(), "unless Config.AllowNetworks holds "+allow.String(), text)
 			require.Equal(t, allow, refused.Allow, text)
 			require.False(t, refused.Addr.Addr().Is4In6(), text)
@@ -67,9 +87,82 @@ func TestUntrustedAddresses(t *testing.T) {
 	}
 }
 
-// Nothing allows these.
+// What hides in an address that is allowed is refused, and the error says what
+// would have to be allowed besides.
+func TestUntrustedEmbeddedAddresses(t *testing.T) {
+	s := newServer(t, Config{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("::/0")}})
+	for text, allow := range map[string]string{
+		"64:ff9b::10.0.0.1":                   "10.0.0.1/32",
+		"64:ff9b::169.254.169.254":            "169.254.169.254/32",
+		"64:ff9b:1::169.254.169.254":          "169.254.169.254/32",
+		"64:ff9b:1:a9fe:a9:fe00::":            "169.254.169.254/32",
+		"2002:7f00:1::1":                      "127.0.0.1/32",
+		"2002:a9fe:a9fe::1":                   "169.254.169.254/32",
+		"2001:0:808:808:0:0:f5ff:fffe":        "10.0.0.1/32",
+		"2001:0:a9fe:a9fe:0:0:f7f7:f7f7":      "169.254.169.254/32",
+		"2606:4700::5efe:192.168.0.1":         "192.168.0.1/32",
+		"2606:4700::200:5efe:100.64.0.1":      "100.64.0.1/32",
+		"::10.0.0.1":                          "10.0.0.1/32",
+		"::ffff:0:10.0.0.1":                   "10.0.0.1/32",
+		"2606:4700::200:5efe:100.100.100.200": "100.100.100.200/32",
+	} {
+		ip := netip.MustParseAddr(text)
+		var refused *AddressError
+		require.ErrorAs(t, s.checkAddr(netip.AddrPortFrom(ip, 1935)), &refused, text)
+		require.Equal(t, allow, refused.Allow.String(), text)
+		require.Equal(t, ip, refused.Addr.Addr(), text)
+	}
+}
+
+// What the operator says over the network may lead anywhere but to link-local
+// and metadata addresses, in whatever form, and to our own listeners.
+func TestWhereTheOperatorMayLead(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	own := l.Addr().(*net.TCPAddr).AddrPort().Port()
+	check := func(allow ...netip.Prefix) func(from origin, text string, port uint16) error {
+		s := newServer(t, Config{AllowNetworks: allow})
+		s.listeners[l] = struct{}{} // as Serve does
+		return func(from origin, text string, port uint16) error {
+			return s.check(from, netip.AddrPortFrom(netip.MustParseAddr(text), port))
+		}
+	}
+	plain := check()
+	for text := range strings.FieldsSeq("1.1.1.1 10.0.0.1 127.0.0.1 192.0.2.1 ::1 fd00::1 100.64.0.1 0.0.0.0 240.0.0.1 224.0.0.1 " +
+		"64:ff9b::10.0.0.1 2002:7f00:1::1 64:ff9b:1::1 fec0::1") {
+		for _, port := range []uint16{22, 80, 443, 1935} {
+			require.NoError(t, plain(fromOperator, text, port), text)
+		}
+	}
+	linkLocal := "169.254.169.254 169.254.0.1 fe80::1%eth0 ::ffff:169.254.169.254 100.100.100.200 fd00:ec2::254 fd20:ce::254 168.63.129.16 " +
+		"::169.254.169.254 ::ffff:0:169.254.169.254 64:ff9b::169.254.169.254 64:ff9b:1::169.254.169.254 64:ff9b:1:a9fe:a9:fe00:: " +
+		"2002:a9fe:a9fe::1 2001:0:808:808:0:0:5601:5601 2606:4700::200:5efe:169.254.169.254 fe80::5efe:10.0.0.1"
+	open := check(append(PrivateNetworks(), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"))...)
+	allowed := check(netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("100.100.100.200/32"),
+		netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::254/128"), netip.MustParsePrefix("168.63.129.16/32"))
+	for text := range strings.FieldsSeq(linkLocal) {
+		for _, c := range []func(origin, string, uint16) error{plain, open} {
+			require.ErrorAs(t, c(fromOperator, text, 1935), new(*AddressError), text)
+		}
+		require.NoError(t, allowed(fromOperator, text, 80), text)
+	}
+	for _, from := range []origin{fromOperator, fromOutside} {
+		for text := range strings.FieldsSeq("127.0.0.1 ::ffff:127.0.0.1 64:ff9b::127.0.0.1 2002:7f00:1::1 2606:4700::5efe:127.0.0.1") {
+			require.ErrorContains(t, open(from, text, own), "this is the server itself", text)
+		}
+	}
+}
+
+// Ports below 1024 but 443 need to be allowed to those from outside.
 func TestUntrustedPorts(t *testing.T) {
 	s := newServer(t, Config{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}})
+	more := newServer(t, Config{AllowPorts: []uint16{80, 1}})
+	for port, ok := range map[uint16]bool{0: false, 1: true, 22: false, 80: true, 81: false, 443: true, 1935: true} {
+		err := more.checkAddr(netip.AddrPortFrom(netip.MustParseAddr("1.1.1.1"), port))
+		require.Equal(t, ok, err == nil, "%d %v", port, err)
+	}
+	require.ErrorContains(t, more.checkAddr(netip.MustParseAddrPort("10.0.0.1:80")), "a private address", "a port allows no address")
 	for port, ok := range map[uint16]bool{
 		0: false, 1: false, 22: false, 442: false, 443: true, 444: false, 1023: false, 1024: true, 1935: true, 65535: true,
 	} {
@@ -157,7 +250,7 @@ func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 				},
 			}})
 			src := publish(t, s, "live", canary).Source()
-			_, err := src.Forward(Destination{URL: "rtmp://" + row.host + ":" + port + "/live/s", untrusted: !row.trusted})
+			_, err := src.Forward(Destination{URL: "rtmp://" + row.host + ":" + port + "/live/s", Untrusted: !row.trusted})
 			require.NoError(t, err)
 			err = <-states
 			if row.dial != nil && row.host != "10.0.0.1" {
@@ -180,27 +273,118 @@ func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 	}
 }
 
-// Each way by which a destination comes from outside is marked; what the host
-// names is not.
+// Each way by which a destination comes over the network is marked; what the
+// host names is not.
 func TestWhatIsUntrusted(t *testing.T) {
 	const url = "rtmp://10.0.0.1/live/s"
-	backend := &HTTPResolver{URL: "http://backend/", Client: &http.Client{Transport: replyWith(`{"code":0,"data":{"urls":["` + url + `"]}}`)}}
+	reply := replyWith(`{"code":0,"data":{"urls":["` + url + `"]}}`)
+	backend := &HTTPResolver{URL: "http://backend/", Client: &http.Client{Transport: reply}}
+	stranger := &HTTPResolver{URL: "http://backend/", Client: &http.Client{Transport: reply}, Untrusted: true}
+	own := ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+		return []Destination{{URL: url, Untrusted: true}}, nil
+	})
 	changed := With(backend, func(_ *PublishRequest, d *Destination) { d.ChunkSize = 4096 })
 	for _, row := range []struct {
-		r    DestinationResolver
-		want bool
+		name  string
+		r     DestinationResolver
+		param string
+		want  origin
 	}{
-		{MustStatic(url), false},
-		{backend, true},
-		{changed, true},
-		{Cached(Union(FirstOf(backend)), 0), true},
-		{FromParam("to", "10.0.0.0/8"), true},
+		{"static", MustStatic(url), "", fromHost},
+		{"backend", backend, "", fromOperator},
+		{"backend, named by the publisher", backend, "?forward=" + url, fromOutside},
+		{"another's backend", stranger, "", fromOutside},
+		{"changed", changed, "", fromOperator},
+		{"combined", Cached(Union(FirstOf(backend)), 0), "", fromOperator},
+		{"combined, named by the publisher", Cached(Union(FirstOf(backend)), 0), "?forward=" + url, fromOutside},
+		{"param", FromParam("to", "10.0.0.0/8"), "?to=" + url, fromOutside},
+		{"the host's own", own, "", fromOutside},
+		{"the host's own, combined", Cached(Union(own), 0), "", fromOutside},
 	} {
-		ds, err := row.r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: canary, Param: "?to=" + url})
+		t.Run(row.name, func(t *testing.T) {
+			ds, err := row.r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: canary, Param: row.param})
+			require.NoError(t, err)
+			require.Len(t, ds, 1)
+			require.Equal(t, row.want, ds[0].origin())
+		})
+	}
+}
+
+// The host of a backend's answer is the publisher's where the publisher has
+// said it, but for the address that the publisher has connected to.
+func TestWhatAPublisherNames(t *testing.T) {
+	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1935} }
+	seed := func(change func(*PublishRequest)) *PublishRequest {
+		r := &PublishRequest{
+			Vhost: DefaultVhost, App: "live", Stream: "livestream", TcURL: "rtmp://127.0.0.1:1935/live",
+			RemoteAddr: tcp("127.0.0.1"), LocalAddr: tcp("127.0.0.1"),
+		}
+		if change != nil {
+			change(r)
+		}
+		return r
+	}
+	for _, row := range []struct {
+		name  string
+		req   *PublishRequest
+		host  string
+		named bool
+	}{
+		{"the seed's example", seed(nil), "127.0.0.1:19350", false},
+		{"the seed's pattern", seed(func(r *PublishRequest) { r.Param = "?forward=rtmp://127.0.0.1:19351/test/livestream" }), "127.0.0.1:19351", true},
+		{"another port", seed(func(r *PublishRequest) { r.Param = "?forward=rtmp://10.0.0.5:1936/test/livestream" }), "10.0.0.5:22", true},
+		{"another host", seed(func(r *PublishRequest) { r.Param = "?forward=rtmp://10.0.0.5/test/livestream" }), "10.0.0.6", false},
+		{"userinfo", seed(func(r *PublishRequest) { r.Param = "?to=rtmp://a:b@10.0.0.5/x/y" }), "c:d@10.0.0.5", true},
+		{"encoded", seed(func(r *PublishRequest) { r.Param = "?to=rtmp%253A%252F%252F10%252E0.0.5" }), "10.0.0.5", true},
+		{"pageUrl", seed(func(r *PublishRequest) { r.PageURL = "https://page.example/?to=10.0.0.5" }), "10.0.0.5", true},
+		{"pageUrl's host", seed(func(r *PublishRequest) { r.PageURL = "https://intern.example/" }), "INTERN.example", true},
+		{"path of tcUrl", seed(func(r *PublishRequest) { r.TcURL = "rtmp://127.0.0.1/live/10.0.0.5" }), "10.0.0.5", true},
+		{"query of tcUrl", seed(func(r *PublishRequest) { r.TcURL = "rtmp://127.0.0.1?to=127.0.0.1" }), "127.0.0.1", true},
+		{"user of tcUrl", seed(func(r *PublishRequest) { r.TcURL = "rtmp://10.0.0.5@127.0.0.1/live" }), "10.0.0.5", true},
+		{"app", seed(func(r *PublishRequest) { r.App = "10.0.0.5" }), "10.0.0.5", true},
+		{"stream", seed(func(r *PublishRequest) { r.Stream = "10.0.0.5" }), "10.0.0.5", true},
+
+		{"localhost", seed(func(r *PublishRequest) { r.TcURL = "rtmp://LocalHost/live" }), "localhost:19350", false},
+		{"localhost by IPv6", seed(func(r *PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://[::1]:1935/live", tcp("::1") }), "[::1]:19350", false},
+		{"address of the network", seed(func(r *PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://192.168.1.5/live", tcp("192.168.1.5") }), "192.168.1.5:19350", false},
+		{"address that is another", seed(func(r *PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://192.168.1.6/live", tcp("192.168.1.5") }), "192.168.1.6", true},
+		{"loopback from afar", seed(func(r *PublishRequest) { r.RemoteAddr, r.LocalAddr = tcp("203.0.113.9"), tcp("192.168.1.5") }), "127.0.0.1:19350", true},
+		{"localhost from afar", seed(func(r *PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://localhost/live", tcp("192.168.1.5") }), "localhost", true},
+		{"name of another", seed(func(r *PublishRequest) { r.TcURL = "rtmp://intern/live" }), "intern", true},
+		{"no address of ours known", seed(func(r *PublishRequest) { r.LocalAddr = nil }), "127.0.0.1:19350", false},
+		{"no address known", seed(func(r *PublishRequest) { r.LocalAddr, r.RemoteAddr = nil, nil }), "127.0.0.1:19350", true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := &HTTPResolver{URL: "http://backend/", Client: &http.Client{Transport: replyWith(`{"code":0,"data":{"urls":["rtmp://` + row.host + `/a/b"]}}`)}}
+			ds, err := r.ResolveDestinations(t.Context(), row.req)
+			require.NoError(t, err)
+			require.Equal(t, row.named, ds[0].Untrusted)
+			require.True(t, ds[0].NoLinkLocal)
+		})
+	}
+}
+
+// An answer that is kept for when the backend is down is the next publisher's
+// where that one names the host.
+func TestLastGoodIsAskedAboutAgain(t *testing.T) {
+	var down atomic.Bool
+	r := &HTTPResolver{URL: "http://backend/", OnFailure: LastGood, Client: &http.Client{Transport: roundTripper(func(q *http.Request) (*http.Response, error) {
+		if down.Load() {
+			return nil, errors.New("down")
+		}
+		return replyWith(`{"code":0,"data":{"urls":["rtmp://10.0.0.5/a/b"]}}`).RoundTrip(q)
+	})}}
+	ask := func(param string) bool {
+		ds, err := r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: "s", Param: param})
 		require.NoError(t, err)
 		require.Len(t, ds, 1)
-		require.Equal(t, row.want, ds[0].untrusted)
+		return ds[0].Untrusted
 	}
+	require.False(t, ask(""))
+	down.Store(true)
+	require.False(t, ask(""))
+	require.True(t, ask("?to=10.0.0.5"))
+	require.False(t, ask(""), "the answer that is kept has not changed")
 }
 
 type replyWith string
@@ -221,7 +405,7 @@ func TestUntrustedPortOfAName(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		b.destination("a.example:25")
 		src := publish(b.T, b.srv, "live", canary).Source()
-		f, err := src.Forward(Destination{URL: "rtmp://a.example:25/live/s", untrusted: true})
+		f, err := src.Forward(Destination{URL: "rtmp://a.example:25/live/s", Untrusted: true})
 		require.NoError(b, err)
 		synctest.Wait()
 		var refused *AddressError
@@ -234,9 +418,57 @@ func TestUntrustedPortOfAName(t *testing.T) {
 // one was refused.
 func TestUntrustedErrors(t *testing.T) {
 	s := newServer(t, Config{})
-	_, err := s.dialUntrusted(nil)(t.Context(), "tcp", "localhost:1935")
+	_, err := s.guarded(fromOutside, nil)(t.Context(), "tcp", "localhost:1935")
 	var refused *AddressError
 	require.ErrorAs(t, err, &refused)
 	require.True(t, refused.Addr.Addr().IsLoopback())
 	require.NotContains(t, err.Error(), "dial")
+}
+
+// Over sockets, with a Config that says no more than where the backend is: what
+// it answers works on one machine, and what the publisher names only where that
+// is allowed.
+func TestBackendOnThisMachine(t *testing.T) {
+	for _, row := range []struct {
+		name, param string
+		allow       []netip.Prefix
+		ok          bool
+	}{
+		{"the backend's", "", nil, true},
+		{"the publisher's", "?forward=", nil, false},
+		{"the publisher's, allowed", "?forward=", []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := forwardtest.NewDestination()
+			defer d.Close()
+			to := d.URL("test/teststream")
+			states := make(chan error, 16)
+			s := newServer(t, Config{
+				AllowNetworks: row.allow,
+				Resolver: &HTTPResolver{URL: "http://backend/", Client: &http.Client{
+					Transport: replyWith(`{"code":0,"data":{"urls":["` + to + `"]}}`)}},
+				Hooks: Hooks{OnForward: func(_ *Forwarder, state State, err error) {
+					if state == StatePublishing || state == StateWaiting {
+						states <- err
+					}
+				}},
+			})
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			go s.Serve(l)
+			if row.param != "" {
+				row.param += to
+			}
+			pub, err := forwardtest.Client{URL: "rtmp://" + l.Addr().String() + "/live/livestream" + row.param}.Publish(t.Context())
+			require.NoError(t, err)
+			defer pub.Close()
+			err = <-states
+			if row.ok {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorAs(t, err, new(*AddressError))
+			require.ErrorContains(t, err, "unless Config.AllowNetworks holds 127.0.0.1/32")
+		})
+	}
 }

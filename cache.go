@@ -12,9 +12,9 @@ import (
 const maxAnswers = 4096
 
 // Cached asks r once where the same is asked again within ttl, or while r is
-// still thinking. Questions are the same if vhost, app, stream, param, tcUrl
-// and the publisher's address without port are: an answer is never given to
-// who brings another token. An answer that says itself how long it holds (see
+// still thinking. Questions are the same if vhost, app, stream, param, tcUrl,
+// pageUrl, the publisher's address without port and the one it has connected to
+// are: an answer is never given to who brings another token. An answer that says itself how long it holds (see
 // TTLResolver) is kept for that long; a ttl of 0 keeps others only until all
 // who asked meanwhile have it. Errors go to those who waited and are not kept.
 //
@@ -36,7 +36,7 @@ type cache struct {
 
 // question is what an answer may depend on.
 type question struct {
-	vhost, app, stream, param, tcURL, ip string
+	vhost, app, stream, param, tcURL, pageURL, ip, local string
 }
 
 // flight is a question that is being asked. Its result may be read once done
@@ -49,7 +49,7 @@ type flight struct {
 }
 
 func (c *cache) resolve(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error) {
-	q := question{foldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.IP()}
+	q := question{foldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.PageURL, req.IP(), addrIP(req.LocalAddr)}
 	for {
 		c.mu.Lock()
 		if a, ok := c.answers.get(q); ok && time.Now().Before(a.expires) {

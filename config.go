@@ -66,21 +66,38 @@ type Config struct {
 	// each time.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// AllowNetworks is where destinations may lead that came from outside:
-	// from the backend of an HTTPResolver, from a publisher (FromParam) or
-	// through the control handler. Checked are the addresses that a name
-	// leads to, at each attempt; what is refused is an *AddressError.
-	// Always allowed are public addresses. Others, such as loopback and
-	// private ones, are allowed where a prefix here holds them; see
-	// PrivateNetworks. Never allowed are the Server's own listeners, and
-	// ports below 1024 but 443. What Static and the like, or the host
-	// itself, names is not checked. Default none.
+	// AllowNetworks is where destinations may lead besides, depending on
+	// who has named them:
 	//
-	// Where Dial, or a destination's DialContext, is set, the addresses it
-	// tries are not known: checked is the one it has connected to, where
-	// the connection's RemoteAddr is a *net.TCPAddr, and before that the
-	// one in the URL, if there is one.
+	//   - the host's code or configuration (Static and the like,
+	//     Source.Forward): anywhere;
+	//   - the operator over the network (the backend of an HTTPResolver, the
+	//     control handler): anywhere but to link-local addresses and those of
+	//     metadata services, such as 169.254.169.254 and fd00:ec2::254;
+	//   - others (a publisher by FromParam, or by its own param, tcUrl or
+	//     pageUrl where a backend repeats them; another server by
+	//     RedirectAnywhere; Destination.Untrusted): to public addresses.
+	//
+	// What is refused so is allowed where a prefix here holds it; see
+	// PrivateNetworks. A link-local or metadata address needs a prefix within
+	// its range: 169.254.0.0/16 or longer, or fd00:ec2::254/128, but not
+	// 0.0.0.0/0 or fc00::/7. Nothing lets the second and third kind to the
+	// Server's own listeners; where the host itself names one, the stream is
+	// refused at connect (ErrLoop). Default none.
+	//
+	// Checked are the addresses that a name leads to, at each attempt, and
+	// the IPv4 address within an IPv6 one (NAT64, 6to4, Teredo, ISATAP and the
+	// like) as well; what is refused is an *AddressError. Where Dial, or a
+	// destination's DialContext, is set, the addresses it tries are not known:
+	// checked is the one it has connected to, where the connection's
+	// RemoteAddr is a *net.TCPAddr, and before that the one in the URL, if
+	// there is one.
 	AllowNetworks []netip.Prefix
+
+	// AllowPorts are ports below 1024 that destinations from outside, the
+	// last kind above, may have besides 443, and that redirects may lead to.
+	// Default none. What the host and the operator name may have any port.
+	AllowPorts []uint16
 
 	// TLSConfig is for rtmps destinations that have none of their own.
 	TLSConfig *tls.Config

@@ -35,6 +35,7 @@ var configFields = map[string]struct {
 	"Logger":            {slog.Default, "TestAddressesAreLoggedAsText"},
 	"Dial":              {nil, "bubble"},
 	"AllowNetworks":     {nil, "TestUntrustedAddresses"},
+	"AllowPorts":        {nil, "TestUntrustedPorts"},
 	"TLSConfig":         {nil, "Forwarder.tlsConfig"},
 	"Vhosts":            {nil, "TestResolveVhost"},
 	"NoGOPCache":        {nil, "forwardtest: no GOP cache"},

@@ -27,6 +27,11 @@ type ControlOptions struct {
 	// Names shows the names of streams. In many set-ups they are the keys
 	// that allow publishing.
 	Names bool
+
+	// Untrusted has the destinations checked as if a publisher had named
+	// them (see Destination.Untrusted), where the tokens are also with others
+	// than the operator.
+	Untrusted bool
 }
 
 // Handler returns a handler that shows the live streams and changes them while
@@ -72,8 +77,9 @@ type ControlOptions struct {
 //
 // of which only url is needed; redirect is same_host, never or anywhere. Its
 // Content-Type is application/json, other fields are refused, and it has at
-// most 64 KiB. It may lead to public addresses and those in
-// Config.AllowNetworks.
+// most 64 KiB. It may lead to every address but link-local ones and those of
+// metadata services, which Config.AllowNetworks must hold; see also
+// ControlOptions.Untrusted.
 //
 // POST of a forwarder answers 201 and the forwarder at once, PUT 200 and the
 // new one when it has taken over, refresh 200 and the source. DELETE answers
@@ -90,7 +96,7 @@ func (s *Server) Handler(o ControlOptions) (http.Handler, error) {
 	if len(o.Tokens) == 0 || slices.Contains(o.Tokens, "") {
 		return nil, errors.New("forward: control handler without a token, or with an empty one")
 	}
-	c := &control{srv: s, tokens: slices.Clone(o.Tokens), names: o.Names}
+	c := &control{srv: s, tokens: slices.Clone(o.Tokens), names: o.Names, untrusted: o.Untrusted}
 	mux := http.NewServeMux()
 	for path, methods := range map[string]controlMethods{
 		"/sources":                     {http.MethodGet: c.list},
@@ -111,6 +117,8 @@ type control struct {
 	srv    *Server
 	tokens []Secret
 	names  bool
+
+	untrusted bool
 }
 
 // controlMethods are what a path takes. Each returns a status and what is sent
@@ -230,7 +238,7 @@ func (c *control) add(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	d, err := readDestination(r)
+	d, err := c.readDestination(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -255,7 +263,7 @@ func (c *control) replace(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	d, err := readDestination(r)
+	d, err := c.readDestination(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -341,7 +349,7 @@ var controlRedirects = map[string]Redirect{
 }
 
 // readDestination reads the body of a request.
-func readDestination(r *http.Request) (Destination, error) {
+func (c *control) readDestination(r *http.Request) (Destination, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return Destination{}, &controlError{http.StatusUnsupportedMediaType, "unsupported_media_type",
 			"The body must be application/json."}
@@ -391,7 +399,7 @@ func readDestination(r *http.Request) (Destination, error) {
 		MergeWindow:  time.Duration(b.MergeWindow) * time.Millisecond,
 		DialTimeout:  time.Duration(b.DialTimeout) * time.Millisecond,
 		SetupTimeout: time.Duration(b.SetupTimeout) * time.Millisecond,
-		untrusted:    true,
+		Untrusted:    c.untrusted, NoLinkLocal: true,
 	}
 	var ok bool
 	if d.Redirect, ok = controlRedirects[b.Redirect]; !ok {

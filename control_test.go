@@ -142,7 +142,7 @@ func TestControl(t *testing.T) {
 	c.must(200, "GET", source+"/forwarders/"+f.ID, "", &f)
 	require.Equal(t, "publishing", f.State)
 	d := find(c.p.Source(), f.ID).Destination()
-	require.True(t, d.untrusted)
+	require.Equal(t, fromOperator, d.origin())
 	require.Equal(t, 4096, d.ChunkSize)
 
 	// One that is down shows why.
@@ -210,7 +210,7 @@ func TestControlTakesAllOptions(t *testing.T) {
 	read := func(body string) Destination {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
-		d, err := readDestination(r)
+		d, err := new(control).readDestination(r)
 		require.NoError(t, err)
 		return d
 	}
@@ -223,12 +223,19 @@ func TestControlTakesAllOptions(t *testing.T) {
 		URL: "rtmps://h/app", Profile: ProfileSRS, StreamKey: "k", User: "u", Password: "p", TcURL: "rtmp://t/app",
 		FlashVer: "X/1", ChunkSize: 4096, ServerName: "n", Fingerprint: pin, NoReleaseStream: true,
 		NoFCPublish: true, PlainMetadata: true, NoMetadata: true, DigestHandshake: true, Redirect: RedirectAnywhere,
-		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, untrusted: true,
+		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, NoLinkLocal: true,
 	}, all)
 	v := reflect.ValueOf(all)
 	for i := range v.NumField() {
 		switch name := v.Type().Field(i).Name; name {
 		case "DialContext", "TLSConfig": // what JSON cannot say
+		case "Untrusted": // for ControlOptions to say
+			strict := &control{untrusted: true}
+			r := httptest.NewRequest("POST", "/", strings.NewReader(`{"url":"rtmp://h/app/k"}`))
+			r.Header.Set("Content-Type", "application/json")
+			d, err := strict.readDestination(r)
+			require.NoError(t, err)
+			require.Equal(t, fromOutside, d.origin())
 		default:
 			require.False(t, v.Field(i).IsZero(), name)
 		}
@@ -390,10 +397,10 @@ func FuzzControlBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json; charset=utf-8")
-		d, err := readDestination(r)
+		d, err := new(control).readDestination(r)
 		if err == nil {
 			require.NoError(t, d.Validate())
-			require.True(t, d.untrusted)
+			require.Equal(t, fromOperator, d.origin())
 			require.True(t, json.Valid([]byte(body)))
 			return
 		}

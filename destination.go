@@ -170,9 +170,19 @@ type Destination struct {
 	// other is.
 	Fingerprint string
 
-	// untrusted marks a URL that came over the network, from a backend or a
-	// publisher. Where it may lead is checked at each dial.
-	untrusted bool
+	// Untrusted says that the URL comes from outside, such as from a
+	// publisher: it may lead to public addresses and ports alone, and to
+	// what Config.AllowNetworks and AllowPorts hold besides. That is checked
+	// at each dial, behind the name resolution. FromParam sets it, and
+	// HTTPResolver for a host that the publisher has named; a resolver of
+	// the host's own sets it where it passes on what it was told.
+	Untrusted bool
+
+	// NoLinkLocal says that the URL came over the network, though from the
+	// operator: it may lead to every address but link-local ones and those of
+	// metadata services, unless Config.AllowNetworks holds them.
+	// HTTPResolver and the control handler set it.
+	NoLinkLocal bool
 }
 
 // Validate says what is wrong with d, or nil. The error names d as String

@@ -236,7 +236,8 @@ func TestDestinationEqual(t *testing.T) {
 		"no dialer":   func(d *Destination) { d.DialContext = nil },
 		"dialer":      func(d *Destination) { d.DialContext = other },
 		"TLSConfig":   func(d *Destination) { d.TLSConfig = &tls.Config{} },
-		"untrusted":   func(d *Destination) { d.untrusted = true },
+		"Untrusted":   func(d *Destination) { d.Untrusted = true },
+		"NoLinkLocal": func(d *Destination) { d.NoLinkLocal = true },
 	} {
 		o := d
 		change(&o)

@@ -72,8 +72,8 @@ func TestFileTakesAllOptionsOfADestination(t *testing.T) {
 	for i := range v.NumField() {
 		switch name := v.Type().Field(i).Name; name {
 		case "DialContext", "TLSConfig": // what text cannot say
-		case "untrusted": // the file is the host's own
-			require.False(t, got[0].untrusted)
+		case "Untrusted", "NoLinkLocal": // the file is the host's own
+			require.Equal(t, fromHost, got[0].origin())
 		default:
 			require.False(t, v.Field(i).IsZero(), name)
 		}

@@ -768,7 +768,7 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 		return nil, errNoVhost
 	}
 	return &PublishRequest{
-		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(), LocalAddr: c.nc.LocalAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
 		PageURL: c.page, User: c.user, Hops: c.hops, enhanced: c.caps,
 	}, nil

@@ -18,7 +18,6 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
-	"github.com/rtmp-forward/forward/internal/dialer"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/ingest"
@@ -947,11 +946,11 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	if dial == nil {
 		dial = f.src.cfg.Dial
 	}
-	if f.dst.untrusted || at.untrusted {
-		dial = f.src.srv.dialUntrusted(dial)
-	} else if dial == nil {
-		dial = dialer.New(nil).DialContext
+	from := f.dst.origin()
+	if at.untrusted {
+		from = fromOutside
 	}
+	dial = f.src.srv.guarded(from, dial)
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {
 		nc, err = dial(ctx, "tcp", net.JoinHostPort(at.host, at.port))

@@ -33,6 +33,9 @@ type PublishRequest struct {
 	// RemoteAddr is the publisher's address, nil for a publisher inside
 	// the process.
 	RemoteAddr net.Addr
+	// LocalAddr is the address of ours that the publisher has connected to,
+	// nil inside the process.
+	LocalAddr net.Addr
 
 	// Vhost is DefaultVhost when the encoder names none. One in
 	// Config.Vhosts is spelled as there, any other is in lower case.

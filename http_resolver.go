@@ -7,11 +7,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/mention"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
@@ -37,13 +42,26 @@ const (
 //
 // where data.ttl, in seconds from 1 to a day, may be absent: after it the
 // backend may be asked again (see TTLResolver). Each URL is one in the sense of
-// Destination.URL, and means exactly that: nothing of the request is added. It
-// leads to public addresses and those in Config.AllowNetworks. No
+// Destination.URL, and means exactly that: nothing of the request is added. No
 // URLs, and the stream is not forwarded. An entry of urls that is no such URL
 // is logged and left out, the others count; if none is left, that is a
 // failure. code is a number as in SRS, not a string. If it is not 0, the
 // backend has refused the stream and so does the resolver, under any
 // OnFailure, with an error that wraps ErrRefused.
+//
+// The backend is the operator's, and its URLs may lead anywhere but to
+// link-local addresses and those of metadata services (Destination.NoLinkLocal).
+// But a backend may pass on what a publisher says, as with
+// "?forward=rtmp://other/live/stream" in its param. A URL whose host stands in
+// the publisher's own app, stream, param, tcUrl or pageUrl is one of the
+// publisher's and may lead to public addresses and ports alone
+// (Destination.Untrusted), unless Config.AllowNetworks and AllowPorts hold them.
+// The host is found in whatever case and spelling, with percent-encoding, JSON's
+// \u, base64 and hexadecimal decoded, also within one another. It is not where
+// the backend has looked up a name, has put a host together of parts, or knows
+// another encoding: then set Untrusted, or have it check what it passes on. The
+// host of tcUrl does not count where it is the address that the publisher has
+// connected to.
 //
 // All else that can go wrong is a failure: no connection, no answer in time,
 // another status (redirects are not followed), a body that is too long or not
@@ -90,6 +108,10 @@ type HTTPResolver struct {
 	// (HMAC-SHA256 over "id.timestamp.body"). It is the key itself or, after
 	// "whsec_", the key in base64.
 	Secret Secret
+
+	// Untrusted has all its URLs checked as if the publisher had named
+	// them, for a backend that is not the operator's.
+	Untrusted bool
 
 	// Logger gets a warning for each entry left out and each failure that
 	// OnFailure covers up; nil is slog.Default.
@@ -182,8 +204,9 @@ func (h *HTTPResolver) question(ctx context.Context, req *PublishRequest) (answe
 // answer makes destinations of the urls of a reply.
 func (h *HTTPResolver) answer(urls []json.RawMessage, ttl time.Duration, req *PublishRequest) (answer, error) {
 	a := answer{destinations: make([]Destination, 0, len(urls)), ttl: ttl, expires: time.Now().Add(ttl)}
+	said := saidBy(req)
 	for i, raw := range urls {
-		d, err := hookDestination(raw)
+		d, err := h.destination(raw, said)
 		if err != nil {
 			h.logger().Warn("on_forward: entry left out", "source", req.logName(), "entry", i, "err", err)
 			continue
@@ -197,7 +220,7 @@ func (h *HTTPResolver) answer(urls []json.RawMessage, ttl time.Duration, req *Pu
 	return a, nil
 }
 
-func hookDestination(raw json.RawMessage) (Destination, error) {
+func (h *HTTPResolver) destination(raw json.RawMessage, said *mention.Text) (Destination, error) {
 	var u *string
 	if err := json.Unmarshal(raw, &u); err != nil || u == nil {
 		return Destination{}, errors.New("not a string")
@@ -205,8 +228,51 @@ func hookDestination(raw json.RawMessage) (Destination, error) {
 	if len(*u) > maxHookURLLen {
 		return Destination{}, fmt.Errorf("longer than %d bytes", maxHookURLLen)
 	}
-	d := Destination{URL: *u, untrusted: true}
-	return d, d.Validate()
+	d := Destination{URL: *u, NoLinkLocal: true}
+	e, err := d.endpoint()
+	d.Untrusted = h.Untrusted || said.Names(e.host)
+	return d, err
+}
+
+// saidBy is what the publisher has chosen of a request.
+func saidBy(req *PublishRequest) *mention.Text {
+	_, tcURL, _ := strings.Cut(req.TcURL, "://")
+	at := strings.IndexAny(tcURL, "/?")
+	if at < 0 {
+		at = len(tcURL)
+	}
+	userinfo, hostport, _ := cutLast(tcURL[:at], "@")
+	if host, _, err := splitAuthority(hostport); err == nil && isLocal(req, host) {
+		tcURL = userinfo + tcURL[at:]
+	}
+	return mention.In(req.Param, tcURL, req.PageURL, req.App, req.Stream)
+}
+
+// isLocal reports whether a host is the address that a publisher has connected
+// to, as LocalAddr says, or where that is missing, RemoteAddr of this machine.
+func isLocal(req *PublishRequest, host string) bool {
+	local := addrOf(req.LocalAddr)
+	if remote := addrOf(req.RemoteAddr); !local.IsValid() && remote.IsLoopback() {
+		local = remote
+	}
+	if !local.IsValid() {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return local.IsLoopback()
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	addr = addr.Unmap().WithZone("")
+	return err == nil && (addr == local || addr.IsLoopback() && local.IsLoopback())
+}
+
+// addrOf is the IP address of a, not valid where it has none.
+func addrOf(a net.Addr) netip.Addr {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return t.AddrPort().Addr().Unmap().WithZone("")
 }
 
 func (h *HTTPResolver) logger() *slog.Logger {
@@ -281,6 +347,13 @@ func (p failurePolicy) onFailure(_ context.Context, h *HTTPResolver, req *Publis
 		h.logger().Warn("backend failed, forwarding as before", "source", req.logName(), "err", err)
 		// Its time is over, but the backend is to be asked again.
 		last.expires = time.Now().Add(last.ttl)
+		last.destinations = slices.Clone(last.destinations)
+		said := saidBy(req) // another publisher may have said it
+		for i, d := range last.destinations {
+			if e, err := d.endpoint(); err == nil && said.Names(e.host) {
+				last.destinations[i].Untrusted = true
+			}
+		}
 		return last.copy()
 	}
 	return nil, 0, err

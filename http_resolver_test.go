@@ -204,7 +204,7 @@ func TestHTTPResolverReplies(t *testing.T) {
 					require.NoError(t, err)
 					require.Equal(t, tt.urls, destinationURLs(ds))
 					for _, d := range ds {
-						require.True(t, d.untrusted)
+						require.Equal(t, fromOperator, d.origin())
 					}
 				case tt.refused || p.urls == nil:
 					require.ErrorContains(t, err, "on_forward: ")

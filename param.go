@@ -29,8 +29,9 @@ const maxParamURLs = 8
 // it may stand a port, or ":*" for all; by default it is the scheme's. So
 // "*.example.com" takes all names below example.com at 1935, or at 443 with
 // rtmps. A stream that names any other host is refused. Where a host leads is
-// checked besides: addresses that are not public must be in
-// Config.AllowNetworks too.
+// checked besides, as of each Destination that is Untrusted: addresses that are
+// not public must be in Config.AllowNetworks too, and ports below 1024 but 443
+// in Config.AllowPorts.
 func FromParam(name string, allow ...string) DestinationResolver {
 	allowed := make([]hostPattern, len(allow))
 	for i, a := range allow {
@@ -46,7 +47,7 @@ func FromParam(name string, allow ...string) DestinationResolver {
 		}
 		ds := make([]Destination, len(values))
 		for i, v := range values {
-			ds[i] = Destination{URL: v, untrusted: true}
+			ds[i] = Destination{URL: v, Untrusted: true}
 			if err := checkAllowed(ds[i], allowed); err != nil {
 				return nil, fmt.Errorf("parameter %s: %w", name, err)
 			}

@@ -30,7 +30,7 @@ func TestFromParam(t *testing.T) {
 			require.Empty(t, ds, param)
 			continue
 		}
-		require.Equal(t, []Destination{{URL: want, untrusted: true}}, ds, param)
+		require.Equal(t, []Destination{{URL: want, Untrusted: true}}, ds, param)
 	}
 }
 

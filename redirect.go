@@ -30,16 +30,16 @@ type Redirect int
 const (
 	// RedirectSameHost, the default, follows to other ports, apps and
 	// instances of the host in Destination.URL (or ServerName), so that key
-	// and password stay where they belong. Another port is 443 or at least
-	// 1024.
+	// and password stay where they belong. Another port is 443, at least
+	// 1024, or one of Config.AllowPorts.
 	RedirectSameHost Redirect = iota
 	// RedirectNever follows nowhere, which for a 302 is a refusal, and does
 	// not announce that it honours ReconnectRequest.
 	RedirectNever
 	// RedirectAnywhere follows to any host, which gets the stream key, and
 	// an answer if it asks for user and password. Where it leads is checked
-	// as with a backend's answer: see Config.AllowNetworks. ServerName does
-	// not hold there, Fingerprint does.
+	// as of a Destination that is Untrusted: see Config.AllowNetworks.
+	// ServerName does not hold there, Fingerprint does.
 	RedirectAnywhere
 )
 
@@ -53,14 +53,15 @@ var (
 	errRedirectNever = errors.New("redirects are not followed")
 	errRedirectHost  = errors.New("another host, to which Destination.Redirect does not allow to go")
 	errRedirectTLS   = errors.New("from rtmps to rtmp")
-	errRedirectPort  = errors.New("a port below 1024")
+	errRedirectPort  = errors.New("a port below 1024 that is not in Config.AllowPorts")
 	errRedirectURL   = errors.New("no URL that can be followed")
 	errRedirectTimes = fmt.Errorf("more than %d redirects", maxRedirects)
 )
 
 // redirected is where a reference leads that a server at a place has given, or
-// why it is not followed. One without a path means the same app.
-func (d Destination) redirected(at endpoint, ref string) (endpoint, error) {
+// why it is not followed. One without a path means the same app. cfg says which
+// ports it may have.
+func (d Destination) redirected(cfg *Config, at endpoint, ref string) (endpoint, error) {
 	if d.Redirect == RedirectNever {
 		return at, errRedirectNever
 	}
@@ -90,10 +91,14 @@ func (d Destination) redirected(at endpoint, ref string) (endpoint, error) {
 		return at, errRedirectHost
 	case !same:
 		e.untrusted, e.serverName = true, e.host
-	case e.port != home.port && !allowedPort(uint16(port)):
+	case e.port != home.port && !cfg.allowsPort(uint16(port)):
 		return at, errRedirectPort
 	}
 	return e, nil
+}
+
+func (f *Forwarder) redirected(at endpoint, ref string) (endpoint, error) {
+	return f.dst.redirected(f.src.srv.cfg.Load(), at, ref)
 }
 
 // relative resolves a path against the tcUrl (RFC 3986, 5.2.2, as far as tcUrls
@@ -133,7 +138,7 @@ func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *
 		case errors.As(err.Err, &asked):
 			auth, su = asked.Auth, setup{}
 		case errors.As(err.Err, &sent):
-			to, why := f.dst.redirected(at, sent.URL())
+			to, why := f.redirected(at, sent.URL())
 			if redirects++; why == nil && redirects > maxRedirects {
 				why = errRedirectTimes
 			}
@@ -174,7 +179,7 @@ type successor struct {
 // reconnect does what a ReconnectRequest asks for. It is called by the goroutine
 // that watches l, which later waits in successor.
 func (f *Forwarder) reconnect(l *link, ref string) {
-	at, err := f.dst.redirected(l.at, ref)
+	at, err := f.redirected(l.at, ref)
 	if err != nil {
 		f.report(slog.LevelWarn, "request to reconnect not followed", "to", redactURL(ref, true), "err", err)
 		return

@@ -65,7 +65,7 @@ func TestRedirected(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			at, err := c.d.endpoint()
 			require.NoError(t, err)
-			e, err := c.d.redirected(at, c.ref)
+			e, err := c.d.redirected(new(Config), at, c.ref)
 			require.ErrorIs(t, err, c.err)
 			if c.err != nil {
 				return
@@ -474,7 +474,7 @@ func FuzzRedirected(f *testing.F) {
 		for _, d.Redirect = range []Redirect{RedirectSameHost, RedirectAnywhere} {
 			at, err := d.endpoint()
 			require.NoError(t, err)
-			e, err := d.redirected(at, ref)
+			e, err := d.redirected(new(Config), at, ref)
 			if err != nil {
 				require.NotContains(t, err.Error(), canary)
 				require.Equal(t, at, e)

@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -259,22 +260,70 @@ vhost b { forward { enabled on; destination %s; } }
 	}
 }
 
-// What a backend names is not trusted, and the log says what would be.
-func TestNamesTheFlagThatAllowsADestination(t *testing.T) {
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/live/`+secretscan.Canary+`"]}}`)
+// backendOf is a backend that answers a URL, or the one in the publisher's
+// parameter "forward" where that is empty.
+func backendOf(t *testing.T, answer string) (url string) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to := answer
+		if to == "" {
+			var question struct{ Param string }
+			if json.NewDecoder(r.Body).Decode(&question) != nil {
+				t.Error("no JSON")
+			}
+			to = strings.TrimPrefix(question.Param, "?forward=")
+		}
+		json.NewEncoder(w).Encode(map[string]any{"code": 0, "data": map[string]any{"urls": []string{to}}})
 	}))
-	defer backend.Close()
-	d := start(t, write(t, `
+	t.Cleanup(backend.Close)
+	return backend.URL
+}
+
+// The seed's dynamic example works with no flags, and a backend that passes on
+// what a publisher names.
+func TestForwardsWhereABackendSays(t *testing.T) {
+	for name, named := range map[string]bool{"by the backend": false, "by the publisher": true} {
+		t.Run(name, func(t *testing.T) {
+			_, addr, published := slave(t)
+			to, param := "rtmp://"+addr+"/test/"+secretscan.Canary, ""
+			if named {
+				to, param = "", "?forward="+to
+			}
+			d := start(t, write(t, `
 listen 127.0.0.1:0;
-vhost __defaultVhost__ { forward { enabled on; backend `+backend.URL+`; } }
+vhost __defaultVhost__ { forward { enabled on; backend `+backendOf(t, to)+`; } }
 `))
-	master := d.await("listening")["addr"].(string)
-	publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: secretscan.Canary})
-	hint := d.await("destination not allowed")
-	require.Equal(t, "127.0.0.1/32", hint["allow"])
-	require.Contains(t, hint["hint"], "-allow")
-	require.NoError(t, d.end(syscall.SIGTERM))
+			master := d.await("listening")["addr"].(string)
+			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: forward.Secret("livestream" + param)})
+			require.Equal(t, "test/"+secretscan.Canary, (<-published).Name())
+			require.NoError(t, d.end(syscall.SIGTERM))
+		})
+	}
+}
+
+// The log says what would let a destination be reached.
+func TestNamesTheFlagThatAllowsADestination(t *testing.T) {
+	for name, row := range map[string]struct {
+		args          []string
+		answer, param string
+		allow         string
+	}{
+		"metadata":             {nil, "rtmp://169.254.169.254:80/live/" + secretscan.Canary, "", "169.254.169.254/32"},
+		"named by a publisher": {[]string{"-allow", "private"}, "", "?forward=rtmp://127.0.0.1:19350/live/" + secretscan.Canary, "127.0.0.1/32"},
+		"backend not trusted":  {[]string{"-allow", "none", "-untrusted-backend"}, "rtmp://10.0.0.1/live/" + secretscan.Canary, "", "10.0.0.1/32"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := start(t, write(t, `
+listen 127.0.0.1:0;
+vhost __defaultVhost__ { forward { enabled on; backend `+backendOf(t, row.answer)+`; } }
+`), row.args...)
+			master := d.await("listening")["addr"].(string)
+			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: forward.Secret(secretscan.Canary + row.param)})
+			hint := d.await("destination not allowed")
+			require.Equal(t, row.allow, hint["allow"])
+			require.Contains(t, hint["hint"], "-allow")
+			require.NoError(t, d.end(syscall.SIGTERM))
+		})
+	}
 }
 
 // A destination that takes nothing does not hold up the end.

@@ -8,6 +8,11 @@
 // it exits with status 0; a second one ends it at once. The status is 2 if the
 // command line or the file is wrong, 1 if it can't serve.
 //
+// A backend may send streams anywhere but to link-local addresses and those of
+// metadata services. What a publisher names, by way of a backend that passes on
+// its parameters, may lead to public addresses, private networks and this machine:
+// -allow says otherwise. The server's own listeners are refused in any case.
+//
 // Where GOMEMLIMIT is not set, it is seven eighths of the memory limit of the
 // process's cgroup, if that has one.
 //
@@ -64,23 +69,32 @@ type options struct {
 	log     string
 	verbose bool
 	allow   []netip.Prefix
+	ports   []uint16
+	strict  bool
 }
 
 // run serves until ctx ends, and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := options{allow: forward.PrivateNetworks()}
+	o := options{allow: append(forward.PrivateNetworks(), thisMachine...)}
 	flags := flag.NewFlagSet("forwardd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.file, "c", "", "configuration `file`")
 	flags.BoolVar(&o.test, "t", false, "check the configuration file and exit")
 	flags.DurationVar(&o.grace, "grace", 5*time.Second, "how long the streams may take to end at the end")
 	flags.StringVar(&o.log, "log", "text", "log as `text or json`")
-	flags.Func("allow", "`networks` a backend may forward to besides public ones (Config.AllowNetworks):\n"+
-		"private, loopback, none or prefixes, separated by commas (default private)",
+	flags.Func("allow", "`networks` that publishers may name besides public ones, by way of a backend (Config.AllowNetworks):\n"+
+		"private, loopback, none or prefixes, separated by commas (default private,loopback);\n"+
+		"a prefix of link-local or metadata addresses allows it to a backend too",
 		func(s string) (err error) {
 			o.allow, err = networks(s)
 			return err
 		})
+	flags.Func("allow-ports", "`ports` below 1024 that publishers may name besides 443 (Config.AllowPorts), separated by commas",
+		func(s string) (err error) {
+			o.ports, err = ports(s)
+			return err
+		})
+	flags.BoolVar(&o.strict, "untrusted-backend", false, "let a backend name what publishers may, and nothing else")
 	flags.BoolVar(&o.verbose, "v", false, "log protocol detail too")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -128,6 +142,8 @@ func memoryLimit(env string, system int64) int64 {
 	return system / 8 * 7
 }
 
+var thisMachine = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
 // networks reads -allow.
 func networks(s string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
@@ -136,7 +152,7 @@ func networks(s string) ([]netip.Prefix, error) {
 		case "private":
 			out = append(out, forward.PrivateNetworks()...)
 		case "loopback":
-			out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+			out = append(out, thisMachine...)
 		case "none":
 		default:
 			p, err := netip.ParsePrefix(word)
@@ -145,6 +161,19 @@ func networks(s string) ([]netip.Prefix, error) {
 			}
 			out = append(out, p)
 		}
+	}
+	return out, nil
+}
+
+// ports reads -allow-ports.
+func ports(s string) ([]uint16, error) {
+	var out []uint16
+	for word := range strings.SplitSeq(s, ",") {
+		p, err := strconv.ParseUint(word, 10, 16)
+		if err != nil || p == 0 {
+			return nil, fmt.Errorf("%q: expected a port such as 80", word)
+		}
+		out = append(out, uint16(p))
 	}
 	return out, nil
 }
@@ -178,7 +207,13 @@ func load(o options) (*config, error) {
 	if err := file.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.file, err)
 	}
-	file.Config.AllowNetworks = o.allow // the file has no word for it
+	// The file has no words for these.
+	file.Config.AllowNetworks, file.Config.AllowPorts = o.allow, o.ports
+	for _, v := range file.Config.Vhosts {
+		if backend, ok := v.Resolver.(*forward.HTTPResolver); ok {
+			backend.Untrusted = o.strict
+		}
+	}
 	file.Config.Hooks.OnForward = hintAllow
 	conf := &config{File: file}
 	if r := file.RTMPS; r != nil {
@@ -191,12 +226,12 @@ func load(o options) (*config, error) {
 	return conf, nil
 }
 
-// hintAllow says which flag lets a backend name the destination that a
-// forwarder has been refused, once for each forwarder.
+// hintAllow says which flag lets a destination be reached that a forwarder has
+// been refused, once for each forwarder.
 func hintAllow(f *forward.Forwarder, _ forward.State, err error) {
 	var refused *forward.AddressError
 	if errors.As(err, &refused) && refused.Allow.IsValid() && f.Stats().Connects == 1 {
-		slog.Warn("destination not allowed", "addr", refused.Addr, "allow", refused.Allow, "hint", "-allow takes networks a backend may forward to")
+		slog.Warn("destination not allowed", "addr", refused.Addr, "allow", refused.Allow, "hint", "-allow lets it be reached")
 	}
 }
 
@@ -266,7 +301,6 @@ func (d *daemon) reload(listeners []listener) {
 	conf, err := load(d.opts)
 	if err == nil {
 		conf.Inherit(d.conf.File)
-		conf.Config.AllowNetworks = d.conf.Config.AllowNetworks // of the command line
 		next := conf.Config
 		next.Addr = d.conf.Config.Addr // as Listen, which is named below
 		err = d.srv.Reload(next)

@@ -32,6 +32,7 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		"unknown flag":     {[]string{"-x"}, "-x"},
 		"unknown log":      {[]string{"-c", good, "-log", "xml"}, "-log xml: expected text or json"},
 		"unknown network":  {[]string{"-c", good, "-allow", "all"}, `"all": expected private, loopback, none or a prefix`},
+		"unknown port":     {[]string{"-c", good, "-allow-ports", "http"}, `"http": expected a port such as 80`},
 		"argument":         {[]string{"-c", good, "on"}, `unexpected argument "on"`},
 		"syntax":           {[]string{"-c", write(t, "listen 1935;\nlisten 1936\n")}, "forward.conf:2:12: "},
 		"unknown word":     {[]string{"-c", write(t, "listen 1935;\n  lisden 1936;\n")}, "forward.conf:2:3: "},
@@ -78,6 +79,16 @@ func TestNetworks(t *testing.T) {
 	for _, text := range []string{"", "10.0.0.1", "all", "private,"} {
 		_, err := networks(text)
 		require.ErrorContains(t, err, "expected private, loopback, none or a prefix", text)
+	}
+}
+
+func TestPorts(t *testing.T) {
+	got, err := ports("80,1")
+	require.NoError(t, err)
+	require.Equal(t, []uint16{80, 1}, got)
+	for _, text := range []string{"", "0", "65536", "80,", "http", "-1"} {
+		_, err := ports(text)
+		require.ErrorContains(t, err, "expected a port", text)
 	}
 }
 
