@@ -38,6 +38,7 @@ func (a asked) request(cfg *Config) *PublishRequest {
 type nowhere struct{ net.Conn }
 
 func (nowhere) RemoteAddr() net.Addr { return nil }
+func (nowhere) LocalAddr() net.Addr  { return nil }
 
 const secretMedia = h264Key + "only for studio"
 
