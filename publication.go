@@ -34,9 +34,11 @@ var ErrTakenOver = errors.New("forward: another publisher has taken the stream o
 
 // publication returns a new one. turn is held.
 func (s *Source) publication(req *PublishRequest) *publication {
-	p := &publication{src: s, req: req, framer: chunk.Framer{Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps}}
+	p := &publication{src: s, req: req, framer: chunk.Framer{
+		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab,
+	}}
 	if s.count > 0 {
-		p.framer.Resume(s.count, s.resumeAt)
+		p.framer.Resume(s.resumeAt)
 	}
 	s.count++
 	return p
@@ -193,7 +195,7 @@ const (
 
 // ready reports whether the stream can go on with a message of the next
 // publisher, and keeps it where it belongs before that.
-func (p *publication) ready(frame, push *chunk.Frame, now int64) bool {
+func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 	if p.first == 0 {
 		p.first = now
 	}
@@ -201,14 +203,16 @@ func (p *publication) ready(frame, push *chunk.Frame, now int64) bool {
 	media, keyframe, header := gop.Look(frame)
 	switch {
 	case header:
-		p.waiting = append(p.waiting, pair{frame, push})
+		p.waiting = append(p.waiting, held{frame.Apart(), wrap})
 		bytes := 0
 		for _, w := range p.waiting {
 			bytes += w.frame.Length
 		}
-		for ; len(p.waiting) > maxWaiting || bytes > maxWaitingBytes; p.waiting = p.waiting[1:] {
-			bytes -= p.waiting[0].frame.Length
+		n := 0
+		for ; len(p.waiting)-n > maxWaiting || bytes > maxWaitingBytes; n++ {
+			bytes -= p.waiting[n].frame.Length
 		}
+		p.waiting = slices.Delete(p.waiting, 0, n)
 		return false
 	case keyframe:
 		return true
@@ -218,7 +222,7 @@ func (p *publication) ready(frame, push *chunk.Frame, now int64) bool {
 
 // turnTo has p publish from now on. It returns the message, which comes first
 // behind the headers, with a time behind all before. turn is held.
-func (s *Source) turnTo(p *publication, frame, push *chunk.Frame, now int64) (_, _ *chunk.Frame) {
+func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
 	if s.now != nil {
 		s.past = append(s.past, s.now)
 	}
@@ -234,30 +238,18 @@ func (s *Source) turnTo(p *publication, frame, push *chunk.Frame, now int64) (_,
 	}
 	s.log.Restart()
 	for _, w := range p.waiting {
-		w.retime(at)
-		s.add(w.frame, w.push, now)
+		s.add(retimed(w.frame, at), w.wrap, now)
 	}
 	p.waiting = nil
-	first := pair{frame, push}
-	first.retime(at)
-	return first.frame, first.push
+	return retimed(frame, at)
 }
 
-// retime gives both forms of a message another time.
-func (w *pair) retime(at uint32) {
-	if w.frame.Time == at {
-		return
+// retimed is the message with another time.
+func retimed(f *chunk.Frame, at uint32) *chunk.Frame {
+	if f.Time == at {
+		return f
 	}
-	again := func(f *chunk.Frame) *chunk.Frame {
-		h := f.Header
-		h.Time = at
-		return chunk.NewFrame(h, f.Payload(), f.Size())
-	}
-	same := w.push == w.frame
-	w.frame = again(w.frame)
-	if same {
-		w.push = w.frame
-	} else {
-		w.push = again(w.push)
-	}
+	h := f.Header
+	h.Time = at
+	return chunk.NewFrame(h, f.Payload(), f.Size())
 }

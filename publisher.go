@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,13 +178,17 @@ type publication struct {
 	pace    pace
 	heard   int64 // when the last message came, or the publish was accepted
 	begun   bool  // media has come
-	waiting []pair
+	waiting []held
 	first   int64 // when the first message came that had to wait
 	video   bool  // some of that was video
 }
 
-// pair is a message as players and as destinations get it.
-type pair struct{ frame, push *chunk.Frame }
+// held is a message that waits, and whether destinations get it inside
+// @setDataFrame.
+type held struct {
+	frame *chunk.Frame
+	wrap  bool
+}
 
 // silent returns how long a publisher may send no media, where it has sent none
 // for longer.
@@ -216,7 +219,7 @@ func (p *publication) single(m chunk.Message, now int64) {
 		if m.Frame == nil {
 			m.Frame = p.framer.Frame(m.Header, m.Payload)
 		}
-		p.append(m.Frame, m.Frame, now)
+		p.append(m.Frame, false, now)
 	case chunk.TypeData:
 		p.data(m.Time, m.Payload, false, now)
 	case chunk.TypeDataAMF3:
@@ -236,20 +239,16 @@ func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 		return
 	}
 	h := chunk.Header{Type: chunk.TypeData, Time: ms}
-	frame := p.framer.Frame(h, plain)
-	push := frame
-	switch {
-	case t.Set:
-		push = p.framer.Frame(h, body)
-	case t.OnMetaData && !t.Clear:
-		push = p.framer.Frame(h, slices.Concat([]byte(flv.SetDataFrame), plain))
+	frame := p.framer.Frame
+	if t.OnMetaData {
+		frame = p.framer.Alone // the header set keeps it
 	}
-	p.append(frame, push, now)
+	p.append(frame(h, plain), t.Set || t.OnMetaData && !t.Clear, now)
 }
 
 // append takes a message. One without a body is of no use to anybody, and some
 // servers can't stand it.
-func (p *publication) append(frame, push *chunk.Frame, now int64) {
+func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	if frame.Length == 0 {
 		return
 	}
@@ -257,13 +256,13 @@ func (p *publication) append(frame, push *chunk.Frame, now int64) {
 	s.turn.Lock()
 	before := s.now
 	if before != p {
-		if s.next != p || s.log.Ended() || !p.ready(frame, push, now) {
+		if s.next != p || s.log.Ended() || !p.ready(frame, wrap, now) {
 			s.turn.Unlock()
 			return
 		}
-		frame, push = s.turnTo(p, frame, push, now)
+		frame = s.turnTo(p, frame, now)
 	}
-	changed := s.add(frame, push, now)
+	changed := s.add(frame, wrap, now)
 	s.turn.Unlock()
 	if changed {
 		s.codecChanged()
@@ -281,8 +280,8 @@ func (p *publication) append(frame, push *chunk.Frame, now int64) {
 
 // add appends a message to the log. It reports whether a header that was in force
 // is not any more. turn is held.
-func (s *Source) add(frame, push *chunk.Frame, now int64) (changed bool) {
-	changed = s.log.Append(frame, push, now).Changed
+func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool) {
+	changed = s.log.Append(frame, wrap, now).Changed
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
 	if frame.Type != chunk.TypeData {

@@ -1,6 +1,10 @@
 package chunk
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+	"iter"
+)
 
 // Frame is one message laid out as chunks, ready to be sent. Its bytes are
 // shared by all receivers and never change once the message is complete.
@@ -10,9 +14,16 @@ type Frame struct {
 	// to the end of the slab it lies in, so that neighbours can be sent as
 	// one range.
 	b    []byte
-	size int // payload bytes per chunk
-	slab uint64
-	off  int // place in the slab
+	size int   // payload bytes per chunk
+	slab *slab // nil: b is memory of its own
+	off  int   // place in the slab
+	held int   // see Hold; of a frame without a slab
+}
+
+// slab is memory that neighbours lie in.
+type slab struct {
+	size int
+	held int // by frames in it
 }
 
 // Bytes are the chunks of f, message stream id MediaStreamID.
@@ -27,7 +38,44 @@ func (f *Frame) Size() int { return f.size }
 // Follows reports whether f lies directly behind g in memory: g's bytes
 // resliced by len(f) more are g's and f's.
 func (f *Frame) Follows(g *Frame) bool {
-	return f.slab != 0 && f.slab == g.slab && g.off+len(g.b) == f.off
+	return f.slab != nil && f.slab == g.slab && g.off+len(g.b) == f.off
+}
+
+// Hold counts one more who keeps the frame, and returns how many bytes of memory
+// are kept by that which were not before: those of the frame, or of its slab.
+// Drop undoes it. All frames that a Framer has made are for one goroutine at a
+// time in this.
+func (f *Frame) Hold() int {
+	held, size := f.memory()
+	if *held++; *held > 1 {
+		return 0
+	}
+	return size
+}
+
+// Drop undoes a Hold, and returns how many bytes nobody keeps any more.
+func (f *Frame) Drop() int {
+	held, size := f.memory()
+	if *held--; *held > 0 {
+		return 0
+	}
+	return size
+}
+
+func (f *Frame) memory() (held *int, size int) {
+	if f.slab != nil {
+		return &f.slab.held, f.slab.size
+	}
+	return &f.held, cap(f.b)
+}
+
+// Apart returns f, or a copy of it where f lies in a slab, so that to keep it is
+// not to keep its neighbours.
+func (f *Frame) Apart() *Frame {
+	if f.slab == nil {
+		return f
+	}
+	return &Frame{Header: f.Header, b: bytes.Clone(f.b), size: f.size}
 }
 
 // Head is the payload up to the end of the first chunk.
@@ -47,14 +95,40 @@ func (f *Frame) Payload() []byte {
 
 // AppendPayload appends the payload to dst.
 func (f *Frame) AppendPayload(dst []byte) []byte {
-	rest, left := f.b[headerLen(f.Time):], f.Length
-	for gap := continuationLen(f.Time); ; {
-		n := min(left, f.size)
-		dst = append(dst, rest[:n]...)
-		if left -= n; left == 0 {
-			return dst
+	for p := range f.chunks() {
+		dst = append(dst, p...)
+	}
+	return dst
+}
+
+// Holds reports whether f's payload is p.
+func (f *Frame) Holds(p []byte) bool {
+	if f.Length != len(p) {
+		return false
+	}
+	for part := range f.chunks() {
+		if !bytes.Equal(part, p[:len(part)]) {
+			return false
 		}
-		rest = rest[n+gap:]
+		p = p[len(part):]
+	}
+	return true
+}
+
+// chunks are the payload's pieces.
+func (f *Frame) chunks() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		rest, left := f.b[headerLen(f.Time):], f.Length
+		for gap := continuationLen(f.Time); ; {
+			n := min(left, f.size)
+			if !yield(rest[:n]) {
+				return
+			}
+			if left -= n; left == 0 {
+				return
+			}
+			rest = rest[n+gap:]
+		}
 	}
 }
 
@@ -74,12 +148,14 @@ type Layout struct {
 	StreamID uint32
 	Offset   uint32 // added to each time, modulo 2^32
 	Size     int    // payload bytes per chunk
+	// Prefix goes in front of the payload, as a part of it.
+	Prefix []byte
 }
 
 // Shared reports whether frames of a Framer with this chunk size can be sent
 // as they are.
 func (l Layout) Shared(size int) bool {
-	return l.StreamID == MediaStreamID && l.Offset == 0 && l.Size == size
+	return l.StreamID == MediaStreamID && l.Offset == 0 && l.Size == size && l.Prefix == nil
 }
 
 // AppendTo appends f in another layout to iov: headers are written to
@@ -89,6 +165,7 @@ func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []by
 	h := f.Header
 	h.StreamID = l.StreamID
 	h.Time += l.Offset
+	h.Length += len(l.Prefix)
 
 	header := func(write func([]byte, Header) []byte) {
 		if cap(scratch)-len(scratch) < maxHeader {
@@ -100,20 +177,21 @@ func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []by
 	}
 
 	header(appendHeader)
-	rest, left := f.b[headerLen(f.Time):], f.Length
-	gap := continuationLen(f.Time)
-	in, out := f.size, l.Size // left of the source chunk, of the chunk to send
-	for left > 0 {
-		if in == 0 {
-			rest, in = rest[gap:], f.size
+	room := l.Size // of the chunk
+	put := func(p []byte) {
+		for len(p) > 0 {
+			if room == 0 {
+				header(appendContinuation)
+				room = l.Size
+			}
+			n := min(len(p), room)
+			iov = append(iov, p[:n:n])
+			p, room = p[n:], room-n
 		}
-		if out == 0 {
-			header(appendContinuation)
-			out = l.Size
-		}
-		n := min(left, in, out)
-		iov = append(iov, rest[:n:n])
-		rest, left, in, out = rest[n:], left-n, in-n, out-n
+	}
+	put(l.Prefix)
+	for p := range f.chunks() {
+		put(p)
 	}
 	return iov, scratch
 }
@@ -128,20 +206,22 @@ type Framer struct {
 	// for audio, video and data.
 	Continuous bool
 
+	// MaxSlab, where it is set, is asked before each slab how large it may be.
+	MaxSlab func() int
+
 	clock clock
 	free  []byte // rest of the current slab
-	slab  uint64 // number of the current slab
+	slab  *slab  // the current one
 	off   int    // where free begins in it
 	next  int    // size of the next slab
+	most  int    // what MaxSlab has said last, within minSlab and maxSlab
 	began uint32 // time of the current slab's first message
 }
 
-// Resume makes f the n-th Framer of a stream, from 0: its first audio or video
-// goes out with the time that at gives then, where times are continuous.
-func (f *Framer) Resume(n int, at func() uint32) {
-	f.slab = uint64(n) << 32 // a slab is of one Framer
-	f.clock.resume = at
-}
+// Resume makes f the next Framer of a stream that had another one: its first
+// audio or video goes out with the time that at gives then, where times are
+// continuous.
+func (f *Framer) Resume(at func() uint32) { f.clock.resume = at }
 
 // Shift adds d, modulo 2^32, to the times of all messages to come, where times
 // are continuous.
@@ -150,13 +230,17 @@ func (f *Framer) Shift(d uint32) { f.clock.shift(d) }
 // A slab is sized for slabTime to 4 x slabTime of the stream: the log keeps it
 // while it keeps one message of it.
 const (
-	minSlab  = 4 << 10
+	minSlab  = 1 << 10
+	newSlab  = 4 << 10 // the first one
 	maxSlab  = 256 << 10
 	slabTime = 100 // milliseconds
 )
 
 // begin reserves the place of a message.
-func (f *Framer) begin(h Header) *Frame {
+func (f *Framer) begin(h Header) *Frame { return f.place(h, false) }
+
+// place reserves the place of a message, alone where it must not lie in a slab.
+func (f *Framer) place(h Header, alone bool) *Frame {
 	if f.Continuous {
 		h.Time = f.clock.time(h)
 	}
@@ -164,7 +248,10 @@ func (f *Framer) begin(h Header) *Frame {
 	h.StreamID = MediaStreamID
 	n := framedLen(h, f.Size)
 	fr := &Frame{Header: h, size: f.Size}
-	if n > maxSlab/4 {
+	if f.most == 0 {
+		f.most = maxSlab
+	}
+	if alone || n > f.most/4 {
 		fr.b = make([]byte, n)
 	} else {
 		f.reserve(n, h.Time)
@@ -179,23 +266,32 @@ func (f *Framer) reserve(n int, now uint32) {
 	if n <= len(f.free) {
 		return
 	}
+	if f.MaxSlab != nil {
+		f.most = min(max(f.MaxSlab(), minSlab), maxSlab)
+	}
 	switch lasted := int32(now - f.began); {
 	case f.next == 0:
-		f.next = minSlab
+		f.next = newSlab
 	case lasted < slabTime:
-		f.next = min(2*f.next, maxSlab)
+		f.next *= 2
 	case lasted > 4*slabTime:
-		f.next = max(f.next/2, minSlab)
+		f.next = max(f.next/2, newSlab)
 	}
+	f.next = min(f.next, f.most)
 	f.free = make([]byte, max(f.next, n))
-	f.slab++
+	f.slab = &slab{size: len(f.free)}
 	f.off, f.began = 0, now
 }
 
 // Frame lays out a copy of payload behind the messages before it.
-func (f *Framer) Frame(h Header, payload []byte) *Frame {
+func (f *Framer) Frame(h Header, payload []byte) *Frame { return f.frame(h, payload, false) }
+
+// Alone is Frame in memory of its own, for what may be kept for long.
+func (f *Framer) Alone(h Header, payload []byte) *Frame { return f.frame(h, payload, true) }
+
+func (f *Framer) frame(h Header, payload []byte, alone bool) *Frame {
 	h.Length = len(payload)
-	fr := f.begin(h)
+	fr := f.place(h, alone)
 	fr.fill(payload, 0)
 	return fr
 }

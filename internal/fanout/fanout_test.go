@@ -57,7 +57,7 @@ func (s *stream) frame(size int) {
 		body[i] = byte(s.n) + byte(i)
 	}
 	f := s.framer.Frame(chunk.Header{Type: chunk.TypeVideo, Time: 40 * s.n}, body)
-	s.log.Append(f, f, s.now)
+	s.log.Append(f, false, s.now)
 	s.n++
 	s.now++
 }

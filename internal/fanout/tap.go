@@ -43,7 +43,7 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 	for {
 		m, set := t.cursor.Read()
 		if m != nil {
-			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, payload) })
+			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, slices.Clone(payload)) })
 			// A copy: the log's bytes are shared, and a slab would be kept for them.
 			f(m.Type, m.Time, m.Frame.AppendPayload(make([]byte, 0, m.Frame.Length)))
 			return nil

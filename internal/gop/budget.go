@@ -2,6 +2,7 @@ package gop
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,12 +132,16 @@ func (l *Log) Release() {
 }
 
 // charge counts what an Append has changed.
-func (l *Log) charge(delta int) {
-	if l.budget == nil || delta == 0 {
+func (l *Log) charge() {
+	if l.budget == nil {
 		return
 	}
-	l.charged.Add(int64(delta))
-	l.budget.used.Add(int64(delta))
+	delta := int64(l.held) - l.charged.Load()
+	if delta == 0 {
+		return
+	}
+	l.charged.Add(delta)
+	l.budget.used.Add(delta)
 	if l.released.Load() { // Release may have come in between
 		l.giveBack()
 	}
@@ -144,14 +149,30 @@ func (l *Log) charge(delta int) {
 
 func (l *Log) giveBack() { l.budget.used.Add(-l.charged.Swap(0)) }
 
+// Held is how many bytes of memory the Log takes, as the Budget counts them.
+func (l *Log) Held() int { return int(l.charged.Load()) }
+
+// MaxSlab is how large the slabs of a Log's frames may be: what a Log holds of
+// them beyond its messages is then a small part of it.
+func (l *Log) MaxSlab() int {
+	n := l.limits.Bytes
+	if b := l.budget; b != nil && b.limit.Load() >= 0 {
+		n = min(n, b.share())
+	}
+	return n / 16
+}
+
 // MaxBytes is how many bytes the Log may hold now.
-func (l *Log) MaxBytes() int {
+func (l *Log) MaxBytes() int { return min(l.limits.Bytes, l.room()) }
+
+// room is how much memory the Log may take now.
+func (l *Log) room() int {
 	b := l.budget
 	if b == nil || !b.Above(ShortenAt) {
-		return l.limits.Bytes
+		return math.MaxInt
 	}
 	// Others may hold more than their share and receive nothing: there is no
 	// more room than they leave.
-	room := l.charged.Load() + b.limit.Load() - b.used.Load()
-	return min(l.limits.Bytes, b.share(), int(max(room, 0)))
+	left := l.charged.Load() + b.limit.Load() - b.used.Load()
+	return min(b.share(), int(max(left, 0)))
 }

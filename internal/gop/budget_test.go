@@ -2,6 +2,7 @@ package gop
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"testing"
 
@@ -35,12 +36,12 @@ func TestBudgetCountsWhatLogsHold(t *testing.T) {
 		for _, f := range []*feed{one, two} {
 			f.video(avcKey, avcInter, avcInter)
 		}
-		require.Equal(t, one.bytes+two.bytes, b.Used())
+		require.Equal(t, one.held+two.held, b.Used())
 	}
 	one.Release()
-	require.Equal(t, two.bytes, b.Used())
+	require.Equal(t, two.held, b.Used())
 	one.video(avcKey, avcInter)
-	require.Equal(t, two.bytes, b.Used())
+	require.Equal(t, two.held, b.Used())
 	two.Release()
 	require.Zero(t, b.Used())
 	require.Empty(t, b.logs)
@@ -67,17 +68,22 @@ func TestBudgetReleaseWhileAppending(t *testing.T) {
 // Near the limit each Log keeps its share: who holds more gives up the rest
 // with the next message.
 func TestBudgetShortensLogs(t *testing.T) {
-	b := NewBudget(10_000)
+	const limit = 1 << 20
+	b := NewBudget(limit)
 	one, two := newFeed(wide), newFeed(wide)
-	one.SetBudget(b)
-	two.SetBudget(b)
+	for _, f := range []*feed{one, two} {
+		f.SetBudget(b)
+		f.framer.MaxSlab = f.MaxSlab
+	}
+	large := append(slices.Clone(avcInter), make([]byte, 2000)...)
 	one.video(avcKey)
 	for !b.Above(ShortenAt) {
-		one.video(avcInter)
+		one.video(large)
 	}
-	require.Greater(t, one.bytes, 4000)
-	one.video(avcInter)
-	require.LessOrEqual(t, one.bytes, 4000)
+	require.Greater(t, one.Held(), limit/100*40)
+	one.video(large)
+	require.LessOrEqual(t, one.Held(), limit/100*40)
+	require.Greater(t, one.Held(), limit/100*35, "its share is used")
 	require.False(t, b.Above(RefuseAt))
 }
 
@@ -119,30 +125,37 @@ func TestBudgetShare(t *testing.T) {
 // Others hold nearly all and receive nothing more: a Log keeps no more than
 // there is room for, but its newest message.
 func TestBudgetIsNotExceeded(t *testing.T) {
-	const (
-		size  = 25 + messageCost // of a message
-		limit = 40 * size
-	)
-	b := NewBudget(limit)
-	idle, live := newFeed(wide), newFeed(wide)
-	idle.SetBudget(b)
-	live.SetBudget(b)
-	idle.video(avcKey)
-	for b.Used()+size < limit/10*9 {
-		idle.video(avcInter)
+	for _, size := range []int{20, 2000, 200_000} { // of a message
+		const limit = 8 << 20
+		b := NewBudget(limit)
+		long := Limits{Bytes: 16 << 20, Age: 1 << 62}
+		idle, live := newFeed(long), newFeed(long)
+		for _, f := range []*feed{idle, live} {
+			f.SetBudget(b)
+			f.framer.MaxSlab = f.MaxSlab
+		}
+		live.Slowest = func() uint64 { return live.Head() - 1 }
+		key, inter := append(slices.Clone(avcKey), make([]byte, size)...), append(slices.Clone(avcInter), make([]byte, size)...)
+		idle.video(key)
+		for b.Used() < limit/10*9-size {
+			idle.video(inter)
+		}
+		for range 50 {
+			live.video(key)
+			for range 2 * limit / 50 / size {
+				live.video(inter)
+			}
+			require.LessOrEqual(t, b.Used(), limit, size)
+			require.GreaterOrEqual(t, live.bytes, size, size)
+		}
+		require.NoError(t, b.Charge(limit-b.Used()))
+		live.video(inter)
+		require.LessOrEqual(t, b.Used(), limit, size)
+		b.SetLimit(10)
+		live.video(inter)
+		messages, _ := live.Len()
+		require.Equal(t, 1, messages, "who is up to date gets the newest message")
 	}
-	for range 50 {
-		live.video(avcKey)
-		live.video(avcInter)
-		require.LessOrEqual(t, b.Used(), limit)
-		require.GreaterOrEqual(t, live.bytes, size)
-	}
-	require.NoError(t, b.Charge(limit-b.Used()))
-	live.video(avcInter)
-	require.Equal(t, limit, b.Used())
-	b.SetLimit(10)
-	live.video(avcInter)
-	require.Equal(t, size, live.bytes, "who is up to date gets the newest message")
 }
 
 // lags is a Log with a receiver that keeps so many bytes, until it is cut off.

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/flv"
 )
 
 // Cursor is one receiver's place in a Log. Its methods are for the one
@@ -53,6 +54,18 @@ type Options struct {
 	// Skipped counts for the receiver, which may have one cursor after another;
 	// nil: the cursor counts for itself.
 	Skipped *Skipped
+}
+
+var setDataFrame = []byte(flv.SetDataFrame)
+
+// layout is the receiver's for a message that goes to it inside @setDataFrame,
+// or as it is.
+func (o *Options) layout(wrap bool) chunk.Layout {
+	l := o.Layout
+	if wrap {
+		l.Prefix = setDataFrame
+	}
+	return l
 }
 
 // Start places a new cursor: at the last keyframe; where there is none, at
@@ -233,6 +246,12 @@ type mark struct {
 	needKey bool
 }
 
+// joins reports whether m lies directly behind the mark's message, which has gone
+// out as it is.
+func (k *mark) joins(m *Message, push bool) bool {
+	return m.Frame.Follows(k.m.Frame) && !(push && k.m.Wrap)
+}
+
 // Fill collects what c sends next: everything there is, up to the message
 // with which limit bytes are reached. It is empty when c is up to date.
 func (b *Batch) Fill(c *Cursor, limit int) {
@@ -297,7 +316,7 @@ func (f *filler) add(m *Message) {
 		return
 	}
 	f.needKey = f.needKey && !m.Keyframe
-	layout := c.opt.Layout
+	layout := c.opt.layout(c.opt.Push && m.Wrap)
 	if c.opt.Times != nil {
 		layout.Offset = f.time(m) - m.Time
 	}
@@ -305,25 +324,24 @@ func (f *filler) add(m *Message) {
 		f.preface = false
 		if m.Set != c.set {
 			opt := c.opt
-			opt.Layout = layout
-			f.append(m.Set.Append(nil, opt, m.Time, c.set == nil))
+			opt.Layout.Offset = layout.Offset
+			n := len(f.iov)
+			f.iov, f.scratch = m.Set.AppendTo(f.iov, f.scratch, opt, m.Time, c.set == nil)
+			f.added(n)
 		}
 	}
-	fr := m.frame(c.opt.Push)
-	if c.shared {
-		f.append(fr.Bytes())
-		if n := len(f.marks); n > 0 && fr.Follows(f.marks[n-1].m.frame(c.opt.Push)) {
-			// Neighbours in memory: one range.
-			last := len(f.iov) - 2
-			f.iov[last] = f.iov[last][:len(f.iov[last])+fr.Len()]
-			f.iov = f.iov[:last+1]
-		}
-	} else {
-		n := len(f.iov)
-		f.iov, f.scratch = layout.AppendTo(f.iov, f.scratch, fr)
-		for _, p := range f.iov[n:] {
-			f.bytes += len(p)
-		}
+	n := len(f.iov)
+	switch {
+	case !c.shared || layout.Prefix != nil:
+		f.iov, f.scratch = layout.AppendTo(f.iov, f.scratch, m.Frame)
+		f.added(n)
+	case len(f.marks) > 0 && f.marks[len(f.marks)-1].joins(m, c.opt.Push):
+		// Neighbours in memory: one range.
+		f.iov[n-1] = f.iov[n-1][:len(f.iov[n-1])+m.Frame.Len()]
+		f.bytes += m.Frame.Len()
+	default:
+		f.iov = append(f.iov, m.Frame.Bytes())
+		f.added(n)
 	}
 	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey})
 }
@@ -340,9 +358,9 @@ func (f *filler) time(m *Message) uint32 {
 	return at
 }
 
-func (b *Batch) append(p []byte) {
-	if len(p) > 0 {
-		b.iov = append(b.iov, p)
+// added counts what has been appended to iov from place n on.
+func (b *Batch) added(n int) {
+	for _, p := range b.iov[n:] {
 		b.bytes += len(p)
 	}
 }
@@ -386,10 +404,7 @@ func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
 	c.skipped.Waited.Add(last.skipped)
 	if n < last.end {
 		rest = cut(b.iov, n, last.end)
-		if !c.shared {
-			// rest lies in scratch, too.
-			b.scratch = nil
-		}
+		b.scratch = nil // rest may lie in it, too
 	}
 	return i + 1, rest
 }

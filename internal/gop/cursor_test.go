@@ -59,10 +59,10 @@ func TestBatch_SentInPart(t *testing.T) {
 				want := drain(t, began(f, l, push), 1<<20)
 				// What we send is what the header set and the messages say.
 				var expect []byte
-				expect = f.Get(4).Set.Append(expect, Options{Push: push, Layout: l}, f.Get(4).Time, true)
+				expect = append(expect, f.Get(4).Set.joined(Options{Push: push, Layout: l}, f.Get(4).Time, true)...)
 				for seq := uint64(4); seq < f.Head(); seq++ {
-					fr := f.Get(seq).frame(push)
-					expect = chunk.Append(expect, chunk.Header{Time: fr.Time + l.Offset, Type: fr.Type, StreamID: l.StreamID}, fr.Payload(), l.Size)
+					fr := f.Get(seq)
+					expect = chunk.Append(expect, chunk.Header{Time: fr.Time + l.Offset, Type: fr.Type, StreamID: l.StreamID}, fr.sent(push), l.Size)
 				}
 				require.Equal(t, expect, want)
 
@@ -158,7 +158,7 @@ func TestBatch_Coalesces(t *testing.T) {
 	var b Batch
 	b.Fill(c, 1<<20)
 	require.Len(t, b.marks, 101)
-	require.Len(t, b.IOV(), 2, "headers, and the rest")
+	require.Len(t, b.IOV(), 3, "a header, its payload, and the rest")
 	require.Equal(t, drain(t, f.start(false), 1), bytes.Join(b.IOV(), nil))
 }
 
@@ -358,7 +358,7 @@ func BenchmarkFill(b *testing.B) {
 			for b.Loop() {
 				fr := frames[i%len(frames)]
 				i++
-				f.Append(fr, fr, f.now)
+				f.Append(fr, false, f.now)
 				for _, c := range cursors {
 					batch.Fill(c, 128<<10)
 					batch.Sent(c, batch.Len())

@@ -71,11 +71,8 @@ func (f *feed) add(typ uint8, b []byte) *Message {
 	f.time += 10
 	f.now += int64(10 * time.Millisecond)
 	frame := f.framer.Frame(chunk.Header{Time: f.time, Type: typ}, b)
-	push := frame
-	if d := flv.Data(b, false); typ == chunk.TypeData && d.OnMetaData && !d.Clear {
-		push = f.framer.Frame(chunk.Header{Time: f.time, Type: typ}, append([]byte(flv.SetDataFrame), b...))
-	}
-	return f.Append(frame, push, f.now)
+	d := flv.Data(b, false)
+	return f.Append(frame, typ == chunk.TypeData && d.OnMetaData && !d.Clear, f.now)
 }
 
 func (f *feed) video(b ...[]byte) (last *Message) {
@@ -170,8 +167,22 @@ func read(c *Cursor) (out []item) {
 		}
 		set.All(func(typ uint8, p []byte) { out = append(out, item{headerTime(m, typ, first), p}) })
 		first = false
-		out = append(out, item{m.Time, m.frame(c.opt.Push).Payload()})
+		out = append(out, item{m.Time, m.sent(c.opt.Push)})
 	}
+}
+
+// sent is the payload that goes to a receiver.
+func (m *Message) sent(push bool) []byte {
+	if push && m.Wrap {
+		return append([]byte(flv.SetDataFrame), m.Frame.Payload()...)
+	}
+	return m.Frame.Payload()
+}
+
+// joined is the set's messages for a receiver.
+func (s *HeaderSet) joined(o Options, time uint32, first bool) []byte {
+	iov, _ := s.AppendTo(nil, nil, o, time, first)
+	return bytes.Join(iov, nil)
 }
 
 // check drains a new cursor by batches of several sizes and by Read, and
@@ -395,7 +406,7 @@ func TestHeaderSet_Bounded(t *testing.T) {
 
 // A header set does not keep the slab in which its messages came, nor depend
 // on what comes after.
-func TestHeaderSet_Append(t *testing.T) {
+func TestHeaderSet_AppendTo(t *testing.T) {
 	f := newFeed(wide)
 	f.data(metadata)
 	f.video(avcHeader)
@@ -403,8 +414,8 @@ func TestHeaderSet_Append(t *testing.T) {
 	for _, l := range []chunk.Layout{{StreamID: 1, Size: chunkSize}, {StreamID: 7, Offset: 0xffffff, Size: 10}, {StreamID: 7, Size: 128}} {
 		for _, push := range []bool{false, true} {
 			first := l.StreamID == 7
-			b := set.Append([]byte("before"), Options{Push: push, Layout: l}, 500, first)
-			want := []byte("before")
+			b := set.joined(Options{Push: push, Layout: l}, 500, first)
+			var want []byte
 			for i, p := range [][]byte{metadata, avcHeader, aacHeader} {
 				if i == 0 && push {
 					p = append([]byte(flv.SetDataFrame), p...)
@@ -421,7 +432,7 @@ func TestHeaderSet_Append(t *testing.T) {
 		}
 	}
 	var none *HeaderSet
-	require.Empty(t, none.Append(nil, Options{Push: true, Layout: chunk.Layout{Size: 1}}, 0, true))
+	require.Empty(t, none.joined(Options{Push: true, Layout: chunk.Layout{Size: 1}}, 0, true))
 	none.All(func(uint8, []byte) { t.Fail() })
 }
 
@@ -528,7 +539,7 @@ func TestRecordings(t *testing.T) {
 				}
 				require.NoError(t, err)
 				frame := f.framer.Frame(chunk.Header{Time: ts, Type: typ}, b)
-				f.Append(frame, frame, f.now)
+				f.Append(frame, false, f.now)
 				if f.Head()%20 == 0 {
 					c := f.start(false)
 					cursors, begins = append(cursors, c), append(begins, c.Next())

@@ -49,7 +49,7 @@ func TestHandoverLosesNothing(t *testing.T) {
 			}
 			h.Length = len(body)
 			fr := f.Frame(h, body)
-			return l.Append(fr, fr, 0)
+			return l.Append(fr, false, 0)
 		}
 		o := Options{Layout: chunk.Layout{StreamID: 1, Size: 128 + r.IntN(2)}, Size: 128}
 		write()

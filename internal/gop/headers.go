@@ -1,7 +1,6 @@
 package gop
 
 import (
-	"bytes"
 	"slices"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -17,18 +16,19 @@ const (
 
 // HeaderSet is what a receiver needs before its first frame: the metadata,
 // each track's sequence header and configuration. It never changes; the nil
-// set is empty.
+// set is empty. Its frames are those of the messages where these have memory of
+// their own, so that large ones are there once.
 type HeaderSet struct {
-	meta    *chunk.Frame // as players get it
-	push    *chunk.Frame // as destinations do
-	headers []header
-	bytes   int
+	meta    *chunk.Frame
+	headers []*header
+	bytes   int // of headers
+	held    int // see hold
 }
 
 type header struct {
-	typ     uint8
-	slots   []slot // what it is in force for
-	payload []byte
+	frame *chunk.Frame
+	slots []slot // what it is in force for
+	held  int    // by sets that are held
 }
 
 type slot struct {
@@ -36,10 +36,10 @@ type slot struct {
 	codec flv.Codec
 }
 
-// with returns the set after a header message.
-func (s *HeaderSet) with(typ uint8, body []byte) *HeaderSet {
+// with returns the set after a header message, whose payload is body.
+func (s *HeaderSet) with(f *chunk.Frame, body []byte) *HeaderSet {
 	var slots []slot
-	for place, codec := range flv.Slots(typ, body) {
+	for place, codec := range flv.Slots(f.Type, body) {
 		slots = append(slots, slot{place, codec})
 	}
 	if len(slots) == 0 {
@@ -51,13 +51,13 @@ func (s *HeaderSet) with(typ uint8, body []byte) *HeaderSet {
 	}
 	// Many encoders repeat their headers at each keyframe.
 	for _, h := range old.headers {
-		if h.typ == typ && bytes.Equal(h.payload, body) && slices.Equal(h.slots, slots) {
+		if h.frame.Type == f.Type && h.frame.Holds(body) && slices.Equal(h.slots, slots) {
 			return s
 		}
 	}
 
-	n := &HeaderSet{meta: old.meta, push: old.push}
-	next := header{typ: typ, slots: slots, payload: bytes.Clone(body)}
+	n := &HeaderSet{meta: old.meta}
+	next := &header{frame: f.Apart(), slots: slots}
 	placed := false
 	for _, h := range old.headers {
 		left := h.slots
@@ -68,8 +68,7 @@ func (s *HeaderSet) with(typ uint8, body []byte) *HeaderSet {
 		case len(left) == len(h.slots):
 			n.headers = append(n.headers, h)
 		case len(left) > 0:
-			h.slots = left
-			n.headers = append(n.headers, h)
+			n.headers = append(n.headers, &header{frame: h.frame, slots: left})
 		case !placed:
 			n.headers, placed = append(n.headers, next), true
 		}
@@ -78,7 +77,7 @@ func (s *HeaderSet) with(typ uint8, body []byte) *HeaderSet {
 		n.headers = append(n.headers, next)
 	}
 	for _, h := range n.headers {
-		n.bytes += len(h.payload)
+		n.bytes += h.frame.Length
 	}
 	if len(n.headers) > maxHeaders || n.bytes > maxHeaderBytes {
 		return s
@@ -105,15 +104,20 @@ func without(slots []slot, drop func(slot) bool) []slot {
 // would end them (MP3, AC-3, VP8).
 func (s *HeaderSet) outlived(typ, track uint8, codec flv.Codec) *HeaderSet {
 	old := func(o slot) bool { return o.Type == typ && o.Track == track && o.codec != codec && o.codec != 0 }
-	if s == nil || codec == 0 || !slices.ContainsFunc(s.headers, func(h header) bool { return slices.ContainsFunc(h.slots, old) }) {
+	if s == nil || codec == 0 || !slices.ContainsFunc(s.headers, func(h *header) bool { return slices.ContainsFunc(h.slots, old) }) {
 		return s
 	}
-	n := &HeaderSet{meta: s.meta, push: s.push}
+	n := &HeaderSet{meta: s.meta}
 	for _, h := range s.headers {
-		if h.slots = without(h.slots, old); len(h.slots) > 0 {
-			n.headers = append(n.headers, h)
-			n.bytes += len(h.payload)
+		left := without(h.slots, old)
+		if len(left) == 0 {
+			continue
 		}
+		if len(left) < len(h.slots) {
+			h = &header{frame: h.frame, slots: left}
+		}
+		n.headers = append(n.headers, h)
+		n.bytes += h.frame.Length
 	}
 	return n
 }
@@ -124,7 +128,10 @@ func (s *HeaderSet) within(o *HeaderSet) bool {
 		return true
 	}
 	for _, h := range s.headers {
-		same := func(n header) bool { return h.typ == n.typ && bytes.Equal(h.payload, n.payload) }
+		same := func(n *header) bool {
+			a, b := h.frame, n.frame
+			return a == b || a.Type == b.Type && a.Length == b.Length && a.Holds(b.Payload())
+		}
 		if o == nil || !slices.ContainsFunc(o.headers, same) {
 			return false
 		}
@@ -134,52 +141,45 @@ func (s *HeaderSet) within(o *HeaderSet) bool {
 
 // withMetadata returns the set after onMetaData, or with none after
 // @clearDataFrame.
-func (s *HeaderSet) withMetadata(m *Message) *HeaderSet {
-	var n HeaderSet
+func (s *HeaderSet) withMetadata(f *chunk.Frame) *HeaderSet {
+	n := new(HeaderSet)
 	if s != nil {
-		n = *s
+		n.meta, n.headers, n.bytes = s.meta, s.headers, s.bytes
 	}
-	n.meta, n.push = nil, nil
-	if m != nil {
-		if s != nil && s.meta != nil && bytes.Equal(s.meta.Payload(), m.Frame.Payload()) {
-			return s
-		}
-		// Copied, so that one small message does not keep a slab.
-		size := m.Frame.Length + m.Push.Length
-		n.meta = chunk.NewFrame(m.Frame.Header, m.Frame.Payload(), size)
-		n.push = chunk.NewFrame(m.Push.Header, m.Push.Payload(), size)
+	switch {
+	case f == nil:
+		n.meta = nil
+	case n.meta != nil && n.meta.Length == f.Length && n.meta.Holds(f.Payload()):
+		return s
+	default:
+		n.meta = f.Apart()
 	}
-	return &n
+	return n
 }
 
-// Append appends the set's messages for a receiver, with the given time. The
-// metadata of one who has got nothing yet has time 0: FFmpeg takes onMetaData
-// at any other time for a stream of text.
-func (s *HeaderSet) Append(b []byte, o Options, time uint32, first bool) []byte {
+// AppendTo appends the set's messages for a receiver, with the given time, as
+// chunk.Layout.AppendTo does. The metadata of one who has got nothing yet has time
+// 0: FFmpeg takes onMetaData at any other time for a stream of text.
+func (s *HeaderSet) AppendTo(iov [][]byte, scratch []byte, o Options, time uint32, first bool) ([][]byte, []byte) {
 	if s == nil {
-		return b
+		return iov, scratch
 	}
-	h := chunk.Header{Time: time + o.Layout.Offset, StreamID: o.Layout.StreamID}
-	meta := s.meta
-	if o.Push {
-		meta = s.push
-	}
-	if meta != nil && !o.NoMeta {
-		h := h
-		h.Type = chunk.TypeData
-		if first {
-			h.Time = 0
+	if f := s.meta; f != nil && !o.NoMeta {
+		l := o.layout(o.Push)
+		if l.Offset += time - f.Time; first {
+			l.Offset = -f.Time
 		}
-		b = chunk.Append(b, h, meta.Payload(), o.Layout.Size)
+		iov, scratch = l.AppendTo(iov, scratch, f)
 	}
-	for _, hd := range s.headers {
-		h.Type = hd.typ
-		b = chunk.Append(b, h, hd.payload, o.Layout.Size)
+	for _, h := range s.headers {
+		l := o.layout(false)
+		l.Offset += time - h.frame.Time
+		iov, scratch = l.AppendTo(iov, scratch, h.frame)
 	}
-	return b
+	return iov, scratch
 }
 
-// All calls f for each of the set's messages.
+// All calls f for each of the set's messages. The payload may be the set's own.
 func (s *HeaderSet) All(f func(typ uint8, payload []byte)) {
 	if s == nil {
 		return
@@ -188,6 +188,6 @@ func (s *HeaderSet) All(f func(typ uint8, payload []byte)) {
 		f(chunk.TypeData, s.meta.Payload())
 	}
 	for _, h := range s.headers {
-		f(h.typ, h.payload)
+		f(h.frame.Type, h.frame.Payload())
 	}
 }

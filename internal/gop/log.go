@@ -6,6 +6,7 @@ package gop
 import (
 	"math"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/flv"
@@ -16,13 +17,14 @@ type Message struct {
 	Seq  uint64 // from 1
 	Time uint32
 	Type uint8
-	// Frame is what players get. Push is what destinations get: the same,
-	// but for metadata, which goes to them inside @setDataFrame.
-	Frame, Push *chunk.Frame
+	// Frame is what players get, and so do destinations where Wrap is not set.
+	Frame *chunk.Frame
 	// Set is the header set in force before the message, After behind it.
 	Set, After *HeaderSet
 	// Keyframe: a cursor may start here.
 	Keyframe bool
+	// Wrap: it goes to destinations inside @setDataFrame, as metadata does.
+	Wrap bool
 	// Inter: the message holds video that refers to what came before.
 	Inter bool
 	// Metadata: onMetaData.
@@ -46,13 +48,6 @@ const messageCost = 200
 
 // cost is how many bytes the message counts as.
 func (m *Message) cost() int { return m.Frame.Len() + messageCost }
-
-func (m *Message) frame(push bool) *chunk.Frame {
-	if push {
-		return m.Push
-	}
-	return m.Frame
-}
 
 // Limits bounds a Log. What goes over a limit is dropped at the old end.
 type Limits struct {
@@ -91,11 +86,14 @@ type Log struct {
 
 	// Owned by the appending goroutine.
 	set   *HeaderSet
+	sets  uint64     // counts how often set has changed
 	was   *HeaderSet // before Restart, until media comes
-	bytes int
+	bytes int        // cost of what is kept
+	held  int        // bytes of memory that it takes
+	most  int        // messages kept at once, since the ring was fitted last
 	total uint64
 	track uint8 // lowest video track with media
-	alive [2]inForce
+	alive [2]alive
 	info  Info
 	stats atomic.Pointer[Info]
 }
@@ -107,23 +105,33 @@ type ring struct {
 	slots []atomic.Pointer[Message]
 }
 
+// slotSize is what a slot takes.
+const slotSize = int(unsafe.Sizeof(atomic.Pointer[Message]{}))
+
 func newRing(n int) *ring {
 	return &ring{mask: uint64(n - 1), slots: make([]atomic.Pointer[Message], n)}
 }
 
 func (r *ring) at(seq uint64) *atomic.Pointer[Message] { return &r.slots[seq&r.mask] }
 
-// trimEvery is how often, in messages, a stream without keyframes is trimmed
-// to what is needed.
-const trimEvery = 64
+const (
+	// trimEvery is how often, in messages, a stream without keyframes is trimmed
+	// to what is needed.
+	trimEvery = 64
+	// fitEvery is how often, in messages, the ring is looked at, which may have
+	// become too large.
+	fitEvery = 1024
+	// firstRing is how many slots a ring has at least.
+	firstRing = 64
+)
 
 // Trims reports whether appending m has dropped what nobody needs.
 func (m *Message) Trims() bool { return m.Keyframe || m.Seq%trimEvery == 0 }
 
 // New returns an empty Log.
 func New(limits Limits) *Log {
-	l := &Log{limits: limits, track: 255}
-	l.ring.Store(newRing(64))
+	l := &Log{limits: limits, track: 255, held: firstRing * slotSize}
+	l.ring.Store(newRing(firstRing))
 	l.head.Store(1)
 	l.tail.Store(1)
 	return l
@@ -194,12 +202,13 @@ func (l *Log) backlog(from, to uint64) backlog {
 	return backlog{last.arrived - first.arrived, last.end - first.end}
 }
 
-// Append appends a message: frame as players get it, push as destinations do.
-// now is when it arrived, in nanoseconds of a clock that never goes back.
-func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
+// Append appends a message: frame as players get it, to destinations inside
+// @setDataFrame where wrap is set. now is when it arrived, in nanoseconds of a
+// clock that never goes back.
+func (l *Log) Append(frame *chunk.Frame, wrap bool, now int64) *Message {
 	m := &Message{
 		Seq: l.head.Load(), Time: frame.Time, Type: frame.Type,
-		Frame: frame, Push: push, Set: l.set, arrived: now,
+		Frame: frame, Wrap: wrap, Set: l.set, arrived: now,
 	}
 	media := l.classify(m)
 	m.After = l.set
@@ -209,21 +218,25 @@ func (l *Log) Append(frame, push *chunk.Frame, now int64) *Message {
 		l.was = nil
 	}
 
-	before := l.bytes
+	l.held += m.hold()
 	l.bytes += m.cost()
 	l.total += uint64(m.cost())
 	m.end = l.total
 	r := l.ring.Load()
 	if m.Seq-l.tail.Load() == uint64(len(r.slots)) {
-		r = l.grow(r)
+		r = l.resize(r, 2*len(r.slots))
 	}
 	r.at(m.Seq).Store(m)
 	if m.Keyframe {
 		l.key.Store(m)
 	}
 	l.head.Store(m.Seq + 1)
+	l.most = max(l.most, int(m.Seq+1-l.tail.Load()))
 	l.trim(m, now)
-	l.charge(l.bytes - before)
+	if m.Seq%fitEvery == 0 {
+		l.fit(r)
+	}
+	l.charge()
 	return m
 }
 
@@ -233,7 +246,8 @@ func (l *Log) Restart() {
 	if l.was == nil {
 		l.was = l.set
 	}
-	l.set, l.track, l.info = nil, 255, Info{}
+	l.track, l.info = 255, Info{}
+	l.inForce(nil)
 	l.stats.Store(nil)
 	l.video.Store(false)
 }
@@ -289,7 +303,7 @@ func (l *Log) classify(m *Message) (media bool) {
 		m.Keyframe = t.Keyframe && t.Track == l.track
 		m.Inter = t.Frames && !m.Keyframe
 		if t.SequenceHeader || t.Config {
-			l.set = l.set.with(m.Type, body)
+			l.inForce(l.set.with(m.Frame, body))
 		}
 		l.outlive(m.Type, t)
 		l.note(&l.info.Video, t)
@@ -301,7 +315,7 @@ func (l *Log) classify(m *Message) (media bool) {
 			t = flv.Audio(body)
 		}
 		if t.SequenceHeader || t.Config {
-			l.set = l.set.with(m.Type, body)
+			l.inForce(l.set.with(m.Frame, body))
 		}
 		l.outlive(m.Type, t)
 		l.note(&l.info.Audio, t)
@@ -311,17 +325,25 @@ func (l *Log) classify(m *Message) (media bool) {
 		m.Metadata, m.Clear = d.OnMetaData, d.Clear
 		switch {
 		case d.OnMetaData && d.Clear:
-			l.set = l.set.withMetadata(nil)
+			l.inForce(l.set.withMetadata(nil))
 		case d.OnMetaData:
-			l.set = l.set.withMetadata(m)
+			l.inForce(l.set.withMetadata(m.Frame))
 		}
 	}
 	return media
 }
 
-// inForce is the codec of media of a track for which a set's headers are.
-type inForce struct {
-	set   *HeaderSet
+// inForce says what the header set is from now on.
+func (l *Log) inForce(s *HeaderSet) {
+	if s != l.set {
+		l.set = s
+		l.sets++
+	}
+}
+
+// alive is the codec of media of a track for which a set's headers are.
+type alive struct {
+	set   uint64 // as Log.sets counts them
 	track uint8
 	codec flv.Codec
 }
@@ -332,16 +354,26 @@ func (l *Log) outlive(typ uint8, t flv.Tag) {
 	if !t.Frames || t.Opaque || t.SequenceHeader {
 		return
 	}
-	alive := &l.alive[typ&1] // 8 is audio, 9 is video
-	if now := (inForce{l.set, t.Track, t.Codec}); *alive != now {
-		l.set = l.set.outlived(typ, t.Track, t.Codec)
-		now.set = l.set
-		*alive = now
+	was := &l.alive[typ&1] // 8 is audio, 9 is video
+	if now := (alive{l.sets, t.Track, t.Codec}); *was != now {
+		l.inForce(l.set.outlived(typ, t.Track, t.Codec))
+		now.set = l.sets
+		*was = now
 	}
 }
 
-func (l *Log) grow(r *ring) *ring {
-	n := newRing(2 * len(r.slots))
+// fit makes the ring smaller where what was kept lately needs a quarter of it at
+// most.
+func (l *Log) fit(r *ring) {
+	if n := len(r.slots); n > firstRing && l.most <= n/4 {
+		l.resize(r, n/2)
+	}
+	l.most = 0
+}
+
+func (l *Log) resize(r *ring, slots int) *ring {
+	n := newRing(slots)
+	l.held += (slots - len(r.slots)) * slotSize
 	for seq := l.tail.Load(); seq < l.head.Load(); seq++ {
 		n.at(seq).Store(r.at(seq).Load())
 	}
@@ -365,10 +397,10 @@ func (l *Log) trim(m *Message, now int64) {
 		to = max(to, tail)
 	}
 	r := l.ring.Load()
-	limit := l.MaxBytes()
+	room := l.room()
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
-		if tail >= to && l.bytes <= limit && now-old.arrived <= l.limits.Age {
+		if tail >= to && l.bytes <= l.limits.Bytes && l.held <= room && now-old.arrived <= l.limits.Age {
 			break
 		}
 		// A message larger than the whole limit still reaches those who
@@ -380,6 +412,7 @@ func (l *Log) trim(m *Message, now int64) {
 			l.key.Store(nil)
 		}
 		l.bytes -= old.cost()
+		l.held -= old.drop()
 		l.tail.Store(tail + 1)
 		r.at(tail).Store(nil)
 	}

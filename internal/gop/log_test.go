@@ -323,7 +323,7 @@ func BenchmarkAppend(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		fr := frames[i%len(frames)]
 		f.now += int64(time.Millisecond)
-		f.Append(fr, fr, f.now)
+		f.Append(fr, false, f.now)
 	}
 }
 
@@ -333,7 +333,7 @@ func BenchmarkJoin(b *testing.B) {
 	f.video(avcHeader)
 	f.audio(aacHeader)
 	for _, fr := range benchmarkGOP(f) {
-		f.Append(fr, fr, f.now)
+		f.Append(fr, false, f.now)
 	}
 	o := Options{Layout: chunk.Layout{StreamID: chunk.MediaStreamID, Size: chunkSize}, Size: chunkSize}
 	var batch Batch

@@ -1,0 +1,67 @@
+package gop
+
+import (
+	"unsafe"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+)
+
+// What a Log takes of the memory is counted by reference, since nothing in it
+// has a size of its own: frames share slabs, messages share header sets, and
+// sets share headers, whose bytes may be those of a frame. Each counts its users
+// and is added to what is held with the first of them. All of it is for the
+// goroutine that appends.
+
+// The sizes of what is allocated for each message, header set and header, beside
+// the bytes of frames.
+const (
+	messageSize = int(unsafe.Sizeof(Message{}) + unsafe.Sizeof(chunk.Frame{}))
+	setSize     = int(unsafe.Sizeof(HeaderSet{}))
+	headerSize  = int(unsafe.Sizeof(header{}) + unsafe.Sizeof((*header)(nil)))
+	slotsSize   = int(unsafe.Sizeof(slot{}))
+)
+
+// hold counts a message that comes into the Log. It returns how many bytes are
+// kept by it that were not before.
+func (m *Message) hold() int { return messageSize + m.Frame.Hold() + m.Set.hold() + m.After.hold() }
+
+// drop undoes hold.
+func (m *Message) drop() int { return messageSize + m.Frame.Drop() + m.Set.drop() + m.After.drop() }
+
+func (s *HeaderSet) hold() int {
+	if s == nil {
+		return 0
+	}
+	if s.held++; s.held > 1 {
+		return 0
+	}
+	n := setSize
+	if s.meta != nil {
+		n += s.meta.Hold()
+	}
+	for _, h := range s.headers {
+		if h.held++; h.held == 1 {
+			n += headerSize + len(h.slots)*slotsSize + h.frame.Hold()
+		}
+	}
+	return n
+}
+
+func (s *HeaderSet) drop() int {
+	if s == nil {
+		return 0
+	}
+	if s.held--; s.held > 0 {
+		return 0
+	}
+	n := setSize
+	if s.meta != nil {
+		n += s.meta.Drop()
+	}
+	for _, h := range s.headers {
+		if h.held--; h.held == 0 {
+			n += headerSize + len(h.slots)*slotsSize + h.frame.Drop()
+		}
+	}
+	return n
+}
