@@ -42,6 +42,8 @@ type Request struct {
 //     others, or after "...vhost...";
 //   - an empty name, when the stream is the app's last path segment, or what
 //     follows the last slash of the app's query;
+//   - a query that is cut in two: its second part is sent as the name, and the
+//     stream is the app's last path segment as well;
 //   - no app, when tcUrl's path is the app;
 //   - a single path segment, as app or as name: the stream's, in DefaultApp;
 //   - several path levels, which belong to the app; trailing slashes and a
@@ -58,19 +60,23 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 		app = path
 	}
 	_, tcQuery := splitQuery(path)
+	whole, cut := joinQuery(path, app, name)
 	app, appQuery := splitQuery(app)
 	name, nameQuery := splitQuery(name)
+	if cut {
+		name, nameQuery, appQuery = "", whole, ""
+	}
 
 	var dots string // the vhost in dots of a name that stands in the app
 	if name == "" {
 		appQuery = strings.TrimRight(appQuery, "/")
-		if at := strings.LastIndexByte(appQuery, '/'); at >= 0 {
+		if before, behind, ok := cutName(appQuery); ok {
 			var query string
-			name, query = splitQuery(appQuery[at+1:])
+			name, query = splitQuery(behind)
 			if nameQuery == "" {
 				nameQuery = query
 			}
-			appQuery = appQuery[:at]
+			appQuery = before
 		} else {
 			app = cleanApp(app)
 			at := strings.LastIndexByte(app, '/')
@@ -165,6 +171,59 @@ func splitTcURL(u string) (host, path string) {
 		return h, path
 	}
 	return strings.Trim(authority, "[]"), path
+}
+
+// joinQuery puts a URL's query together that an encoder has cut: its end is the
+// name, its beginning, if only its "?", stands in the app or in path, that of
+// tcUrl. cut is false where the name is one.
+func joinQuery(path, app, name string) (query string, cut bool) {
+	app, appQuery, begun := strings.Cut(app, "?")
+	path, tcQuery, there := strings.Cut(path, "?")
+	if there && strings.Trim(path, "/") == strings.Trim(app, "/") {
+		if !begun {
+			appQuery, begun = tcQuery, true
+		}
+	} else {
+		tcQuery = ""
+	}
+	switch {
+	case !begun || name == "":
+		return "", false
+	case strings.HasPrefix(name, "&"):
+		return appQuery + name, true
+	case !isQuery(name):
+		return "", false
+	}
+	for _, whole := range []string{appQuery, tcQuery} {
+		if whole == name || strings.HasSuffix(whole, "&"+name) {
+			return whole, true
+		}
+	}
+	switch {
+	case appQuery == "", strings.HasSuffix(appQuery, "&"):
+		return appQuery + name, true
+	case strings.Contains(name, "&"):
+		return appQuery + "/" + name, true // at a slash in a value
+	}
+	return "", false
+}
+
+// isQuery reports whether what may be a name, or a query without its "?", is
+// that.
+func isQuery(s string) bool {
+	key, _, ok := strings.Cut(s, "=")
+	return ok && key != "" && !strings.ContainsAny(key, "/?")
+}
+
+// cutName cuts a stream off an app's query: what follows the last slash, unless
+// that is a part of the query itself.
+func cutName(appQuery string) (query, name string, ok bool) {
+	path, _ := splitQuery(appQuery)
+	at := strings.LastIndexByte(path, '/')
+	if at < 0 || strings.ContainsAny(path[at:], "=&") {
+		return appQuery, "", false
+	}
+	return appQuery[:at], appQuery[at+1:], true
 }
 
 func splitQuery(s string) (path, query string) {

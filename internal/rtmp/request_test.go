@@ -71,6 +71,25 @@ var requests = []struct {
 	{"OBS, one segment and a key that is a query", "rtmp://example.com/stream", "stream", "?token=1", "example.com", "", DefaultApp, "stream", "?token=1"},
 	{"OBS, no path", "rtmp://example.com", "", "key", "example.com", "", DefaultApp, "key", ""},
 	{"OBS, a slash as path", "rtmp://example.com/", "/", "key", "example.com", "", DefaultApp, "key", ""},
+	{"RootEncoder, one segment and a query", "rtmp://example.com:1935/mystream?", "mystream?", "user=a&pass=b", "example.com", "", DefaultApp, "mystream", "?user=a&pass=b"},
+	{"RootEncoder, two segments and a query", "rtmp://h/live/mystream?", "live/mystream?", "user=a&pass=b", "h", "", "live", "mystream", "?user=a&pass=b"},
+	{"the query's start in tcUrl alone", "rtmp://h/mystream?", "mystream", "user=a&pass=b", "h", "", DefaultApp, "mystream", "?user=a&pass=b"},
+	{"the query in tcUrl and as the name", "rtmp://h/live/mystream?user=a&pass=b", "live/mystream", "user=a&pass=b", "h", "", "live", "mystream", "?user=a&pass=b"},
+	{"the query in the app and as the name", "rtmp://h/mystream?user=a", "mystream?user=a", "user=a", "h", "", DefaultApp, "mystream", "?user=a"},
+	{"no app, the query as the name", "rtmp://h/mystream?", "", "user=a&pass=b", "h", "", DefaultApp, "mystream", "?user=a&pass=b"},
+	{"one pair as the name", "rtmp://h/mystream?", "mystream?", "token=a", "h", "", DefaultApp, "mystream", "?token=a"},
+	{"a key without a value", "rtmp://h/mystream?", "mystream?", "a&token=b", "h", "", DefaultApp, "mystream", "?a&token=b"},
+	{"a query with a slash and a question mark as the name", "rtmp://h/mystream?", "mystream?", "token=a/b?c=d/e", "h", "", DefaultApp, "mystream", "?token=a/b?c=d/e"},
+	{"the query cut behind &", "rtmp://h/mystream?user=a&", "mystream?user=a&", "pass=b", "h", "", DefaultApp, "mystream", "?user=a&pass=b"},
+	{"the query cut before &", "rtmp://h/mystream?user=a", "mystream?user=a", "&pass=b", "h", "", DefaultApp, "mystream", "?user=a&pass=b"},
+	{"FFmpeg, the query cut at a slash in a value", "rtmp://h:1935/mystream?token=a", "mystream?token=a", "b&pass=c", "h", "", DefaultApp, "mystream", "?token=a/b&pass=c"},
+	{"a slash in a value, nothing cut", "rtmp://h/mystream?token=a/b&pass=c", "mystream?token=a/b&pass=c", "", "h", "", DefaultApp, "mystream", "?token=a/b&pass=c"},
+	{"a vhost in a query that is cut", "rtmp://1.2.3.4/mystream?", "mystream?", "vhost=a.b&pass=b", "1.2.3.4", "a.b", DefaultApp, "mystream", "?vhost=a.b&pass=b"},
+	{"a slash in the query of a stream behind the app's", "rtmp://h/live?k=v/stream?x=a/b", "live?k=v/stream?x=a/b", "", "h", "", "live", "stream", "?x=a/b"},
+	{"an empty query, and a name with one", "rtmp://h/live?", "live?", "stream?user=a&pass=b", "h", "", "live", "stream", "?user=a&pass=b"},
+	{"an empty query, and a path with an equals sign", "rtmp://h/live?", "live?", "inst/s=1", "h", "", "live", "inst/s=1", ""},
+	{"a key that ends in equals signs", "rtmp://h/live?backup=1", "live?backup=1", "abcd==", "h", "", "live", "abcd==", "?backup=1"},
+	{"a key with an equals sign", "rtmp://h/live", "live", "user=a&pass=b", "h", "", "live", "user=a&pass=b", ""},
 	{"one segment and a vhost", "rtmp://1.2.3.4/stream?vhost=a.b", "stream?vhost=a.b", "", "1.2.3.4", "a.b", DefaultApp, "stream", ""},
 	{"one segment and a vhost in dots", "rtmp://1.2.3.4/stream...vhost...a.b", "stream...vhost...a.b", "", "1.2.3.4", "a.b", DefaultApp, "stream", ""},
 	{"no tcUrl, no app", "", "", "stream", "", "", DefaultApp, "stream", ""},
@@ -120,6 +139,38 @@ func TestParseRequest(t *testing.T) {
 	}
 }
 
+// It is one URL, wherever an encoder cuts it and whatever becomes of the
+// character there.
+func TestParseRequestOfOneURLHoweverCut(t *testing.T) {
+	for _, c := range []struct{ url, app, stream, param string }{
+		{"mystream?user=a&pass=b", DefaultApp, "mystream", "?user=a&pass=b"},
+		{"live/mystream?user=a&pass=b&x=1", "live", "mystream", "?user=a&pass=b&x=1"},
+		{"live/inst/mystream?token=1", "live/inst", "mystream", "?token=1"},
+	} {
+		ways := map[[3]string]bool{{c.url, c.url, ""}: true, {c.url, "", ""}: true}
+		for i := range len(c.url) {
+			if !strings.ContainsRune("/?&", rune(c.url[i])) {
+				continue
+			}
+			before, at, behind := c.url[:i], c.url[i:i+1], c.url[i+1:]
+			for _, cut := range [][2]string{{before, behind}, {before + at, behind}, {before, at + behind}} {
+				ways[[3]string{c.url, cut[0], cut[1]}] = true
+				// Where the character is lost, tcUrl has to have it.
+				if at == "/" || cut[0]+cut[1] == c.url {
+					ways[[3]string{cut[0], cut[0], cut[1]}] = true
+				}
+			}
+		}
+		for way := range ways {
+			r, err := ParseRequest("rtmp://h/"+way[0], way[1], way[2])
+			require.NoError(t, err, "%q", way)
+			path := strings.TrimPrefix(r.App+"/"+r.Stream, DefaultApp+"/")
+			require.Equal(t, strings.TrimPrefix(c.app+"/"+c.stream, DefaultApp+"/"), path, "%q", way)
+			require.Equal(t, c.param, r.Param, "%q", way)
+		}
+	}
+}
+
 func TestParseRequestRefuses(t *testing.T) {
 	for _, c := range []struct {
 		who              string
@@ -129,6 +180,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		{"no path", "rtmp://h", "", ""},
 		{"slashes", "rtmp://h//", "//", ""},
 		{"only a query", "rtmp://h/?token=secret", "", "?token=secret"},
+		{"only a query, cut", "rtmp://h/?", "?", "user=secret"},
 		{"name of slashes", "rtmp://h/live", "live", "//"},
 		{"parent", "rtmp://h/live", "live", "../secret"},
 		{"parent in the middle", "rtmp://h/live", "live", "a/../secret"},
