@@ -791,11 +791,13 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
 		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
 	}
-	// The name is not known yet; any will do to find vhost and app.
-	if r, err := c.request(cfg, "stream"); err == nil {
-		req.Vhost, req.App = r.Vhost, r.App
-	} else if !errors.Is(err, rtmp.ErrName) {
-		return c.refused("connect", "NetConnection.Connect.InvalidApp", "No such vhost.", err)
+	// The name is not known yet; any will do to find vhost and app. Whether
+	// the vhost is served is decided with the name, which may name another.
+	if r, err := rtmp.ParseRequest(c.tcURL, c.app, "stream"); err == nil {
+		req.App = r.App
+		if vhost, ok := cfg.resolveVhost(r.Vhost, r.Host); ok {
+			req.Vhost = vhost
+		}
 	}
 	if f := cfg.Hooks.OnConnect; f != nil {
 		began := time.Now()

@@ -111,7 +111,8 @@ func addrIP(a net.Addr) string {
 }
 
 // ConnectRequest says who connects. Vhost and App are what the connect
-// command alone tells; publish or play may still change them.
+// command alone tells; publish or play may still change them. Vhost is
+// DefaultVhost where the command tells none that is served.
 type ConnectRequest struct {
 	ServerID, ClientID string
 	RemoteAddr         net.Addr

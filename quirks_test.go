@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -314,6 +315,45 @@ func TestPublisherSplitsTheURL(t *testing.T) {
 	}
 }
 
+// A vhost may be named with the stream alone, which is known after connect.
+func TestVhostIsDecidedWithTheName(t *testing.T) {
+	for _, c := range []struct {
+		name, setup string
+		published   bool
+	}{
+		{"in the name", connectAs("app", "live", "tcUrl", "rtmp://1.2.3.4/live") + create + call(1, "publish", 5, nil, "x?vhost=studio.example", "live"), true},
+		{"in the name, in place of one that is not served", connectAs("app", "live?vhost=other.example", "tcUrl", "rtmp://other.example/live") + create + call(1, "publish", 5, nil, "x?vhost=STUDIO.example", "live"), true},
+		{"in place of one that is off", connectAs("app", "live", "tcUrl", "rtmp://off.example/live") + create + call(1, "publish", 5, nil, "x?vhost=studio.example", "live"), true},
+		{"none", connectAs("app", "live", "tcUrl", "rtmp://1.2.3.4/live") + create + call(1, "publish", 5, nil, "x", "live"), false},
+		{"another one", connectAs("app", "live", "tcUrl", "rtmp://1.2.3.4/live") + create + call(1, "publish", 5, nil, "x?vhost=other.example", "live"), false},
+		{"one that is off", connectAs("app", "live", "tcUrl", "rtmp://studio.example/live") + create + call(1, "publish", 5, nil, "x?vhost=off.example", "live"), false},
+		{"another one in the name", connectAs("app", "live", "tcUrl", "rtmp://studio.example/live") + create + call(1, "publish", 5, nil, "x?vhost=other.example", "live"), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var connected []string
+				s := newServer(t, Config{MergeWindow: -1, Vhosts: map[string]Vhost{"studio.example": {}, "off.example": {Disabled: true}}, Hooks: Hooks{
+					OnConnect: func(_ context.Context, r *ConnectRequest) error {
+						connected = append(connected, r.Vhost+" "+r.App)
+						return nil
+					},
+				}})
+				defer s.Close()
+				heard := listener(t, s, c.setup+messageOf(4, 0, 9, 1, h264Key))
+				require.Equal(t, c.published, s.Source("//studio.example/live/x") != nil)
+				require.Len(t, s.Sources(), map[bool]int{true: 1}[c.published])
+				require.Equal(t, !c.published, strings.Contains(heard(), "no such vhost"))
+				require.Contains(t, heard(), "NetConnection.Connect.Success")
+				want := DefaultVhost
+				if strings.Contains(c.setup, "rtmp://studio.example") {
+					want = "studio.example"
+				}
+				require.Equal(t, []string{want + " live"}, connected)
+			})
+		})
+	}
+}
+
 // A URL of one path segment is sent in several ways, all of which mean the same
 // stream: FFmpeg sends an app and an empty name, before version 5 a name and an
 // empty app, OBS without a key the same as the first.
@@ -322,6 +362,7 @@ func TestPublisherOfOneSegment(t *testing.T) {
 		{"FFmpeg", setChunkSize + connectAs("app", "s", "tcUrl", "rtmp://h:1935/s") + create + call(1, "publish", 5, nil, "", "live")},
 		{"FFmpeg before 5", setChunkSize + connectAs("app", "", "tcUrl", "rtmp://h:1935/") + create + publish1},
 		{"OBS, the query as key", setChunkSize + connectAs("app", "s", "tcUrl", "rtmp://h/s") + create + call(1, "publish", 5, nil, "?token=1", "live")},
+		{"RootEncoder, the query as name", setChunkSize + connectAs("app", "s?", "tcUrl", "rtmp://h:1935/s?") + create + call(1, "publish", 5, nil, "user=a&pass="+canary, "live")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

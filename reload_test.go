@@ -339,7 +339,7 @@ func TestReloadDisconnectsPlayersOfVhostsThatAreGone(t *testing.T) {
 				require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
 				require.NoError(b, kept.Recorder().WaitFrames(b.ctx, 10))
 				_, err = client("v").Play(b.ctx, nil)
-				require.Equal(b, "NetConnection.Connect.InvalidApp", forwardtest.RefusalCode(err))
+				require.Equal(b, "NetStream.Play.StreamNotFound", forwardtest.RefusalCode(err))
 			})
 		})
 	}
