@@ -117,10 +117,12 @@ type Config struct {
 	NoGOPCache bool
 
 	// RawTimestamps passes a publisher's timestamps on as they come in any
-	// case. By default those of a publisher whose clock is set back, by more
-	// than 2 s, go on where they were, with one constant offset for audio,
-	// video and data: recorders and HLS packagers can't stand times that go
-	// back. Jumps forward and small steps back always pass.
+	// case. By default timestamps go on where they were when a publisher's
+	// clock is set back by more than 2 s, with one offset for audio, video and
+	// data: recorders and HLS packagers can't stand times that go back. A
+	// message whose time is more than 2 s off gets that of the message before
+	// it. A jump forward passes once it is confirmed: by the other track, or
+	// by several messages in a row. Small steps back always pass.
 	RawTimestamps bool
 
 	// MaxLatency is how far in time a player or destination may lag, and

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/flv"
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
@@ -34,9 +35,10 @@ var ErrTakenOver = errors.New("forward: another publisher has taken the stream o
 
 // publication returns a new one. turn is held.
 func (s *Source) publication(req *PublishRequest) *publication {
-	p := &publication{src: s, req: req, framer: chunk.Framer{
-		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab,
-	}}
+	p := &publication{src: s, req: req}
+	p.framer = chunk.Framer{
+		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab, Media: flv.Coded, Idle: p.idle,
+	}
 	if s.count > 0 {
 		p.framer.Resume(s.resumeAt)
 	}

@@ -200,8 +200,17 @@ func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
 	return limit, limit >= 0 && now-p.heard > int64(limit)
 }
 
+// idle is for how many milliseconds nothing has come.
+func (p *publication) idle() int64 {
+	if p.heard == 0 {
+		return 0
+	}
+	return (fanout.Clock() - p.heard) / int64(time.Millisecond)
+}
+
 // message takes a message of the publisher, whose goroutine it is called by.
 func (p *publication) message(m chunk.Message, now int64) error {
+	p.heard = now
 	if m.Type == chunk.TypeAggregate {
 		return splitAggregate(m, func(h chunk.Header, payload []byte) {
 			p.single(chunk.Message{Header: h, Payload: payload}, now)

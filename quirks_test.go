@@ -226,15 +226,26 @@ func TestPublisherQuirks(t *testing.T) {
 			messages{got(v, 0x1000000, longer), got(v, 0x1000028, h264Inter)}},
 		{"the last timestamp without extension, and the first with", usual,
 			messageOf(6, 0xfffffe, 9, 1, h264Key) + type1(6, 1, len(h264Key), 9, h264Key) + type0(6, 0xffffff, len(h264Key), 9, 1, u32(0xffffff)+h264Key) +
-				type0(6, 0xffffff, len(h264Key), 9, 1, u32(0x80000000)+h264Key) + // on the way, so that no step counts as one back
-				type0(6, 0xffffff, len(h264Key), 9, 1, u32(0xffffffff)+h264Key) + type1(6, 41, len(h264Key), 9, h264Key),
-			messages{got(v, 0xfffffe, h264Key), got(v, 0xffffff, h264Key), got(v, 0xffffff, h264Key), got(v, 0x80000000, h264Key), got(v, 0xffffffff, h264Key), got(v, 40, h264Key)}},
+				type1(6, 1, len(h264Key), 9, h264Key),
+			messages{got(v, 0xfffffe, h264Key), got(v, 0xffffff, h264Key), got(v, 0xffffff, h264Key), got(v, 0x1000000, h264Key)}},
+		{"31 bits", usual,
+			type0(6, 0xffffff, len(h264Key), 9, 1, u32(0x7fffffff)+h264Key) + type0(6, 0xffffff, len(h264Key), 9, 1, u32(0x80000000)+h264Key),
+			messages{got(v, 0x7fffffff, h264Key), got(v, 0x80000000, h264Key)}},
+		{"32 bits", usual,
+			type0(6, 0xffffff, len(h264Key), 9, 1, u32(0xffffffff)+h264Key) + type1(6, 41, len(h264Key), 9, h264Key),
+			messages{got(v, 0xffffffff, h264Key), got(v, 40, h264Key)}},
 		{"a clock that is set back, metadata and a header with the time 0", usual,
 			messageOf(4, 900000, 9, 1, h264Header) + messageOf(4, 900000, 9, 1, h264Key) + messageOf(4, 900010, 8, 1, aacData) +
 				messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 900040, 9, 1, h264Key) +
 				messageOf(4, 20, 9, 1, h264Key) + messageOf(4, 10, 8, 1, aacData) + messageOf(4, 20, 18, 1, onMeta) + messageOf(4, 60, 9, 1, h264Inter),
-			messages{got(v, 900000, h264Header), got(v, 900000, h264Key), got(a, 900010, aacData), got(v, 900110, h264Header), got(v, 900040, h264Key),
-				got(v, 900130, h264Key), got(a, 900120, aacData), got(d, 900130, setFrame+onMeta), got(v, 900170, h264Inter)}},
+			messages{got(v, 900000, h264Header), got(v, 900000, h264Key), got(a, 900010, aacData), got(v, 900000, h264Header), got(v, 900040, h264Key),
+				got(v, 900040, h264Key), got(a, 900070, aacData), got(d, 900080, setFrame+onMeta), got(v, 900120, h264Inter)}},
+		{"a message far ahead, a header with a clock of its own", usual,
+			messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 0, 9, 1, h264Key) + messageOf(4, 10, 8, 1, aacData) + messageOf(4, 40, 9, 1, h264Inter) +
+				messageOf(4, 10000000, 9, 1, h264Inter) + messageOf(4, 33, 8, 1, aacData) + messageOf(4, 120, 9, 1, h264Inter) + messageOf(4, 10000000, 9, 1, h264Header) +
+				messageOf(4, 160, 9, 1, h264Key) + messageOf(4, 5033, 8, 1, aacData) + messageOf(4, 79, 8, 1, aacData) + messageOf(4, 200, 9, 1, h264Inter),
+			messages{got(v, 0, h264Header), got(v, 0, h264Key), got(a, 10, aacData), got(v, 40, h264Inter), got(v, 40, h264Inter), got(a, 33, aacData), got(v, 120, h264Inter),
+				got(v, 120, h264Header), got(v, 160, h264Key), got(a, 33, aacData), got(a, 79, aacData), got(v, 200, h264Inter)}},
 		{"an aggregate, times from its first", usual,
 			messageOf(4, 1000, 22, 1, "\x09"+u24(len(h264Key))+u24(500)+"\x00\x00\x00\x00"+h264Key+u32(uint32(11+len(h264Key)))+
 				"\x08"+u24(len(aacData))+u24(521)+"\x00\x00\x00\x00"+aacData+u32(uint32(11+len(aacData)))+

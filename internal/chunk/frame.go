@@ -203,8 +203,18 @@ type Framer struct {
 	Size   int    // payload bytes per chunk sent
 	Offset uint32 // added to each message's time, modulo 2^32
 	// Continuous: times that jump back are continued, with a constant offset
-	// for audio, video and data.
+	// for audio, video and data, and a message whose time is out of line goes
+	// out with that of the one before it.
 	Continuous bool
+	// Media reports whether an audio or video message that begins with head,
+	// which is its first PeekSize bytes or all of it, holds coded media. What
+	// does not is a header, and has no say in what time it is. Where it is nil
+	// all is coded media.
+	Media func(typ uint8, head []byte) bool
+	// Idle is for how many milliseconds the publisher had sent nothing before
+	// the message at hand: its clock may have gone on for so long. It may be
+	// nil.
+	Idle func() int64
 
 	// MaxSlab, where it is set, is asked before each slab how large it may be.
 	MaxSlab func() int
@@ -236,13 +246,18 @@ const (
 	slabTime = 100 // milliseconds
 )
 
-// begin reserves the place of a message.
-func (f *Framer) begin(h Header) *Frame { return f.place(h, false) }
+// PeekSize is how many bytes of a message tell what it is.
+const PeekSize = 32
+
+// begin reserves the place of a message that begins with head.
+func (f *Framer) begin(h Header, head []byte) *Frame { return f.place(h, head, false) }
 
 // place reserves the place of a message, alone where it must not lie in a slab.
-func (f *Framer) place(h Header, alone bool) *Frame {
+func (f *Framer) place(h Header, head []byte, alone bool) *Frame {
 	if f.Continuous {
-		h.Time = f.clock.time(h)
+		f.clock.idle = f.Idle
+		media := f.Media == nil || f.Media(h.Type, head[:min(len(head), PeekSize)])
+		h.Time = f.clock.time(h, media)
 	}
 	h.Time += f.Offset
 	h.StreamID = MediaStreamID
@@ -291,7 +306,7 @@ func (f *Framer) Alone(h Header, payload []byte) *Frame { return f.frame(h, payl
 
 func (f *Framer) frame(h Header, payload []byte, alone bool) *Frame {
 	h.Length = len(payload)
-	fr := f.place(h, alone)
+	fr := f.place(h, payload, alone)
 	fr.fill(payload, 0)
 	return fr
 }

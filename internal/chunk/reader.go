@@ -263,8 +263,14 @@ func (r *Reader) begin(s *stream) error {
 	affordable := uint64(r.reserved+s.h.Length)+r.wasted <= 2*r.received+4096
 	if media && affordable && r.Framer != nil {
 		if f := r.Framer(s.h.StreamID); f != nil {
-			s.frame = f.begin(s.h)
-			return r.reserve(s.h.Length)
+			head, err := r.head(s.h.Length)
+			if err != nil {
+				return unexpected(err)
+			}
+			if head != nil {
+				s.frame = f.begin(s.h, head)
+				return r.reserve(s.h.Length)
+			}
 		}
 	}
 	n := s.h.Length
@@ -275,6 +281,19 @@ func (r *Reader) begin(s *stream) error {
 		s.payload = make([]byte, 0, n)
 	}
 	return r.reserve(n)
+}
+
+// head waits for the first bytes of a message: what it is decides its time, and
+// its time where it lies in its place. It is nil where they lie across chunks.
+func (r *Reader) head(length int) ([]byte, error) {
+	n := min(length, PeekSize)
+	if n > r.size || n > len(r.buf) {
+		return nil, nil
+	}
+	if err := r.need(n); err != nil {
+		return nil, err
+	}
+	return r.buf[r.pos : r.pos+n : r.pos+n], nil
 }
 
 func (r *Reader) reserve(n int) error {

@@ -123,6 +123,26 @@ func Video(body []byte) Tag { return summary(parseVideo(body), body) }
 // Audio classifies the body of an audio message.
 func Audio(body []byte) Tag { return summary(parseAudio(body), body) }
 
+// Coded reports whether a message of type typ (TypeAudio or TypeVideo) whose
+// body begins with head holds coded media, or may hold some. Headers, commands
+// and the end of a sequence do not. 32 bytes are enough.
+func Coded(typ uint8, head []byte) bool {
+	h := parse(typ, head)
+	switch {
+	case h.form == formEmpty, h.command:
+		return false
+	case h.packetType == packetSequenceStart:
+		return false
+	case h.packetType == packetSequenceEnd:
+		return !h.enhanced && !h.video
+	case h.packetType == packetConfig:
+		return !h.enhanced
+	case h.packetType == packetMPEG2TSStart:
+		return !h.enhanced || !h.video
+	}
+	return true
+}
+
 // Tracks yields the parts of a message of type typ (TypeAudio or TypeVideo),
 // one for each track, in order; one for a message without track ids. It yields
 // nothing if the message is empty, broken or of another type, so what it does

@@ -576,3 +576,44 @@ func BenchmarkAudio(b *testing.B) {
 		Audio(body)
 	}
 }
+
+// The first bytes tell what holds coded media.
+func TestCoded(t *testing.T) {
+	for _, c := range []struct {
+		typ  uint8
+		head string
+		want bool
+	}{
+		{TypeVideo, "", false},
+		{TypeVideo, "17 00 000000 01 64001f", false},
+		{TypeVideo, "17 01 000000 00000004", true},
+		{TypeVideo, "27 01 000050", true},
+		{TypeVideo, "17 02 000000", false},
+		{TypeVideo, "57 00", false}, // a command
+		{TypeVideo, "22 0000", true},
+		{TypeVideo, "90 68766331 01", false},
+		{TypeVideo, "91 68766331 000000", true},
+		{TypeVideo, "a2 68766331", false},
+		{TypeVideo, "a3 68766331 02", true},
+		{TypeVideo, "94 68766331 02", false},
+		{TypeVideo, "95 61763031 02", false},
+		{TypeVideo, "96 10 61766331 00 000300", false}, // what follows is not there
+		{TypeVideo, "96 11 61766331 00 000300", true},
+		{TypeVideo, "97 02 000001 00 68766331", false}, // ModEx
+		{TypeVideo, "97 02 000001 01 68766331", true},
+		{TypeVideo, "9f 68766331", true},
+		{TypeAudio, "af 00 1210", false},
+		{TypeAudio, "af 01 2110", true},
+		{TypeAudio, "2f fffb", true},
+		{TypeAudio, "90 4f707573", false},
+		{TypeAudio, "91 4f707573 fc", true},
+		{TypeAudio, "92 4f707573", false},
+		{TypeAudio, "94 4f707573", false},
+		{TypeAudio, "95 00 4f707573 01", false},
+		{TypeAudio, "95 01 4f707573 01", true},
+	} {
+		head, err := hex.DecodeString(strings.ReplaceAll(c.head, " ", ""))
+		require.NoError(t, err)
+		require.Equal(t, c.want, Coded(c.typ, head), "%d: %s", c.typ, c.head)
+	}
+}

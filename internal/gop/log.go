@@ -27,6 +27,8 @@ type Message struct {
 	Wrap bool
 	// Inter: the message holds video that refers to what came before.
 	Inter bool
+	// Media: the message holds coded media.
+	Media bool
 	// Metadata: onMetaData.
 	Metadata bool
 	// Clear: @clearDataFrame, which is for servers: where metadata goes out
@@ -210,10 +212,10 @@ func (l *Log) Append(frame *chunk.Frame, wrap bool, now int64) *Message {
 		Seq: l.head.Load(), Time: frame.Time, Type: frame.Type,
 		Frame: frame, Wrap: wrap, Set: l.set, arrived: now,
 	}
-	media := l.classify(m)
+	m.Media = l.classify(m)
 	m.After = l.set
 	m.Changed = !m.Set.within(m.After)
-	if media && l.was != nil {
+	if m.Media && l.was != nil {
 		m.Changed = !l.was.within(m.After)
 		l.was = nil
 	}

@@ -48,16 +48,20 @@ func (t Times) time(s *times, m *Message, start bool) uint32 {
 	if t.Zero && !s.begun {
 		s.offset = -m.Time
 	}
-	if m.Type != chunk.TypeAudio && m.Type != chunk.TypeVideo {
+	l := &s.audio
+	switch m.Type {
+	case chunk.TypeAudio:
+	case chunk.TypeVideo:
+		l = &s.video
+	default:
 		out := m.Time + s.offset
 		if s.begun && t.Increasing && int32(out-s.last) < 0 {
 			return s.last
 		}
 		return t.floor(s, out)
 	}
-	l := &s.audio
-	if m.Type == chunk.TypeVideo {
-		l = &s.video
+	if !m.Media {
+		return t.header(s, l, m.Time)
 	}
 	if !l.begun {
 		*l = line{true, s.offset, s.offset}
@@ -76,6 +80,23 @@ func (t Times) time(s *times, m *Message, start bool) uint32 {
 		}
 	}
 	s.begun, s.last, s.offset = true, out, l.offset
+	return out
+}
+
+// header is the time of a sequence header, which the times of the media do not
+// depend on.
+func (t Times) header(s *times, l *line, in uint32) uint32 {
+	out := in + s.offset
+	if l.begun {
+		out = in + l.offset
+	}
+	out = t.floor(s, out)
+	if s.begun && t.Increasing {
+		if d := int32(out - s.last); d <= 0 || d > behind {
+			out = s.last + 1
+		}
+		s.last = out
+	}
 	return out
 }
 

@@ -11,7 +11,7 @@ import (
 
 func TestTimes(t *testing.T) {
 	const (
-		a, v, k, d = 'a', 'v', 'k', 'd' // audio, video, a keyframe, data
+		a, v, k, d, h = 'a', 'v', 'k', 'd', 'h' // audio, video, a keyframe, data, a video header
 	)
 	type step struct {
 		what rune
@@ -26,6 +26,9 @@ func TestTimes(t *testing.T) {
 	}{
 		{"begins with 0", zero, []step{{k, 5000, 0}, {a, 5010, 10}, {v, 5040, 40}, {d, 5041, 41}}},
 		{"begins with data", zero, []step{{d, 5000, 0}, {k, 5000, 0}, {v, 5040, 40}}},
+		{"begins with a header", zero, []step{{d, 0, 0}, {h, 0, 0}, {k, 90000, 0}, {v, 90040, 40}, {a, 90010, 10}}},
+		{"headers at the time of the media", zero, []step{{h, 5000, 0}, {k, 5000, 0}, {h, 5040, 40}, {v, 5040, 40}}},
+		{"a header of a track to come", zero, []step{{a, 5000, 0}, {h, 5010, 10}, {k, 5020, 20}}},
 		{"what is older than the first", zero, []step{{k, 5000, 0}, {a, 4990, 0}, {a, 5011, 11}, {v, 5040, 40}}},
 		{"as they are otherwise", zero, []step{{k, 5000, 0}, {v, 5000, 0}, {v, 4999, 0}, {v, 9000, 4000}, {v, 8000, 3000}}},
 		{"across 2^32", zero, []step{{k, 0xffffffd8, 0}, {v, 0, 40}, {v, 40, 80}}},
@@ -39,6 +42,9 @@ func TestTimes(t *testing.T) {
 		{"they stand still", increasing, []step{{k, 5000, 5000}, {v, 5000, 5001}, {a, 5000, 5002}, {v, 5000, 5003}}},
 		{"out of order", increasing, []step{{k, 5000, 5000}, {a, 4980, 5001}, {a, 5003, 5003}, {v, 5002, 5004}, {v, 5040, 5040}}},
 		{"data not before media", increasing, []step{{k, 5000, 5000}, {d, 4000, 5000}, {d, 5001, 5001}, {a, 5001, 5001}}},
+		{"headers as media", increasing, []step{{k, 5000, 5000}, {h, 5000, 5001}, {v, 5000, 5002}, {h, 5040, 5040}, {v, 5040, 5041}}},
+		{"a header far ahead", increasing, []step{{k, 5000, 5000}, {h, 90000, 5001}, {v, 5040, 5040}}},
+		{"header first", increasing, []step{{h, 0, 0}, {k, 5000, 5000}, {a, 4990, 5001}}},
 		{"data first", increasing, []step{{d, 0, 0}, {k, 5000, 5000}}},
 		{"origins of their own", increasing, []step{{k, 90000000, 90000000}, {a, 5000, 90000001}, {v, 90000040, 90000040}, {a, 5021, 90000041}, {a, 5063, 90000064}}},
 		{"a header with the time 0", increasing, []step{{k, 90000, 90000}, {v, 0, 90001}, {v, 90040, 90040}, {v, 90080, 90080}}},
@@ -48,7 +54,8 @@ func TestTimes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var s times
 			for i, st := range c.steps {
-				m := &Message{Time: st.in, Type: map[rune]uint8{a: chunk.TypeAudio, v: chunk.TypeVideo, k: chunk.TypeVideo, d: chunk.TypeData}[st.what]}
+				m := &Message{Time: st.in, Type: map[rune]uint8{a: chunk.TypeAudio, v: chunk.TypeVideo, k: chunk.TypeVideo, h: chunk.TypeVideo, d: chunk.TypeData}[st.what]}
+				m.Media = st.what != h && st.what != d
 				require.Equal(t, st.out, c.times.time(&s, m, st.what == k), "step %d", i)
 			}
 		})
