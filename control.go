@@ -34,6 +34,14 @@ type ControlOptions struct {
 	Untrusted bool
 }
 
+// Format writes how many tokens it has, for every verb.
+func (o ControlOptions) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "ControlOptions with %d tokens", len(o.Tokens))
+}
+
+// MarshalText gives the same as Format.
+func (o ControlOptions) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil }
+
 // Handler returns a handler that shows the live streams and changes them while
 // they run. It is not mounted anywhere: the host does that, with TLS or on an
 // address of its own, and with http.StripPrefix unless at the root.

@@ -103,12 +103,12 @@ func (r *DNSResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]De
 }
 
 // Format writes the URL as Destination.String does, for every verb.
-func (r *DNSResolver) Format(f fmt.State, _ rune) {
+func (r DNSResolver) Format(f fmt.State, _ rune) {
 	io.WriteString(f, "DNSResolver "+redactURL(r.URL, false))
 }
 
 // MarshalText gives the same as Format.
-func (r *DNSResolver) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
+func (r DNSResolver) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
 
 func (r *DNSResolver) template() (template, error) {
 	switch r.Network {

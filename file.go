@@ -38,6 +38,15 @@ type File struct {
 	backends map[string]string // of the vhosts that have one
 }
 
+// Format writes how many addresses and vhosts it has, for every verb: the
+// backends' URLs may hold tokens.
+func (f File) Format(w fmt.State, _ rune) {
+	fmt.Fprintf(w, "File with %d addresses and %d vhosts", len(f.Listen), len(f.Config.Vhosts))
+}
+
+// MarshalText gives the same as Format.
+func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
+
 // RTMPSFile is the rtmps block of a configuration file.
 type RTMPSFile struct {
 	Listen            []string

@@ -52,6 +52,7 @@ var (
 // Server accepts publishers and players, on one port. Its methods are safe
 // for concurrent use.
 type Server struct {
+	shown
 	cfg    atomic.Pointer[Config] // with defaults; see Reload
 	err    error                  // of the first Config
 	id     string
@@ -96,6 +97,7 @@ func NewServer(cfg Config) *Server {
 		pushing:   make(map[pushKey]*Forwarder),
 		perAddr:   make(map[netip.Addr]int),
 	}
+	s.shown.text = "Server " + s.id
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
 	s.log = cfg.Logger
@@ -317,9 +319,6 @@ func (s *Server) Close() error {
 	s.reads.Close()
 	return nil
 }
-
-// Format writes "Server" and the id, for every verb.
-func (s *Server) Format(f fmt.State, _ rune) { io.WriteString(f, "Server "+s.id) }
 
 // beginClosing has nothing accepted any more. A stream about whose publish the
 // host still decides ends when that is decided.

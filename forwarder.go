@@ -108,6 +108,7 @@ func isAlert(err error) bool {
 // Forwarder pushes one Source to one Destination and reconnects for as long
 // as the Source lives. Its methods are safe for concurrent use.
 type Forwarder struct {
+	shown
 	src *Source
 	dst Destination
 	ep  endpoint
@@ -160,7 +161,8 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 		return nil, err
 	}
 	f := &Forwarder{
-		src: s, dst: d.withDefaults(), ep: ep, id: d.id(), place: ep.place(),
+		shown: shown{s.req.logName() + " to " + d.String()}, // as in the log
+		src:   s, dst: d.withDefaults(), ep: ep, id: d.id(), place: ep.place(),
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		since: time.Now(),
@@ -335,11 +337,6 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 }
 
 var errReplacing = errors.New("it is being replaced or closed")
-
-// Format writes stream and destination as in the log, for every verb.
-func (f *Forwarder) Format(w fmt.State, _ rune) {
-	io.WriteString(w, f.src.req.logName()+" to "+f.dst.String())
-}
 
 // takeOver begins to send by calling attach: where the forwarder stops that f
 // replaces, or where a new one begins.

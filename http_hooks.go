@@ -77,6 +77,8 @@ func (HTTPHookURLs) MarshalText() ([]byte, error) { return []byte("HTTPHookURLs"
 // No field may change once the first callback has been called, and HTTPHooks
 // must not be copied.
 type HTTPHooks struct {
+	shownHooks
+
 	// URLs are for each vhost that Vhosts does not name, in whatever case.
 	URLs   HTTPHookURLs
 	Vhosts map[string]HTTPHookURLs
@@ -111,6 +113,13 @@ type HTTPHooks struct {
 	err   error
 	hooks map[string]*webhook.Hook // by URL
 }
+
+// shownHooks is how HTTPHooks are printed, in place of their URLs.
+type shownHooks struct{}
+
+func (shownHooks) Format(f fmt.State, _ rune) { io.WriteString(f, "HTTPHooks") }
+
+func (shownHooks) MarshalText() ([]byte, error) { return []byte("HTTPHooks"), nil }
 
 // Validate says what is wrong with a URL, a Secret or Vhosts, or nil. Its error
 // shows neither URL nor Secret.
@@ -151,12 +160,6 @@ func (h *HTTPHooks) Hooks() Hooks {
 		},
 	}
 }
-
-// Format writes the number of URLs, for every verb.
-func (h *HTTPHooks) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "HTTPHooks of %d URLs", len(h.all())) }
-
-// MarshalText gives the same as Format.
-func (h *HTTPHooks) MarshalText() ([]byte, error) { return fmt.Append(nil, h), nil }
 
 func (h *HTTPHooks) init() {
 	if h.err = h.Validate(); h.err != nil {

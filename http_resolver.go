@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -70,6 +69,8 @@ const (
 // Only URL is needed. No field may change once the resolver is in use, and it
 // must not be copied. It may be used concurrently.
 type HTTPResolver struct {
+	shownResolver
+
 	// URL of the backend, http or https. User and password in it are sent
 	// as basic authentication.
 	URL string
@@ -124,6 +125,13 @@ type HTTPResolver struct {
 	lastGood answers[streamKey] // for LastGood only
 }
 
+// shownResolver is how an HTTPResolver is printed, in place of its URL.
+type shownResolver struct{}
+
+func (shownResolver) Format(f fmt.State, _ rune) { io.WriteString(f, "HTTPResolver") }
+
+func (shownResolver) MarshalText() ([]byte, error) { return []byte("HTTPResolver"), nil }
+
 // Validate says what is wrong with URL or Secret, or nil. Its error shows
 // neither.
 func (h *HTTPResolver) Validate() error {
@@ -159,14 +167,6 @@ func (h *HTTPResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]D
 		return nil, 0, err
 	}
 	return h.OnFailure.onFailure(ctx, h, req, err)
-}
-
-// Format writes the backend's host, for every verb.
-func (h *HTTPResolver) Format(f fmt.State, _ rune) { io.WriteString(f, "HTTPResolver "+hostOf(h.URL)) }
-
-// MarshalText gives the same as Format.
-func (h *HTTPResolver) MarshalText() ([]byte, error) {
-	return []byte("HTTPResolver " + hostOf(h.URL)), nil
 }
 
 func (h *HTTPResolver) init() {
@@ -374,12 +374,3 @@ func (f fallback) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRe
 }
 
 func (f fallback) Format(w fmt.State, _ rune) { io.WriteString(w, "Fallback") }
-
-// hostOf is the host of a backend's URL.
-func hostOf(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return masked
-	}
-	return u.Host
-}

@@ -22,6 +22,7 @@ import (
 // and takes raw FLV tags of any codec. Its methods are safe for concurrent use
 // but make sense in the order of the media.
 type Publisher struct {
+	shown
 	pub    *publication
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -58,7 +59,7 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	if err != nil {
 		return nil, err
 	}
-	p := &Publisher{pub: pub}
+	p := &Publisher{shown: pub.src.shown, pub: pub}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	p.enc = joy.NewEncoder(p.write)
 	pub.begin(p)
@@ -145,9 +146,6 @@ func (p *Publisher) Close() error {
 	p.pub.leave(false)
 	return nil
 }
-
-// Format writes the stream's name as in the log, for every verb.
-func (p *Publisher) Format(f fmt.State, v rune) { p.pub.src.Format(f, v) }
 
 func (p *Publisher) kick(cause error) { p.cancel(cause) }
 

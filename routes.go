@@ -30,9 +30,10 @@ type Route struct {
 	Resolver DestinationResolver
 }
 
-// Format writes the patterns, for every verb.
+// Format writes the patterns for vhost and app, for every verb. That for the
+// stream may be a stream key.
 func (r Route) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "Route vhost %q app %q stream %q to %d URLs", r.Vhost, r.App, r.Stream, len(r.To))
+	fmt.Fprintf(f, "Route vhost %q app %q stream %v to %d URLs", r.Vhost, r.App, Secret(r.Stream), len(r.To))
 }
 
 // MarshalText gives the same as Format.

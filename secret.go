@@ -18,12 +18,26 @@ import (
 // struct: a type that keeps one there and is printed needs a String method of
 // its own.
 //
+// encoding/json calls no method of a string that is the key of a map and writes
+// it as it is: do not use a Secret as a key.
+//
 // What holds secrets in its fields, or in those that it refers to, is printed
-// by fmt, slog and encoding/json as a name that holds none: a host that logs
-// what it is given does not log stream keys.
+// by fmt, slog and encoding/json as a name that holds none, by value and by
+// pointer: a host that logs what it is given does not log stream keys.
 type Secret string
 
 const masked = "***"
+
+// shown is embedded in a type whose values, and pointers to them, fmt, slog and
+// encoding/json are to print as a text: methods of a pointer would not be called
+// for a value, and a value with a lock in it can have no methods of its own.
+type shown struct{ text string }
+
+// Format writes the text, for every verb.
+func (s shown) Format(f fmt.State, _ rune) { io.WriteString(f, s.text) }
+
+// MarshalText gives the text.
+func (s shown) MarshalText() ([]byte, error) { return []byte(s.text), nil }
 
 // hide is the error of a host that was asked about a client. Hosts like to
 // repeat what they were asked: in the text, each secret, the query of each URL

@@ -25,6 +25,7 @@ import (
 // next publisher where Config.PublishGrace or Takeover has it so. Its methods are
 // safe for concurrent use.
 type Source struct {
+	shown
 	srv   *Server
 	cfg   *Config         // that it began with
 	req   *PublishRequest // of the first publisher: all have the same names
@@ -68,7 +69,8 @@ type Source struct {
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	vhost := cfg.vhost(req.Vhost)
 	src := &Source{
-		srv: s, cfg: cfg, req: req, key: req.key(), vhost: vhost, began: time.Now(),
+		shown: shown{req.logName()}, // as in the log
+		srv:   s, cfg: cfg, req: req, key: req.key(), vhost: vhost, began: time.Now(),
 		resolver: vhost.Resolver, current: cfg,
 		memory:     s.memory.Load(),
 		log:        gop.New(cfg.logLimits(vhost)),
@@ -215,9 +217,6 @@ func (s *Source) Close() {
 		p.kick(ErrKicked)
 	}
 }
-
-// Format writes the stream's name as in the log, for every verb.
-func (s *Source) Format(f fmt.State, _ rune) { io.WriteString(f, s.req.logName()) }
 
 // start makes an accepted stream live.
 func (s *Source) start(dests []Destination, ttl time.Duration) error {

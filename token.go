@@ -39,6 +39,12 @@ type Token struct {
 	Param string
 }
 
+// Format writes how many secrets it has, for every verb.
+func (t Token) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Token with %d secrets", len(t.Secrets)) }
+
+// MarshalText gives the same as Format.
+func (t Token) MarshalText() ([]byte, error) { return fmt.Append(nil, t), nil }
+
 // The parameters of a signed URL.
 const (
 	paramExpires = "expires" // in seconds since 1970

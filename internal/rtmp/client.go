@@ -286,14 +286,14 @@ func (c *Client) refused(step string, cmd *Command) error {
 }
 
 // mask puts *** for the key, its name, all queries and their values, user and
-// password.
+// password, but for those shorter than 4 bytes: the text stays readable.
 func (c *Client) mask(s string) string {
 	name, query := splitQuery(c.opt.Key)
 	_, appQuery := splitQuery(c.opt.App)
 	_, tcQuery := splitQuery(c.opt.TcURL)
 	_, auth, _ := strings.Cut(c.opt.Auth, "&") // behind authmod, which is no secret
 	for _, secret := range []string{c.opt.Key, query, appQuery, tcQuery, auth, name, c.opt.Password, c.opt.User, escapeUser(c.opt.User)} {
-		if secret != "" {
+		if len(secret) >= 4 {
 			s = strings.ReplaceAll(s, secret, "***")
 		}
 	}

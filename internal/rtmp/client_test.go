@@ -273,6 +273,15 @@ func TestClientRefusedKeepsTheCode(t *testing.T) {
 	require.Equal(t, &StatusError{"publish", "error", "NetStream.Publish.BadName", "*** is busy"}, err)
 }
 
+// A key of a few letters is in every word, and no secret.
+func TestClientRefusedStaysReadable(t *testing.T) {
+	for key, want := range map[string]string{"s": "s is busy as such", "is": "s is busy as such", "suc": "s is busy as such", "such": "s is busy as ***"} {
+		opt := Options{App: "live?a=b", TcURL: "rtmp://h/live?a=b", Key: key, User: "a", Password: "b"}
+		err := client(&record{}, opt, connectOK, createOK, onStatus(1, "error", "NetStream.Publish.BadName", "s is busy as such")).Publish()
+		require.Equal(t, &StatusError{"publish", "error", "NetStream.Publish.BadName", want}, err)
+	}
+}
+
 func TestClientWatch(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -1,0 +1,227 @@
+package forward
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/secretscan"
+)
+
+// exportedTypes are all of the package that have values.
+var exportedTypes = []reflect.Type{
+	reflect.TypeFor[AddressError](), reflect.TypeFor[AuthMethod](), reflect.TypeFor[Backoff](), reflect.TypeFor[Config](),
+	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[ControlOptions](), reflect.TypeFor[DNSResolver](), reflect.TypeFor[Demuxer](),
+	reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](), reflect.TypeFor[File](), reflect.TypeFor[Forwarder](),
+	reflect.TypeFor[ForwarderStats](), reflect.TypeFor[HTTPHookURLs](), reflect.TypeFor[HTTPHooks](), reflect.TypeFor[HTTPResolver](),
+	reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](), reflect.TypeFor[Message](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
+	reflect.TypeFor[PublishRequest](), reflect.TypeFor[Publisher](), reflect.TypeFor[RTMPSFile](), reflect.TypeFor[Redirect](),
+	reflect.TypeFor[RetryInfo](), reflect.TypeFor[Route](), reflect.TypeFor[RouteMode](), reflect.TypeFor[Secret](), reflect.TypeFor[Server](),
+	reflect.TypeFor[ServerStats](), reflect.TypeFor[Source](), reflect.TypeFor[SourceStats](), reflect.TypeFor[State](),
+	reflect.TypeFor[StatusError](), reflect.TypeFor[Subscription](), reflect.TypeFor[Timestamps](), reflect.TypeFor[Token](),
+	reflect.TypeFor[UnsupportedCodecError](), reflect.TypeFor[Vhost](),
+}
+
+// noSecret are the texts that hold none, by type and field: what the library
+// words itself, ids, codecs, addresses to listen on, paths of files, and the
+// words of a StatusError, which are for the client.
+var noSecret = map[string]bool{
+	"AddressError.reason": true, "Config.Addr": true, "ConnectRequest.ServerID": true, "ConnectRequest.ClientID": true,
+	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.ID": true, "ForwarderStats.Warning": true,
+	"RTMPSFile.CertFile": true, "RTMPSFile.KeyFile": true, "RTMPSFile.Listen": true, "Route.Vhost": true, "Route.App": true,
+	"SourceStats.VideoCodec": true, "SourceStats.AudioCodec": true, "StatusError.Code": true, "StatusError.Description": true,
+	"Token.Purpose": true, "Token.Param": true, "UnsupportedCodecError.Codec": true, "UnsupportedCodecError.platform": true,
+	"PublishRequest.App": true, "PublishRequest.Vhost": true, "PlayRequest.App": true, "PlayRequest.Vhost": true,
+	"shown.text": true,
+}
+
+// declared are the exported types of the package but for interfaces and
+// functions.
+func declared(t *testing.T) (names []string) {
+	pkgs, err := parser.ParseDir(token.NewFileSet(), ".", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	require.NoError(t, err)
+	for _, file := range pkgs["forward"].Files {
+		for _, d := range file.Decls {
+			g, ok := d.(*ast.GenDecl)
+			if !ok {
+				continue
+			}
+			for _, s := range g.Specs {
+				spec, ok := s.(*ast.TypeSpec)
+				if !ok || !spec.Name.IsExported() {
+					continue
+				}
+				switch spec.Type.(type) {
+				case *ast.InterfaceType, *ast.FuncType:
+				default:
+					names = append(names, spec.Name.Name)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// plant puts a text into all strings that v leads to, in exported fields and
+// others, but for noSecret.
+func plant(v reflect.Value, text string, depth int) {
+	if depth > 8 {
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		if v.Type() == reflect.TypeFor[string]() || v.Type() == reflect.TypeFor[Secret]() {
+			v.SetString(text)
+		}
+	case reflect.Struct:
+		if v.Type().PkgPath() != reflect.TypeFor[Server]().PkgPath() {
+			return // another's, such as a lock
+		}
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); !noSecret[v.Type().Name()+"."+f.Name] {
+				plant(reflect.NewAt(f.Type, unsafe.Pointer(v.Field(i).UnsafeAddr())).Elem(), text, depth+1)
+			}
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		plant(v.Index(0), text, depth+1)
+	case reflect.Map:
+		k, e := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		if k.Type() == reflect.TypeFor[netip.Addr]() {
+			return
+		}
+		plant(e, text, depth+1)
+		if k.Kind() == reflect.String {
+			k.SetString("vhost") // names of vhosts and users are none
+		} else {
+			plant(k, text, depth+1)
+		}
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(k, e)
+	case reflect.Pointer:
+		if v.Type() == reflect.TypeFor[*Forwarder]() || v.Type() == reflect.TypeFor[*Source]() {
+			return
+		}
+		v.Set(reflect.New(v.Type().Elem()))
+		plant(v.Elem(), text, depth+1)
+	case reflect.Interface:
+		for _, to := range []reflect.Value{
+			reflect.ValueOf(&HTTPResolver{URL: text, Secret: Secret(text)}),
+			reflect.ValueOf(&DestinationError{Destination: Destination{URL: text}, Err: errors.New("x")}),
+		} {
+			if to.Type().AssignableTo(v.Type()) && v.NumMethod() > 0 {
+				v.Set(to)
+				return
+			}
+		}
+	}
+}
+
+// Every exported type, by value and by pointer, as an element, a field, an
+// embedded one and a key, in whatever way fmt, slog and encoding/json print it.
+func TestNoExportedTypePrintsASecret(t *testing.T) {
+	names := make(map[string]bool)
+	for _, typ := range exportedTypes {
+		names[typ.Name()] = true
+	}
+	for _, name := range declared(t) {
+		require.True(t, names[name], "%s is not in exportedTypes", name)
+	}
+	s := newServer(t, Config{Resolver: MustStatic("rtmp://dest/live/" + canary)})
+	p := publish(t, s, "live", canary)
+	live := map[string]any{
+		"Server": s, "Source": p.Source(), "Publisher": p, "Forwarder": p.Source().Forwarders()[0],
+		"Subscription": p.Source().Subscribe(t.Context()), "Demuxer": p.Source().Demuxer(t.Context()),
+	}
+	for _, typ := range exportedTypes {
+		for _, text := range []string{
+			canary, "rtmp://u:" + canary + "@dest.example/live/" + canary + "?t=" + canary, "http://u:" + canary + "@b.example/" + canary + "?t=" + canary,
+		} {
+			ptr := reflect.New(typ)
+			if v, ok := live[typ.Name()]; ok {
+				ptr = reflect.ValueOf(v)
+			} else {
+				plant(ptr.Elem(), text, 0)
+			}
+			for how, v := range forms(ptr) {
+				out := secretscan.Prints(v)
+				for _, enc := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary)} {
+					if at := strings.Index(out, enc); at >= 0 {
+						t.Errorf("%s, %s: %s", typ.Name(), how, out[max(at-200, 0):at+len(enc)])
+					}
+				}
+			}
+		}
+	}
+}
+
+// forms are ways to hold what a pointer points to.
+func forms(ptr reflect.Value) map[string]any {
+	v, typ := ptr.Elem(), ptr.Type().Elem()
+	out := map[string]any{"pointer": ptr.Interface(), "value": v.Interface()}
+	for how, e := range map[string]reflect.Value{"pointer": ptr, "value": v} {
+		slice := reflect.MakeSlice(reflect.SliceOf(e.Type()), 1, 1)
+		slice.Index(0).Set(e)
+		out["slice of "+how] = slice.Interface()
+		array := reflect.New(reflect.ArrayOf(1, e.Type())).Elem()
+		array.Index(0).Set(e)
+		out["array of "+how] = array.Interface()
+		m := reflect.MakeMap(reflect.MapOf(reflect.TypeFor[string](), e.Type()))
+		m.SetMapIndex(reflect.ValueOf("k"), e)
+		out["map of "+how] = m.Interface()
+		holder := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "V", Type: e.Type()}, {Name: "Any", Type: reflect.TypeFor[any]()}}))
+		holder.Elem().Field(0).Set(e)
+		holder.Elem().Field(1).Set(e)
+		out["field "+how] = holder.Elem().Interface()
+		out["pointer to field "+how] = holder.Interface()
+		if e.Comparable() && typ != reflect.TypeFor[Secret]() { // for which see its comment
+			keys := reflect.MakeMap(reflect.MapOf(e.Type(), reflect.TypeFor[int]()))
+			keys.SetMapIndex(e, reflect.ValueOf(1))
+			out["key "+how] = keys.Interface()
+		}
+	}
+	return out
+}
+
+// fmt masks the keys of a map; encoding/json writes those of any type of string
+// as they are, so no type of the package has such a map.
+func TestSecretAsAKey(t *testing.T) {
+	m := map[Secret]int{canary: 1}
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v", m, m, m), canary)
+	require.Contains(t, string(must(json.Marshal(m))), canary, "encoding/json has changed: say so at Secret")
+	seen := make(map[reflect.Type]bool)
+	var walk func(typ reflect.Type)
+	walk = func(typ reflect.Type) {
+		if seen[typ] || typ == reflect.TypeFor[tls.Config]() {
+			return
+		}
+		seen[typ] = true
+		switch typ.Kind() {
+		case reflect.Map:
+			require.NotEqual(t, reflect.TypeFor[Secret](), typ.Key(), typ)
+			walk(typ.Key())
+			walk(typ.Elem())
+		case reflect.Slice, reflect.Array, reflect.Pointer:
+			walk(typ.Elem())
+		case reflect.Struct:
+			for i := range typ.NumField() {
+				walk(typ.Field(i).Type)
+			}
+		}
+	}
+	for _, typ := range exportedTypes {
+		walk(typ)
+	}
+}
