@@ -184,8 +184,14 @@ type Config struct {
 	// players and destinations stay connected. Who publishes the name meanwhile,
 	// asked about as any publisher, goes on with the stream from its first
 	// keyframe on, with times behind those before (but see RawTimestamps).
+	// When it is over and no keyframe has come of anybody, the stream ends.
 	// Default 0: the stream ends at once.
 	PublishGrace time.Duration
+
+	// GraceUnpublish has PublishGrace cover a publisher that unpublishes, too:
+	// for destinations that must see one broadcast of an encoder that ends and
+	// begins again.
+	GraceUnpublish bool
 
 	// Takeover lets a publisher take the name of a stream that has one already:
 	// when it is accepted and its first keyframe has come, it goes on with the
@@ -193,6 +199,19 @@ type Config struct {
 	// it the second one is refused (ErrStreamBusy). Whoever may publish a name
 	// can then throw out who does: decide in Hooks.OnPublish.
 	Takeover bool
+
+	// EndPlayers tells players when their stream ends (StreamEOF,
+	// NetStream.Play.UnpublishNotify), on which most of them leave. Who stays is
+	// told when the next publisher comes. By default players are told nothing
+	// and wait for the next publisher of the name, with which they go on: from
+	// its headers and a keyframe, with times behind those before (but see
+	// RawTimestamps). OnPlay is not asked again.
+	EndPlayers bool
+
+	// PlayerWait is how long a player may wait for a publisher, for the first
+	// one and between two. Then it is told the end and disconnected. Default 0
+	// and negative: no limit.
+	PlayerWait time.Duration
 
 	// WriteTimeout ends a connection that does not take a batch of at most
 	// 128 KiB in this time. Default 10 s.
@@ -240,7 +259,10 @@ type Vhost struct {
 	FirstMediaTimeout time.Duration
 	ReadTimeout       time.Duration
 	PublishGrace      time.Duration
+	GraceUnpublish    bool
 	Takeover          bool
+	EndPlayers        bool
+	PlayerWait        time.Duration
 }
 
 // Backoff is the delay between two attempts to reach a destination: it begins
@@ -431,7 +453,10 @@ func (c *Config) vhost(name string) Vhost {
 	def(&v.FirstMediaTimeout, c.FirstMediaTimeout)
 	def(&v.ReadTimeout, c.ReadTimeout)
 	def(&v.PublishGrace, c.PublishGrace)
+	v.GraceUnpublish = v.GraceUnpublish || c.GraceUnpublish
 	v.Takeover = v.Takeover || c.Takeover
+	v.EndPlayers = v.EndPlayers || c.EndPlayers
+	def(&v.PlayerWait, c.PlayerWait)
 	return v
 }
 

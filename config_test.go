@@ -50,7 +50,10 @@ var configFields = map[string]struct {
 	"FirstMediaTimeout": {15 * time.Second, "TestLimitsOfTime"},
 	"ReadTimeout":       {10 * time.Second, "TestLimitsOfTime"},
 	"PublishGrace":      {nil, "TestFault17_PublishGrace"},
+	"GraceUnpublish":    {nil, "TestGraceForAnUnpublish"},
 	"Takeover":          {nil, "TestFault20_Takeover"},
+	"EndPlayers":        {nil, "TestPlayersAreToldTheEnd"},
+	"PlayerWait":        {nil, "TestPlayerWait"},
 	"WriteTimeout":      {10 * time.Second, "TestLimitsOfTime"},
 	"DrainTimeout":      {5 * time.Second, "TestShutdown"},
 	"Retry":             {nil, "TestFault08_HostDecides"},
@@ -331,6 +334,9 @@ func TestParseConfig(t *testing.T) {
 			of(Vhost{FirstMediaTimeout: 20 * time.Second, ReadTimeout: 7 * time.Second})},
 		{vhost("publish { grace 30000; takeover on; }"), of(Vhost{PublishGrace: 30 * time.Second, Takeover: true})},
 		{vhost("publish { grace 0; takeover off; }"), of(Vhost{PublishGrace: -1})},
+		{vhost("publish { grace 30000; grace_unpublish on; }"), of(Vhost{PublishGrace: 30 * time.Second, GraceUnpublish: true})},
+		{vhost("play { end_players on; player_wait 60000; }"), of(Vhost{EndPlayers: true, PlayerWait: time.Minute})},
+		{vhost("play { end_players off; player_wait 0; }"), of(Vhost{PlayerWait: -1})},
 		{vhost("publish { firstpkt_timeout 0; }"), of(Vhost{FirstMediaTimeout: -1})},
 		{vhost("forward { destination a; }"), of(Vhost{Resolver: static{}})}, // not enabled
 	} {

@@ -60,8 +60,8 @@ type RTMPSFile struct {
 //	rtmps { enabled; listen; cert; key; }
 //	publish_auth { enabled; method; user; }
 //	vhost NAME { enabled; chunk_size; forward { enabled; destination; backend; }
-//	  play { gop_cache; queue_length; mw_latency; }
-//	  publish { firstpkt_timeout; normal_timeout; grace; takeover; }
+//	  play { gop_cache; queue_length; mw_latency; end_players; player_wait; }
+//	  publish { firstpkt_timeout; normal_timeout; grace; grace_unpublish; takeover; }
 //	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; } }
 //
 // What else the format has is listed in File.Ignored. Any other word, and what
@@ -87,9 +87,10 @@ type RTMPSFile struct {
 //
 // publish_auth has user NAME PASSWORD, which may come several times, for who may
 // publish, and method, adobe or llnw, which is Config.PublishAuthMethod. When it
-// is enabled without users nobody may publish. grace, in milliseconds, is
-// Config.PublishGrace, and takeover is Config.Takeover. These and the block of a
-// destination are not SRS's.
+// is enabled without users nobody may publish. grace and player_wait, in
+// milliseconds, are Config.PublishGrace and Config.PlayerWait; grace_unpublish,
+// takeover and end_players are the fields of these names. These and the block of
+// a destination are not SRS's.
 func LoadConfig(path string) (*File, error) {
 	src, err := os.ReadFile(path)
 	if err != nil {
@@ -207,6 +208,10 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 					v.MaxLatency = orNone(time.Duration(number(d)) * time.Second)
 				case "mw_latency":
 					v.MergeWindow = milliseconds(d)
+				case "end_players":
+					v.EndPlayers = on(d)
+				case "player_wait":
+					v.PlayerWait = milliseconds(d)
 				}
 			}
 		case "publish":
@@ -218,6 +223,8 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 					v.ReadTimeout = milliseconds(d)
 				case "grace":
 					v.PublishGrace = milliseconds(d)
+				case "grace_unpublish":
+					v.GraceUnpublish = on(d)
 				case "takeover":
 					v.Takeover = on(d)
 				}

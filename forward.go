@@ -74,7 +74,7 @@ type Server struct {
 	conns     map[*conn]struct{}
 	pending   []*conn // in their handshake, the oldest first
 	sources   map[streamKey]*Source
-	waiting   map[streamKey]map[*player]struct{} // for a publisher
+	audiences map[streamKey]*audience
 	pushing   map[pushKey]*Forwarder
 	pushes    int                // forwarders
 	counted   int                // of them, those that Limits.TotalDestinations counts
@@ -93,7 +93,7 @@ func NewServer(cfg Config) *Server {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		sources:   make(map[streamKey]*Source),
-		waiting:   make(map[streamKey]map[*player]struct{}),
+		audiences: make(map[streamKey]*audience),
 		pushing:   make(map[pushKey]*Forwarder),
 		perAddr:   make(map[netip.Addr]int),
 	}
@@ -494,17 +494,34 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	return src, nil
 }
 
-// release gives a stream's name back.
+// release gives a stream's name back. Where it has players, what they have seen
+// of its times is kept for the next stream.
 func (s *Server) release(src *Source) {
+	ended := src.lastMoment()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sources[src.key] == src {
-		delete(s.sources, src.key)
+	if s.sources[src.key] != src {
+		return
+	}
+	delete(s.sources, src.key)
+	if a := s.audiences[src.key]; a != nil && ended.at != 0 {
+		a.ended = ended
 	}
 }
 
+// lastEnd is where the times have ended that the players of a stream
+// have seen.
+func (s *Server) lastEnd(key streamKey) moment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.audiences[key]; a != nil {
+		return a.ended
+	}
+	return moment{}
+}
+
 // enliven makes src visible and returns the players that wait for it.
-func (s *Server) enliven(src *Source) ([]*player, error) {
+func (s *Server) enliven(src *Source) (players []*player, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -514,8 +531,12 @@ func (s *Server) enliven(src *Source) ([]*player, error) {
 		return nil, errNoVhost
 	}
 	src.live = true
-	players := slices.Collect(maps.Keys(s.waiting[src.key]))
-	delete(s.waiting, src.key)
+	if a := s.audiences[src.key]; a != nil {
+		players = slices.Collect(maps.Keys(a.waiting))
+	}
+	for _, p := range players {
+		s.leaveLocked(p)
+	}
 	return players, nil
 }
 
@@ -736,9 +757,16 @@ func (c *conn) finish() {
 	s := c.srv
 	s.mu.Lock()
 	p := c.player
-	idle := p == nil || p.stopped.Load() || s.waits(p)
+	waits := p != nil && s.waits(p)
+	idle := p == nil || p.stopped.Load() || waits
 	s.mu.Unlock()
-	if idle {
+	switch {
+	case waits && p.played.Load():
+		p.tellEnd()
+		c.out.Shutdown()
+		c.closeWithin(lingerTime)
+		return
+	case idle:
 		c.nc.Close()
 		return
 	}

@@ -16,9 +16,26 @@ type player struct {
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
 	req      *PlayRequest                        // for onStop
 
+	// Of the Vhost when play began: see there.
+	endPlayers bool
+	playerWait time.Duration
+
 	src     atomic.Pointer[Source] // that it plays
-	waited  atomic.Bool            // has been without a publisher since play
 	stopped atomic.Bool            // paused, or stopped for good
+	played  atomic.Bool            // has had a publisher
+	notify  atomic.Bool            // is told when the next one comes
+
+	// Guarded by srv.mu.
+	waitUntil time.Time // while it waits
+	stopWait  func()    // the timer for that, nil for none
+}
+
+// audience is the players of one name: those that play it, that wait for a
+// publisher, and that are paused. It is there while they are.
+type audience struct {
+	players int
+	waiting map[*player]struct{} // for a publisher
+	ended   moment               // where the times of the last stream have ended
 }
 
 // Play implements rtmp.Handler.
@@ -37,11 +54,16 @@ func (c *conn) Play(streamID uint32, name string) error {
 			return c.refused("play", failed, "Playing is refused.", r.hide(err))
 		}
 	}
+	vhost := cfg.vhost(req.Vhost)
 	c.srv.mu.Lock()
-	c.player = &player{conn: c, key: r.key(), vhost: req.Vhost, streamID: streamID}
+	c.player = &player{
+		conn: c, key: r.key(), vhost: req.Vhost, streamID: streamID,
+		endPlayers: vhost.EndPlayers, playerWait: vhost.PlayerWait,
+	}
 	if f := cfg.Hooks.OnStop; f != nil {
 		c.player.req, c.player.onStop = req, f
 	}
+	c.srv.enterLocked(c.player)
 	c.srv.mu.Unlock()
 	c.rt.Limits.Streams = cfg.mediaLimits().Streams
 	c.rt.Resize(playBuffer)
@@ -70,6 +92,7 @@ func (c *conn) StopPlay(uint32) {
 	p.detach()
 	c.srv.mu.Lock()
 	c.player = nil
+	c.srv.exitLocked(p)
 	c.srv.mu.Unlock()
 	c.idle()
 	if f := p.onStop; f != nil {
@@ -83,11 +106,10 @@ func (p *player) join() {
 	case errors.Is(err, errNoVhost):
 		p.dismiss()
 	case err != nil:
+		p.tellEnd()
 		p.conn.out.Shutdown()
 	case src != nil:
 		p.attach(src)
-	default:
-		p.waited.Store(true)
 	}
 }
 
@@ -99,16 +121,54 @@ func (p *player) attach(src *Source) {
 			p.detach()
 		}
 	}()
-	if p.waited.Swap(false) {
+	if p.notify.Swap(false) {
 		c.out.Send(c.rt.AppendPlayBegin(nil, p.streamID))
 	}
+	p.played.Store(true)
 	p.src.Store(src)
 	src.group.Add(c.out, src.cursorOptions(p.streamID, c.rt.ChunkSize()), func() ([]byte, bool) {
-		src.group.Remove(c.out)
-		c.out.Send(c.rt.AppendPlayEnd(nil, p.streamID))
-		p.join()
+		p.ended(src)
 		return nil, false
 	})
+}
+
+// ended is called when all of src is sent. The player waits for the next
+// publisher, and what a client takes for the end is kept from it.
+func (p *player) ended(src *Source) {
+	src.group.Remove(p.conn.out)
+	p.src.CompareAndSwap(src, nil)
+	if p.endPlayers {
+		p.tellEnd()
+	}
+	p.join()
+}
+
+// tellEnd tells the player, once, that the stream that it has played has ended.
+func (p *player) tellEnd() {
+	if p.played.Load() && !p.notify.Swap(true) {
+		p.conn.out.Send(p.conn.rt.AppendPlayEnd(nil, p.streamID))
+	}
+}
+
+// waitOver ends a player that has waited for as long as it may.
+func (p *player) waitOver() {
+	c := p.conn
+	c.srv.mu.Lock()
+	over := c.srv.waits(p) && !time.Now().Before(p.waitUntil)
+	if over {
+		c.srv.leaveLocked(p)
+	}
+	c.srv.mu.Unlock()
+	if !over {
+		return
+	}
+	if p.played.Load() {
+		p.tellEnd()
+	} else {
+		c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "No publisher has come."))
+	}
+	c.out.Shutdown()
+	c.closeWithin(lingerTime)
 }
 
 // detach ends playing and waiting.
@@ -119,6 +179,26 @@ func (p *player) detach() {
 		src.group.Remove(p.conn.out)
 	}
 	p.conn.out.Detach()
+}
+
+// enterLocked counts a player in the audience of its name. s.mu is held, here
+// and in all that end in Locked.
+func (s *Server) enterLocked(p *player) {
+	a := s.audiences[p.key]
+	if a == nil {
+		a = &audience{waiting: make(map[*player]struct{})}
+		s.audiences[p.key] = a
+	}
+	a.players++
+}
+
+// exitLocked takes out a player that has been detached.
+func (s *Server) exitLocked(p *player) {
+	if a := s.audiences[p.key]; a != nil {
+		if a.players--; a.players == 0 {
+			delete(s.audiences, p.key)
+		}
+	}
 }
 
 // join returns the live stream a player wants; when there is none the player
@@ -135,27 +215,43 @@ func (s *Server) join(p *player) (src *Source, err error) {
 	if src := s.sources[p.key]; src != nil && src.live {
 		return src, nil
 	}
-	if s.waiting[p.key] == nil {
-		s.waiting[p.key] = make(map[*player]struct{})
+	a := s.audiences[p.key]
+	if a == nil || p.stopped.Load() { // meanwhile
+		return nil, nil
 	}
-	s.waiting[p.key][p] = struct{}{}
+	if !p.played.Load() {
+		p.notify.Store(true)
+	}
+	a.waiting[p] = struct{}{}
+	if p.playerWait > 0 {
+		p.waitUntil = time.Now().Add(p.playerWait)
+		p.stopWait = later(p.playerWait, p.waitOver)
+	}
 	return nil, nil
 }
 
 // waits reports whether a player waits for a stream. s.mu is held.
 func (s *Server) waits(p *player) bool {
-	_, ok := s.waiting[p.key][p]
-	return ok
+	if a := s.audiences[p.key]; a != nil {
+		_, ok := a.waiting[p]
+		return ok
+	}
+	return false
 }
 
 // leave ends the waiting of a player.
 func (s *Server) leave(p *player) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m := s.waiting[p.key]; m != nil {
-		delete(m, p)
-		if len(m) == 0 {
-			delete(s.waiting, p.key)
-		}
+	s.leaveLocked(p)
+}
+
+func (s *Server) leaveLocked(p *player) {
+	if a := s.audiences[p.key]; a != nil {
+		delete(a.waiting, p)
+	}
+	if p.stopWait != nil {
+		p.stopWait()
+		p.stopWait = nil
 	}
 }

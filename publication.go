@@ -25,8 +25,58 @@ type turns struct {
 	over  bool   // the stream ends unless next goes on
 	grace func() // stops the timer of PublishGrace
 
-	lastTime uint32 // of the audio or video that was appended last
-	lastAt   int64  // when that was
+	last moment // of the audio or video with the latest time
+}
+
+// moment is a time of a stream, and when that was.
+type moment struct {
+	time uint32 // in milliseconds
+	at   int64  // on fanout.Clock; 0: never
+	gap  uint32 // what comes next is later by so much at least
+}
+
+const (
+	// unordered is how far, in milliseconds, a message may be behind one before
+	// it, as audio and video are behind each other.
+	unordered = 2000
+	// seam is the least that lies, in milliseconds, between what is shown last of
+	// a stream that has ended and the first of the next.
+	seam = 100
+)
+
+// note keeps the latest time.
+func (m *moment) note(ms uint32, now int64) {
+	if d := int32(ms - m.time); m.at == 0 || d >= 0 || d < -unordered {
+		*m = moment{time: ms, at: now}
+	}
+}
+
+// next is the time of what comes at now.
+func (m *moment) next(now int64) uint32 {
+	return m.time + max(uint32((now-m.at)/int64(time.Millisecond)), m.gap)
+}
+
+// goOnFrom has the times of s begin behind those of an ended stream, which its
+// players have seen. It is for the goroutine of the first publisher, before its
+// first message.
+func (s *Source) goOnFrom(ended moment) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if ended.at == 0 {
+		return
+	}
+	s.last = ended
+	s.now.goesOn = !s.cfg.RawTimestamps
+	s.now.framer.Resume(s.resumeAt)
+}
+
+// lastMoment is where the times of s end.
+func (s *Source) lastMoment() moment {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	m := s.last
+	m.gap = max(m.gap, s.log.ShownAfter(m.time)+seam)
+	return m
 }
 
 // ErrTakenOver is what a publisher inside the process gets when another one has
@@ -83,10 +133,10 @@ func (s *Source) isEnding() bool {
 func (s *Source) resumeAt() uint32 {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if s.lastAt == 0 { // none has come before
+	if s.last.at == 0 { // none has come before
 		return 0
 	}
-	return s.lastTime + uint32((fanout.Clock()-s.lastAt)/int64(time.Millisecond))
+	return s.last.next(fanout.Clock())
 }
 
 // begin says whom to tell that the stream is over.
@@ -136,7 +186,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 	grace := s.vhost.PublishGrace
 	waits := false
 	s.turn.Lock()
-	lost = lost && grace > 0 && !s.isEnding()
+	lost = (lost || s.vhost.GraceUnpublish) && grace > 0 && !s.isEnding()
 	switch p {
 	case s.now:
 		if ended = !lost && s.next == nil; ended {
@@ -157,6 +207,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		s.end()
 		return true
 	}
+	s.group.Wake() // what has come with the end
 	if waits {
 		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
 	}
@@ -234,7 +285,7 @@ func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Fr
 		s.grace = nil
 	}
 	at := frame.Time
-	if late := int32(s.lastTime - at); late >= 0 && s.lastAt != 0 && !s.cfg.RawTimestamps {
+	if late := int32(s.last.time - at); late >= 0 && s.last.at != 0 && !s.cfg.RawTimestamps {
 		at += uint32(late) + 1
 		p.framer.Shift(uint32(late) + 1)
 	}

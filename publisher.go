@@ -176,6 +176,7 @@ type publication struct {
 	pace    pace
 	heard   int64 // when the last message came, or the publish was accepted
 	begun   bool  // media has come
+	goesOn  bool  // players have seen times before these; until media comes
 	waiting []held
 	first   int64 // when the first message came that had to wait
 	video   bool  // some of that was video
@@ -226,6 +227,7 @@ func (p *publication) single(m chunk.Message, now int64) {
 		if m.Frame == nil {
 			m.Frame = p.framer.Frame(m.Header, m.Payload)
 		}
+		p.goesOn = false
 		p.append(m.Frame, false, now)
 	case chunk.TypeData:
 		p.data(m.Time, m.Payload, false, now)
@@ -250,7 +252,11 @@ func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	if t.OnMetaData {
 		frame = p.framer.Alone // the header set keeps it
 	}
-	p.append(frame(h, plain), t.Set || t.OnMetaData && !t.Clear, now)
+	m := frame(h, plain)
+	if p.goesOn && t.OnMetaData {
+		m = retimed(m, 0) // as when a stream begins: see gop.HeaderSet
+	}
+	p.append(m, t.Set || t.OnMetaData && !t.Clear, now)
 }
 
 // append takes a message. One without a body is of no use to anybody, and some
@@ -292,7 +298,7 @@ func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool) {
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
 	if frame.Type != chunk.TypeData {
-		s.lastTime, s.lastAt = frame.Time, now
+		s.last.note(frame.Time, now)
 	}
 	return changed
 }

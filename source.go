@@ -223,6 +223,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	s.forwardAll(dests)
 	s.ttl = ttl
 	s.refreshAfter(ttl)
+	s.goOnFrom(s.srv.lastEnd(s.key))
 	players, err := s.srv.enliven(s)
 	if err != nil {
 		s.end()

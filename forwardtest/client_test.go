@@ -28,7 +28,7 @@ func (w *world) play() *forwardtest.Player {
 }
 
 func TestPlayerGetsWhatIsPublished(t *testing.T) {
-	bubble(t, forward.Config{}, func(w *world) {
+	bubble(t, forward.Config{EndPlayers: true}, func(w *world) {
 		early := w.play() // before there is a stream
 		p := w.publish()
 		require.NoError(w, p.Send(w.ctx, media.Messages(2500*time.Millisecond), 1))

@@ -40,9 +40,10 @@ type Ignored struct {
 //	            merge_window_ms, dial_timeout_ms, setup_timeout_ms MILLISECONDS;
 //	        }
 //	    }
-//	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS; }
+//	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS;
+//	           end_players on|off; player_wait MILLISECONDS; }
 //	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS;
-//	              grace MILLISECONDS; takeover on|off; }
+//	              grace MILLISECONDS; grace_unpublish on|off; takeover on|off; }
 //	    http_hooks { enabled; on_connect URL…; on_close, on_publish,
 //	                 on_unpublish, on_play, on_stop likewise; }
 //	}
@@ -51,8 +52,8 @@ type Ignored struct {
 // to their values, and both forms of destination may follow one another; the
 // user of publish_auth may be given several times, with other names; of any
 // other a second one in the same block is an error, and so is a second vhost of
-// a name. publish_auth, grace, takeover and the block of a destination are this
-// module's own, all else is SRS's. The names in that block are those of the
+// a name. publish_auth, grace, grace_unpublish, takeover, end_players, player_wait
+// and the block of a destination are this module's own, all else is SRS's. The names in that block are those of the
 // control handler, but for user.
 //
 // What SRS has beyond these (to its version 7, with the older spellings it still
@@ -219,6 +220,8 @@ var (
 			"gop_cache":    {value: onOff},
 			"queue_length": {value: seconds},
 			"mw_latency":   {value: milliseconds},
+			"end_players":  {value: onOff},
+			"player_wait":  {value: milliseconds},
 		},
 		ignored: names(`atc atc_auto gop_cache_max_frames include mix_correct mw_msgs
 			reduce_sequence_header send_min_interval time_jitter`),
@@ -229,6 +232,7 @@ var (
 			"firstpkt_timeout": {value: milliseconds},
 			"normal_timeout":   {value: milliseconds},
 			"grace":            {value: milliseconds},
+			"grace_unpublish":  {value: onOff},
 			"takeover":         {value: onOff},
 		},
 		ignored: names("include kickoff_for_idle mr mr_latency parse_sps try_annexb_first"),

@@ -71,7 +71,7 @@ vhost __defaultVhost__ {
 		backend https://user:pass@[::1]:8085/api?token=1;
 	}
 	play { gop_cache on; queue_length 10; mw_latency 0; }
-	publish { firstpkt_timeout 20000; normal_timeout 7000; grace 30000; takeover on; }
+	publish { firstpkt_timeout 20000; normal_timeout 7000; grace 30000; grace_unpublish on; takeover on; }
 	http_hooks {
 		enabled on;
 		on_connect http://a http://b; on_connect http://c;

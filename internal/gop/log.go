@@ -284,6 +284,34 @@ func (l *Log) Get(seq uint64) *Message {
 	return nil
 }
 
+const (
+	// shownWithin is how many of the last messages hold the picture that is shown
+	// last, and shownAtMost how much later, in milliseconds, that can be.
+	shownWithin = 64
+	shownAtMost = 2000
+)
+
+// ShownAfter is how many milliseconds after a time the last picture is shown: in
+// a stream with B-frames that is later than the time of its last message.
+func (l *Log) ShownAfter(ms uint32) (after uint32) {
+	head := l.head.Load()
+	for seq := head - 1; seq+shownWithin >= head; seq-- {
+		m := l.Get(seq)
+		if m == nil {
+			break
+		}
+		if m.Type != chunk.TypeVideo {
+			continue
+		}
+		if ct, ok := flv.CompositionTime(m.Frame.Head()); ok {
+			if d := int32(m.Time + uint32(ct) - ms); d <= shownAtMost {
+				after = max(after, uint32(max(d, 0)))
+			}
+		}
+	}
+	return after
+}
+
 // classify looks at the message and brings the header set up to date. It reports
 // whether it is media.
 func (l *Log) classify(m *Message) (media bool) {

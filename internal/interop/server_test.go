@@ -30,7 +30,15 @@ type server struct {
 	plays atomic.Int64 // accepted
 }
 
+// newServer has players told when their stream ends, on which they leave.
 func newServer(t testing.TB, cfg forward.Config) *server {
+	t.Helper()
+	cfg.EndPlayers = true
+	return serve(t, cfg)
+}
+
+// serve is newServer with players that wait for the next publish.
+func serve(t testing.TB, cfg forward.Config) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
