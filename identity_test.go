@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -128,6 +130,7 @@ func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
 
 	// It does not block the name.
 	before := encoder(t, s, connecting+call(1, "publish", 5, nil, way.name, "live")+messageOf(4, 0, 9, 1, h264Key))
+	waits := listener(t, s, connecting+call(1, "play", 5, nil, way.name))
 	require.Nil(t, s.Source(name))
 	p, err := s.Publish(t.Context(), PublishRequest{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
 	require.NoError(t, err)
@@ -142,6 +145,7 @@ func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
 	require.NoError(t, p.WriteTag(TagVideo, 40, []byte(secretMedia)))
 	synctest.Wait()
 	require.NotContains(t, heard(), "only for studio")
+	require.NotContains(t, waits(), "only for studio")
 	src := s.Source(name)
 	require.Same(t, p.Source(), src)
 	require.EqualValues(t, 2, src.Stats().Messages)
@@ -292,6 +296,52 @@ func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 		ds, err := routes.ResolveDestinations(t.Context(), r)
 		require.NoError(t, err)
 		require.Equal(t, want, ds[0].URL)
+	}
+}
+
+// What a backend has answered about one vhost is not given out for another.
+func TestAnswersOfTwoVhostsAreKeptApart(t *testing.T) {
+	studio := &PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
+	spelled := &PublishRequest{Vhost: "STUDIO.example", App: "live", Stream: "cam"}
+	others := []*PublishRequest{
+		{Vhost: DefaultVhost, App: "studio.example/live", Stream: "cam"},
+		{App: "live", Stream: "cam"},
+		{Vhost: "other.example", App: "live", Stream: "cam"},
+	}
+
+	down := false
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if down {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, `{"code":0,"data":{"urls":["rtmp://192.0.2.1/studio/only"]}}`)
+	}))
+	defer backend.Close()
+	lastGood := &HTTPResolver{URL: backend.URL, OnFailure: LastGood, Logger: quiet}
+	_, err := lastGood.ResolveDestinations(t.Context(), studio)
+	require.NoError(t, err)
+	down = true
+	ds, err := lastGood.ResolveDestinations(t.Context(), spelled)
+	require.NoError(t, err)
+	require.Len(t, ds, 1)
+
+	asked := 0
+	cached := Cached(ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+		asked++
+		return nil, nil
+	}), time.Hour)
+	for _, r := range []*PublishRequest{studio, spelled} {
+		_, err := cached.ResolveDestinations(t.Context(), r)
+		require.NoError(t, err)
+		require.Equal(t, 1, asked)
+	}
+	for i, r := range others {
+		_, err := lastGood.ResolveDestinations(t.Context(), r)
+		require.ErrorContains(t, err, "no earlier answer", r.Name())
+		_, err = cached.ResolveDestinations(t.Context(), r)
+		require.NoError(t, err)
+		require.Equal(t, 2+i, asked, r.Name())
 	}
 }
 
