@@ -15,7 +15,8 @@ const (
 	// MaxCommands is how many commands a client may send before its
 	// publish or play is accepted.
 	MaxCommands = 32
-	// MaxStreams is how many message streams a connection may have.
+	// MaxStreams is how many message streams a connection may have, not
+	// counting those that the client has closed.
 	MaxStreams = 8
 
 	fmsVersion = "FMS/3,0,1,123"
@@ -103,12 +104,16 @@ type Server struct {
 	commands  int
 	nextID    uint32          // the last id that createStream gave
 	streams   []*serverStream // at most MaxStreams
+	closed    uint64          // counts streams that were closed
 }
 
+// serverStream is a message stream. One that was closed can be used again until
+// it is deleted, or its place is needed.
 type serverStream struct {
 	id                  uint32
 	publishing, playing bool
 	name                string
+	closed              uint64 // which one of those that were closed; 0: open
 }
 
 // NewServer returns the server's side of c.
@@ -172,6 +177,21 @@ func (s *Server) stop(st *serverStream, lost bool) {
 		st.playing = false
 		s.h.StopPlay(st.id)
 	}
+	s.closed++
+	st.closed = s.closed
+}
+
+// halt ends what a stream does because the client wants it, and says so.
+func (s *Server) halt(st *serverStream) error {
+	publishing, playing := st.publishing, st.playing
+	s.stop(st, false)
+	switch {
+	case publishing:
+		return s.send(s.appendStatus(nil, st.id, "status", "NetStream.Unpublish.Success", "Stopped publishing."))
+	case playing:
+		return s.send(s.appendStatus(nil, st.id, "status", "NetStream.Play.Stop", "Stopped playing."))
+	}
+	return nil
 }
 
 func (s *Server) command(m chunk.Message) error {
@@ -199,10 +219,20 @@ func (s *Server) command(m chunk.Message) error {
 		return s.send(s.appendCommand(b, 0, "onFCPublish", 0, nil,
 			statusInfo("status", "NetStream.Publish.Start", "Publishing may begin.")))
 	case "FCUnpublish":
-		s.unpublishName(cmd.String(1))
+		if err := s.unpublishName(cmd.String(1)); err != nil {
+			return err
+		}
 		b := s.appendResult(nil, &cmd, nil, amf.Undefined{})
 		return s.send(s.appendCommand(b, 0, "onFCUnpublish", 0, nil,
 			statusInfo("status", "NetStream.Unpublish.Success", "Stopped publishing.")))
+	case "FCSubscribe":
+		b := s.appendResult(nil, &cmd, nil, amf.Undefined{})
+		return s.send(s.appendCommand(b, 0, "onFCSubscribe", 0, nil,
+			statusInfo("status", "NetStream.Play.Start", "Playing may begin.")))
+	case "FCUnsubscribe":
+		b := s.appendResult(nil, &cmd, nil, amf.Undefined{})
+		return s.send(s.appendCommand(b, 0, "onFCUnsubscribe", 0, nil,
+			statusInfo("status", "NetStream.Play.Stop", "Stopped playing.")))
 	case "createStream":
 		return s.createStream(&cmd)
 	case "publish":
@@ -212,16 +242,57 @@ func (s *Server) command(m chunk.Message) error {
 	case "pause", "pauseRaw":
 		return s.pause(&cmd)
 	case "closeStream":
-		s.closeStream(cmd.StreamID)
-	case "deleteStream":
-		if id, ok := cmd.Number(1); ok && id >= 0 && id < 1<<32 {
-			s.closeStream(uint32(id))
-			s.streams = slices.DeleteFunc(s.streams, func(st *serverStream) bool { return st.id == uint32(id) })
+		if st := s.closing(&cmd); st != nil {
+			if err := s.halt(st); err != nil {
+				return err
+			}
 		}
+		return s.result(&cmd, nil, amf.Undefined{})
+	case "deleteStream":
+		if st := s.deleting(&cmd); st != nil {
+			if err := s.halt(st); err != nil {
+				return err
+			}
+			s.forget(st)
+		}
+		return s.result(&cmd, nil, amf.Undefined{})
 	case "seek":
 		return s.send(s.appendStatus(nil, cmd.StreamID, "error", "NetStream.Seek.Failed", "A live stream can't be seeked."))
+	case "_result", "_error", "onStatus": // no calls
+		return nil
+	}
+	return s.fail(&cmd, fmt.Sprintf("Method not found (%s).", clip(cmd.Name, 32)))
+}
+
+// closing is the stream that a closeStream is about: that of the message, or,
+// as older versions of HaishinKit send it, the one whose id is argument 1 of a
+// message of stream 0. It is nil where there is none.
+func (s *Server) closing(cmd *Command) *serverStream {
+	if id, ok := cmd.id(1); ok && cmd.StreamID == 0 {
+		return s.stream(id)
+	}
+	return s.stream(cmd.StreamID)
+}
+
+// deleting is the stream that a deleteStream is about: argument 1, or that of
+// the message where there is no argument.
+func (s *Server) deleting(cmd *Command) *serverStream {
+	if len(cmd.Args) < 2 && cmd.StreamID != 0 {
+		return s.stream(cmd.StreamID)
+	}
+	if id, ok := cmd.id(1); ok {
+		return s.stream(id)
 	}
 	return nil
+}
+
+// id returns argument i as the id of a message stream.
+func (c *Command) id(i int) (id uint32, ok bool) {
+	n, ok := c.Number(i)
+	if !ok || !(n >= 0 && n < 1<<32) {
+		return 0, false
+	}
+	return uint32(n), true
 }
 
 func (s *Server) connect(cmd *Command) error {
@@ -261,10 +332,8 @@ func (s *Server) connect(cmd *Command) error {
 }
 
 func (s *Server) createStream(cmd *Command) error {
-	if len(s.streams) >= MaxStreams {
-		b := s.appendCommand(nil, 0, "_error", cmd.Txn, nil,
-			statusInfo("error", "NetConnection.Call.Failed", fmt.Sprintf("At most %d streams a connection.", MaxStreams)))
-		return s.send(b)
+	if !s.room() {
+		return s.fail(cmd, fmt.Sprintf("A connection has at most %d streams.", MaxStreams))
 	}
 	s.nextID++
 	for s.stream(s.nextID) != nil {
@@ -272,6 +341,26 @@ func (s *Server) createStream(cmd *Command) error {
 	}
 	s.streams = append(s.streams, &serverStream{id: s.nextID})
 	return s.result(cmd, nil, s.nextID)
+}
+
+// room reports whether there is a place for one more stream, which is that of
+// the stream that was closed first where there is no other.
+func (s *Server) room() bool {
+	if len(s.streams) < MaxStreams {
+		return true
+	}
+	var oldest *serverStream
+	for _, st := range s.streams {
+		if st.closed > 0 && (oldest == nil || st.closed < oldest.closed) {
+			oldest = st
+		}
+	}
+	s.forget(oldest)
+	return oldest != nil
+}
+
+func (s *Server) forget(st *serverStream) {
+	s.streams = slices.DeleteFunc(s.streams, func(o *serverStream) bool { return o == st })
 }
 
 // stream returns the stream of that id, nil where there is none.
@@ -289,7 +378,7 @@ func (s *Server) stream(id uint32) *serverStream {
 func (s *Server) wanted(id uint32) (*serverStream, error) {
 	st := s.stream(id)
 	if st == nil {
-		if len(s.streams) >= MaxStreams {
+		if !s.room() {
 			return nil, fmt.Errorf("%w: more than %d message streams", chunk.ErrLimit, MaxStreams)
 		}
 		st = &serverStream{id: id}
@@ -298,50 +387,64 @@ func (s *Server) wanted(id uint32) (*serverStream, error) {
 	return st, nil
 }
 
+// publish begins to publish, in place of whatever the stream does. publish(false)
+// stops (RTMP 1.0, 7.2.2.6; Flash, NetStream.publish).
 func (s *Server) publish(cmd *Command) error {
+	if cmd.isFalse(1) {
+		return s.cease(cmd, func(st *serverStream) bool { return st.publishing })
+	}
 	st, err := s.wanted(cmd.StreamID)
 	if err != nil {
 		return err
 	}
 	name, ok := cmd.streamName()
 	switch {
-	case st.publishing || st.playing:
-		err = &StatusError{Command: "publish", Code: "NetStream.Publish.BadName", Description: "This message stream is in use."}
 	case !ok:
 		err = &StatusError{Command: "publish", Code: "NetStream.Publish.BadName", Description: noString}
+	case st.publishing && st.name == name: // already
 	default:
+		if err := s.halt(st); err != nil {
+			return err
+		}
 		err = s.h.Publish(cmd.StreamID, name)
 	}
 	if err != nil {
 		return s.refuse(cmd.StreamID, err)
 	}
 	s.accepted = true
-	st.publishing, st.name = true, name
+	st.publishing, st.name, st.closed = true, name, 0
 	return s.send(s.appendStatus(nil, cmd.StreamID, "status", "NetStream.Publish.Start", "Publishing."))
 }
 
+// play begins to play, in place of whatever the stream does. play(false) stops
+// (RTMP 1.0, 7.2.2.1; Flash, NetStream.play).
 func (s *Server) play(cmd *Command) error {
+	if cmd.isFalse(1) {
+		return s.cease(cmd, func(st *serverStream) bool { return st.playing })
+	}
 	st, err := s.wanted(cmd.StreamID)
 	if err != nil {
 		return err
 	}
 	name, ok := cmd.streamName()
 	if !ok {
-		err = &StatusError{Command: "play", Code: "NetStream.Play.StreamNotFound", Description: noString}
+		return s.refuse(cmd.StreamID, &StatusError{Command: "play", Code: "NetStream.Play.StreamNotFound", Description: noString})
 	}
 	for _, other := range s.streams {
-		if other.playing || st.publishing {
-			err = &StatusError{Command: "play", Code: "NetStream.Play.Failed", Description: "One play a connection."}
+		if other.playing && other != st {
+			return s.send(s.AppendPlayFailed(nil, cmd.StreamID, "A connection plays one stream at a time."))
 		}
 	}
-	if err == nil {
-		err = s.h.Play(cmd.StreamID, name)
+	if st.playing {
+		s.stop(st, false) // NetStream.Play.Reset says so
+	} else if err := s.halt(st); err != nil {
+		return err
 	}
-	if err != nil {
+	if err := s.h.Play(cmd.StreamID, name); err != nil {
 		return s.refuse(cmd.StreamID, err)
 	}
 	s.accepted = true
-	st.playing, st.name = true, name
+	st.playing, st.name, st.closed = true, name, 0
 	b := chunk.AppendUserControl(nil, eventStreamBegin, cmd.StreamID)
 	b = s.appendStatus(b, cmd.StreamID, "status", "NetStream.Play.Reset", "Playing and resetting.")
 	b = s.appendStatus(b, cmd.StreamID, "status", "NetStream.Play.Start", "Playing.")
@@ -350,6 +453,25 @@ func (s *Server) play(cmd *Command) error {
 	}
 	s.h.Playing(cmd.StreamID)
 	return nil
+}
+
+// cease ends what the stream of a command does, where it does that.
+func (s *Server) cease(cmd *Command, does func(*serverStream) bool) error {
+	if st := s.stream(cmd.StreamID); st != nil && does(st) {
+		if err := s.halt(st); err != nil {
+			return err
+		}
+	}
+	return s.result(cmd, nil, amf.Undefined{})
+}
+
+// isFalse reports whether argument i is false.
+func (c *Command) isFalse(i int) bool {
+	if i >= len(c.Args) {
+		return false
+	}
+	v, ok := c.Args[i].(bool)
+	return ok && !v
 }
 
 // refuse tells the client why and ends the connection.
@@ -363,12 +485,15 @@ func (s *Server) refuse(streamID uint32, err error) error {
 
 func (s *Server) pause(cmd *Command) error {
 	st := s.stream(cmd.StreamID)
-	if st == nil || !st.playing || len(cmd.Args) < 2 {
-		return nil
+	if st == nil || !st.playing {
+		return s.fail(cmd, "The stream does not play.")
 	}
-	pause, ok := cmd.Args[1].(bool)
+	pause, ok := false, false
+	if len(cmd.Args) > 1 {
+		pause, ok = cmd.Args[1].(bool)
+	}
 	if !ok {
-		return nil
+		return s.fail(cmd, "Whether to pause is not said.")
 	}
 	code, text := "NetStream.Unpause.Notify", "Playing."
 	if pause {
@@ -384,18 +509,24 @@ func (s *Server) pause(cmd *Command) error {
 	return nil
 }
 
-func (s *Server) closeStream(id uint32) {
-	if st := s.stream(id); st != nil {
-		s.stop(st, false)
-	}
-}
-
-func (s *Server) unpublishName(name string) {
+func (s *Server) unpublishName(name string) error {
 	for _, st := range s.streams {
 		if st.publishing && st.name == name {
-			s.stop(st, false)
+			if err := s.halt(st); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// fail answers a call that can't be carried out. No client that we know ends
+// because of it where the call is not one that it needs.
+func (s *Server) fail(cmd *Command, description string) error {
+	if cmd.Txn == 0 {
+		return nil
+	}
+	return s.send(s.appendCommand(nil, 0, "_error", cmd.Txn, nil, statusInfo("error", "NetConnection.Call.Failed", description)))
 }
 
 // result answers cmd. A command with transaction id 0 wants no answer
@@ -437,7 +568,9 @@ func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byt
 // goroutine of Serve.
 func (s *Server) Reject(streamID uint32, description string) {
 	s.send(s.AppendKick(nil, streamID, description))
-	s.closeStream(streamID)
+	if st := s.stream(streamID); st != nil {
+		s.stop(st, false)
+	}
 }
 
 // AppendPlayFailed appends what tells a player that it gets nothing more.

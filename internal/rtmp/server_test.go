@@ -178,6 +178,8 @@ func TestServerCommands(t *testing.T) {
 		reset      = "onStatus@1 0 null status:NetStream.Play.Reset"
 		play       = "onStatus@1 0 null status:NetStream.Play.Start"
 		callFailed = "_error@0 9 null error:NetConnection.Call.Failed"
+		unpublish  = "onStatus@1 0 null status:NetStream.Unpublish.Success"
+		stop       = "onStatus@1 0 null status:NetStream.Play.Stop"
 	)
 	create := command(0, "createStream", 4, nil)
 	publish := func(id uint32, name string) []byte { return command(id, "publish", 5, nil, name, "live") }
@@ -195,7 +197,7 @@ func TestServerCommands(t *testing.T) {
 			command(0, "FCUnpublish", 6, nil, "c4nary5ecret"), command(0, "deleteStream", 7, nil, 1)),
 			[]string{"_result@0 2 null undefined", "_result@0 3 null undefined", onFC, "_result@0 4 null 1",
 				`Publish 1 "c4nary5ecret"`, start, `Message 18@1 "\x02\x00\x01x"`, `Message 9@1 "v"`, `Message 8@1 "a"`, `Message 22@1 "g"`,
-				"Unpublish 1", "_result@0 6 null undefined", onUnFC}},
+				"Unpublish 1", unpublish, "_result@0 6 null undefined", onUnFC, "_result@0 7 null undefined"}},
 		{"AMF3 commands", concat(
 			message(17, 0, append([]byte{0}, encode("createStream", 4, nil)...)),
 			message(17, 1, append([]byte{0}, encode("publish", 5, nil, "c4nary5ecret", "live")...)),
@@ -204,9 +206,9 @@ func TestServerCommands(t *testing.T) {
 		{"ends without unpublishing", concat(create, publish(1, "c4nary5ecret")),
 			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 		{"closeStream and deleteStream", concat(create, publish(1, "c4nary5ecret"), command(1, "closeStream", 0, nil), command(0, "deleteStream", 0, nil, 1)),
-			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1", unpublish}},
 		{"publishes again", concat(create, publish(1, "a"), command(1, "closeStream", 0, nil), publish(1, "b"), video(1, "v")),
-			[]string{"_result@0 4 null 1", `Publish 1 "a"`, start, "Unpublish 1", `Publish 1 "b"`, start, `Message 9@1 "v"`, "Unpublish 1"}},
+			[]string{"_result@0 4 null 1", `Publish 1 "a"`, start, "Unpublish 1", unpublish, `Publish 1 "b"`, start, `Message 9@1 "v"`, "Unpublish 1"}},
 		{"a deleted id is not given again", concat(create, command(0, "deleteStream", 0, nil, 1), create),
 			[]string{"_result@0 4 null 1", "_result@0 4 null 2"}},
 		{"FCPublish and publish without createStream", concat(command(0, "FCPublish", 3, nil, "c4nary5ecret"), publish(0, "c4nary5ecret"), video(0, "v"), create),
@@ -214,19 +216,19 @@ func TestServerCommands(t *testing.T) {
 		{"createStream goes round ids in use", concat(publish(1, "a"), publish(3, "b"), create, create, video(1, "v"), video(3, "w"),
 			command(0, "deleteStream", 0, nil, 1), command(0, "deleteStream", 0, nil, 3)),
 			[]string{`Publish 1 "a"`, start, `Publish 3 "b"`, "onStatus@3 0 null status:NetStream.Publish.Start",
-				"_result@0 4 null 2", "_result@0 4 null 4", `Message 9@1 "v"`, `Message 9@3 "w"`, "Unpublish 1", "Unpublish 3"}},
+				"_result@0 4 null 2", "_result@0 4 null 4", `Message 9@1 "v"`, `Message 9@3 "w"`, "Unpublish 1", unpublish, "Unpublish 3", "onStatus@3 0 null status:NetStream.Unpublish.Success"}},
 		{"createStream goes round great ids", concat(publish(65537, "a"), create, create, command(0, "deleteStream", 0, nil, 65537)),
-			[]string{`Publish 65537 "a"`, "onStatus@65537 0 null status:NetStream.Publish.Start", "_result@0 4 null 1", "_result@0 4 null 2", "Unpublish 65537"}},
+			[]string{`Publish 65537 "a"`, "onStatus@65537 0 null status:NetStream.Publish.Start", "_result@0 4 null 1", "_result@0 4 null 2", "Unpublish 65537", "onStatus@65537 0 null status:NetStream.Unpublish.Success"}},
 		{"the greatest id", concat(publish(math.MaxUint32, "a"), create, command(0, "deleteStream", 0, nil, float64(math.MaxUint32))),
-			[]string{`Publish 4294967295 "a"`, "onStatus@4294967295 0 null status:NetStream.Publish.Start", "_result@0 4 null 1", "Unpublish 4294967295"}},
+			[]string{`Publish 4294967295 "a"`, "onStatus@4294967295 0 null status:NetStream.Publish.Start", "_result@0 4 null 1", "Unpublish 4294967295", "onStatus@4294967295 0 null status:NetStream.Unpublish.Success"}},
 		{"two streams", concat(create, create, publish(1, "a"), publish(2, "b"), video(1, "v"), video(2, "w"), command(0, "FCUnpublish", 0, nil, "a"), video(1, "late"), video(2, "x"), command(0, "deleteStream", 0, nil, 2)),
 			[]string{"_result@0 4 null 1", "_result@0 4 null 2", `Publish 1 "a"`, start, `Publish 2 "b"`, "onStatus@2 0 null status:NetStream.Publish.Start",
-				`Message 9@1 "v"`, `Message 9@2 "w"`, "Unpublish 1", onUnFC, `Message 9@2 "x"`, "Unpublish 2"}},
+				`Message 9@1 "v"`, `Message 9@2 "w"`, "Unpublish 1", unpublish, onUnFC, `Message 9@2 "x"`, "Unpublish 2", "onStatus@2 0 null status:NetStream.Unpublish.Success"}},
 
 		{"media before publish and on other streams", concat(video(1, "a"), create, video(1, "b"), video(0, "c"), publish(1, "c4nary5ecret"), video(2, "d"), video(1, "e"), video(1<<24+1, "f")),
 			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, `Message 9@1 "e"`, "Unpublish 1"}},
 		{"media after the end", concat(create, publish(1, "c4nary5ecret"), command(0, "deleteStream", 0, nil, 1), video(1, "late")),
-			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, "Unpublish 1", unpublish}},
 		{"empty media", concat(create, publish(1, "c4nary5ecret"), video(1, ""), message(chunk.TypeAudio, 1, nil)),
 			[]string{"_result@0 4 null 1", `Publish 1 "c4nary5ecret"`, start, `Message 9@1 ""`, `Message 8@1 ""`, "Unpublish 1"}},
 		{"other message types", concat(create, publish(1, "c4nary5ecret"), message(16, 1, []byte("x")), message(19, 1, nil), message(7, 1, nil), message(255, 1, []byte("x"))),
@@ -242,11 +244,11 @@ func TestServerCommands(t *testing.T) {
 		{"FCUnpublish of no name", concat(command(1, "publish", 5, nil, "c4nary5ecret"), command(0, "FCUnpublish", 0, nil), command(0, "FCUnpublish", 0, nil, 7), command(0, "FCUnpublish", 0, nil, "other"),
 			command(0, "FCUnpublish", 0, nil, nil, "c4nary5ecret"), command(0, "FCUnpublish", 0, nil, amf.Undefined{}, "c4nary5ecret")),
 			[]string{`Publish 1 "c4nary5ecret"`, start, onUnFC, onUnFC, onUnFC, onUnFC, onUnFC, "Unpublish 1"}},
-		{"FCUnpublish without null", concat(publish(1, "c4nary5ecret"), command(0, "FCUnpublish", 0, "c4nary5ecret")), []string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1", onUnFC}},
-		{"deleteStream without null", concat(publish(1, "c4nary5ecret"), command(0, "deleteStream", 7, 1), video(1, "late")), []string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
+		{"FCUnpublish without null", concat(publish(1, "c4nary5ecret"), command(0, "FCUnpublish", 0, "c4nary5ecret")), []string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1", unpublish, onUnFC}},
+		{"deleteStream without null", concat(publish(1, "c4nary5ecret"), command(0, "deleteStream", 7, 1), video(1, "late")), []string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1", unpublish, "_result@0 7 null undefined"}},
 		{"deleteStream with the id in another place", concat(publish(1, "c4nary5ecret"), command(0, "deleteStream", 7, nil, nil, 1), command(0, "deleteStream", 7, nil, "x", 1), video(1, "v")),
-			[]string{`Publish 1 "c4nary5ecret"`, start, `Message 9@1 "v"`, "Unpublish 1"}},
-		{"deleteStream of nothing", concat(publish(1, "c4nary5ecret"), command(1, "deleteStream", 0), command(1, "deleteStream", 0, nil), command(1, "deleteStream", 0, nil, "1"),
+			[]string{`Publish 1 "c4nary5ecret"`, start, "_result@0 7 null undefined", "_result@0 7 null undefined", `Message 9@1 "v"`, "Unpublish 1"}},
+		{"deleteStream of nothing", concat(publish(1, "c4nary5ecret"), command(0, "deleteStream", 0), command(0, "deleteStream", 0, nil), command(1, "deleteStream", 0, nil, "1"),
 			command(1, "deleteStream", 0, nil, -1), command(1, "deleteStream", 0, nil, math.NaN()), command(1, "deleteStream", 0, nil, math.Inf(1)), command(1, "deleteStream", 0, nil, 4294967297.0), command(1, "deleteStream", 0, nil, 9)),
 			[]string{`Publish 1 "c4nary5ecret"`, start, "Unpublish 1"}},
 		{"closeStream of nothing", concat(publish(1, "c4nary5ecret"), command(0, "closeStream", 0, nil), command(9, "closeStream", 0)),
@@ -258,9 +260,9 @@ func TestServerCommands(t *testing.T) {
 				"Pause 1 true", "onStatus@1 0 null status:NetStream.Pause.Notify",
 				"onStatus@1 0 null status:NetStream.Unpause.Notify", "Pause 1 false",
 				"Pause 1 true", "onStatus@1 0 null status:NetStream.Pause.Notify",
-				"onStatus@1 0 null error:NetStream.Seek.Failed", "StopPlay 1"}},
+				"onStatus@1 0 null error:NetStream.Seek.Failed", "StopPlay 1", stop, "_result@0 9 null undefined"}},
 		{"play forms", concat(command(1, "play", 0, nil, "a"), command(1, "closeStream", 0), command(1, "play", "b"), command(1, "closeStream", 0), command(1, "play", 3, nil, "c", "live", -1, true), command(1, "closeStream", 0)),
-			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", `Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", `Play 1 "c"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
+			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop, `Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop, `Play 1 "c"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop}},
 		{"player sends media", concat(command(1, "play", 0, nil, "a"), video(1, "v")),
 			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
 		{"pause without null", concat(command(1, "play", 0, nil, "a"), command(1, "pause", 0, true, 0)),
@@ -277,9 +279,51 @@ func TestServerCommands(t *testing.T) {
 		{"no answer to transaction id 0", concat(command(0, "_checkbw", 0, nil), command(0, "releaseStream", 0, nil, "k"), command(0, "createStream", 0, nil), command(0, "getStreamLength", nil, "k")), nil},
 		{"FCPublish with transaction id 0", command(0, "FCPublish", 0, nil, "k"), []string{onFC}},
 		{"FCPublish without a name", command(0, "FCPublish", 3), []string{"_result@0 3 null undefined", onFC}},
-		{"unknown commands", concat(command(0, "onBWDone", 0), command(0, "", 1), command(0, "CONNECT", 1), command(0, "a b", 9, nil), command(0, "_result", 1, nil), command(0, "_error", 2, nil, amf.Object{{Key: "code", Value: "x"}}), command(0, "receiveVideo", 0, nil, true)), nil},
+		{"unknown commands", concat(command(0, "onBWDone", 0), command(0, "", 1), command(0, "CONNECT", 1), command(0, "a b", 9, nil), command(0, "_result", 1, nil), command(0, "_error", 2, nil, amf.Object{{Key: "code", Value: "x"}}), command(0, "receiveVideo", 0, nil, true)),
+			[]string{"_error@0 1 null error:NetConnection.Call.Failed", "_error@0 1 null error:NetConnection.Call.Failed", callFailed}},
+		{"every call is answered", concat(command(0, "FCSubscribe", 2, nil, "a"), command(0, "FCUnsubscribe", 3, nil, "a"), command(0, "FCSubscribe", 0, nil, "a"), command(1, "pause", 9, nil, true), command(0, "receiveAudio", 9, nil, true),
+			command(0, "closeStream", 4, nil, 7), command(0, "deleteStream", 5, nil, 7), command(1, "publish", 6, nil, false), command(1, "play", 7, nil, false)),
+			[]string{"_result@0 2 null undefined", "onFCSubscribe@0 0 null status:NetStream.Play.Start", "_result@0 3 null undefined", "onFCUnsubscribe@0 0 null status:NetStream.Play.Stop",
+				"onFCSubscribe@0 0 null status:NetStream.Play.Start", callFailed, callFailed,
+				"_result@0 4 null undefined", "_result@0 5 null undefined", "_result@0 6 null undefined", "_result@0 7 null undefined"}},
+
+		{"closeStream on stream 0, the id as argument", concat(create, publish(1, "a"), command(0, "closeStream", 0, nil, 1), video(1, "late"), publish(1, "a")),
+			[]string{"_result@0 4 null 1", `Publish 1 "a"`, start, "Unpublish 1", unpublish, `Publish 1 "a"`, start, "Unpublish 1"}},
+		{"closeStream without null", concat(publish(1, "a"), command(0, "closeStream", 0, 1), video(1, "late")),
+			[]string{`Publish 1 "a"`, start, "Unpublish 1", unpublish}},
+		{"closeStream of stream 0", concat(publish(0, "a"), command(0, "closeStream", 0, nil), video(0, "late")),
+			[]string{`Publish 0 "a"`, "onStatus@0 0 null status:NetStream.Publish.Start", "Unpublish 0", "onStatus@0 0 null status:NetStream.Unpublish.Success"}},
+		{"closeStream of a stream of its own, whatever the argument", concat(publish(1, "a"), publish(2, "b"), command(1, "closeStream", 0, nil, 2), video(2, "v")),
+			[]string{`Publish 1 "a"`, start, `Publish 2 "b"`, "onStatus@2 0 null status:NetStream.Publish.Start", "Unpublish 1", unpublish, `Message 9@2 "v"`, "Unpublish 2"}},
+		{"deleteStream on the stream itself", concat(publish(1, "a"), command(1, "deleteStream", 0, nil), video(1, "late")),
+			[]string{`Publish 1 "a"`, start, "Unpublish 1", unpublish}},
+		{"a player closes", concat(command(1, "play", 0, nil, "a"), command(1, "closeStream", 0, nil), command(1, "closeStream", 0, nil)),
+			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop}},
+		{"publish(false)", concat(publish(1, "a"), video(1, "v"), command(1, "publish", 0, nil, false), video(1, "late"), command(1, "publish", 0, nil, false), publish(1, "b")),
+			[]string{`Publish 1 "a"`, start, `Message 9@1 "v"`, "Unpublish 1", unpublish, `Publish 1 "b"`, start, "Unpublish 1"}},
+		{"publish(false) of a player", concat(command(1, "play", 0, nil, "a"), command(1, "publish", 0, nil, false)),
+			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
+		{"publish again, another name", concat(publish(1, "a"), publish(1, "b"), video(1, "v")),
+			[]string{`Publish 1 "a"`, start, "Unpublish 1", unpublish, `Publish 1 "b"`, start, `Message 9@1 "v"`, "Unpublish 1"}},
+		{"publish again, the same name", concat(publish(1, "a"), video(1, "v"), publish(1, "a"), video(1, "w")),
+			[]string{`Publish 1 "a"`, start, `Message 9@1 "v"`, start, `Message 9@1 "w"`, "Unpublish 1"}},
+		{"play(false)", concat(command(1, "play", 0, nil, "a"), command(1, "play", 0, nil, false), command(1, "play", 0, nil, false), command(1, "play", 0, nil, "b")),
+			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop, `Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
+		{"play again", concat(command(1, "play", 0, nil, "a"), command(1, "play", 0, nil, "b", -2, -1, true)),
+			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", `Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
+		{"play on a stream that publishes", concat(publish(1, "a"), command(1, "play", 0, nil, "b")),
+			[]string{`Publish 1 "a"`, start, "Unpublish 1", unpublish, `Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1"}},
+		{"publish on a stream that plays", concat(command(1, "play", 0, nil, "b"), publish(1, "a")),
+			[]string{`Play 1 "b"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop, `Publish 1 "a"`, start, "Unpublish 1"}},
+		{"two players", concat(command(1, "play", 0, nil, "a"), command(2, "play", 0, nil, "b"), command(1, "pause", 0, nil, true)),
+			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "onStatus@2 0 null error:NetStream.Play.Failed",
+				"Pause 1 true", "onStatus@1 0 null status:NetStream.Pause.Notify", "StopPlay 1"}},
+
 		{"8 streams", concat(bytes.Repeat(create, 8), command(0, "createStream", 9, nil), command(0, "deleteStream", 0, nil, 3), create),
 			[]string{"_result@0 4 null 1", "_result@0 4 null 2", "_result@0 4 null 3", "_result@0 4 null 4", "_result@0 4 null 5", "_result@0 4 null 6", "_result@0 4 null 7", "_result@0 4 null 8", callFailed, "_result@0 4 null 9"}},
+		{"closed streams do not count", concat(bytes.Repeat(create, 8), command(2, "closeStream", 0, nil), command(1, "closeStream", 0, nil), publish(2, "a"), command(0, "createStream", 9, nil), command(0, "createStream", 9, nil)),
+			[]string{"_result@0 4 null 1", "_result@0 4 null 2", "_result@0 4 null 3", "_result@0 4 null 4", "_result@0 4 null 5", "_result@0 4 null 6", "_result@0 4 null 7", "_result@0 4 null 8",
+				`Publish 2 "a"`, "onStatus@2 0 null status:NetStream.Publish.Start", "_result@0 9 null 9", callFailed, "Unpublish 2"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := &handler{}
@@ -331,29 +375,20 @@ func TestServerRefuses(t *testing.T) {
 	}
 }
 
-func TestServerRefusesStreamInUse(t *testing.T) {
-	publish := command(1, "publish", 5, nil, "c4nary5ecret")
-	play := command(1, "play", 5, nil, "c4nary5ecret")
-	for _, c := range []struct {
-		name        string
-		first, then []byte
-		code, ends  string
-	}{
-		{"publish twice", publish, publish, "NetStream.Publish.BadName", "Unpublish 1"},
-		{"publish while playing", play, publish, "NetStream.Publish.BadName", "StopPlay 1"},
-		{"play while publishing", publish, play, "NetStream.Play.Failed", "Unpublish 1"},
-		{"play twice", play, play, "NetStream.Play.Failed", "StopPlay 1"},
-		{"play twice, other stream", play, command(2, "play", 5, nil, "x"), "NetStream.Play.Failed", "StopPlay 1"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			h := &handler{}
-			err := serve(h, connected, c.first, c.then)
-			var st *StatusError
-			require.ErrorAs(t, err, &st)
-			require.Equal(t, c.code, st.Code)
-			require.Contains(t, h.log[len(h.log)-2], " 0 null error:"+c.code)
-			require.Equal(t, c.ends, h.log[len(h.log)-1])
-		})
+// A player that zaps through more channels than a connection has streams, each on
+// a stream of its own.
+func TestServerOfManyChannels(t *testing.T) {
+	var in []byte
+	for i := range 3 * MaxStreams {
+		id := uint32(i + 1)
+		in = concat(in, command(0, "createStream", 2, nil), command(id, "play", 0, nil, fmt.Sprint(i)), command(id, "closeStream", 0, nil))
+	}
+	h := &handler{}
+	require.Equal(t, io.EOF, serve(h, connected, in))
+	for i := range 3 * MaxStreams {
+		require.Contains(t, h.log, fmt.Sprintf("_result@0 2 null %d", i+1))
+		require.Contains(t, h.log, fmt.Sprintf("Play %d %q", i+1, fmt.Sprint(i)))
+		require.Contains(t, h.log, fmt.Sprintf("onStatus@%d 0 null status:NetStream.Play.Stop", i+1))
 	}
 }
 
