@@ -490,3 +490,30 @@ func TestHooksThatHang(t *testing.T) {
 		require.Zero(b, others.check())
 	})
 }
+
+// A player goes to another channel on the stream that it plays, and an encoder
+// gives a name free by the id of its stream.
+func TestClientsChangeTheirStreams(t *testing.T) {
+	inBubble(t, Config{}, func(b *bubble) {
+		first := b.publish("live/one")
+		second := b.publish("live/two")
+		require.NoError(b, first.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 1)}))
+		require.NoError(b, second.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 2)}))
+		synctest.Wait()
+		rec := &forwardtest.Recorder{Reference: []forwardtest.Message{}}
+		p, err := b.client("live/one").Play(b.ctx, rec)
+		require.NoError(b, err)
+		defer p.Close()
+		require.NoError(b, rec.WaitFrames(b.ctx, 1))
+		require.NoError(b, p.Send(1, "play", 0, nil, "two"))
+		require.NoError(b, rec.WaitFrames(b.ctx, 2))
+		require.Equal(b, frame(true, 2), rec.Messages()[len(rec.Messages())-1].Payload)
+
+		_, err = first.Write([]byte(messageOf(3, 0, 20, 0, "\x02\x00\x0bcloseStream"+"\x00\x00\x00\x00\x00\x00\x00\x00\x00"+"\x05"+"\x00\x3f\xf0\x00\x00\x00\x00\x00\x00")))
+		require.NoError(b, err)
+		synctest.Wait()
+		require.Nil(b, b.srv.Source("live/one"))
+		again := b.publish("live/one")
+		defer again.Close()
+	})
+}
