@@ -577,13 +577,15 @@ type conn struct {
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
 
-	pubs    map[uint32]*publication
-	ended   []*Source    // to be waited for
-	last    *publication // that got the last message,
-	lastID  uint32       // on this message stream
-	touched bool         // since the last flush
-	media   int64        // when the last message came
-	limit   int64        // media time that the read deadline counts from
+	pubs  map[uint32]*publication
+	ended []*Source // to be waited for
+	// unpublished: a stream of it has ended.
+	unpublished bool
+	last        *publication // that got the last message,
+	lastID      uint32       // on this message stream
+	touched     bool         // since the last flush
+	media       int64        // when the last message came
+	limit       int64        // media time that the read deadline counts from
 
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
@@ -732,7 +734,7 @@ func (c *conn) end(err error) {
 	s.mu.Unlock()
 	switch {
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
-		len(c.ended) > 0 && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
+		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
 		c.logger().Debug("connection ended", "err", err)
 		err = nil
 	default:
@@ -947,7 +949,8 @@ func (c *conn) Unpublish(streamID uint32, lost bool) {
 		c.idle()
 	}
 	if p.leave(lost) {
-		c.ended = append(c.ended, p.src)
+		c.unpublished = true
+		c.ended = append(slices.DeleteFunc(c.ended, (*Source).isDone), p.src)
 	}
 }
 
@@ -975,7 +978,7 @@ func (c *conn) publication(streamID uint32) *publication {
 // framer places the media of a stream.
 func (c *conn) framer(streamID uint32) *chunk.Framer {
 	if p := c.publication(streamID); p != nil {
-		return &p.framer
+		return p.framer.Load()
 	}
 	return nil
 }

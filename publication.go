@@ -62,12 +62,14 @@ func (m *moment) next(now int64) uint32 {
 func (s *Source) goOnFrom(ended moment) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if ended.at == 0 {
+	if ended.at == 0 || s.now == nil { // it has ended already
 		return
 	}
 	s.last = ended
 	s.now.goesOn = !s.cfg.RawTimestamps
-	s.now.framer.Resume(s.resumeAt)
+	if framer := s.now.framer.Load(); framer != nil {
+		framer.Resume(s.resumeAt)
+	}
 }
 
 // lastMoment is where the times of s end.
@@ -86,12 +88,13 @@ var ErrTakenOver = errors.New("forward: another publisher has taken the stream o
 // publication returns a new one. turn is held.
 func (s *Source) publication(req *PublishRequest) *publication {
 	p := &publication{src: s, req: req}
-	p.framer = chunk.Framer{
+	framer := &chunk.Framer{
 		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab, Media: flv.Coded, Idle: p.idle,
 	}
 	if s.count > 0 {
-		p.framer.Resume(s.resumeAt)
+		framer.Resume(s.resumeAt)
 	}
+	p.framer.Store(framer)
 	s.count++
 	return p
 }
@@ -234,6 +237,26 @@ func (p *publication) tell() {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	s.past = slices.DeleteFunc(s.past, func(o *publication) bool { return o == p })
+	p.forget()
+}
+
+// forget lets go of what a publish that is over has of its publisher and of its
+// media. turn is held.
+func (p *publication) forget() {
+	p.framer.Store(nil)
+	p.waiting, p.by = nil, nil
+}
+
+// forget lets go of the publishers of a stream that has ended.
+func (s *Source) forget() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	for _, p := range append(s.past, s.now, s.next) {
+		if p != nil {
+			p.forget()
+		}
+	}
+	s.now, s.next, s.past = nil, nil, nil
 }
 
 const (
@@ -287,7 +310,9 @@ func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Fr
 	at := frame.Time
 	if late := int32(s.last.time - at); late >= 0 && s.last.at != 0 && !s.cfg.RawTimestamps {
 		at += uint32(late) + 1
-		p.framer.Shift(uint32(late) + 1)
+		if framer := p.framer.Load(); framer != nil {
+			framer.Shift(uint32(late) + 1)
+		}
 	}
 	s.log.Restart()
 	for _, w := range p.waiting {

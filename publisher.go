@@ -171,8 +171,9 @@ type publication struct {
 	hooked atomic.Bool // OnPublish has accepted
 	told   atomic.Bool // OnUnpublish has been called
 
+	framer atomic.Pointer[chunk.Framer] // nil when the publish is over
+
 	// Owned by the publisher's goroutine.
-	framer  chunk.Framer
 	pace    pace
 	heard   int64 // when the last message came, or the publish was accepted
 	begun   bool  // media has come
@@ -225,7 +226,11 @@ func (p *publication) single(m chunk.Message, now int64) {
 	switch m.Type {
 	case chunk.TypeAudio, chunk.TypeVideo:
 		if m.Frame == nil {
-			m.Frame = p.framer.Frame(m.Header, m.Payload)
+			framer := p.framer.Load()
+			if framer == nil {
+				return
+			}
+			m.Frame = framer.Frame(m.Header, m.Payload)
 		}
 		p.goesOn = false
 		p.append(m.Frame, false, now)
@@ -248,9 +253,13 @@ func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 		return
 	}
 	h := chunk.Header{Type: chunk.TypeData, Time: ms}
-	frame := p.framer.Frame
+	framer := p.framer.Load()
+	if framer == nil {
+		return
+	}
+	frame := framer.Frame
 	if t.OnMetaData {
-		frame = p.framer.Alone // the header set keeps it
+		frame = framer.Alone // the header set keeps it
 	}
 	m := frame(h, plain)
 	if p.goesOn && t.OnMetaData {
@@ -267,9 +276,13 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	}
 	s := p.src
 	s.turn.Lock()
+	if s.log.Ended() {
+		s.turn.Unlock()
+		return
+	}
 	before := s.now
 	if before != p {
-		if s.next != p || s.log.Ended() || !p.ready(frame, wrap, now) {
+		if s.next != p || !p.ready(frame, wrap, now) {
 			s.turn.Unlock()
 			return
 		}

@@ -99,6 +99,15 @@ func (s *Source) Request() *PublishRequest { return s.latest.Load() }
 // Done is closed when the stream and everything that sent it have ended.
 func (s *Source) Done() <-chan struct{} { return s.done }
 
+func (s *Source) isDone() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Forwarders returns those that push the stream now.
 func (s *Source) Forwarders() []*Forwarder {
 	s.mu.Lock()
@@ -212,8 +221,16 @@ func (s *Source) Close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	var publishers []interface{ kick(error) }
+	s.turn.Lock()
+	for _, p := range append(slices.Clone(s.past), s.now, s.next) {
+		if p != nil && p.by != nil {
+			publishers = append(publishers, p.by)
+		}
+	}
+	s.turn.Unlock()
 	s.end()
-	for _, p := range s.publications() {
+	for _, p := range publishers {
 		p.kick(ErrKicked)
 	}
 }
@@ -422,7 +439,9 @@ func (s *Source) end() {
 		for _, f := range forwarders {
 			f.sourceEnded() // first: a destination that is told may close at once
 		}
+		s.turn.Lock()
 		s.log.End()
+		s.turn.Unlock()
 		s.group.End()
 		go s.finish()
 	})
@@ -432,10 +451,11 @@ func (s *Source) end() {
 func (s *Source) finish() {
 	defer s.srv.wg.Done()
 	s.wg.Wait()
-	s.log.Release()
+	s.group.Release()
 	for _, p := range s.publications() {
 		p.tell()
 	}
+	s.forget()
 	if s.log.Ended() {
 		s.srv.log.Info("unpublish", "source", s.req.logName(),
 			"after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())

@@ -3,7 +3,11 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nareix/joy4/av"
 
@@ -25,38 +29,86 @@ type Subscription struct {
 	cancel context.CancelFunc
 	tap    *fanout.Tap
 	queue  []Message
+
+	drain time.Duration // negative: for ever
+	read  atomic.Int64  // when Next was called last, on fanout.Clock
+	cut   atomic.Bool
+
+	mu   sync.Mutex
+	stop func() // the timer of expire; nil: none
 }
 
 // Subscribe reads the stream from its last keyframe on: metadata and sequence
-// headers first, then every message as it comes. Who does not keep up goes on
-// at the newest keyframe, as a slow player would. It ends with ctx, with Close
-// or with the stream.
+// headers first, then every message as it comes. A subscriber that falls behind
+// goes on at the newest keyframe, as a slow player would. The Subscription ends
+// with ctx, with Close or with the stream, of whose end it may read the rest: one
+// whose Next is not called for Config.DrainTimeout after the end is closed, and
+// keeps nothing of the stream any more.
 func (s *Source) Subscribe(ctx context.Context) *Subscription {
-	sub := &Subscription{tap: s.group.Tap()}
+	sub := &Subscription{tap: s.group.Tap(), drain: s.cfg.DrainTimeout}
 	sub.ctx, sub.cancel = context.WithCancel(ctx)
 	unhook := context.AfterFunc(s.ctx, sub.cancel)
+	unwatch := context.AfterFunc(s.publishing, func() {
+		sub.read.Store(fanout.Clock())
+		sub.expire()
+	})
 	context.AfterFunc(sub.ctx, func() {
 		unhook()
+		unwatch()
 		sub.tap.Close()
+		sub.mu.Lock()
+		defer sub.mu.Unlock()
+		if sub.stop != nil {
+			sub.stop()
+		}
 	})
 	return sub
 }
 
+// expire closes the subscription to a stream that has ended when it has not been
+// read for too long.
+func (s *Subscription) expire() {
+	if s.drain < 0 {
+		return
+	}
+	left := s.drain - time.Duration(fanout.Clock()-s.read.Load())
+	if left <= 0 {
+		s.cut.Store(s.tap.Lag() > 0)
+		s.cancel()
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() == nil {
+		s.stop = later(left, s.expire)
+	}
+}
+
+// errUnread is what Next returns after the subscription was closed for not being
+// read.
+var errUnread = fmt.Errorf("%w: the rest of the stream was not read within DrainTimeout of its end", ErrLimit)
+
 // Next returns the next message, waiting for it. It returns io.EOF behind the
-// last message of a stream that has ended, and the context's error after
-// Close.
+// last message of a stream that has ended, the context's error after Close, and
+// an error that wraps ErrLimit where the rest of a stream that has ended was not
+// read in time.
 func (s *Subscription) Next() (Message, error) {
+	s.read.Store(fanout.Clock())
 	for len(s.queue) == 0 {
 		s.queue = s.queue[:0]
 		err := s.tap.Next(s.ctx, func(typ uint8, ms uint32, payload []byte) {
 			s.queue = append(s.queue, Message{typ, ms, payload})
 		})
+		if s.cut.Load() {
+			err = errUnread
+		}
 		if err != nil {
 			s.cancel()
 			return Message{}, err
 		}
 	}
 	m := s.queue[0]
+	s.queue[0] = Message{} // not to keep it
 	s.queue = s.queue[1:]
 	return m, nil
 }
@@ -108,6 +160,7 @@ func (d *Demuxer) ReadPacket() (av.Packet, error) {
 		}
 	}
 	p := d.queue[0]
+	d.queue[0] = av.Packet{} // not to keep it
 	d.queue = d.queue[1:]
 	return p, nil
 }

@@ -20,6 +20,7 @@ type Group struct {
 	pool *Pool
 
 	mu     sync.Mutex
+	last   bool // see Release
 	shards atomic.Pointer[[]*shard]
 	early  atomic.Pointer[[]*Sender] // who do not wait for the merge window
 	taps   atomic.Pointer[[]*Tap]
@@ -74,6 +75,36 @@ func (g *Group) add(s *Sender) {
 // Remove takes a sender out. What it was about to send it may still send: see
 // Detach.
 func (g *Group) Remove(s *Sender) {
+	g.remove(s)
+	g.settle()
+}
+
+// Release lets go of the log, which has ended, as soon as the last of its
+// receivers has been removed. None is added any more that is to get some of it.
+func (g *Group) Release() {
+	g.mu.Lock()
+	g.last = true
+	g.mu.Unlock()
+	g.settle()
+}
+
+// settle releases the log where that is due.
+func (g *Group) settle() {
+	g.mu.Lock()
+	due := g.last && len(*g.early.Load()) == 0 && len(*g.taps.Load()) == 0
+	for _, sh := range *g.shards.Load() {
+		due = due && len(*sh.senders.Load()) == 0
+	}
+	if due {
+		g.last = false
+	}
+	g.mu.Unlock()
+	if due {
+		g.log.Release()
+	}
+}
+
+func (g *Group) remove(s *Sender) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if s.early {
@@ -218,8 +249,17 @@ func (g *Group) lagging(now int64) (bytes int, cut func()) {
 			}
 		}
 	})
-	if slowest == nil {
+	switch {
+	case slowest == nil:
 		return 0, nil
+	case g.log.Ended(): // all of it is kept until the last one is gone
+		return g.log.Held(), func() {
+			g.each(func(s *Sender) {
+				if _, ok := s.needs(g.log); ok {
+					s.fail(ErrMemory)
+				}
+			})
+		}
 	}
 	return bytes, func() { slowest.fail(ErrMemory) }
 }

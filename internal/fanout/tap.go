@@ -59,9 +59,13 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 	}
 }
 
+// Lag is how many messages are to be read. It is safe for concurrent use.
+func (t *Tap) Lag() uint64 { return t.cursor.Lag() }
+
 // Close ends the reader.
 func (t *Tap) Close() {
 	g := t.group
+	defer g.settle()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	taps := slices.DeleteFunc(slices.Clone(*g.taps.Load()), func(o *Tap) bool { return o == t })

@@ -112,6 +112,7 @@ func (s *ioScratch) convert(iov [][]byte, batch *gop.Batch) []syscall.Iovec {
 	if batch != nil {
 		s.filling = batch.Filling()
 	}
+	clear(s.iov) // a pool may keep s, and nothing of a stream
 	s.iov = s.iov[:0]
 	for _, p := range iov[:min(len(iov), maxIOV)] {
 		v := syscall.Iovec{Base: unsafe.SliceData(p)}

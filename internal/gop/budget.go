@@ -34,7 +34,8 @@ type Budget struct {
 	limit   atomic.Int64
 	used    atomic.Int64
 	partial atomic.Int64 // of used, those of unfinished messages
-	cut     atomic.Int64 // when somebody was cut off last
+	cut     atomic.Int64 // when Shed has looked last at CutAt
+	looked  atomic.Int64 // and below that
 
 	mu   sync.Mutex
 	logs map[*Log]struct{}
@@ -73,14 +74,19 @@ func (b *Budget) Charge(delta int) error {
 }
 
 // Shed cuts off the receiver that keeps most of a stream, of all streams that
-// receive something, where CutAt is reached. It returns soon where there is
-// nothing to do. now is that of Append.
+// receive something, where CutAt is reached; from RefuseAt on, all receivers that
+// lag of a stream that has ended, which only they keep. It returns soon where
+// there is nothing to do. now is that of Append.
 func (b *Budget) Shed(now int64) {
-	if !b.Above(CutAt) {
+	if !b.Above(RefuseAt) {
 		return
 	}
-	last := b.cut.Load()
-	if d := now - last; d >= 0 && d < int64(cutEvery) || !b.cut.CompareAndSwap(last, now) {
+	short, since := b.Above(CutAt), &b.looked
+	if short {
+		since = &b.cut
+	}
+	last := since.Load()
+	if d := now - last; d >= 0 && d < int64(cutEvery) || !since.CompareAndSwap(last, now) {
 		return
 	}
 	var victim *Log
@@ -88,7 +94,9 @@ func (b *Budget) Shed(now int64) {
 	most := 0
 	b.mu.Lock()
 	for l := range b.logs {
-		if newest := l.Get(l.Head() - 1); newest == nil || now-newest.arrived > int64(liveFor) {
+		newest := l.Get(l.Head() - 1)
+		live := newest != nil && now-newest.arrived <= int64(liveFor)
+		if !l.Ended() && !(live && short) {
 			continue
 		}
 		if n, c := l.Lagging(now); n > most {
@@ -110,7 +118,7 @@ func (b *Budget) share() int {
 	return int((all - min(b.partial.Load(), all/2)) / max(b.n.Load(), 1))
 }
 
-// SetBudget has what the Log holds counted in b, until Release. It comes before
+// SetBudget has what the Log holds counted in b, up to Release. It comes before
 // the first Append, and after Lagging is set.
 func (l *Log) SetBudget(b *Budget) {
 	l.budget = b
@@ -120,15 +128,13 @@ func (l *Log) SetBudget(b *Budget) {
 	b.mu.Unlock()
 }
 
-// Release ends counting. It may be called once, at any time, by any goroutine.
-func (l *Log) Release() {
-	b := l.budget
+// remove ends counting l.
+func (b *Budget) remove(l *Log) {
 	b.mu.Lock()
 	delete(b.logs, l)
 	b.n.Store(int64(len(b.logs)))
 	b.mu.Unlock()
-	l.released.Store(true)
-	l.giveBack()
+	b.used.Add(-l.charged.Swap(0))
 }
 
 // charge counts what an Append has changed.
@@ -142,12 +148,7 @@ func (l *Log) charge() {
 	}
 	l.charged.Add(delta)
 	l.budget.used.Add(delta)
-	if l.released.Load() { // Release may have come in between
-		l.giveBack()
-	}
 }
-
-func (l *Log) giveBack() { l.budget.used.Add(-l.charged.Swap(0)) }
 
 // Held is how many bytes of memory the Log takes, as the Budget counts them.
 func (l *Log) Held() int { return int(l.charged.Load()) }

@@ -62,8 +62,9 @@ type Limits struct {
 func (l *Limits) lag() backlog { return backlog{l.Age / 5 * 4, uint64(l.Bytes) / 2} }
 
 // Log is a live stream's messages, from the last keyframe on, or from where
-// the slowest cursor is, within Limits. Append and End are for one goroutine;
-// all else is safe for concurrent use.
+// the slowest cursor is, within Limits, to Release. Append and End are for one
+// goroutine at a time, and nothing is appended after End; all else is safe for
+// concurrent use.
 type Log struct {
 	limits Limits
 	// Slowest, where it is set, is the sequence number of the first message
@@ -83,8 +84,7 @@ type Log struct {
 
 	budget   *Budget      // nil: not counted
 	charged  atomic.Int64 // bytes counted there
-	released atomic.Bool
-	trimNext atomic.Bool // whatever the next message is
+	trimNext atomic.Bool  // whatever the next message is
 
 	// Owned by the appending goroutine.
 	set   *HeaderSet
@@ -147,6 +147,19 @@ func (l *Log) Head() uint64 { return l.head.Load() }
 
 // End says that nothing more will come.
 func (l *Log) End() { l.ended.Store(true) }
+
+// Release lets go of all that the Log holds. It comes after End, once, when no
+// cursor is to get any more of it: those that are left are at the end. Whoever
+// keeps the Log keeps nothing of the stream.
+func (l *Log) Release() {
+	l.tail.Store(l.head.Load())
+	l.ring.Store(newRing(1))
+	l.key.Store(nil)
+	l.set, l.was, l.bytes, l.held = nil, nil, 0, 0
+	if l.budget != nil {
+		l.budget.remove(l)
+	}
+}
 
 // Ended reports whether End has been called.
 func (l *Log) Ended() bool { return l.ended.Load() }

@@ -1,0 +1,249 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+const (
+	// endedSize is what each of the streams of these tests has sent when it ends,
+	// and endedLimit how much more than before may be kept of all of them.
+	endedSize  = 12 << 20
+	endedLimit = 16 << 20
+)
+
+// sendEnded sends endedSize bytes without a second keyframe, so that all of it is
+// in the log, and the headers of a stream.
+func sendEnded(t *testing.T, write func(typ uint8, ms uint32, body []byte) error) {
+	t.Helper()
+	header := append([]byte{0x17, 0, 0, 0, 0}, make([]byte, 10_000)...)
+	meta := append([]byte("\x02\x00\x0aonMetaData\x03\x00\x01a\x0c\x00\x01\x00\x00"), make([]byte, 1<<16)...)
+	require.NoError(t, write(TagData, 0, append(meta, 0, 0, 9)))
+	require.NoError(t, write(TagVideo, 0, header))
+	const parts = 100
+	body := append(frame(true, 0), make([]byte, endedSize/parts)...)
+	for i := range parts {
+		require.NoError(t, write(TagVideo, uint32(i), body))
+		body[0] = 0x27
+	}
+}
+
+// grown waits until no more than limit is taken beyond before.
+func grown(t *testing.T, before, limit int) {
+	t.Helper()
+	n := 0
+	require.Eventually(t, func() bool {
+		n = heap() - before
+		return n <= limit
+	}, 30*time.Second, 50*time.Millisecond, "heap grown by %d bytes", n)
+	t.Logf("heap grown by %.1f MiB", float64(n)/(1<<20))
+}
+
+// overLoopback serves over loopback and says where.
+func overLoopback(t *testing.T, s *Server) (addr string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		<-served
+	})
+	return l.Addr().String()
+}
+
+// One connection publishes 12 MiB, deletes the stream and publishes under another
+// name, again and again.
+func TestFault31_OneConnectionPublishesAgainAndAgain(t *testing.T) {
+	s := newServer(t, Config{})
+	addr := overLoopback(t, s)
+	before := heap()
+	nc := rawPublisher(t, addr)
+	for i := range 100 {
+		nc.publish(fmt.Sprintf("s%d", i))
+		sendEnded(t, nc.write)
+		nc.remove()
+	}
+	require.Eventually(t, func() bool { return len(s.Sources()) == 0 }, 10*time.Second, time.Millisecond)
+	grown(t, before, endedLimit)
+	require.Zero(t, s.Stats().Buffered)
+	nc.publish("again")
+	require.Eventually(t, func() bool { return len(s.Sources()) == 1 }, 10*time.Second, time.Millisecond)
+}
+
+// Players that wait for the next publish keep nothing of the last.
+func TestFault31_PlayersWaitBehindEndedStreams(t *testing.T) {
+	const players = 40
+	s := newServer(t, Config{})
+	addr := overLoopback(t, s)
+	before := heap()
+	for i := range players {
+		c := forwardtest.Client{URL: fmt.Sprintf("rtmp://%s/live/s%d", addr, i)}
+		pub, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
+		require.NoError(t, err)
+		player, err := c.Play(t.Context(), &forwardtest.Recorder{Discard: true})
+		require.NoError(t, err)
+		defer player.Close()
+		sendEnded(t, pub.WriteTag)
+		require.NoError(t, pub.Close())
+	}
+	grown(t, before, endedLimit)
+	require.Zero(t, s.Stats().Buffered)
+}
+
+// A host keeps all that it has got of streams that have ended.
+func TestFault31_HostKeepsEveryHandle(t *testing.T) {
+	const streams = 40
+	d := forwardtest.NewDestination(forwardtest.Script{Recorder: func() *forwardtest.Recorder {
+		return &forwardtest.Recorder{Discard: true}
+	}})
+	defer d.Close()
+	s := newServer(t, Config{DrainTimeout: 2 * time.Second})
+	defer s.Close()
+	before := heap()
+	var handles []any
+	for i := range streams {
+		pub, err := s.Publish(context.Background(), PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
+		require.NoError(t, err)
+		src := pub.Source()
+		f, err := src.Forward(Destination{URL: d.URL(fmt.Sprintf("live/s%d", i))})
+		require.NoError(t, err)
+		unread := src.Subscribe(context.Background())
+		begun := src.Subscribe(context.Background())
+		sendEnded(t, pub.WriteTag)
+		_, err = begun.Next()
+		require.NoError(t, err)
+		require.NoError(t, pub.Close())
+		handles = append(handles, pub, src, f, unread, begun, src.Demuxer(context.Background()), src.Subscribe(context.Background()))
+	}
+	grown(t, before, endedLimit)
+	require.Zero(t, s.Stats().Buffered)
+	for _, h := range handles {
+		if sub, ok := h.(*Subscription); ok {
+			var err error
+			for err == nil {
+				_, err = sub.Next()
+			}
+			if err != io.EOF {
+				require.ErrorIs(t, err, ErrLimit)
+			}
+		}
+	}
+}
+
+// A Subscription is closed when it has not been read for DrainTimeout after the
+// end, and not before.
+func TestSubscriptionAfterTheEnd(t *testing.T) {
+	inBubble(t, Config{MergeWindow: -1}, func(b *bubble) {
+		p := b.publishHere("s")
+		src := p.Source()
+		unread, slow := src.Subscribe(b.ctx), src.Subscribe(b.ctx)
+		for i := range 10 {
+			require.NoError(b, p.WriteTag(TagVideo, uint32(i), frame(i == 0, i)))
+		}
+		up := src.Subscribe(b.ctx)
+		for range 10 {
+			_, err := up.Next()
+			require.NoError(b, err)
+		}
+		p.Close()
+		_, err := up.Next()
+		require.Equal(b, io.EOF, err)
+		for range 10 {
+			time.Sleep(4900 * time.Millisecond)
+			_, err := slow.Next()
+			require.NoError(b, err)
+			require.Positive(b, b.srv.Stats().Buffered)
+		}
+		_, err = slow.Next()
+		require.Equal(b, io.EOF, err)
+		time.Sleep(time.Second)
+		require.Zero(b, b.srv.Stats().Buffered)
+		_, err = unread.Next()
+		require.ErrorIs(b, err, ErrLimit)
+		require.ErrorContains(b, err, "DrainTimeout")
+
+		late := src.Subscribe(b.ctx)
+		_, err = late.Next()
+		require.Equal(b, io.EOF, err)
+	})
+}
+
+// rawConn is a connection that publishes under one name after the other.
+type rawConn struct {
+	t    *testing.T
+	nc   net.Conn
+	conn *rtmp.Conn
+	id   uint32 // of the message stream
+}
+
+const rawChunks = 60000
+
+func rawPublisher(t *testing.T, addr string) *rawConn {
+	nc, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close() })
+	require.NoError(t, rtmp.ClientHandshake(nc, false))
+	c := &rawConn{t: t, nc: nc}
+	send := func(p []byte) error {
+		_, err := nc.Write(p)
+		return err
+	}
+	c.conn = rtmp.NewConn(nc, send, 4096, rawChunks, setupLimits)
+	client := rtmp.NewClient(c.conn, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "first"})
+	require.NoError(t, client.Publish())
+	c.id = client.StreamID()
+	c.remove()
+	return c
+}
+
+func (c *rawConn) send(p []byte) {
+	_, err := c.nc.Write(p)
+	require.NoError(c.t, err)
+}
+
+// answer waits for a command and returns its arguments.
+func (c *rawConn) answer(name string) []any {
+	for {
+		m, err := c.conn.Next()
+		require.NoError(c.t, err)
+		if m.Type != chunk.TypeCommand {
+			continue
+		}
+		args, err := amf.DecodeAll(m.Payload, amf.Limits{})
+		require.NoError(c.t, err)
+		if args[0] == name {
+			return args
+		}
+	}
+}
+
+func (c *rawConn) publish(name string) {
+	c.send(inChunks(rawChunks, 0, "createStream", 10, nil))
+	args := c.answer("_result")
+	c.id = uint32(args[len(args)-1].(float64))
+	c.send(inChunks(rawChunks, c.id, "publish", 0, nil, name, "live"))
+	status, _ := amf.AsObject(c.answer("onStatus")[3])
+	code, _ := status.GetString("code")
+	require.Equal(c.t, "NetStream.Publish.Start", code)
+}
+
+func (c *rawConn) remove() {
+	c.send(inChunks(rawChunks, 0, "deleteStream", 0, nil, float64(c.id)))
+}
+
+func (c *rawConn) write(typ uint8, ms uint32, body []byte) error {
+	_, err := c.nc.Write(chunk.Append(nil, chunk.Header{Type: typ, Time: ms, StreamID: c.id}, body, rawChunks))
+	return err
+}
