@@ -106,10 +106,10 @@ type Config struct {
 	// of its identity: the same path in two vhosts is two streams. Names of
 	// vhosts have no case and hold no slash.
 	//
-	// When Vhosts is not empty, a client that names a vhost not listed is
-	// served as DefaultVhost, and refused when that is not listed either; a
-	// tcUrl whose host is listed names that vhost. When it is empty, each
-	// vhost that clients name is one of its own, with the Config's settings.
+	// A vhost that a client names (?vhost=) is one of its own, listed or not.
+	// One that is not listed has the settings of DefaultVhost. When Vhosts is
+	// not empty and DefaultVhost is not listed, its clients are refused. A
+	// tcUrl whose host is listed names that vhost, any other host names none.
 	Vhosts map[string]Vhost
 
 	// NoGOPCache makes players and destinations begin with the next
@@ -439,10 +439,13 @@ func (c Config) Validate() error {
 }
 
 // vhost returns the settings for a vhost: those of the Config with what the
-// vhost has of its own.
+// vhost, or DefaultVhost where it is not listed, has of its own.
 func (c *Config) vhost(name string) Vhost {
-	name, _ = listedVhost(c.Vhosts, name)
-	v := c.Vhosts[name]
+	listed, ok := listedVhost(c.Vhosts, name)
+	if !ok {
+		listed, _ = listedVhost(c.Vhosts, DefaultVhost)
+	}
+	v := c.Vhosts[listed]
 	if v.Resolver == nil {
 		v.Resolver = c.Resolver
 	}
@@ -460,22 +463,21 @@ func (c *Config) vhost(name string) Vhost {
 	return v
 }
 
-// resolveVhost returns the vhost that serves a client which names one, or
-// whose tcUrl has the given host.
+// resolveVhost returns the vhost of a client that names one, or whose tcUrl has
+// the given host. It is false where that vhost is not served.
 func (c *Config) resolveVhost(named, host string) (string, bool) {
-	if len(c.Vhosts) == 0 {
-		def(&named, DefaultVhost)
-		return c.vhostName(named), true
-	}
 	if named == "" { // what is named counts alone
 		named = c.vhostOf(host)
 	}
-	for _, vhost := range []string{named, DefaultVhost} {
-		if name, ok := listedVhost(c.Vhosts, vhost); ok && vhost != "" {
-			return c.vhostName(vhost), !c.Vhosts[name].Disabled
-		}
+	def(&named, DefaultVhost)
+	listed, ok := listedVhost(c.Vhosts, named)
+	if !ok {
+		listed, ok = listedVhost(c.Vhosts, DefaultVhost)
 	}
-	return "", false
+	if len(c.Vhosts) > 0 && (!ok || c.Vhosts[listed].Disabled) {
+		return "", false
+	}
+	return c.vhostName(named), true
 }
 
 // vhostName is how requests name a vhost, in whatever case it is given.

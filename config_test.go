@@ -242,7 +242,8 @@ func TestResolveVhost(t *testing.T) {
 		{&both, "a", "x", "a"},
 		{&both, "", "a", "a"},
 		{&both, "", "x", DefaultVhost},
-		{&both, "b", "a", DefaultVhost},
+		{&both, "b", "a", "b"}, // one of its own
+		{&both, "B.Example", "a", "b.example"},
 		{&both, "off", "a", ""},
 		{&both, "", "off", ""},
 		{&both, DefaultVhost, "a", DefaultVhost},
@@ -257,7 +258,7 @@ func TestResolveVhost(t *testing.T) {
 		{&hosts, "::1", "x", "::1"},
 		{&hosts, "", "2001:DB8:0::2", "[2001:db8::2]"},
 		{&hosts, "", "x", DefaultVhost},
-		{&hosts, "x", "studio.example", DefaultVhost},
+		{&hosts, "x", "studio.example", "x"},
 		{&hosts, DefaultVhost, "studio.example", DefaultVhost},
 		{&hosts, "", "off", ""},
 	} {

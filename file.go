@@ -147,6 +147,7 @@ func ParseConfig(name string, src []byte) (*File, error) {
 	}
 	f.Config.Addr = f.Listen[0]
 	if f.HTTPHooks != nil {
+		f.hookDefaults()
 		if err := f.HTTPHooks.Validate(); err != nil {
 			return nil, fmt.Errorf("%s: http_hooks: %w", name, err)
 		}
@@ -343,6 +344,22 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 			f.HTTPHooks = &HTTPHooks{Vhosts: make(map[string]HTTPHookURLs)}
 		}
 		f.HTTPHooks.Vhosts[vhost.Args[0]] = urls
+	}
+}
+
+// hookDefaults gives vhosts that the file does not name the hooks of the default
+// vhost, whose settings they have, and none to those that it names without hooks.
+func (f *File) hookDefaults() {
+	h := f.HTTPHooks
+	hooked, ok := listedVhost(h.Vhosts, DefaultVhost)
+	if !ok {
+		return
+	}
+	h.URLs = h.Vhosts[hooked]
+	for name := range f.Config.Vhosts {
+		if _, ok := listedVhost(h.Vhosts, name); !ok {
+			h.Vhosts[name] = HTTPHookURLs{}
+		}
 	}
 }
 

@@ -512,3 +512,29 @@ func slashes(s string) map[int]bool {
 	}
 	return at
 }
+
+// A vhost that is not listed is one of its own, under the rules of the default
+// one: also where a file has hooks for that one alone.
+func TestUnlistedVhost(t *testing.T) {
+	var cfg Config
+	cfg.Vhosts = map[string]Vhost{DefaultVhost: {MaxLatency: 7 * time.Second}, "studio.example": {}}
+	r := asked{"rtmp://h/live", "live", "cam?vhost=Other.example"}.request(&cfg)
+	require.Equal(t, "//other.example/live/cam", r.Name())
+	require.Equal(t, 7*time.Second, cfg.vhost(r.Vhost).MaxLatency)
+	require.True(t, cfg.serves(r.Vhost, false))
+	require.Equal(t, "live/cam", asked{"rtmp://other.example/live", "live", "cam"}.request(&cfg).Name())
+
+	f, err := ParseConfig("f", []byte(`
+		vhost __defaultVhost__ { http_hooks { enabled on; on_publish http://127.0.0.1/default; } }
+		vhost studio.example   { http_hooks { enabled on; on_publish http://127.0.0.1/studio; } }
+		vhost free.example     { }`))
+	require.NoError(t, err)
+	for vhost, want := range map[string][]string{
+		DefaultVhost:     {"http://127.0.0.1/default"},
+		"other.example":  {"http://127.0.0.1/default"},
+		"Studio.example": {"http://127.0.0.1/studio"},
+		"free.example":   nil,
+	} {
+		require.Equal(t, want, f.HTTPHooks.of(vhost).OnPublish, vhost)
+	}
+}

@@ -12,6 +12,7 @@ type player struct {
 	conn     *conn
 	key      streamKey
 	vhost    string
+	listed   bool // in Config.Vhosts, when play began
 	streamID uint32
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
 	req      *PlayRequest                        // for onStop
@@ -57,7 +58,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	vhost := cfg.vhost(req.Vhost)
 	c.srv.mu.Lock()
 	c.player = &player{
-		conn: c, key: r.key(), vhost: req.Vhost, streamID: streamID,
+		conn: c, key: r.key(), vhost: req.Vhost, listed: cfg.lists(req.Vhost), streamID: streamID,
 		endPlayers: vhost.EndPlayers, playerWait: vhost.PlayerWait,
 	}
 	if f := cfg.Hooks.OnStop; f != nil {

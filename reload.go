@@ -106,11 +106,11 @@ func (s *Source) adopt() {
 // dropped reports whether the stream's vhost was served when it began, and is
 // not by cfg.
 func (s *Source) dropped(cfg *Config) bool {
-	return s.cfg.serves(s.req.Vhost) && !cfg.serves(s.req.Vhost)
+	return s.cfg.serves(s.req.Vhost, false) && !cfg.serves(s.req.Vhost, s.cfg.lists(s.req.Vhost))
 }
 
 // dropped is as that of Source. The vhost of a player was always served.
-func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost) }
+func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost, p.listed) }
 
 // dismiss tells a player that its vhost is gone and disconnects it.
 func (p *player) dismiss() {
@@ -120,10 +120,16 @@ func (p *player) dismiss() {
 	c.closeWithin(lingerTime)
 }
 
-// serves reports whether a client that names a vhost gets that one.
-func (c *Config) serves(vhost string) bool {
-	served, ok := c.resolveVhost(vhost, "")
-	return ok && foldVhost(served) == foldVhost(vhost)
+// serves reports whether c serves the clients of a vhost. listed: they were let in
+// by the vhost's own settings, which those of DefaultVhost do not stand in for.
+func (c *Config) serves(vhost string, listed bool) bool {
+	_, ok := c.resolveVhost(vhost, "")
+	return ok && (!listed || len(c.Vhosts) == 0 || c.lists(vhost))
+}
+
+func (c *Config) lists(vhost string) bool {
+	_, ok := listedVhost(c.Vhosts, vhost)
+	return ok
 }
 
 func sameResolver(a, b DestinationResolver) bool {
