@@ -389,12 +389,10 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		return nil, err
 	}
 	give := func() {
-		if next {
-			p.leave(false)
-			return
+		if !next {
+			s.release(src)
+			src.abandon()
 		}
-		s.release(src)
-		src.abandon()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -407,12 +405,9 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	}
 	p.hooked.Store(true)
 	if next {
-		if src.isEnding() { // and may have told all it knew of
-			p.tell()
-			return nil, fmt.Errorf("publish of %s: %w", req.logName(), errEnded)
+		if err := p.succeed(); err != nil {
+			return nil, err
 		}
-		src.latest.Store(req)
-		src.background(src.refreshSelf)
 		return p, nil
 	}
 	dests, ttl, err := src.resolve(ctx)
@@ -454,11 +449,11 @@ func (s *Server) setBudget(limit int) {
 const busyGrace = 200 * time.Millisecond
 
 // awaitName waits until a name is free, for busyGrace at most.
-func (s *Server) awaitName(ctx context.Context, key streamKey) {
+func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 	s.mu.Lock()
-	src := s.sources[key]
+	src := s.sources[req.key()]
 	s.mu.Unlock()
-	if src == nil || src.isClaimable() {
+	if src == nil || src.isClaimable(req) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, busyGrace)
@@ -900,7 +895,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
-	c.srv.awaitName(c.ctx, req.key())
+	c.srv.awaitName(c.ctx, req)
 	p, err := c.srv.publish(c.ctx, cfg, req)
 	switch {
 	case errors.Is(err, ErrStreamBusy):
@@ -1068,6 +1063,14 @@ func later(d time.Duration, do func()) (stop func()) {
 	return func() {
 		t.Stop()
 		pending.Store(nil)
+	}
+}
+
+// stopTimer stops a timer of later, if there is one.
+func stopTimer(stop *func()) {
+	if *stop != nil {
+		(*stop)()
+		*stop = nil
 	}
 }
 

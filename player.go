@@ -251,8 +251,5 @@ func (s *Server) leaveLocked(p *player) {
 	if a := s.audiences[p.key]; a != nil {
 		delete(a.waiting, p)
 	}
-	if p.stopWait != nil {
-		p.stopWait()
-		p.stopWait = nil
-	}
+	stopTimer(&p.stopWait)
 }

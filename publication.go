@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -18,12 +19,13 @@ type turns struct {
 	turn sync.Mutex // held while a message is appended
 
 	// Guarded by turn.
-	now   *publication   // nil after it has left, while another is waited for
-	next  *publication   // about which the host decides, or that has no keyframe yet
-	past  []*publication // of which OnUnpublish has not been told
+	now   *publication    // nil after it has left, while another is waited for
+	next  *publication    // accepted, and without a keyframe yet
+	past  []*publication  // of which OnUnpublish has not been told
+	aired *PublishRequest // of the one that has the stream, or had it last
 	count int
-	over  bool   // the stream ends unless next goes on
-	grace func() // stops the timer of PublishGrace
+	over  bool   // the stream ends when next leaves
+	grace func() // stops the timer that ends the stream while there is no now
 
 	last moment // of the audio or video with the latest time
 }
@@ -99,31 +101,127 @@ func (s *Source) publication(req *PublishRequest) *publication {
 	return p
 }
 
-// claim has req be that of the first publisher or of the next one, nil where the
-// stream has one that may not be replaced.
+// nextHold is for how long a next publisher without a keyframe keeps out others,
+// those from its own address excepted.
+const nextHold = 2 * time.Second
+
+// ErrNoKeyframe is what a publisher inside the process gets that was to go on with
+// a stream (Config.Takeover, PublishGrace) and has brought no keyframe within
+// FirstMediaTimeout.
+var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")
+
+// claim returns the publication of the first publisher, or of one that would be
+// the next; nil where the stream has one that may not be replaced. A next one is
+// none before the host has accepted it: see succeed.
 func (s *Source) claim(req *PublishRequest, next bool) *publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	if !next {
-		s.now = s.publication(req)
+		s.now, s.aired = s.publication(req), req
 		return s.now
 	}
-	if !s.claimable() {
+	if !s.claimable(req) {
 		return nil
 	}
-	s.next = s.publication(req)
-	return s.next
+	return s.publication(req)
 }
 
-// claimable reports whether somebody else may publish now. turn is held.
-func (s *Source) claimable() bool {
-	return s.next == nil && (s.now == nil || s.vhost.Takeover) && !s.isEnding()
+// succeed makes p, which the host has accepted, the next publisher.
+func (p *publication) succeed() error {
+	s := p.src
+	s.turn.Lock()
+	var err error
+	switch {
+	case s.isEnding(): // and may have told all it knew of
+		err = errEnded
+	case !s.claimable(p.req):
+		err = ErrStreamBusy
+	}
+	if err != nil {
+		s.turn.Unlock()
+		p.tell()
+		return fmt.Errorf("publish of %s: %w", p.req.logName(), err)
+	}
+	replaced := s.next
+	if replaced != nil {
+		s.dropNext()
+	}
+	s.next, p.accepted = p, time.Now()
+	if limit := s.vhost.FirstMediaTimeout; limit >= 0 {
+		p.late = later(limit, p.keyframeLate)
+	}
+	s.turn.Unlock()
+	if replaced != nil {
+		replaced.turnDown(ErrTakenOver)
+	}
+	s.latest.Store(p.req)
+	s.background(s.refreshSelf)
+	return nil
 }
 
-func (s *Source) isClaimable() bool {
+// claimable reports whether a publisher with this request may be the next one.
+// turn is held.
+func (s *Source) claimable(req *PublishRequest) bool {
+	if s.isEnding() || s.now != nil && !s.vhost.Takeover {
+		return false
+	}
+	n := s.next
+	return n == nil || time.Since(n.accepted) >= nextHold || sameAddr(n.req, req)
+}
+
+func (s *Source) isClaimable(req *PublishRequest) bool {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	return s.claimable()
+	return s.claimable(req)
+}
+
+// sameAddr reports whether two requests come from one address, which is known.
+func sameAddr(a, b *PublishRequest) bool {
+	from := hostAddr(a.RemoteAddr)
+	return from.IsValid() && from == hostAddr(b.RemoteAddr)
+}
+
+// dropNext takes out the next publisher. turn is held.
+func (s *Source) dropNext() {
+	stopTimer(&s.next.late)
+	s.past = append(s.past, s.next)
+	s.next = nil
+}
+
+// turnDown ends a publish that has been next, and will not be more.
+func (p *publication) turnDown(cause error) {
+	s := p.src
+	s.srv.log.Info("next publisher dropped", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "err", cause)
+	s.unaccept(p)
+	p.kick(cause)
+	s.background(p.tell)
+}
+
+// unaccept asks again where the stream goes where it was p that was asked about.
+func (s *Source) unaccept(p *publication) {
+	s.turn.Lock()
+	aired := s.aired
+	s.turn.Unlock()
+	if aired != p.req && s.latest.CompareAndSwap(p.req, aired) {
+		s.background(s.refreshSelf)
+	}
+}
+
+// keyframeLate ends a next publisher whose time for a keyframe is over.
+func (p *publication) keyframeLate() {
+	s := p.src
+	s.turn.Lock()
+	if s.next != p {
+		s.turn.Unlock()
+		return
+	}
+	s.dropNext()
+	ended := s.now == nil && s.over
+	s.turn.Unlock()
+	if ended {
+		s.end()
+	}
+	p.turnDown(ErrNoKeyframe)
 }
 
 func (s *Source) isEnding() bool {
@@ -147,15 +245,18 @@ func (p *publication) begin(by interface{ kick(error) }) {
 	s := p.src
 	s.turn.Lock()
 	p.by = by
-	replaced := s.now != p && s.next != p
+	now, next := s.now == p, s.next == p
 	s.turn.Unlock()
 	s.mu.Lock()
-	closed := s.closed
+	closed, ending := s.closed, s.ending
 	s.mu.Unlock()
 	switch {
 	case closed:
 		by.kick(ErrKicked)
-	case replaced:
+	case now:
+	case ending:
+		by.kick(errEnded)
+	case !next:
 		by.kick(ErrTakenOver)
 	}
 }
@@ -189,20 +290,22 @@ func (p *publication) leave(lost bool) (ended bool) {
 	grace := s.vhost.PublishGrace
 	waits := false
 	s.turn.Lock()
-	lost = (lost || s.vhost.GraceUnpublish) && grace > 0 && !s.isEnding()
 	switch p {
 	case s.now:
-		if ended = !lost && s.next == nil; ended {
+		waits = (lost || s.vhost.GraceUnpublish) && grace > 0 && !s.isEnding()
+		if ended = !waits && s.next == nil; ended {
 			break
 		}
-		s.now, s.over = nil, !lost
 		s.past = append(s.past, p)
-		if waits = lost; waits {
+		s.now, s.over = nil, !waits
+		if !waits { // then next is all that it goes on for, or who replaces that
+			grace = s.vhost.FirstMediaTimeout
+		}
+		if grace >= 0 && !s.isEnding() {
 			s.grace = later(grace, s.graceOver)
 		}
 	case s.next:
-		s.next = nil
-		s.past = append(s.past, p)
+		s.dropNext()
 		ended = s.now == nil && s.over
 	}
 	s.turn.Unlock()
@@ -214,17 +317,25 @@ func (p *publication) leave(lost bool) (ended bool) {
 	if waits {
 		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
 	}
+	s.unaccept(p)
 	s.background(p.tell)
 	return s.isEnding()
 }
 
+// graceOver ends a stream that nobody has gone on with.
 func (s *Source) graceOver() {
 	s.turn.Lock()
-	ended := s.now == nil && s.next == nil
-	s.over = true
+	ended := s.now == nil
 	s.turn.Unlock()
-	if ended {
-		s.end()
+	if !ended {
+		return
+	}
+	s.end()
+	s.turn.Lock()
+	next := s.next
+	s.turn.Unlock()
+	if next != nil {
+		next.kick(errEnded)
 	}
 }
 
@@ -302,11 +413,9 @@ func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Fr
 	if s.now != nil {
 		s.past = append(s.past, s.now)
 	}
-	s.now, s.next, s.over = p, nil, false
-	if s.grace != nil {
-		s.grace()
-		s.grace = nil
-	}
+	s.now, s.next, s.aired, s.over = p, nil, p.req, false
+	stopTimer(&p.late)
+	stopTimer(&s.grace)
 	at := frame.Time
 	if late := int32(s.last.time - at); late >= 0 && s.last.at != 0 && !s.cfg.RawTimestamps {
 		at += uint32(late) + 1

@@ -168,6 +168,9 @@ type publication struct {
 	req *PublishRequest
 	by  interface{ kick(error) } // guarded by src.turn; nil until begin
 
+	accepted time.Time // as the next publisher; guarded by src.turn
+	late     func()    // stops the timer for its first keyframe; guarded by src.turn
+
 	hooked atomic.Bool // OnPublish has accepted
 	told   atomic.Bool // OnUnpublish has been called
 

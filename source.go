@@ -432,8 +432,9 @@ func (s *Source) end() {
 		s.mu.Unlock()
 		s.unpublish()
 		s.turn.Lock()
-		if s.grace != nil {
-			s.grace()
+		stopTimer(&s.grace)
+		if s.next != nil {
+			stopTimer(&s.next.late)
 		}
 		s.turn.Unlock()
 		for _, f := range forwarders {

@@ -129,8 +129,10 @@ func (c *conn) delayRefusal(asked time.Time) {
 
 // clientAddr is what counts as one address: of IPv6, whoever has one has its
 // first 64 bits. It is not valid where the connection has none.
-func clientAddr(nc net.Conn) netip.Addr {
-	a := nc.RemoteAddr()
+func clientAddr(nc net.Conn) netip.Addr { return hostAddr(nc.RemoteAddr()) }
+
+// hostAddr is clientAddr of an address.
+func hostAddr(a net.Addr) netip.Addr {
 	if a == nil {
 		return netip.Addr{}
 	}
