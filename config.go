@@ -58,7 +58,9 @@ type Config struct {
 
 	// Logger gets the Server's log: Info for a stream's start and end, Warn
 	// for a destination that is lost, Debug for protocol detail, nothing
-	// for each message. Default slog.Default().
+	// for each message. Connections that fail are logged by cause: 4 lines,
+	// then one every 30 s for the last of them, with its time (at) and how many
+	// are left out (not_logged). Default slog.Default().
 	Logger *slog.Logger
 
 	// Dial connects to destinations that have no DialContext of their own.

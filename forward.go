@@ -53,14 +53,15 @@ var (
 // for concurrent use.
 type Server struct {
 	shown
-	cfg    atomic.Pointer[Config] // with defaults; see Reload
-	err    error                  // of the first Config
-	id     string
-	log    *slog.Logger
-	pool   *fanout.Pool
-	reads  *ingest.Coalescer
-	memory atomic.Pointer[gop.Budget] // the process's or its own; see setBudget
-	auth   *rtmp.Authenticator
+	cfg     atomic.Pointer[Config] // with defaults; see Reload
+	err     error                  // of the first Config
+	id      string
+	log     *slog.Logger
+	notices *notices
+	pool    *fanout.Pool
+	reads   *ingest.Coalescer
+	memory  atomic.Pointer[gop.Budget] // the process's or its own; see setBudget
+	auth    *rtmp.Authenticator
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -101,6 +102,7 @@ func NewServer(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
 	s.log = cfg.Logger
+	s.notices = newNotices(s.log)
 	s.setBudget(cfg.MemoryBudget)
 	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
 		password := s.cfg.Load().PublishAuth
@@ -317,6 +319,7 @@ func (s *Server) Close() error {
 	s.wg.Wait()
 	s.pool.Close()
 	s.reads.Close()
+	s.notices.close()
 	return nil
 }
 
@@ -733,7 +736,7 @@ func (c *conn) end(err error) {
 		c.logger().Debug("connection ended", "err", err)
 		err = nil
 	default:
-		c.logger().Info("connection ended", "err", err)
+		s.notices.write(slog.LevelInfo, "connection ended", c.causeOf(err), "client", c.id, "addr", logAddr(c.nc.RemoteAddr()), "err", err)
 	}
 	if c.cancel != nil {
 		c.cancel()
@@ -1030,7 +1033,7 @@ func (c *conn) rejectSilent(now int64) {
 	}
 	for id, p := range c.pubs {
 		if limit, silent := p.silent(now); silent {
-			c.srv.log.Info("publish without media", "source", p.req.logName(), "limit", limit)
+			c.srv.notices.write(slog.LevelInfo, "publish without media", "", "source", p.req.logName(), "limit", limit)
 			c.rt.Reject(id, fmt.Sprintf("No media for %v.", limit))
 		}
 	}

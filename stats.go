@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
@@ -120,7 +121,7 @@ func (c *conn) delayRefusal(asked time.Time) {
 	shut := c.srv.refusals.note(c.addr, time.Now(), limit)
 	c.srv.mu.Unlock()
 	if shut {
-		c.logger().Warn("address shut out", "refusals", limit)
+		c.srv.notices.write(slog.LevelWarn, "address shut out", "", "client", c.id, "addr", logAddr(c.nc.RemoteAddr()), "refusals", limit)
 	}
 	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
 	defer cancel()

@@ -1,0 +1,158 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// What anybody can cause by connecting is not to fill the log: each cause has
+// lineBurst lines at once and one every lineEvery. Of causes, some of which
+// hold codes that the host has worded, maxCauses are told apart.
+const (
+	lineBurst = 4
+	lineEvery = 30 * time.Second
+	maxCauses = 64
+)
+
+// notices is the log of what anybody can cause. The zero value is of no use.
+type notices struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	causes map[string]*causeLines
+	closed bool
+}
+
+// causeLines are those of a cause.
+type causeLines struct {
+	level   slog.Level
+	msg     string
+	free    int // lines that may be written at once
+	leftOut int
+	last    []any     // the attributes of the last one left out,
+	at      time.Time // and its time
+	stop    func()    // the timer that frees a line
+}
+
+func newNotices(log *slog.Logger) *notices {
+	return &notices{log: log, causes: make(map[string]*causeLines)}
+}
+
+// write logs a line, unless its cause has had as many as it may. Then it counts
+// in not_logged of a later one, which is that of the last left out, with its
+// time, and comes within lineEvery whether or not there is another.
+func (l *notices) write(level slog.Level, msg, cause string, args ...any) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return
+	}
+	key := msg + "\x00" + cause
+	c := l.causes[key]
+	if c == nil && len(l.causes) >= maxCauses {
+		key = msg + "\x00"
+		c = l.causes[key]
+	}
+	if c == nil {
+		c = &causeLines{level: level, msg: msg, free: lineBurst}
+		l.causes[key] = c
+		c.stop = later(lineEvery, func() { l.tick(key, c) })
+	}
+	if c.free == 0 {
+		c.leftOut, c.last, c.at = c.leftOut+1, args, time.Now()
+		l.mu.Unlock()
+		l.log.Log(context.Background(), slog.LevelDebug, msg, args...)
+		return
+	}
+	c.free--
+	l.mu.Unlock()
+	l.log.Log(context.Background(), level, msg, args...)
+}
+
+// tick frees a line, which goes to what is left out, and forgets a cause that
+// has nothing to say.
+func (l *notices) tick(key string, c *causeLines) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return
+	}
+	args := c.summary()
+	if args == nil {
+		c.free++
+	}
+	if c.free >= lineBurst {
+		delete(l.causes, key)
+	} else {
+		c.stop = later(lineEvery, func() { l.tick(key, c) })
+	}
+	l.mu.Unlock()
+	if args != nil {
+		l.log.Log(context.Background(), c.level, c.msg, args...)
+	}
+}
+
+// summary is what is to be said of those left out, nil where there are none.
+// They count no longer. notices.mu is held.
+func (c *causeLines) summary() []any {
+	if c.leftOut == 0 {
+		return nil
+	}
+	args := append(slices.Clip(c.last), "at", c.at)
+	if c.leftOut > 1 {
+		args = append(args, "not_logged", c.leftOut-1)
+	}
+	c.leftOut, c.last = 0, nil
+	return args
+}
+
+// close writes what is left out. Nothing is written after it.
+func (l *notices) close() {
+	l.mu.Lock()
+	l.closed = true
+	causes := l.causes
+	l.causes = nil
+	l.mu.Unlock()
+	for _, c := range causes {
+		c.stop()
+		if args := c.summary(); args != nil {
+			l.log.Log(context.Background(), c.level, c.msg, args...)
+		}
+	}
+}
+
+// causeOf is one of a few words for why a connection has ended: its stage, and
+// the kind of the error.
+func (c *conn) causeOf(err error) string {
+	stage := "publisher or player"
+	switch {
+	case c.rt == nil:
+		stage = "handshake"
+	case len(c.ended) == 0 && c.player == nil:
+		stage = "set-up"
+	}
+	var refused *rtmp.StatusError
+	if errors.As(err, &refused) {
+		return stage + " refused " + refused.Command + " " + refused.Code
+	}
+	for _, known := range []error{
+		os.ErrDeadlineExceeded, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, rtmp.ErrVersion, rtmp.ErrWrong, ErrLimit,
+		ErrServerClosed, chunk.ErrLimit, chunk.ErrProtocol, amf.ErrLimit, amf.ErrMalformed, amf.ErrTooDeep,
+	} {
+		if errors.Is(err, known) {
+			return stage + " " + known.Error()
+		}
+	}
+	return stage
+}

@@ -1,0 +1,118 @@
+package forward
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/secretscan"
+)
+
+// entries are the lines of a log with a message.
+func entries(t *testing.T, log *lockedBuffer, msg string) (out []map[string]any) {
+	for line := range bytes.Lines([]byte(log.String())) {
+		var e map[string]any
+		require.NoError(t, json.Unmarshal(line, &e))
+		if e["msg"] == msg {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Whoever connects and fails costs 4 lines of a cause and one every 30 s, which
+// says how many are left out, also when nobody comes any more.
+func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(lockedBuffer)
+		s := NewServer(Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))})
+		fail := func(first ...byte) {
+			ours, theirs := net.Pipe()
+			go func() {
+				theirs.Write(first)
+				theirs.Close()
+			}()
+			s.ServeConn(t.Context(), ours)
+		}
+		lines := func() []map[string]any { return entries(t, log, "connection ended") }
+		for range 1000 {
+			fail('G') // HTTP, or a scanner
+		}
+		require.Len(t, lines(), 4)
+		fail(3, 0) // another cause
+		require.Len(t, lines(), 5)
+		require.Contains(t, lines()[4]["err"], "C1")
+
+		last := time.Now()
+		time.Sleep(lineEvery - time.Nanosecond)
+		synctest.Wait()
+		require.Len(t, lines(), 5)
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		require.Len(t, lines(), 6, "the last of them, though nothing has followed")
+		require.EqualValues(t, 995, lines()[5]["not_logged"])
+		require.Equal(t, last.Format(time.RFC3339Nano), lines()[5]["at"])
+		require.Contains(t, lines()[5]["err"], "version")
+		require.Contains(t, lines()[5], "client")
+
+		// An hour of it.
+		for range 3600 {
+			fail('G')
+			time.Sleep(time.Second)
+		}
+		require.InDelta(t, 6+120, len(lines()), 2)
+
+		// All is free again, and nothing is kept.
+		time.Sleep(time.Duration(lineBurst+1) * lineEvery)
+		synctest.Wait()
+		s.notices.mu.Lock()
+		require.Empty(t, s.notices.causes)
+		s.notices.mu.Unlock()
+		n := len(lines())
+		for range 10 {
+			fail('G')
+		}
+		require.Len(t, lines(), n+4)
+		s.Close()
+		require.Len(t, lines(), n+5, "what is left out is said at the end")
+		require.EqualValues(t, 5, lines()[n+4]["not_logged"])
+		logged := 0
+		for _, e := range lines() {
+			logged++
+			if n, ok := e["not_logged"].(float64); ok {
+				logged += int(n)
+			}
+		}
+		require.Equal(t, 1000+1+3600+10, logged, "each has been counted")
+	})
+}
+
+// However many causes there are, memory and lines have a bound.
+func TestNoticesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(lockedBuffer)
+		l := newNotices(secretscan.Logger(slog.NewJSONHandler(log, nil)))
+		for i := range 10_000 {
+			l.write(slog.LevelInfo, "m", fmt.Sprint("cause ", i), "i", i)
+		}
+		l.mu.Lock()
+		require.LessOrEqual(t, len(l.causes), maxCauses+1)
+		l.mu.Unlock()
+		require.Len(t, entries(t, log, "m"), maxCauses+lineBurst)
+		time.Sleep(lineEvery)
+		synctest.Wait()
+		got := entries(t, log, "m")
+		require.Len(t, got, maxCauses+lineBurst+1)
+		require.EqualValues(t, 10_000-maxCauses-lineBurst-1, got[len(got)-1]["not_logged"])
+		l.close()
+		l.write(slog.LevelInfo, "m", "after the end")
+		require.Len(t, entries(t, log, "m"), maxCauses+lineBurst+1)
+	})
+}
