@@ -138,7 +138,7 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 	var anywhere bool
 	s.mu.Lock()
 	for l := range s.listeners {
-		t, ok := l.Addr().(*net.TCPAddr)
+		t, ok := l.addr.(*net.TCPAddr)
 		if !ok || t.AddrPort().Port() != port {
 			continue
 		}

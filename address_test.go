@@ -123,7 +123,7 @@ func TestWhereTheOperatorMayLead(t *testing.T) {
 	own := l.Addr().(*net.TCPAddr).AddrPort().Port()
 	check := func(allow ...netip.Prefix) func(from origin, text string, port uint16) error {
 		s := newServer(t, Config{AllowNetworks: allow})
-		s.listeners[l] = struct{}{} // as Serve does
+		require.NoError(t, s.addListener(&servedListener{Listener: l, addr: l.Addr()})) // as Serve does
 		return func(from origin, text string, port uint16) error {
 			return s.check(from, netip.AddrPortFrom(netip.MustParseAddr(text), port))
 		}
@@ -177,7 +177,7 @@ func TestUntrustedNeverOwnListener(t *testing.T) {
 	for _, at := range []string{"127.0.0.1:0", ":0"} {
 		l, err := net.Listen("tcp", at)
 		require.NoError(t, err)
-		s.listeners[l] = struct{}{} // as Serve does
+		require.NoError(t, s.addListener(&servedListener{Listener: l, addr: l.Addr()})) // as Serve does
 		defer l.Close()
 		ports[at] = l.Addr().(*net.TCPAddr).AddrPort().Port()
 	}

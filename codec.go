@@ -117,8 +117,9 @@ func (s *Source) tellChanges() {
 			}
 			continue
 		}
+		told := s.toldChanges // which is another goroutine's from here on
 		s.tellsChange.Store(false)
-		if s.codecChanges.Load() == s.toldChanges || s.tellsChange.Swap(true) {
+		if s.codecChanges.Load() == told || s.tellsChange.Swap(true) {
 			return
 		}
 	}

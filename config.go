@@ -291,8 +291,9 @@ type Backoff struct {
 // the limits are small constants: messages of 64 KiB, 128 KiB in unfinished
 // ones, 16 chunk streams, 32 commands.
 type Limits struct {
-	// Connections at once. Default 80 % of the file descriptors that the
-	// process may open, 10000 where the system does not tell.
+	// Connections at once; one that is closed does not count, though its stream
+	// still drains. Default 80 % of the file descriptors that the process may
+	// open, 10000 where the system does not tell.
 	Connections int
 	// ConnectionsPerAddress at once, of IPv6 per first 64 bits. Connections
 	// that have no address are not counted. Default none: a cluster, or a

@@ -28,6 +28,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/rtmp-forward/forward/internal/webhook"
@@ -44,13 +45,21 @@ var (
 	ErrLimit = errors.New("forward: limit reached")
 	// ErrDuplicate says that a stream is pushed to a destination already.
 	ErrDuplicate = errors.New("forward: the stream is pushed to this destination already")
+	// ErrInHook is returned by the methods that wait for something, where they
+	// are called from a hook or from other code that a Server calls: a
+	// resolver, a dialer, a logger, a listener or a connection. The Server waits
+	// for that code, so that it must not wait for the Server. What the method
+	// begins is begun, and goes on without its caller. A goroutine that such
+	// code starts may wait, but then that code must not wait for it.
+	ErrInHook = errors.New("forward: called from a hook: begun, but not waited for")
 	// ErrLoop says that a stream has come back to a Server that it has
 	// passed, or has passed too many. Its publisher is refused.
 	ErrLoop = errors.New("forward: the stream goes in a circle")
 )
 
 // Server accepts publishers and players, on one port. Its methods are safe
-// for concurrent use.
+// for concurrent use, and may be called from hooks: see ErrInHook. A context
+// that is nil stands for context.Background, here and in all of this package.
 type Server struct {
 	shown
 	cfg     atomic.Pointer[Config] // with defaults; see Reload
@@ -67,11 +76,9 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // connections, streams
 
-	reloading sync.Mutex
-
 	mu        sync.Mutex
 	closing   bool
-	listeners map[net.Listener]struct{}
+	listeners map[*servedListener]struct{}
 	conns     map[*conn]struct{}
 	pending   []*conn // in their handshake, the oldest first
 	sources   map[streamKey]*Source
@@ -91,7 +98,7 @@ func NewServer(cfg Config) *Server {
 		id:        randomID(),
 		pool:      fanout.NewPool(),
 		reads:     ingest.NewCoalescer(),
-		listeners: make(map[net.Listener]struct{}),
+		listeners: make(map[*servedListener]struct{}),
 		conns:     make(map[*conn]struct{}),
 		sources:   make(map[streamKey]*Source),
 		audiences: make(map[streamKey]*audience),
@@ -101,7 +108,7 @@ func NewServer(cfg Config) *Server {
 	s.shown.text = "Server " + s.id
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
-	s.log = cfg.Logger
+	s.log = slog.New(hostHandler{cfg.Logger.Handler()})
 	s.notices = newNotices(s.log)
 	s.setBudget(cfg.MemoryBudget)
 	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
@@ -140,37 +147,30 @@ const (
 // tls.Config suits what is sent, which is large, and SessionTicketsDisabled is
 // needed by librtmp on GnuTLS, which takes a ticket of TLS 1.3 for the end.
 func (s *Server) Serve(l net.Listener) error {
-	defer l.Close()
+	own := &servedListener{Listener: l}
+	defer own.Close()
 	if s.err != nil {
 		return s.err
 	}
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return ErrServerClosed
+	hostcode.Call(func() { own.addr = l.Addr() })
+	if err := s.addListener(own); err != nil {
+		return err
 	}
-	s.listeners[l] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, l)
-		s.mu.Unlock()
-	}()
+	defer s.removeListener(own)
 
 	spare := openSpare()
 	defer func() { spare.Close() }()
 	var delay time.Duration
 	var logged time.Time
 	for {
-		nc, err := l.Accept()
+		nc, err := own.Accept()
 		if err == nil {
 			delay = 0
-			c, err := s.admit(nc)
-			if err != nil {
-				nc.Close()
-				continue
+			if c, err := s.admit(nc); err == nil {
+				c.start(s.ctx)
+			} else {
+				hangUp(nc)
 			}
-			c.start(s.ctx)
 			continue
 		}
 		if s.isClosing() {
@@ -185,7 +185,7 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		delay = min(max(2*delay, acceptMin), acceptMax)
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-			if spare.Close() == nil && turnAway(l, delay) {
+			if spare.Close() == nil && turnAway(own, delay) {
 				spare = openSpare()
 				continue
 			}
@@ -199,6 +199,53 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
+// servedListener is a host's listener that is served.
+type servedListener struct {
+	net.Listener
+	addr   net.Addr
+	closed atomic.Bool
+}
+
+func (l *servedListener) Accept() (nc net.Conn, err error) {
+	hostcode.Call(func() { nc, err = l.Listener.Accept() })
+	return nc, err
+}
+
+// Close closes the host's listener once: Serve does, as well as Close and
+// Shutdown.
+func (l *servedListener) Close() error {
+	if l.closed.Swap(true) {
+		return nil
+	}
+	return hostcode.Close(l.Listener)
+}
+
+func (s *Server) addListener(l *servedListener) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	return nil
+}
+
+func (s *Server) removeListener(l *servedListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+}
+
+// hangUp closes a connection for a caller who must not wait: TLS says goodbye,
+// for which the peer may take 5 s, and a host's connection may do anything.
+func hangUp(nc net.Conn) {
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		tcp.Close()
+		return
+	}
+	go hostcode.Close(nc)
+}
+
 // openSpare opens a file whose descriptor is given up when there is no other.
 // It is nil, which can be closed in vain, where there is none even for it.
 func openSpare() *os.File {
@@ -208,8 +255,8 @@ func openSpare() *os.File {
 
 // turnAway closes the connections that wait at l, so that their clients know,
 // for so long. It is false where l can't be asked for a time.
-func turnAway(l net.Listener, d time.Duration) bool {
-	t, ok := l.(interface{ SetDeadline(time.Time) error })
+func turnAway(l *servedListener, d time.Duration) bool {
+	t, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
 	if !ok || t.SetDeadline(time.Now().Add(d)) != nil {
 		return false
 	}
@@ -219,7 +266,7 @@ func turnAway(l net.Listener, d time.Duration) bool {
 		if err != nil {
 			return errors.Is(err, os.ErrDeadlineExceeded)
 		}
-		nc.Close()
+		hangUp(nc)
 	}
 }
 
@@ -236,9 +283,9 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 		nc.Close()
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(orBackground(ctx))
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	defer context.AfterFunc(ctx, func() { hostcode.Close(nc) })()
 	defer context.AfterFunc(s.ctx, cancel)()
 	c.result = make(chan error, 1)
 	c.start(ctx)
@@ -278,9 +325,18 @@ func (s *Server) Sources() []*Source {
 // sent, then its destinations are told that it has ended. It returns when all
 // of it is gone, or with ctx's error when that ends before; then Close ends
 // the rest. It does not wait for publishers to leave: an encoder that is cut
-// off connects elsewhere.
+// off connects elsewhere. From a hook it returns ErrInHook at once, and all of
+// this is done without its caller and without ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.beginClosing()
+	if hostcode.Within() {
+		go s.shutdown(context.Background())
+		return ErrInHook
+	}
+	return s.shutdown(orBackground(ctx))
+}
+
+func (s *Server) shutdown(ctx context.Context) error {
 	for _, src := range s.Sources() {
 		src.end()
 	}
@@ -304,33 +360,59 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close ends everything at once and returns when all of it is gone.
+// Close ends everything at once and returns when all of it is gone, and no hook
+// is running any more; the contexts of hooks end. From a hook it returns
+// ErrInHook at once, and everything ends when the hook has returned.
 func (s *Server) Close() error {
 	s.beginClosing()
 	s.cancel()
 	s.mu.Lock()
 	for c := range s.conns {
-		s.wg.Go(func() { c.nc.Close() }) // that of TLS may wait
+		s.closeLocked(c)
 	}
 	s.mu.Unlock()
 	for _, src := range s.Sources() {
 		src.end()
 	}
+	if hostcode.Within() {
+		go s.awaitEnd()
+		return ErrInHook
+	}
+	s.awaitEnd()
+	return nil
+}
+
+// awaitEnd waits until everything that was begun has ended.
+func (s *Server) awaitEnd() {
 	s.wg.Wait()
 	s.pool.Close()
 	s.reads.Close()
 	s.notices.close()
-	return nil
 }
 
-// beginClosing has nothing accepted any more. A stream about whose publish the
-// host still decides ends when that is decided.
+// closeLocked closes a connection that is in conns, and so counts in wg, without
+// waiting. s.mu is held.
+func (s *Server) closeLocked(c *conn) { s.wg.Go(func() { hostcode.Close(c.nc) }) }
+
+// orBackground takes a context that is nil for context.Background.
+func orBackground(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
+	}
+	return ctx
+}
+
+// beginClosing stops accepting connections and streams. A stream about whose
+// publish the host still decides ends when that is decided.
 func (s *Server) beginClosing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closing {
+		return
+	}
 	s.closing = true
 	for l := range s.listeners {
-		l.Close()
+		s.wg.Go(func() { l.Close() })
 	}
 }
 
@@ -343,7 +425,12 @@ func (s *Server) isClosing() bool {
 // admit makes room for a connection, which counts in wg until its caller is
 // done with it.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
-	c := &conn{srv: s, nc: nc, addr: clientAddr(nc), id: randomID(), in: ingest.NewReader(nc)}
+	var remote net.Addr
+	if err := hostcode.Protect(func() { remote = nc.RemoteAddr() }); err != nil {
+		return nil, fmt.Errorf("address of a connection: %w", err)
+	}
+	c := &conn{srv: s, nc: nc, remote: remote, peer: logAddr(remote), id: randomID(), in: ingest.NewReader(nc)}
+	c.addr = clientAddr(remote)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -363,7 +450,7 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	s.perAddr[c.addr]++
 	s.pending = append(s.pending, c)
 	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
-		s.pending[0].nc.Close()
+		s.closeLocked(s.pending[0])
 		s.pending = slices.Delete(s.pending, 0, 1) // not to keep it
 	}
 	return c, nil
@@ -391,18 +478,22 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	if p == nil {
 		return nil, err
 	}
-	give := func() {
-		if !next {
+	started, accepted := false, next // one that is next has nothing to give back
+	defer func() {                   // also where the host's code panics
+		switch {
+		case accepted:
+		case started:
+			src.end()
+		default:
 			s.release(src)
 			src.abandon()
 		}
-	}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 	if f := cfg.Hooks.OnPublish; f != nil {
 		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
-			give()
 			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{req.hide(err)})
 		}
 	}
@@ -418,12 +509,13 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		err = ctx.Err()
 	}
 	if err != nil {
-		give()
 		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), req.hide(err))
 	}
+	started = true
 	if err := src.start(dests, ttl); err != nil {
 		return nil, err
 	}
+	accepted = true
 	return p, nil
 }
 
@@ -538,16 +630,71 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 	return players, nil
 }
 
-// guard calls the host's code. A panic there ends what it was called for, not
-// the process.
-func (s *Server) guard(what string, f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			s.log.Error("panic in host code", "in", what, "panic", v, "stack", stack())
-			err = fmt.Errorf("%s panicked", what)
-		}
+// guard calls the host's code, on a goroutine of its own, for which it waits. A
+// panic there, or an end of the goroutine, ends what it was called for, not the
+// process and not the caller's goroutine.
+func (s *Server) guard(what string, f func() error) error {
+	err := fmt.Errorf("%s ended its goroutine", what)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if v := recover(); v != nil {
+				s.log.Error("panic in host code", "in", what, "panic", v, "stack", stack())
+				err = fmt.Errorf("%s panicked", what)
+			}
+		}()
+		hostcode.Call(func() { err = f() })
 	}()
-	return f()
+	<-done
+	return err
+}
+
+const (
+	// tellTimeout is how long the context of a hook lasts that is only told, and
+	// tellAfterClose how long after the beginning of Server.Close.
+	tellTimeout    = 30 * time.Second
+	tellAfterClose = 5 * time.Second
+)
+
+// tell calls a hook that is only told of what has ended. It has a context with
+// the values of ctx.
+func (s *Server) tell(ctx context.Context, what string, f func(context.Context)) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(tellAfterClose):
+			cancel()
+		}
+	})()
+	s.guard(what, func() error { f(ctx); return nil })
+}
+
+// hostHandler is the host's slog.Handler. One that panics costs its line.
+type hostHandler struct{ h slog.Handler }
+
+func (h hostHandler) Enabled(ctx context.Context, l slog.Level) (enabled bool) {
+	hostcode.Protect(func() { enabled = h.h.Enabled(ctx, l) })
+	return enabled
+}
+
+func (h hostHandler) Handle(ctx context.Context, r slog.Record) (err error) {
+	if perr := hostcode.Protect(func() { err = h.h.Handle(ctx, r) }); perr != nil {
+		return perr
+	}
+	return err
+}
+
+func (h hostHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	hostcode.Protect(func() { h.h = h.h.WithAttrs(attrs) })
+	return h
+}
+
+func (h hostHandler) WithGroup(name string) slog.Handler {
+	hostcode.Protect(func() { h.h = h.h.WithGroup(name) })
+	return h
 }
 
 // conn is a client's connection. Its fields belong to the goroutine that
@@ -555,6 +702,8 @@ func (s *Server) guard(what string, f func() error) (err error) {
 type conn struct {
 	srv    *Server
 	nc     net.Conn
+	remote net.Addr   // of nc, which is asked once: it may be the host's
+	peer   string     // the same for the log
 	addr   netip.Addr // see clientAddr
 	id     string
 	ctx    context.Context
@@ -596,7 +745,6 @@ func (c *conn) start(ctx context.Context) {
 	c.ctx = ctx
 	cfg, now := c.srv.cfg.Load(), time.Now()
 	c.shake, c.setup = now.Add(orForever(cfg.HandshakeTimeout)), now.Add(orForever(cfg.SetupTimeout))
-	c.in.SetDeadline(c.shake)
 	go c.run((*conn).pend)
 }
 
@@ -608,19 +756,24 @@ type stage func(*conn) (stage, error)
 // so, and waiting connections are many: each stage has a stack of its own, and
 // those that wait are so shallow that the smallest one does.
 func (c *conn) run(st stage) {
-	var err error
+	err := errGoexit
+	var next stage
 	defer func() {
 		if v := recover(); v != nil {
-			st, err = nil, c.panicked(v)
+			next, err = nil, c.panicked(v)
 		}
-		if st != nil {
-			go c.run(st)
+		if next != nil {
+			go c.run(next)
 			return
 		}
 		c.end(err)
 	}()
-	st, err = st(c)
+	// Its connection may be the host's.
+	hostcode.Call(func() { next, err = st(c) })
 }
+
+// errGoexit is of a connection of the host's that has ended the goroutine.
+var errGoexit = errors.New("forward: the connection has ended its goroutine")
 
 func (c *conn) panicked(v any) error {
 	c.logger().Error("panic", "panic", v, "stack", stack())
@@ -629,6 +782,7 @@ func (c *conn) panicked(v any) error {
 
 // pend waits for the first byte, which many never send.
 func (c *conn) pend() (stage, error) {
+	c.in.SetDeadline(c.shake)
 	c.in.Await()
 	return (*conn).open, nil
 }
@@ -704,8 +858,17 @@ func (c *conn) linger() {
 // end releases what the connection has and tells why it has ended.
 func (c *conn) end(err error) {
 	s := c.srv
-	c.nc.Close()
-	s.shaken(c)
+	defer func() {
+		if c.cancel != nil {
+			c.cancel()
+		}
+		s.wg.Done()
+		if c.result != nil {
+			c.result <- err
+		}
+	}()
+	hostcode.Close(c.nc)
+	c.leave()
 	if c.out != nil {
 		c.out.Close()
 		c.out.Wait()
@@ -716,12 +879,30 @@ func (c *conn) end(err error) {
 	if f := c.onClose; f != nil {
 		req := *c.hooked
 		req.Sent, req.Received = c.out.Stats().Bytes, c.rt.Received()
-		s.guard("OnClose", func() error { f(context.WithoutCancel(c.ctx), &req); return nil })
+		s.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, &req) })
 	}
 	for _, src := range c.ended {
 		<-src.done
 	}
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
+		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
+		c.logger().Debug("connection ended", "err", err)
+		err = nil
+	default:
+		s.notices.write(slog.LevelInfo, "connection ended", c.causeOf(err), "client", c.id, "addr", c.peer, "err", err)
+	}
+}
+
+// leave has a connection that is closed count no more, whatever it still waits
+// for.
+func (c *conn) leave() {
+	s := c.srv
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.pending, c); i >= 0 {
+		s.pending = slices.Delete(s.pending, i, i+1)
+	}
 	delete(s.conns, c)
 	if s.perAddr[c.addr]--; s.perAddr[c.addr] == 0 {
 		delete(s.perAddr, c.addr)
@@ -729,26 +910,10 @@ func (c *conn) end(err error) {
 	if c.stopDrain != nil {
 		c.stopDrain()
 	}
-	s.mu.Unlock()
-	switch {
-	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
-		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
-		c.logger().Debug("connection ended", "err", err)
-		err = nil
-	default:
-		s.notices.write(slog.LevelInfo, "connection ended", c.causeOf(err), "client", c.id, "addr", logAddr(c.nc.RemoteAddr()), "err", err)
-	}
-	if c.cancel != nil {
-		c.cancel()
-	}
-	s.wg.Done()
-	if c.result != nil {
-		c.result <- err
-	}
 }
 
 func (c *conn) logger() *slog.Logger {
-	return c.srv.log.With("client", c.id, "addr", logAddr(c.nc.RemoteAddr()))
+	return c.srv.log.With("client", c.id, "addr", c.peer)
 }
 
 // finish ends the connection for Shutdown: a player when it has got all, any
@@ -759,18 +924,19 @@ func (c *conn) finish() {
 	p := c.player
 	waits := p != nil && s.waits(p)
 	idle := p == nil || p.stopped.Load() || waits
+	told := waits && p.played.Load()
+	if _, open := s.conns[c]; open && idle && !told {
+		s.closeLocked(c)
+	}
 	s.mu.Unlock()
 	switch {
-	case waits && p.played.Load():
+	case told:
 		p.tellEnd()
 		c.out.Shutdown()
 		c.closeWithin(lingerTime)
-		return
-	case idle:
-		c.nc.Close()
-		return
+	case !idle:
+		c.closeWithin(orForever(s.cfg.Load().DrainTimeout))
 	}
-	c.closeWithin(orForever(s.cfg.Load().DrainTimeout))
 }
 
 // closeWithin closes the connection unless it ends by itself before.
@@ -778,7 +944,7 @@ func (c *conn) closeWithin(d time.Duration) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
 	if _, open := c.srv.conns[c]; open && c.stopDrain == nil {
-		c.stopDrain = later(d, func() { c.nc.Close() })
+		c.stopDrain = later(d, func() { hostcode.Close(c.nc) })
 	}
 }
 
@@ -795,7 +961,7 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 		return nil, errNoVhost
 	}
 	return &PublishRequest{
-		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(), LocalAddr: c.nc.LocalAddr(),
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
 		PageURL: c.page, User: c.user, Hops: c.hops, enhanced: c.caps,
 	}, nil
@@ -815,7 +981,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	c.page, _ = m.Properties.GetString("pageUrl")
 	cfg := c.srv.cfg.Load()
 	req := &ConnectRequest{
-		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.nc.RemoteAddr(),
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote,
 		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
 	}
 	// The name is not known yet; any will do to find vhost and app. Whether

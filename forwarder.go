@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -55,7 +57,8 @@ const stalledAfter = 2 * time.Second
 // DestinationError is why a destination is not being sent to.
 type DestinationError struct {
 	// Op is what went wrong: resolve, dial, tls, handshake, connect,
-	// createStream, publish, write, read, or closed by the destination.
+	// createStream, publish, write, read, or closed by the destination; panic
+	// where a connection of the host's has panicked.
 	Op          string
 	Destination Destination
 	Err         error
@@ -128,9 +131,10 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
-	form              form                   // of the handshake at ep
-	sessions          tls.ClientSessionCache // of TLS, for reconnecting
-	tlsOnce, warnOnce sync.Once
+	form      form                   // of the handshake at ep
+	sessions  tls.ClientSessionCache // of TLS, for reconnecting
+	tlsOnce   sync.Once
+	warnedTLS atomic.Bool
 
 	telling  chan struct{}  // held while OnForward is told: in turn
 	draining sync.WaitGroup // that it is told of StateDraining
@@ -249,15 +253,22 @@ func (st *ForwarderStats) add(o fanout.Stats) {
 
 // Close ends the destination: it is told that the stream has ended, and
 // disconnected. Close returns when it is gone; when ctx ends before, it is cut
-// off.
+// off, and Close returns ctx's error at once. From a hook Close returns ErrInHook
+// at once. Done tells when it is gone.
 func (f *Forwarder) Close(ctx context.Context) error {
+	ctx = orBackground(ctx)
 	f.beginClose()
+	if hostcode.Within() {
+		if ctx.Err() != nil {
+			f.cancel()
+		}
+		return ErrInHook
+	}
 	select {
 	case <-f.done:
 		return nil
 	case <-ctx.Done():
 		f.cancel()
-		<-f.done
 		return ctx.Err()
 	}
 }
@@ -296,6 +307,9 @@ func (f *Forwarder) beginClose() {
 // there are two for a moment. Where the stream is pushed to d by another Forwarder
 // than f, Update returns ErrDuplicate.
 //
+// From a hook Update returns the new Forwarder with ErrInHook: it is on its way,
+// without regard to ctx. It either takes over, or is closed, and f goes on.
+//
 // Like what Source.Forward adds, the new one is not a refresh's business; a
 // refresh brings back what the Resolver still gives.
 func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, error) {
@@ -318,22 +332,33 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 		f.disown(n)
 		return nil, err
 	}
+	if hostcode.Within() {
+		f.src.background(func() { f.replace(context.Background(), n) })
+		return n, ErrInHook
+	}
+	if err := f.replace(orBackground(ctx), n); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// replace waits until n has taken over, or does not.
+func (f *Forwarder) replace(ctx context.Context, n *Forwarder) error {
+	var err error
 	select {
 	case <-n.begun:
-		return n, nil
+		return nil
 	case <-n.done:
+		err = first(n.Stats().LastErr, errEnded)
 	case <-ctx.Done():
+		err = ctx.Err()
 	}
 	if !f.disown(n) {
 		<-n.begun
-		return n, nil
+		return nil
 	}
 	n.cancel()
-	<-n.done
-	if err = ctx.Err(); err == nil {
-		err = first(n.Stats().LastErr, errEnded)
-	}
-	return nil, fmt.Errorf("replace %s: %w", f.dst, err)
+	return fmt.Errorf("replace %s: %w", f.dst, err)
 }
 
 var errReplacing = errors.New("it is being replaced or closed")
@@ -465,6 +490,11 @@ func (f *Forwarder) connected() {
 // run pushes until the stream has ended.
 func (f *Forwarder) run() {
 	defer f.finish()
+	hostcode.Call(f.pushAll) // its connections may be the host's
+}
+
+// pushAll pushes until the stream has ended.
+func (f *Forwarder) pushAll() {
 	release, ok := f.takeTurn()
 	if !ok {
 		return
@@ -475,7 +505,7 @@ func (f *Forwarder) run() {
 	}
 	b := backoff{Backoff: f.src.cfg.Backoff}
 	for {
-		err := f.session()
+		err := f.attempt()
 		if f.isEnded() || f.ctx.Err() != nil {
 			return
 		}
@@ -619,6 +649,17 @@ func (f *Forwarder) setState(s State, err error) bool {
 	return true
 }
 
+// attempt is session, of which a panic of the host's code is an error too.
+func (f *Forwarder) attempt() (err *DestinationError) {
+	defer func() {
+		if v := recover(); v != nil {
+			f.log.Error("panic", "panic", v, "stack", stack())
+			err = f.error("panic", errors.New("the host's code has panicked"), 0)
+		}
+	}()
+	return f.session()
+}
+
 // session connects and sends until that ends. Its error is a
 // *DestinationError, nil when the stream has ended.
 func (f *Forwarder) session() *DestinationError {
@@ -665,11 +706,11 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 	if derr != nil {
 		return nil, derr
 	}
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	stop := context.AfterFunc(ctx, func() { hostcode.Close(nc) })
 	l := &link{nc: nc, at: at, size: f.dst.ChunkSize}
 	l.close = func() {
 		stop()
-		nc.Close()
+		hostcode.Close(nc)
 	}
 	defer func() {
 		if derr != nil {
@@ -708,7 +749,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 		stop()
 		out.Close()
 		out.Wait()
-		nc.Close()
+		hostcode.Close(nc)
 		rc.Release()
 	}
 	l.client = rtmp.NewClient(rc, rtmp.Options{
@@ -728,7 +769,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 		return nil, f.error(su.step, ctx.Err(), su.limit)
 	}
 	if !shown {
-		stop = context.AfterFunc(f.ctx, func() { nc.Close() })
+		stop = context.AfterFunc(f.ctx, func() { hostcode.Close(nc) })
 	}
 	return l, nil
 }
@@ -950,7 +991,9 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	dial = f.src.srv.guarded(from, dial)
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {
-		nc, err = dial(ctx, "tcp", net.JoinHostPort(at.host, at.port))
+		if nc, err = dial(ctx, "tcp", net.JoinHostPort(at.host, at.port)); err == nil && nc == nil {
+			err = errNoConn
+		}
 		return err
 	})
 	if err != nil {
@@ -976,11 +1019,13 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 	defer cancel()
 	tc := fanout.TLSClient(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		nc.Close()
+		hostcode.Close(nc)
 		return nil, f.error("tls", err, su.limit)
 	}
 	return tc, nil
 }
+
+var errNoConn = errors.New("dialling has returned neither a connection nor an error")
 
 var errPin = errors.New("the server's public key is not the one of Fingerprint")
 
@@ -1005,7 +1050,9 @@ func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 		cfg.ClientSessionCache = f.sessions
 	}
 	if cfg.InsecureSkipVerify && at.pin == nil {
-		f.warnOnce.Do(func() { f.log.Warn("destination is not verified: TLSConfig has InsecureSkipVerify") })
+		if !f.warnedTLS.Swap(true) {
+			f.log.Warn("destination is not verified: TLSConfig has InsecureSkipVerify")
+		}
 	}
 	if pin := at.pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead

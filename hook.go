@@ -132,10 +132,19 @@ func (r ConnectRequest) Format(f fmt.State, _ rune) { io.WriteString(f, "client 
 // MarshalText gives the same as Format.
 func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " + r.ClientID), nil }
 
-// Hooks are asked and told what clients do. All are optional. They are called
-// from the goroutine of the client they are about, or of the destination, with
-// no lock held, concurrently for different ones, and may call back into the
-// API. One that hangs holds nobody but that client.
+// Hooks are asked and told what clients do. All are optional. Each call has a
+// goroutine, for which the client or the destination that it is about waits. Calls
+// for different ones are concurrent, and no lock is held. A hook that hangs holds
+// up that client or destination, and the end of the Server. One that panics, or
+// ends its goroutine, refuses what it was asked about.
+//
+// A hook may call every method of this package. Those that wait for something do
+// not wait there: see ErrInHook.
+//
+// The context of OnConnect, OnPublish and OnPlay ends with Server.Close, and with
+// that of ServeConn or Publish.
+// That of OnUnpublish, OnStop and OnClose, which tell of what has ended, lasts for
+// 30 s, and for 5 s after the beginning of Server.Close.
 //
 // An error refuses: the client is told the code and description of a
 // *StatusError, else only that it is refused.

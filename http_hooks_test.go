@@ -424,9 +424,9 @@ func TestHTTPHooksOfServer(t *testing.T) {
 			}
 			require.NoError(t, f.Close(t.Context()))
 			require.Eventually(t, func() bool {
-				dest.mu.Lock()
-				defer dest.mu.Unlock()
-				return len(dest.conns) == 0
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return len(c.got) >= len(tt.want)
 			}, 10*time.Second, time.Millisecond)
 			var paths []string
 			for _, got := range c.taken() {

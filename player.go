@@ -97,7 +97,7 @@ func (c *conn) StopPlay(uint32) {
 	c.srv.mu.Unlock()
 	c.idle()
 	if f := p.onStop; f != nil {
-		c.srv.guard("OnStop", func() error { f(context.WithoutCancel(c.ctx), p.req); return nil })
+		c.srv.tell(c.ctx, "OnStop", func(ctx context.Context) { f(ctx, p.req) })
 	}
 }
 

@@ -177,8 +177,8 @@ func (s *Source) isClaimable(req *PublishRequest) bool {
 
 // sameAddr reports whether two requests come from one address, which is known.
 func sameAddr(a, b *PublishRequest) bool {
-	from := hostAddr(a.RemoteAddr)
-	return from.IsValid() && from == hostAddr(b.RemoteAddr)
+	from := clientAddr(a.RemoteAddr)
+	return from.IsValid() && from == clientAddr(b.RemoteAddr)
 }
 
 // dropNext takes out the next publisher. turn is held.
@@ -343,7 +343,7 @@ func (s *Source) graceOver() {
 func (p *publication) tell() {
 	s := p.src
 	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
-		s.srv.guard("OnUnpublish", func() error { f(context.WithoutCancel(s.ctx), p.req); return nil })
+		s.srv.tell(s.ctx, "OnUnpublish", func(ctx context.Context) { f(ctx, p.req) })
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()

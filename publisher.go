@@ -55,12 +55,14 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	if err := s.checkHops(req.Hops); err != nil {
 		return nil, err
 	}
-	pub, err := s.publish(ctx, cfg, &req)
+	p := new(Publisher)
+	p.ctx, p.cancel = context.WithCancelCause(orBackground(ctx))
+	pub, err := s.publish(p.ctx, cfg, &req)
 	if err != nil {
+		p.cancel(err)
 		return nil, err
 	}
-	p := &Publisher{shown: pub.src.shown, pub: pub}
-	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	p.shown, p.pub = pub.src.shown, pub
 	p.enc = joy.NewEncoder(p.write)
 	pub.begin(p)
 	context.AfterFunc(p.ctx, func() { pub.leave(false) })
@@ -299,11 +301,15 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	s.memory.Shed(now)
 	p.pace.note(frame.Time, now)
 	if before != p {
-		s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
 		if before != nil {
 			before.kick(ErrTakenOver)
-			s.background(before.tell)
 		}
+		s.background(func() { // the host's code: nobody's media waits for it
+			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
+			if before != nil {
+				before.tell()
+			}
+		})
 	}
 }
 

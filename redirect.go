@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -196,7 +197,9 @@ func (f *Forwarder) reconnect(l *link, ref string) {
 	l.move.done, l.move.cancel = done, cancel
 	go func() {
 		defer close(done)
-		f.prepare(ctx, l, at)
+		if err := hostcode.Protect(func() { f.prepare(ctx, l, at) }); err != nil {
+			f.log.Error("panic", "err", err)
+		}
 	}()
 }
 

@@ -29,39 +29,10 @@ func (s *Server) Reload(cfg Config) error {
 	if s.err != nil {
 		return s.err
 	}
-	cfg = cfg.withDefaults()
-	s.reloading.Lock()
-	defer s.reloading.Unlock()
-	old := s.cfg.Load()
-	var fixed []string
-	if cfg.Addr != old.Addr {
-		fixed = append(fixed, "Addr")
+	live, gone, fixed, err := s.reload(cfg.withDefaults())
+	if err != nil {
+		return err
 	}
-	if cfg.Logger != old.Logger {
-		fixed = append(fixed, "Logger")
-	}
-	cfg.Addr, cfg.Logger = old.Addr, old.Logger
-
-	s.mu.Lock()
-	if s.closing {
-		s.mu.Unlock()
-		return ErrServerClosed
-	}
-	s.cfg.Store(&cfg)
-	s.setBudget(cfg.MemoryBudget)
-	var live []*Source
-	for _, src := range s.sources {
-		if src.live {
-			live = append(live, src) // others look themselves when they are
-		}
-	}
-	var gone []*player
-	for c := range s.conns {
-		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waits(p)) {
-			gone = append(gone, p) // others look themselves when their stream ends
-		}
-	}
-	s.mu.Unlock()
 	if len(fixed) > 0 {
 		s.log.Warn("reload: needs a restart", "fields", fixed)
 	}
@@ -72,6 +43,37 @@ func (s *Server) Reload(cfg Config) error {
 		p.dismiss()
 	}
 	return nil
+}
+
+// reload puts cfg into force. It returns the streams and the players that it may
+// be news for, and the fields that stay as they were.
+func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, nil, nil, ErrServerClosed
+	}
+	old := s.cfg.Load()
+	if cfg.Addr != old.Addr {
+		fixed = append(fixed, "Addr")
+	}
+	if cfg.Logger != old.Logger {
+		fixed = append(fixed, "Logger")
+	}
+	cfg.Addr, cfg.Logger = old.Addr, old.Logger
+	s.cfg.Store(&cfg)
+	s.setBudget(cfg.MemoryBudget)
+	for _, src := range s.sources {
+		if src.live {
+			live = append(live, src) // others look themselves when they are
+		}
+	}
+	for c := range s.conns {
+		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waits(p)) {
+			gone = append(gone, p) // others look themselves when their stream ends
+		}
+	}
+	return live, gone, fixed, nil
 }
 
 // adopt takes over what the Server's Config changes of a live stream.

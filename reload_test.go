@@ -78,8 +78,9 @@ func TestReloadOfWrongConfigChangesNothing(t *testing.T) {
 
 func TestReloadNamesWhatNeedsARestart(t *testing.T) {
 	var log strings.Builder
-	s := newServer(t, Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil))})
-	require.NoError(t, s.Reload(Config{Logger: s.log}))
+	cfg := Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil))}
+	s := newServer(t, cfg)
+	require.NoError(t, s.Reload(cfg))
 	require.Empty(t, log.String())
 	require.NoError(t, s.Reload(Config{Addr: ":1936", Logger: quiet}))
 	require.Contains(t, log.String(), `fields="[Addr Logger]"`)

@@ -19,6 +19,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // Source is one live stream, from its publish to its unpublish, and on with the
@@ -44,6 +45,7 @@ type Source struct {
 	publishing context.Context // ends with the publish
 	unpublish  context.CancelFunc
 	refreshing chan struct{} // full while a refresh is under way
+	again      atomic.Bool   // a hook has asked for another one
 	ttl        time.Duration // of the last answer; belongs to the refresh
 	failing    atomic.Bool   // the last refresh of the Server's own has failed
 	untried    atomic.Bool   // the resolver is new and has not answered yet
@@ -243,7 +245,6 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	s.goOnFrom(s.srv.lastEnd(s.key))
 	players, err := s.srv.enliven(s)
 	if err != nil {
-		s.end()
 		return err
 	}
 	s.srv.log.Info("publish", "source", s.req.logName(), "addr", logAddr(s.req.RemoteAddr), "destinations", len(dests))
@@ -296,8 +297,17 @@ func distinctPlaces(ds []Destination) []Destination {
 //
 // The Server calls Refresh by itself every Config.RefreshInterval, or when the
 // time of an answer (TTLResolver) has passed, whichever is earlier.
+//
+// From a hook it returns ErrInHook, and the refresh comes behind one that is under
+// way.
 func (s *Source) Refresh(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	if hostcode.Within() && s.publishing.Err() == nil {
+		if !s.again.Swap(true) {
+			s.background(s.refreshSelf)
+		}
+		return ErrInHook
+	}
+	ctx, cancel := context.WithCancelCause(orBackground(ctx))
 	defer cancel(nil)
 	defer context.AfterFunc(s.publishing, func() { cancel(errEnded) })()
 	select {
@@ -306,6 +316,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("refresh %s: %w", s.req.logName(), context.Cause(ctx))
 	}
+	s.again.Store(false)
 	dests, ttl, err := s.resolve(asRefresh(ctx))
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -324,7 +335,6 @@ func (s *Source) Refresh(ctx context.Context) error {
 	fresh, gone := s.compare(dests)
 	for _, f := range gone {
 		f.beginClose()
-		s.background(func() { f.Close(s.ctx) })
 	}
 	s.forwardAll(fresh)
 	if len(fresh)+len(gone) > 0 {
@@ -415,7 +425,11 @@ func (s *Source) abandon() {
 	s.ending = true
 	s.mu.Unlock()
 	s.unpublish()
-	s.once.Do(func() { s.finish() })
+	first := false
+	s.once.Do(func() { first = true })
+	if first {
+		s.finish() // which asks the host: not under once
+	}
 }
 
 // end ends the stream. It may be called more than once. The name is free when
@@ -431,17 +445,15 @@ func (s *Source) end() {
 		}
 		s.mu.Unlock()
 		s.unpublish()
+		for _, f := range forwarders {
+			f.sourceEnded() // first: a destination that is told may close at once
+		}
 		s.turn.Lock()
 		stopTimer(&s.grace)
 		if s.next != nil {
 			stopTimer(&s.next.late)
 		}
-		s.turn.Unlock()
-		for _, f := range forwarders {
-			f.sourceEnded() // first: a destination that is told may close at once
-		}
-		s.turn.Lock()
-		s.log.End()
+		s.log.End() // in a turn of its own: nothing is appended after it
 		s.turn.Unlock()
 		s.group.End()
 		go s.finish()
@@ -490,12 +502,13 @@ func (r *PublishRequest) logName() string {
 }
 
 // logAddr is an address for the log, whatever writes it: to JSON, a
-// *net.TCPAddr would be an object. It is empty inside the process.
-func logAddr(a net.Addr) string {
-	if a == nil {
-		return ""
+// *net.TCPAddr would be an object. It is empty inside the process, and for an
+// address of the host's that panics.
+func logAddr(a net.Addr) (text string) {
+	if a != nil {
+		hostcode.Protect(func() { text = a.String() })
 	}
-	return a.String()
+	return text
 }
 
 // id names the stream where its name must not be shown: 16 hex digits, the

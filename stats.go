@@ -121,7 +121,7 @@ func (c *conn) delayRefusal(asked time.Time) {
 	shut := c.srv.refusals.note(c.addr, time.Now(), limit)
 	c.srv.mu.Unlock()
 	if shut {
-		c.srv.notices.write(slog.LevelWarn, "address shut out", "", "client", c.id, "addr", logAddr(c.nc.RemoteAddr()), "refusals", limit)
+		c.srv.notices.write(slog.LevelWarn, "address shut out", "", "client", c.id, "addr", c.peer, "refusals", limit)
 	}
 	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
 	defer cancel()
@@ -130,14 +130,8 @@ func (c *conn) delayRefusal(asked time.Time) {
 
 // clientAddr is what counts as one address: of IPv6, whoever has one has its
 // first 64 bits. It is not valid where the connection has none.
-func clientAddr(nc net.Conn) netip.Addr { return hostAddr(nc.RemoteAddr()) }
-
-// hostAddr is clientAddr of an address.
-func hostAddr(a net.Addr) netip.Addr {
-	if a == nil {
-		return netip.Addr{}
-	}
-	at, err := netip.ParseAddrPort(a.String())
+func clientAddr(a net.Addr) netip.Addr {
+	at, err := netip.ParseAddrPort(logAddr(a))
 	if err != nil {
 		return netip.Addr{}
 	}

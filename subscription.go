@@ -46,7 +46,7 @@ type Subscription struct {
 // keeps nothing of the stream any more.
 func (s *Source) Subscribe(ctx context.Context) *Subscription {
 	sub := &Subscription{tap: s.group.Tap(), drain: s.cfg.DrainTimeout}
-	sub.ctx, sub.cancel = context.WithCancel(ctx)
+	sub.ctx, sub.cancel = context.WithCancel(orBackground(ctx))
 	unhook := context.AfterFunc(s.ctx, sub.cancel)
 	unwatch := context.AfterFunc(s.publishing, func() {
 		sub.read.Store(fanout.Clock())

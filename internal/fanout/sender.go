@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
@@ -243,7 +244,7 @@ func (s *Sender) Shutdown() {
 	s.Kick()
 }
 
-// Close ends the connection at once.
+// Close ends the connection at once. Wait waits until it is closed.
 func (s *Sender) Close() { s.fail(ErrClosed) }
 
 // Err is why sending has ended, nil while it has not.
@@ -365,11 +366,29 @@ func (s *Sender) park() {
 		s.state.Store(idle)
 		return
 	}
-	s.wg.Go(s.catchUp)
+	if s.raw == nil {
+		s.wg.Go(s.catchUpWith)
+	} else {
+		s.wg.Go(s.catchUp)
+	}
 }
 
-// Wait waits, after Close, until nobody sends any more.
+// Wait waits, after Close, until nobody sends any more and the connection is
+// closed.
 func (s *Sender) Wait() { s.wg.Wait() }
+
+// catchUpWith is catchUp with a connection that may be the host's.
+func (s *Sender) catchUpWith() {
+	err := errGoexit
+	defer func() {
+		if err != nil {
+			s.fail(err)
+		}
+	}()
+	err = hostcode.Protect(s.catchUp)
+}
+
+var errGoexit = errors.New("the connection has ended its goroutine")
 
 // catchUp sends until everything is sent, waiting for the socket.
 func (s *Sender) catchUp() {
@@ -548,11 +567,17 @@ func (s *Sender) passed(batch *gop.Batch, n int) {
 	}
 }
 
-// fail ends the connection. The first error is kept.
+// fail ends the connection. The first error is kept. Whoever calls it has other
+// receivers to serve: what may wait in closing, as TLS does to say goodbye, waits
+// on a goroutine of its own.
 func (s *Sender) fail(err error) {
 	s.mu.Lock()
+	tcp, plain := s.conn.(*net.TCPConn)
 	if s.err == nil {
 		s.err = err
+		if !plain {
+			s.wg.Go(func() { hostcode.Close(s.conn) })
+		}
 	}
 	s.control, s.attach = nil, nil
 	if s.timer != nil {
@@ -560,7 +585,9 @@ func (s *Sender) fail(err error) {
 	}
 	s.mu.Unlock()
 	s.closed.Store(true)
-	s.conn.Close()
+	if plain {
+		tcp.Close()
+	}
 }
 
 func dropFirst(iov [][]byte, n int) [][]byte {

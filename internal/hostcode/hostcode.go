@@ -1,0 +1,55 @@
+// Package hostcode is where the library calls what its host has given it:
+// hooks, loggers, listeners and connections. Such code may call back into the
+// library, and does so on a goroutine that the library waits for.
+package hostcode
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"runtime"
+)
+
+// Call calls f, which calls the host's code. Until f returns, Within is true on
+// this goroutine.
+//
+//go:noinline
+func Call(f func()) { f() }
+
+var entry = reflect.ValueOf(Call).Pointer()
+
+// Within reports whether the goroutine is in code that Call has called. It costs
+// as much as a look at the whole stack.
+func Within() bool {
+	var pcs [64]uintptr
+	for skip := 2; ; skip += len(pcs) {
+		n := runtime.Callers(skip, pcs[:])
+		for _, pc := range pcs[:n] {
+			if f := runtime.FuncForPC(pc - 1); f != nil && f.Entry() == entry {
+				return true
+			}
+		}
+		if n < len(pcs) {
+			return false
+		}
+	}
+}
+
+// Protect is Call for code that may panic, which is an error then.
+func Protect(f func()) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	Call(f)
+	return nil
+}
+
+// Close closes c, which may be the host's.
+func Close(c io.Closer) (err error) {
+	if perr := Protect(func() { err = c.Close() }); perr != nil {
+		return perr
+	}
+	return err
+}

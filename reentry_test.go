@@ -1,0 +1,401 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nareix/joy4/av"
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+// reentry is a Server whose host calls a method of it, once, from a piece of its
+// code that the Server calls.
+type reentry struct {
+	*testing.T
+	net   *forwardtest.Network
+	srv   *Server
+	other *Publisher // publishes live/other, inside the process
+	sub   *Subscription
+
+	place string // where the method is called from
+	skip  atomic.Int64
+	call  func(r *reentry)
+
+	ready    atomic.Bool // other and sub are there
+	fired    atomic.Bool
+	returned chan struct{}
+	took     time.Duration
+}
+
+// at is called by the host's code at each place.
+func (r *reentry) at(place string) {
+	if place != r.place || !r.ready.Load() || r.skip.Add(-1) >= 0 || r.fired.Swap(true) {
+		return
+	}
+	defer close(r.returned)
+	began := time.Now()
+	r.call(r)
+	r.took = time.Since(began)
+}
+
+// sources are live/s, if it is live, and live/other.
+func (r *reentry) sources(f func(src *Source)) {
+	for _, src := range r.srv.Sources() {
+		f(src)
+	}
+	f(r.other.Source())
+}
+
+func (r *reentry) forwarders(f func(fwd *Forwarder)) {
+	r.sources(func(src *Source) {
+		for _, fwd := range src.Forwarders() {
+			f(fwd)
+		}
+	})
+}
+
+// hostListener and hostConn tell of each method.
+type (
+	hostListener struct {
+		net.Listener
+		r *reentry
+		_ func() // not comparable
+	}
+	hostConn struct {
+		net.Conn
+		r *reentry
+	}
+	hostAddr struct {
+		net.Addr
+		r *reentry
+	}
+	hostError struct{ r *reentry }
+	hostLog   struct {
+		slog.Handler
+		r *reentry
+	}
+)
+
+func (l hostListener) Accept() (net.Conn, error) {
+	l.r.at("Listener.Accept")
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return hostConn{nc, l.r}, nil
+}
+
+func (l hostListener) Close() error   { l.r.at("Listener.Close"); return l.Listener.Close() }
+func (l hostListener) Addr() net.Addr { l.r.at("Listener.Addr"); return l.Listener.Addr() }
+
+func (c hostConn) Read(p []byte) (int, error)  { c.r.at("Conn.Read"); return c.Conn.Read(p) }
+func (c hostConn) Write(p []byte) (int, error) { c.r.at("Conn.Write"); return c.Conn.Write(p) }
+func (c hostConn) Close() error                { c.r.at("Conn.Close"); return c.Conn.Close() }
+func (c hostConn) CloseWrite() error {
+	c.r.at("Conn.CloseWrite")
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
+}
+func (c hostConn) RemoteAddr() net.Addr {
+	c.r.at("Conn.RemoteAddr")
+	return hostAddr{c.Conn.RemoteAddr(), c.r}
+}
+func (c hostConn) SetReadDeadline(t time.Time) error {
+	c.r.at("Conn.SetReadDeadline")
+	return c.Conn.SetReadDeadline(t)
+}
+func (c hostConn) SetWriteDeadline(t time.Time) error {
+	c.r.at("Conn.SetWriteDeadline")
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (a hostAddr) String() string { a.r.at("Addr.String"); return a.Addr.String() }
+
+func (e hostError) Error() string { e.r.at("error.Error"); return "unreachable" }
+
+func (h hostLog) Handle(_ context.Context, rec slog.Record) error {
+	h.r.at("Logger " + rec.Message)
+	rec.Attrs(func(a slog.Attr) bool { _ = a.Value.Resolve().String(); return true })
+	return nil
+}
+func (h hostLog) Enabled(context.Context, slog.Level) bool { h.r.at("Logger.Enabled"); return true }
+func (h hostLog) WithAttrs([]slog.Attr) slog.Handler       { h.r.at("Logger.WithAttrs"); return h }
+func (h hostLog) WithGroup(string) slog.Handler            { return h }
+
+// places are those that a test must come to.
+var places = []string{
+	"OnConnect", "OnPublish", "OnUnpublish", "OnPlay", "OnStop", "OnClose", "OnCodecChange",
+	"OnForward connecting", "OnForward handshaking", "OnForward publishing", "OnForward waiting", "OnForward draining", "OnForward closed",
+	"Resolver", "Resolver of a refresh", "PublishAuth", "Retry", "Dial", "DialContext",
+	"Listener.Accept", "Listener.Close", "Listener.Addr",
+	"Conn.Read", "Conn.Write", "Conn.Close", "Conn.CloseWrite", "Conn.RemoteAddr", "Conn.SetReadDeadline", "Conn.SetWriteDeadline",
+	"Addr.String", "error.Error",
+	"Logger.Enabled", "Logger.WithAttrs", "Logger publish", "Logger unpublish", "Logger destination lost", "Logger destination publishing",
+	"Logger refresh", "Logger connection ended", "Logger publisher has the stream", "Logger codec changed", "Logger destination draining",
+	"Logger control", "Logger panic in host code", "Logger reload: needs a restart",
+}
+
+// brief is the context of what waits for media, which does not come while its
+// publisher waits for the hook.
+func brief() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 500*time.Millisecond)
+}
+
+func request(r *reentry, method, path string) {
+	h, err := r.srv.Handler(ControlOptions{Tokens: []Secret{"token"}})
+	if err != nil {
+		panic(err)
+	}
+	req := httptest.NewRequest(method, path, nil)
+	req.Header.Set("Authorization", "Bearer token")
+	h.ServeHTTP(httptest.NewRecorder(), req)
+}
+
+var background = context.Background()
+
+// methods are all that a host may call.
+var methods = map[string]func(r *reentry){
+	"Server.Close":    func(r *reentry) { r.srv.Close() },
+	"Server.Shutdown": func(r *reentry) { r.srv.Shutdown(background) },
+	"Server.Shutdown without a context": func(r *reentry) {
+		var none context.Context
+		r.srv.Shutdown(none)
+	},
+	"Server.Reload": func(r *reentry) {
+		cfg := *r.srv.cfg.Load()
+		cfg.Addr = ":1936" // which is logged
+		cfg.RefreshInterval += time.Hour
+		r.srv.Reload(cfg)
+	},
+	"Server.Publish": func(r *reentry) {
+		for _, name := range []string{"s", "other", "new"} {
+			if p, err := r.srv.Publish(background, PublishRequest{App: "live", Stream: name}); err == nil {
+				p.WriteTag(TagVideo, 0, videoHeader)
+				p.Close()
+			}
+		}
+	},
+	"Server.Serve": func(r *reentry) {
+		l, _ := r.net.Listen("second:1935")
+		l.Close()
+		r.srv.Serve(hostListener{Listener: l, r: r})
+	},
+	"Server.ServeConn": func(r *reentry) {
+		near, far := forwardtest.Pipe()
+		near.Close()
+		r.srv.ServeConn(background, hostConn{far, r})
+	},
+	"Server's getters": func(r *reentry) {
+		_ = fmt.Sprint(r.srv, r.srv.Sources(), r.srv.Stats(), r.srv.Source("live/s"))
+		request(r, "GET", "/sources")
+	},
+	"Handler": func(r *reentry) {
+		r.sources(func(src *Source) {
+			request(r, "POST", "/sources/"+src.ID()+"/refresh")
+			for _, f := range src.Forwarders() {
+				request(r, "DELETE", "/sources/"+src.ID()+"/forwarders/"+f.id)
+			}
+			request(r, "DELETE", "/sources/"+src.ID())
+		})
+	},
+	"Source's getters": func(r *reentry) {
+		r.sources(func(src *Source) {
+			_ = fmt.Sprint(src, src.Name(), src.ID(), src.Request(), src.Done(), src.Forwarders(), src.Stats())
+		})
+	},
+	"Source.Close":   func(r *reentry) { r.sources((*Source).Close) },
+	"Source.Refresh": func(r *reentry) { r.sources(func(src *Source) { src.Refresh(background) }) },
+	"Source.Forward": func(r *reentry) {
+		r.sources(func(src *Source) {
+			src.Forward(Destination{URL: "rtmp://a/live", StreamKey: "another"})
+			src.Forward(Destination{URL: "rtmp://a/live", StreamKey: "another"})
+		})
+	},
+	"Source.Subscribe": func(r *reentry) {
+		r.sources(func(src *Source) {
+			ctx, cancel := brief()
+			defer cancel()
+			sub := src.Subscribe(ctx)
+			for range 3 {
+				sub.Next()
+			}
+			sub.Close()
+			sub.Next()
+		})
+	},
+	"Source.Demuxer": func(r *reentry) {
+		r.sources(func(src *Source) {
+			ctx, cancel := brief()
+			defer cancel()
+			d := src.Demuxer(ctx)
+			d.Streams()
+			d.ReadPacket()
+			d.Close()
+		})
+	},
+	"Subscription": func(r *reentry) { r.sub.Close(); r.sub.Next() },
+	"Forwarder's getters": func(r *reentry) {
+		r.forwarders(func(f *Forwarder) { _ = fmt.Sprint(f, f.Destination(), f.Stats(), f.Done()) })
+	},
+	"Forwarder.Close": func(r *reentry) { r.forwarders(func(f *Forwarder) { f.Close(background) }) },
+	"Forwarder.Close with a context that has ended": func(r *reentry) {
+		ctx, cancel := context.WithCancel(background)
+		cancel()
+		r.forwarders(func(f *Forwarder) { f.Close(ctx) })
+	},
+	"Forwarder.Update": func(r *reentry) {
+		r.forwarders(func(f *Forwarder) { f.Update(background, Destination{URL: "rtmp://a/live", StreamKey: "new"}) })
+		r.forwarders(func(f *Forwarder) { f.Update(background, Destination{URL: "rtmp://down/live", StreamKey: "new"}) })
+		r.forwarders(func(f *Forwarder) { f.Update(background, f.Destination()) })
+	},
+	"Publisher": func(r *reentry) {
+		r.other.WriteHeader([]av.CodecData{})
+		r.other.WritePacket(av.Packet{})
+		r.other.WriteTrailer()
+		r.other.WriteTag(TagVideo, 0, videoHeader)
+		r.other.WriteTag(TagVideo, 0, frame(true, 1))
+		_ = fmt.Sprint(r.other, r.other.Source())
+	},
+	"Publisher.Close": func(r *reentry) { r.other.Close() },
+}
+
+// run is the life of a stream that comes to all places. Whatever the method has
+// done to the Server, it goes on.
+func (r *reentry) run() {
+	ctx := context.Background()
+	tell := func(place string) error { r.at(place); return nil }
+	resolve := ResolverFunc(func(ctx context.Context, req *PublishRequest) ([]Destination, error) {
+		if r.at("Resolver"); isRefresh(ctx) {
+			r.at("Resolver of a refresh")
+			return []Destination{{URL: "rtmp://a/live", StreamKey: Secret(req.Stream)}}, nil
+		}
+		return []Destination{
+			{URL: "rtmp://a/live", StreamKey: Secret(req.Stream)},
+			{URL: "rtmp://down/live", StreamKey: Secret(req.Stream)},
+			{URL: "rtmp://a/own", StreamKey: Secret(req.Stream), DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				r.at("DialContext")
+				return r.net.Dial(ctx, network, addr)
+			}},
+		}, nil
+	})
+	dest := r.net.NewDestination("a:1935")
+	defer dest.Close()
+	r.srv = NewServer(Config{
+		Logger: slog.New(hostLog{slog.DiscardHandler, r}), Resolver: resolve, MergeWindow: -1, Takeover: true,
+		PublishAuth: func(string) (Secret, bool) { r.at("PublishAuth"); return "pass", true },
+		Retry:       func(RetryInfo) time.Duration { r.at("Retry"); return 0 },
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if r.at("Dial"); addr == "down:1935" {
+				return nil, hostError{r}
+			}
+			nc, err := r.net.Dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return hostConn{nc, r}, nil
+		},
+		Hooks: Hooks{
+			OnConnect: func(_ context.Context, req *ConnectRequest) error {
+				if req.App == "panic" {
+					panic("of the host")
+				}
+				return tell("OnConnect")
+			},
+			OnPublish:     func(context.Context, *PublishRequest) error { return tell("OnPublish") },
+			OnUnpublish:   func(context.Context, *PublishRequest) { r.at("OnUnpublish") },
+			OnPlay:        func(context.Context, *PlayRequest) error { return tell("OnPlay") },
+			OnStop:        func(context.Context, *PlayRequest) { r.at("OnStop") },
+			OnClose:       func(context.Context, *ConnectRequest) { r.at("OnClose") },
+			OnForward:     func(_ *Forwarder, s State, _ error) { r.at("OnForward " + s.String()) },
+			OnCodecChange: func(*Source) { r.at("OnCodecChange") },
+		},
+	})
+	p, err := r.srv.Publish(ctx, PublishRequest{App: "live", Stream: "other"})
+	require.NoError(r, err)
+	r.other, r.sub = p, p.Source().Subscribe(ctx)
+	r.other.WriteTag(TagVideo, 0, videoHeader)
+	r.other.WriteTag(TagVideo, 0, frame(true, 0))
+	r.ready.Store(true)
+
+	nl, err := r.net.Listen("server:1935")
+	require.NoError(r, err)
+	served := make(chan error, 1)
+	go func() { served <- r.srv.Serve(hostListener{Listener: nl, r: r}) }()
+	defer func() { <-served }()
+	// What is tried ends, whatever the method has done.
+	client := func(name string) forwardtest.Client {
+		return forwardtest.Client{URL: "rtmp://server/" + name, User: "user", Password: "pass", Dial: r.net.Dial}
+	}
+	soon, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	client("panic/s").Publish(soon)
+	pub, err := client("live/s").Publish(soon)
+	if err == nil {
+		defer pub.Close()
+		pub.Send(soon, steady.Messages(time.Second), 1)
+		player, err := client("live/s").Play(soon, nil)
+		if err == nil {
+			time.Sleep(time.Second)
+			player.Close()
+		}
+		pub.Send(soon, steady.Messages(time.Second), 1)
+		pub.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: append([]byte{0x17, 0, 0, 0, 0}, "another header"...)})
+		time.Sleep(time.Second)
+		if src := r.srv.Source("live/s"); src != nil {
+			src.Refresh(soon)
+			src.Forward(Destination{URL: "rtmp://a/live", StreamKey: "more"})
+			request(r, "POST", "/sources/"+src.ID()+"/refresh")
+		}
+		if again, err := client("live/s").Publish(soon); err == nil {
+			again.Send(soon, steady.Messages(time.Second), 1)
+			again.Close()
+		}
+		cfg := *r.srv.cfg.Load()
+		cfg.Addr = ":1937"
+		r.srv.Reload(cfg)
+	}
+	time.Sleep(3 * time.Second)
+	r.srv.Close()
+}
+
+func TestEveryMethodFromEveryHook(t *testing.T) {
+	for _, place := range places {
+		t.Run(place, func(t *testing.T) {
+			for name, call := range methods {
+				for _, skip := range []int64{0, 3} { // the first time, and later
+					if _, rare := strings.CutPrefix(place, "Logger "); skip > 0 && rare {
+						continue
+					}
+					synctest.Test(t, func(t *testing.T) {
+						r := &reentry{T: t, net: new(forwardtest.Network), place: place, call: call, returned: make(chan struct{})}
+						r.skip.Store(skip)
+						over := make(chan struct{})
+						go func() { defer close(over); r.run() }()
+						select {
+						case <-over:
+						case <-time.After(3 * time.Minute):
+							panic(fmt.Sprintf("%s from %s: the Server does not end", name, place))
+						}
+						synctest.Wait()
+						if skip == 0 {
+							require.True(t, r.fired.Load(), "%s is not come to", place)
+						}
+						if r.fired.Load() {
+							<-r.returned
+							require.LessOrEqual(t, r.took, 5*time.Second, name)
+						}
+					})
+				}
+			}
+		})
+	}
+}
