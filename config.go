@@ -127,15 +127,19 @@ type Config struct {
 	// by several messages in a row. Small steps back always pass.
 	RawTimestamps bool
 
-	// MaxLatency is how far in time a player or destination may lag, and
-	// with it the longest GOP that is kept for new ones. Who has fallen
-	// behind by four fifths of it goes on at the newest keyframe, if there
-	// is one ahead; so does who is behind by nine tenths with what is under
-	// way to him, where the system tells (Linux). Default 10 s.
+	// MaxLatency is how far in time a player or destination may lag, counted
+	// from where it began. A receiver that is four fifths of it behind skips
+	// to the newest keyframe, if one is ahead. On Linux bytes in flight count
+	// too, with a limit of nine tenths. A receiver that is all of it behind
+	// skips in any case, and waits up to 5 s for a keyframe. It does not
+	// limit the last GOP, with which new receivers begin: see MaxBytes.
+	// Default 10 s.
 	MaxLatency time.Duration
 
-	// MaxBytes is how many bytes of a stream are kept for those who lag and
-	// for new ones, whatever their number. Each message counts for 200 bytes
+	// MaxBytes is how many bytes of a stream are kept: the last GOP, however
+	// long it is, for new receivers, and more for those who lag. A receiver
+	// for which no keyframe is kept, and none comes within 5 s, begins with
+	// what comes, after the headers. Each message counts for 200 bytes
 	// more than it has. A receiver that has fallen behind by half of MaxBytes
 	// goes on at the newest keyframe, too. Default 16 MiB.
 	MaxBytes int
@@ -525,6 +529,7 @@ func (c *Config) logLimits(v Vhost) gop.Limits {
 	return gop.Limits{
 		Bytes: unlimited(c.MaxBytes),
 		Age:   age(v.MaxLatency),
+		Live:  v.NoGOPCache,
 	}
 }
 

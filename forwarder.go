@@ -214,10 +214,15 @@ type ForwarderStats struct {
 	LastErr error
 	// Warning is what the destination may not take, though it does not
 	// refuse it: a name that is longer than its kind of server keeps, or a
-	// codec that is not among those it lists (UnsupportedCodecError). A
-	// sentence without secrets, empty where there is nothing to say.
+	// codec that is not among those it lists (UnsupportedCodecError); or that
+	// no keyframe came within 5 s, so that it got video that it may not be
+	// able to decode at first. A sentence without secrets, empty where there
+	// is nothing to say.
 	Warning string
 }
+
+// noKeyframe is the Warning of a destination that began without one.
+const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
 
 // Stats returns a snapshot.
 func (f *Forwarder) Stats() ForwarderStats {
@@ -234,6 +239,9 @@ func (f *Forwarder) Stats() ForwarderStats {
 		o := f.out.Stats()
 		st.add(o)
 		st.Lag = o.Lag
+		if o.Blind && st.Warning == "" {
+			st.Warning = noKeyframe
+		}
 		if st.State == StatePublishing && o.Full >= stalledAfter {
 			st.State = StateStalled
 		}

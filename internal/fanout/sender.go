@@ -259,6 +259,7 @@ type Stats struct {
 	Bytes, Messages   uint64
 	Overtaken, Waited uint64 // messages not sent: too slow, no keyframe yet
 	Lag               uint64 // messages
+	Blind             bool   // it was begun without a keyframe
 	// Full is how long the socket has taken nothing although there is
 	// something to send.
 	Full time.Duration
@@ -269,6 +270,7 @@ func (s *Sender) Stats() Stats {
 	st := Stats{
 		Bytes: s.bytes.Load(), Messages: s.messages.Load(),
 		Overtaken: s.skipped.Overtaken.Load(), Waited: s.skipped.Waited.Load(),
+		Blind: s.skipped.Blind.Load(),
 	}
 	if a := s.current.Load(); a != nil {
 		st.Lag = a.cursor.Lag()

@@ -18,7 +18,8 @@ type Cursor struct {
 	next    atomic.Uint64
 	set     *HeaderSet // what the receiver has
 	preface bool       // the header set goes before the next message
-	needKey bool       // video waits for a keyframe
+	needKey bool       // video waits for a keyframe,
+	since   int64      // from here on; 0: from the next message on
 	begun   backlog    // what there was to send when it was placed,
 	until   uint64     // up to this message
 	under   int64      // see UnderWay
@@ -33,7 +34,14 @@ type Cursor struct {
 type Skipped struct {
 	Overtaken atomic.Uint64 // because the receiver was too slow
 	Waited    atomic.Uint64 // because they referred to a keyframe it had not got
+	// Blind: no keyframe came for so long that it got what came.
+	Blind atomic.Bool
 }
+
+// maxWait is for how long, in nanoseconds, video waits for a keyframe. From
+// there on a receiver gets what comes: streams with intra refresh have one
+// keyframe at the start and no other.
+const maxWait = 5e9
 
 // Options says how a cursor reads.
 type Options struct {
@@ -110,6 +118,18 @@ func (c *Cursor) place(from uint64) {
 func (c *Cursor) begin() {
 	c.until = c.log.head.Load()
 	c.begun = c.log.backlog(c.next.Load(), c.until)
+	c.since = 0
+	if newest := c.log.Get(c.until - 1); newest != nil {
+		c.since = newest.arrived
+	}
+}
+
+// waits reports whether m is video that waits for a keyframe.
+func (c *Cursor) waits(m *Message) bool {
+	if c.since == 0 {
+		c.since = m.arrived
+	}
+	return m.Inter && m.arrived-c.since <= maxWait
 }
 
 // Next is the sequence number of the next message to send. It is safe for
@@ -164,6 +184,8 @@ func (c *Cursor) jump() {
 // message, where the receiver has fallen behind by more than the log's lag, and
 // there is one ahead. head is the log's.
 //
+// Later than the log's Age it does so in any case, and waits.
+//
 // What a receiver has begun with does not count: behind a keyframe that was old
 // already it is late from the start, and may well catch up.
 //
@@ -183,6 +205,11 @@ func (c *Cursor) skip(head uint64) {
 	}
 	if key := l.key.Load(); key != nil && key.Seq > at || !l.video.Load() {
 		c.jump()
+		return
+	}
+	// There is no other keyframe: so late a receiver waits for the next one.
+	if most := max(l.limits.Age, allowed.age); lag.age > most {
+		c.jump()
 	}
 }
 
@@ -196,14 +223,17 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 			continue
 		}
 		c.next.Store(m.Seq + 1)
-		if c.needKey && m.Inter {
+		if c.needKey && c.waits(m) {
 			c.skipped.Waited.Add(1)
 			continue
 		}
 		if c.leavesOut(m) {
 			continue
 		}
-		c.needKey = c.needKey && !m.Keyframe
+		if c.needKey && m.Inter {
+			c.skipped.Blind.Store(true)
+		}
+		c.needKey = c.needKey && !m.Keyframe && !m.Inter
 		if c.preface && m.Set != c.set {
 			set = m.Set
 		}
@@ -302,7 +332,7 @@ type filler struct {
 
 func (f *filler) add(m *Message) {
 	c := f.c
-	waits := f.needKey && m.Inter
+	waits := f.needKey && c.waits(m)
 	if waits || c.leavesOut(m) {
 		switch {
 		case len(f.marks) == 0:
@@ -315,7 +345,10 @@ func (f *filler) add(m *Message) {
 		}
 		return
 	}
-	f.needKey = f.needKey && !m.Keyframe
+	if f.needKey && m.Inter {
+		c.skipped.Blind.Store(true)
+	}
+	f.needKey = f.needKey && !m.Keyframe && !m.Inter
 	layout := c.opt.layout(c.opt.Push && m.Wrap)
 	if c.opt.Times != nil {
 		layout.Offset = f.time(m) - m.Time

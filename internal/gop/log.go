@@ -53,8 +53,13 @@ func (m *Message) cost() int { return m.Frame.Len() + messageCost }
 
 // Limits bounds a Log. What goes over a limit is dropped at the old end.
 type Limits struct {
-	Bytes int   // messageCost for each message included
-	Age   int64 // nanoseconds since arrival
+	Bytes int // messageCost for each message included
+	// Age is how long after its arrival, in nanoseconds, a message is kept for
+	// those who lag. For those who begin all is kept from the last keyframe on.
+	Age int64
+	// Live: nobody begins with the last keyframe, which is kept no longer than
+	// the rest.
+	Live bool
 }
 
 // lag is how far a receiver may fall behind. What lies between it and the
@@ -441,9 +446,13 @@ func (l *Log) trim(m *Message, now int64) {
 	}
 	r := l.ring.Load()
 	room := l.room()
+	last := head // what those who begin need
+	if key := l.key.Load(); key != nil && !l.limits.Live {
+		last = key.Seq
+	}
 	for ; tail < head; tail++ {
 		old := r.at(tail).Load()
-		if tail >= to && l.bytes <= l.limits.Bytes && l.held <= room && now-old.arrived <= l.limits.Age {
+		if tail >= to && l.bytes <= l.limits.Bytes && l.held <= room && (tail >= last || now-old.arrived <= l.limits.Age) {
 			break
 		}
 		// A message larger than the whole limit still reaches those who

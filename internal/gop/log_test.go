@@ -63,8 +63,8 @@ func TestLog_Limits(t *testing.T) {
 	}{
 		{"bytes", Limits{Bytes: 10 * frame, Age: 1e12}, 10},
 		{"bytes, one less", Limits{Bytes: 10*frame - 1, Age: 1e12}, 9},
-		{"age", Limits{Bytes: 1e9, Age: 50 * ms}, 6},
-		{"age, one less", Limits{Bytes: 1e9, Age: 50*ms - 1}, 5},
+		{"age", Limits{Bytes: 1e9, Age: 50 * ms, Live: true}, 6},
+		{"age, one less", Limits{Bytes: 1e9, Age: 50*ms - 1, Live: true}, 5},
 		{"nothing fits", Limits{}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
