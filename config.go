@@ -144,12 +144,19 @@ type Config struct {
 	// goes on at the newest keyframe, too. Default 16 MiB.
 	MaxBytes int
 
-	// MemoryBudget is how many bytes all streams together keep, and the
-	// messages that publishers and others have begun to send (of each
-	// connection, what goes beyond 16 KiB). Near it the Server sheds in
-	// steps: at 80 % new publishers are refused, at 90 % each stream keeps no
-	// more than its share, and at 95 % the receiver is cut off that keeps
-	// most of a stream by lagging behind. When all of it is in use, a
+	// MemoryBudget is how many bytes of memory all streams together keep, with
+	// all that is kept beside the bytes of a message, and the messages that
+	// publishers and others have begun to send (of an accepted publisher, in
+	// steps of 16 KiB; of others, of 1 KiB). Near it the Server sheds in
+	// steps: at 80 % new publishers are refused, and receivers cut off that
+	// still keep a stream that has ended; at 90 % each stream keeps no more
+	// than its share, and at 95 % the receiver is cut off that keeps most of
+	// a stream by lagging behind.
+	//
+	// Connections whose publish has not been accepted, and destinations, have
+	// an eighth of it for what they have begun to send; when they need more,
+	// or an accepted publisher does and all of the budget is in use, the one of
+	// them is closed that holds most. When there is none left, a publisher's
 	// connection ends whose message has no room.
 	//
 	// By default all Servers of the process share one budget: a quarter of
@@ -292,8 +299,8 @@ type Backoff struct {
 }
 
 // Limits bounds what peers may ask for. Before a publish or play is accepted
-// the limits are small constants: messages of 64 KiB, 128 KiB in unfinished
-// ones, 16 chunk streams, 32 commands.
+// the limits are small constants: messages of 64 KiB, in unfinished ones
+// 16 KiB up to connect and 128 KiB after it, 16 chunk streams, 32 commands.
 type Limits struct {
 	// Connections at once; one that is closed does not count, though its stream
 	// still drains. Default 80 % of the file descriptors that the process may
@@ -339,7 +346,15 @@ var setupLimits = chunk.Limits{
 	Partial:  128 << 10,
 	Streams:  16,
 	TinySize: 64 << 10,
+	Step:     1 << 10,
 }
+
+// connectLimits are those before connect.
+var connectLimits = func() chunk.Limits {
+	l := setupLimits
+	l.Partial = 16 << 10
+	return l
+}()
 
 const (
 	// setupBuffer is the read buffer of a connection that has not been

@@ -711,6 +711,7 @@ type conn struct {
 	in     *ingest.Reader
 	out    *fanout.Sender // nil until the handshake is done
 	rt     *rtmp.Server   // nil until the handshake is done
+	held   *gop.Account   // what it holds in unfinished messages; as rt
 	tcURL  string
 	page   string
 	app    string
@@ -775,6 +776,13 @@ func (c *conn) run(st stage) {
 // errGoexit is of a connection of the host's that has ended the goroutine.
 var errGoexit = errors.New("forward: the connection has ended its goroutine")
 
+// evict ends a connection that holds more of the memory for those who have not
+// been let in than any other. A hook that is being asked is told.
+func (c *conn) evict() {
+	c.cancel()
+	go c.nc.Close() // that of TLS may wait
+}
+
 func (c *conn) panicked(v any) error {
 	c.logger().Error("panic", "panic", v, "stack", stack())
 	return errors.New("forward: internal error")
@@ -805,9 +813,10 @@ func (c *conn) open() (stage, error) {
 	c.in.Flush = c.flush
 	c.in.SetDeadline(c.setup)
 	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
-	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, setupLimits)
+	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, connectLimits)
 	rc.Framer = c.framer
-	rc.Charge = s.memory.Load().Charge
+	c.held = s.memory.Load().Account(c.evict)
+	rc.Charge = c.held.Charge
 	c.rt = rtmp.NewServer(rc, c)
 	if s.isClosing() {
 		return nil, ErrServerClosed
@@ -978,6 +987,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		return err
 	}
 	c.tcURL, c.app, c.caps = m.TcURL, m.App, m.Enhanced()
+	c.rt.Limits = setupLimits
 	c.page, _ = m.Properties.GetString("pageUrl")
 	cfg := c.srv.cfg.Load()
 	req := &ConnectRequest{
@@ -1091,6 +1101,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	c.rejectSilent(p.heard)
 	c.pubs[streamID] = p
 	c.rt.Limits = cfg.mediaLimits()
+	c.held.Accept()
 	c.rt.Resize(publishBuffer)
 	c.in.SetWindow(p.src.vhost.MergeWindow)
 	c.in.Coalesce(c.srv.reads)

@@ -752,7 +752,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 		properties = append(properties, rtmp.Enhanced(f.dst.Redirect != RedirectNever)...)
 	}
 	rc := rtmp.NewConn(ingest.NewReader(nc), out.Send, setupBuffer, l.size, setupLimits)
-	rc.Charge = f.src.memory.Charge
+	rc.Charge = f.src.memory.Account(func() { go nc.Close() }).Charge // that of TLS may wait
 	l.close = func() {
 		stop()
 		out.Close()

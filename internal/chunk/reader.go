@@ -20,6 +20,7 @@ type Limits struct {
 	Partial  int // bytes kept in unfinished messages
 	Streams  int // chunk streams in use at once
 	TinySize int // payload bytes taken at a chunk size below 128
+	Step     int // in which Charge is told; 0: 16 KiB
 }
 
 // Message is one message. A media message of a stream that has a Framer is in
@@ -44,7 +45,7 @@ type Reader struct {
 	Framer func(streamID uint32) *Framer
 	Limits Limits
 	// Charge, where it is set, is told how the places of unfinished messages
-	// change, in steps of 16 KiB, below which nothing is told; an error ends
+	// change, in steps of Limits.Step, below which nothing is told; an error ends
 	// reading. Release gives back what is left.
 	Charge func(delta int) error
 
@@ -84,7 +85,7 @@ const (
 	frameCost = 112
 )
 
-// chargeStep is in how large steps Charge is told.
+// chargeStep is in how large steps Charge is told, where Limits do not say.
 const chargeStep = 16 << 10
 
 // directRead is the size from which a place is filled by the source itself
@@ -306,7 +307,11 @@ func (r *Reader) reserve(n int) error {
 
 // charge tells Charge of steps that were made. One back is never an error.
 func (r *Reader) charge() error {
-	step := r.reserved&^(chargeStep-1) - r.charged
+	size := r.Limits.Step
+	if size == 0 {
+		size = chargeStep
+	}
+	step := r.reserved/size*size - r.charged
 	if step == 0 || r.Charge == nil {
 		return nil
 	}

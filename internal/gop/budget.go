@@ -34,17 +34,19 @@ type Budget struct {
 	limit   atomic.Int64
 	used    atomic.Int64
 	partial atomic.Int64 // of used, those of unfinished messages
+	guests  atomic.Int64 // of partial, those of whom nobody has let in
 	cut     atomic.Int64 // when Shed has looked last at CutAt
 	looked  atomic.Int64 // and below that
 
 	mu   sync.Mutex
 	logs map[*Log]struct{}
-	n    atomic.Int64 // of logs
+	n    atomic.Int64          // of logs
+	hold map[*Account]struct{} // of guests: those that hold something
 }
 
 // NewBudget returns a Budget of so many bytes; negative is none.
 func NewBudget(limit int) *Budget {
-	b := &Budget{logs: make(map[*Log]struct{})}
+	b := &Budget{logs: make(map[*Log]struct{}), hold: make(map[*Account]struct{})}
 	b.SetLimit(limit)
 	return b
 }
@@ -59,18 +61,6 @@ func (b *Budget) Used() int { return int(b.used.Load()) }
 func (b *Budget) Above(percent int64) bool {
 	limit := b.limit.Load()
 	return limit >= 0 && b.used.Load() >= limit/100*percent+limit%100*percent/100
-}
-
-// Charge counts so many more bytes of unfinished messages, or fewer. What would
-// go over the limit is not counted, and ErrBudget.
-func (b *Budget) Charge(delta int) error {
-	used, limit := b.used.Add(int64(delta)), b.limit.Load()
-	if delta > 0 && limit >= 0 && used > limit {
-		b.used.Add(-int64(delta))
-		return ErrBudget
-	}
-	b.partial.Add(int64(delta))
-	return nil
 }
 
 // Shed cuts off the receiver that keeps most of a stream, of all streams that

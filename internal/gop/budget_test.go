@@ -83,9 +83,74 @@ func TestBudgetCharge(t *testing.T) {
 	} {
 		b := NewBudget(row.limit)
 		b.used.Store(int64(row.held))
-		require.Equal(t, row.want, b.Charge(row.delta), "%+v", row)
+		require.Equal(t, row.want, b.accepted().Charge(row.delta), "%+v", row)
 		require.Equal(t, row.used, b.Used(), "%+v", row)
 	}
+}
+
+// accepted is the account of one who has been let in.
+func (b *Budget) accepted() *Account {
+	a := b.Account(func() { panic("evicted") })
+	a.Accept()
+	return a
+}
+
+// guest is an account that holds some, and whether it has been evicted.
+func (b *Budget) guest(t *testing.T, holds int) (a *Account, evicted *bool) {
+	evicted = new(bool)
+	a = b.Account(func() { *evicted = true })
+	require.NoError(t, a.Charge(holds))
+	return a, evicted
+}
+
+// Guests have an eighth together: what goes over it ends the one that holds most,
+// which may be the one that asks.
+func TestBudgetGuests(t *testing.T) {
+	b := NewBudget(8000)
+	large, largeGone := b.guest(t, 500)
+	small, smallGone := b.guest(t, 300)
+	_, noneGone := b.guest(t, 0) // waits for a hook
+	require.NoError(t, small.Charge(200), "just an eighth")
+	require.ErrorIs(t, small.Charge(1), ErrBudget, "it would be the one that holds most")
+	require.False(t, *largeGone)
+	require.NoError(t, large.Charge(-10))
+	require.NoError(t, large.Charge(10))
+	require.NoError(t, small.Charge(-100))
+	next, nextGone := b.guest(t, 100)
+	require.False(t, *largeGone)
+	require.NoError(t, next.Charge(50))
+	require.True(t, *largeGone)
+	require.False(t, *smallGone)
+	require.Equal(t, 550, b.Used())
+	require.ErrorIs(t, large.Charge(1), ErrBudget)
+	require.NoError(t, large.Charge(-500), "which were given back")
+	require.Equal(t, 550, b.Used())
+	require.NoError(t, next.Charge(-150))
+	require.NoError(t, small.Charge(100))
+
+	// The limit is that of guests alone.
+	in := b.accepted()
+	require.NoError(t, in.Charge(7000))
+	more, moreGone := b.guest(t, 400)
+	require.Equal(t, 7900, b.Used())
+
+	// Who has been let in has the place of guests, the largest first.
+	require.NoError(t, in.Charge(100))
+	require.False(t, *smallGone)
+	require.NoError(t, in.Charge(1))
+	require.True(t, *smallGone)
+	require.False(t, *moreGone)
+	more.Accept()
+	require.Zero(t, b.guests.Load())
+	require.ErrorIs(t, in.Charge(1000), ErrBudget)
+	require.False(t, *moreGone, "it has been let in")
+	require.False(t, *noneGone)
+	require.NoError(t, more.Charge(-400))
+	require.NoError(t, in.Charge(-7101))
+	require.Zero(t, b.Used())
+	require.Zero(t, b.partial.Load())
+	require.Empty(t, b.hold)
+	require.False(t, *nextGone)
 }
 
 // What Logs may hold is what unfinished messages leave, but half of it in any
@@ -95,7 +160,7 @@ func TestBudgetShare(t *testing.T) {
 		{0, 0, 800}, {0, 1, 800}, {0, 4, 200}, {200, 3, 200}, {400, 1, 400}, {401, 1, 400}, {1000, 2, 200},
 	} {
 		b := NewBudget(1000)
-		require.NoError(t, b.Charge(row.partial))
+		require.NoError(t, b.accepted().Charge(row.partial))
 		for range row.logs {
 			newFeed(wide).SetBudget(b)
 		}
@@ -129,7 +194,7 @@ func TestBudgetIsNotExceeded(t *testing.T) {
 			require.LessOrEqual(t, b.Used(), limit, size)
 			require.GreaterOrEqual(t, live.bytes, size, size)
 		}
-		require.NoError(t, b.Charge(limit-b.Used()))
+		require.NoError(t, b.accepted().Charge(limit-b.Used()))
 		live.video(inter)
 		require.LessOrEqual(t, b.Used(), limit, size)
 		b.SetLimit(10)

@@ -1,0 +1,97 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// 700 connections that have not been let in begin messages and do not end them,
+// before connect or after it. They have an eighth of the budget; an accepted
+// publisher, which begins large messages all the time, and new ones are not
+// disturbed, nor is one that waits for a hook.
+func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
+	const guests, budget = 700, 256 << 20
+	for _, row := range []struct {
+		name    string
+		connect bool
+		parts   int // whole chunks that each sends of a message on 2 chunk streams
+	}{
+		{"before connect", false, 7 << 10},
+		{"after connect", true, 60 << 10},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			asked, answer := make(chan struct{}), make(chan struct{})
+			s := newServer(t, Config{MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
+				OnPublish: func(_ context.Context, r *PublishRequest) error {
+					if r.Stream == "waits" {
+						close(asked)
+						<-answer
+					}
+					return nil
+				},
+			}})
+			addr := overLoopback(t, s)
+			client := func(name string) forwardtest.Client {
+				return forwardtest.Client{URL: "rtmp://" + addr + "/live/" + name}
+			}
+			honest, err := client("honest").Publish(ctx)
+			require.NoError(t, err)
+			defer honest.Close()
+			waited := make(chan error, 1)
+			go func() {
+				p, err := client("waits").Publish(ctx)
+				if err == nil {
+					p.Close()
+				}
+				waited <- err
+			}()
+			<-asked
+
+			most := 0
+			for i := range guests {
+				nc, err := net.Dial("tcp", addr)
+				require.NoError(t, err)
+				defer nc.Close()
+				require.NoError(t, rtmp.ClientHandshake(nc, false))
+				if row.connect {
+					nc.Write(inChunks(128, 0, "connect", 1, map[string]any{"app": "live", "tcUrl": "rtmp://server/live"}))
+				}
+				nc.Write(chunk.AppendControl(nil, chunk.TypeSetChunkSize, 1024))
+				for _, typ := range []uint8{chunk.TypeVideo, chunk.TypeData} {
+					m := chunk.Append(nil, chunk.Header{Type: typ}, make([]byte, row.parts+1), 1024)
+					nc.Write(m[:len(m)-2]) // it may be closed by now
+				}
+				if i%20 == 0 {
+					body := append(frame(i == 0, i), make([]byte, 1<<20)...)
+					require.NoError(t, honest.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i), Payload: body}))
+					p, err := client(fmt.Sprintf("new%d", i)).Publish(ctx)
+					require.NoError(t, err)
+					p.Close()
+				}
+				most = max(most, s.memory.Load().Guests())
+			}
+			require.LessOrEqual(t, most, budget/8)
+			require.Greater(t, most, min(guests*2*row.parts, budget/8)/2, "they are counted")
+			close(answer)
+			require.NoError(t, <-waited)
+			require.NotNil(t, s.Source("live/honest"))
+			select {
+			case <-honest.Done():
+				t.Fatal("the honest publisher was ended")
+			default:
+			}
+			t.Logf("at most %d KiB held by %d guests", most>>10, guests)
+		})
+	}
+}
