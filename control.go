@@ -81,7 +81,7 @@ func (o ControlOptions) MarshalText() ([]byte, error) { return fmt.Append(nil, o
 //	 "fingerprint":"…","no_release_stream":false,"no_fc_publish":false,
 //	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false,
 //	 "redirect":"same_host","merge_window_ms":0,"dial_timeout_ms":5000,
-//	 "setup_timeout_ms":10000}
+//	 "setup_timeout_ms":10000,"publish_timeout_ms":35000}
 //
 // of which only url is needed; redirect is same_host, never or anywhere. Its
 // Content-Type is application/json, other fields are refused, and it has at
@@ -383,6 +383,7 @@ func (c *control) readDestination(r *http.Request) (Destination, error) {
 		MergeWindow     int32      `json:"merge_window_ms"`
 		DialTimeout     int32      `json:"dial_timeout_ms"`
 		SetupTimeout    int32      `json:"setup_timeout_ms"`
+		PublishTimeout  int32      `json:"publish_timeout_ms"`
 	}
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -404,10 +405,11 @@ func (c *control) readDestination(r *http.Request) (Destination, error) {
 		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
 		PlainMetadata: b.PlainMetadata, NoMetadata: b.NoMetadata,
 		DigestHandshake: b.DigestHandshake, Timestamps: b.Timestamps,
-		MergeWindow:  time.Duration(b.MergeWindow) * time.Millisecond,
-		DialTimeout:  time.Duration(b.DialTimeout) * time.Millisecond,
-		SetupTimeout: time.Duration(b.SetupTimeout) * time.Millisecond,
-		Untrusted:    c.untrusted, NoLinkLocal: true,
+		MergeWindow:    time.Duration(b.MergeWindow) * time.Millisecond,
+		DialTimeout:    time.Duration(b.DialTimeout) * time.Millisecond,
+		SetupTimeout:   time.Duration(b.SetupTimeout) * time.Millisecond,
+		PublishTimeout: time.Duration(b.PublishTimeout) * time.Millisecond,
+		Untrusted:      c.untrusted, NoLinkLocal: true,
 	}
 	var ok bool
 	if d.Redirect, ok = controlRedirects[b.Redirect]; !ok {

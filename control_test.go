@@ -218,12 +218,12 @@ func TestControlTakesAllOptions(t *testing.T) {
 	all := read(`{"url":"rtmps://h/app","profile":"srs","stream_key":"k","user":"u","password":"p","tc_url":"rtmp://t/app",
 		"flash_ver":"X/1","chunk_size":4096,"server_name":"n","fingerprint":"` + pin + `","no_release_stream":true,
 		"no_fc_publish":true,"plain_metadata":true,"no_metadata":true,"digest_handshake":true,"redirect":"anywhere",
-		"timestamps":"zero","merge_window_ms":350,"dial_timeout_ms":3000,"setup_timeout_ms":30000}`)
+		"timestamps":"zero","merge_window_ms":350,"dial_timeout_ms":3000,"setup_timeout_ms":30000,"publish_timeout_ms":60000}`)
 	require.Equal(t, Destination{
 		URL: "rtmps://h/app", Profile: ProfileSRS, StreamKey: "k", User: "u", Password: "p", TcURL: "rtmp://t/app",
 		FlashVer: "X/1", ChunkSize: 4096, ServerName: "n", Fingerprint: pin, NoReleaseStream: true,
 		NoFCPublish: true, PlainMetadata: true, NoMetadata: true, DigestHandshake: true, Redirect: RedirectAnywhere,
-		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, NoLinkLocal: true,
+		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, PublishTimeout: time.Minute, NoLinkLocal: true,
 	}, all)
 	v := reflect.ValueOf(all)
 	for i := range v.NumField() {

@@ -132,12 +132,13 @@ type Destination struct {
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default
 	// 5 s. SetupTimeout limits what follows TCP, from TLS and the handshake
-	// to the answer to publish, by default 10 s, with ProfileSRS 20 s. The
-	// answer to publish may take all that is left of it, since servers ask
-	// their own backends first; no other step, such as the answer to
-	// connect, may take more than half.
-	DialTimeout  time.Duration
-	SetupTimeout time.Duration
+	// to the answer to connect, by default 10 s, with ProfileSRS 20 s; each
+	// of these steps may take half of it. PublishTimeout limits createStream
+	// and publish together, by default 35 s: servers ask their own backends
+	// before they answer, and SRS gives those 30 s.
+	DialTimeout    time.Duration
+	SetupTimeout   time.Duration
+	PublishTimeout time.Duration
 
 	// DialContext makes the TCP connection to host:port; TLS is put on top of
 	// what it returns. It is called again at each reconnect, maybe
@@ -218,6 +219,7 @@ func (d Destination) withDefaults() Destination {
 		def(&d.SetupTimeout, 20*time.Second)
 	}
 	def(&d.SetupTimeout, 10*time.Second)
+	def(&d.PublishTimeout, 35*time.Second)
 	return d
 }
 
@@ -377,7 +379,7 @@ func (d Destination) checkOptions() error {
 		return errors.New("unknown Timestamps")
 	case d.ChunkSize != 0 && (d.ChunkSize < minOutChunkSize || d.ChunkSize > maxOutChunkSize):
 		return fmt.Errorf("ChunkSize %d is not within %d and %d", d.ChunkSize, minOutChunkSize, maxOutChunkSize)
-	case d.DialTimeout < 0, d.SetupTimeout < 0:
+	case d.DialTimeout < 0, d.SetupTimeout < 0, d.PublishTimeout < 0:
 		return errors.New("negative duration")
 	case d.MergeWindow > maxMergeWindow:
 		return fmt.Errorf("MergeWindow %v is longer than %v", d.MergeWindow, maxMergeWindow)
@@ -597,7 +599,7 @@ const (
 	ProfileAkamai Profile = "akamai"
 	// ProfileWowza asks clients with FMLE's flashVer for user and password.
 	ProfileWowza Profile = "wowza"
-	// ProfileSRS takes names of any length, and has longer for its HTTP hooks:
+	// ProfileSRS takes names of any length, and has longer for its on_connect:
 	// see Destination.SetupTimeout.
 	ProfileSRS Profile = "srs"
 	// ProfileNginx is nginx-rtmp, which cuts names off; see

@@ -76,7 +76,8 @@ type RTMPSFile struct {
 //	  stream_key KEY; user NAME PASSWORD; profile youtube; tc_url URL;
 //	  flash_ver TEXT; chunk_size BYTES; server_name NAME; fingerprint HEX;
 //	  redirect same_host; merge_window_ms 50; dial_timeout_ms 5000;
-//	  setup_timeout_ms 10000; no_release_stream on; no_fc_publish on;
+//	  setup_timeout_ms 10000; publish_timeout_ms 35000;
+//	  no_release_stream on; no_fc_publish on;
 //	  plain_metadata on; no_metadata on; digest_handshake on; timestamps zero; }
 //
 // Names and values are those of the control handler's JSON, but that user has
@@ -312,6 +313,8 @@ func destination(url string, block []*conf.Directive) Destination {
 			to.DialTimeout = milliseconds(d)
 		case "setup_timeout_ms":
 			to.SetupTimeout = milliseconds(d)
+		case "publish_timeout_ms":
+			to.PublishTimeout = milliseconds(d)
 		}
 	}
 	return to

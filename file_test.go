@@ -61,12 +61,12 @@ func TestFileTakesAllOptionsOfADestination(t *testing.T) {
 		profile srs; stream_key k; user u p; tc_url rtmp://t/app; flash_ver "X 1"; chunk_size 4096;
 		server_name n; fingerprint `+pin+`; no_release_stream on; no_fc_publish on; plain_metadata on;
 		no_metadata on; digest_handshake on; redirect anywhere; timestamps zero; merge_window_ms 350; dial_timeout_ms 3000;
-		setup_timeout_ms 30000; }`)
+		setup_timeout_ms 30000; publish_timeout_ms 60000; }`)
 	require.Equal(t, fields(Destination{
 		URL: "rtmps://h/app", Profile: ProfileSRS, StreamKey: "k", User: "u", Password: "p", TcURL: "rtmp://t/app",
 		FlashVer: "X 1", ChunkSize: 4096, ServerName: "n", Fingerprint: pin, NoReleaseStream: true,
 		NoFCPublish: true, PlainMetadata: true, NoMetadata: true, DigestHandshake: true, Redirect: RedirectAnywhere,
-		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second,
+		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, PublishTimeout: time.Minute,
 	}), fields(got...))
 	v := reflect.ValueOf(got[0])
 	for i := range v.NumField() {

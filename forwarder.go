@@ -935,19 +935,26 @@ func (fm *form) turn(err *DestinationError) (atOnce bool) {
 // setup is how far a connection has come: its step, how long that may take, and
 // when all must be done, which holds for another one in its place, too.
 type setup struct {
-	step  string
-	limit time.Duration
-	by    time.Time     // zero until it is connected
-	whole time.Duration // Destination.SetupTimeout
+	step    string
+	limit   time.Duration
+	by      time.Time     // zero until it is connected
+	whole   time.Duration // Destination.SetupTimeout
+	publish time.Duration // Destination.PublishTimeout
 }
 
-// begins notes a step. It returns until when it may take: half of the whole,
-// publish all of it, but no longer than by.
+// begins notes a step. It returns until when it may take: up to the answer to
+// connect half of whole, but no longer than by. With createStream the time of
+// createStream and publish begins.
 func (su *setup) begins(step string, by time.Time) time.Time {
 	now := time.Now()
 	limit := su.whole / 2
-	if step == "publish" {
-		limit = su.whole
+	switch step {
+	case "createStream":
+		limit = su.publish
+		su.by = now.Add(limit)
+		by = su.by
+	case "publish":
+		limit = su.publish
 	}
 	su.step, su.limit = step, min(limit, by.Sub(now))
 	return now.Add(su.limit)
@@ -969,7 +976,7 @@ func (f *Forwarder) error(op string, err error, limit time.Duration) *Destinatio
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
 	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && (op == "tls" || op == "dial"):
-		de.Err = fmt.Errorf("no answer within %v%s: %w", limit.Round(time.Millisecond), hint, err)
+		de.Err = hidden{err, fmt.Sprintf("no answer within %v%s", limit.Round(time.Millisecond), hint)}
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)
 	}
@@ -1013,7 +1020,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 		return nil, f.error(op, err, su.limit)
 	}
 	if !again {
-		su.whole = f.dst.SetupTimeout
+		su.whole, su.publish = f.dst.SetupTimeout, f.dst.PublishTimeout
 		su.by = time.Now().Add(su.whole)
 	}
 	if at.scheme != "rtmps" {

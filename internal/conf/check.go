@@ -37,7 +37,8 @@ type Ignored struct {
 //	            redirect same_host|never|anywhere;
 //	            no_release_stream, no_fc_publish, plain_metadata, no_metadata,
 //	            digest_handshake on|off; timestamps stream|zero|increasing;
-//	            merge_window_ms, dial_timeout_ms, setup_timeout_ms MILLISECONDS;
+//	            merge_window_ms, dial_timeout_ms, setup_timeout_ms,
+//	            publish_timeout_ms MILLISECONDS;
 //	        }
 //	    }
 //	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS;
@@ -194,24 +195,25 @@ var (
 	destinationOptions = &context{
 		name: "destination",
 		done: map[string]rule{
-			"stream_key":        {value: streamKey},
-			"user":              {value: destUser, pair: destPass},
-			"profile":           {value: profile},
-			"tc_url":            {value: tcURL},
-			"flash_ver":         {value: flashVer},
-			"chunk_size":        {value: chunkSize},
-			"server_name":       {value: serverName},
-			"fingerprint":       {value: fingerprint},
-			"redirect":          {value: redirect},
-			"timestamps":        {value: oneOf("stream", "zero", "increasing")},
-			"no_release_stream": {value: onOff},
-			"no_fc_publish":     {value: onOff},
-			"plain_metadata":    {value: onOff},
-			"no_metadata":       {value: onOff},
-			"digest_handshake":  {value: onOff},
-			"merge_window_ms":   {value: mergeWindow},
-			"dial_timeout_ms":   {value: timeLimit},
-			"setup_timeout_ms":  {value: timeLimit},
+			"stream_key":         {value: streamKey},
+			"user":               {value: destUser, pair: destPass},
+			"profile":            {value: profile},
+			"tc_url":             {value: tcURL},
+			"flash_ver":          {value: flashVer},
+			"chunk_size":         {value: chunkSize},
+			"server_name":        {value: serverName},
+			"fingerprint":        {value: fingerprint},
+			"redirect":           {value: redirect},
+			"timestamps":         {value: oneOf("stream", "zero", "increasing")},
+			"no_release_stream":  {value: onOff},
+			"no_fc_publish":      {value: onOff},
+			"plain_metadata":     {value: onOff},
+			"no_metadata":        {value: onOff},
+			"digest_handshake":   {value: onOff},
+			"merge_window_ms":    {value: mergeWindow},
+			"dial_timeout_ms":    {value: timeLimit},
+			"setup_timeout_ms":   {value: timeLimit},
+			"publish_timeout_ms": {value: timeLimit},
 		},
 	}
 	play = &context{
