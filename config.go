@@ -265,6 +265,7 @@ const (
 type Vhost struct {
 	Disabled          bool // refuse its clients
 	Resolver          DestinationResolver
+	RefreshInterval   time.Duration
 	ChunkSize         int
 	NoGOPCache        bool
 	MaxLatency        time.Duration
@@ -471,6 +472,7 @@ func (c *Config) vhost(name string) Vhost {
 	if v.Resolver == nil {
 		v.Resolver = c.Resolver
 	}
+	def(&v.RefreshInterval, c.RefreshInterval)
 	def(&v.ChunkSize, c.ChunkSize)
 	v.NoGOPCache = v.NoGOPCache || c.NoGOPCache
 	def(&v.MaxLatency, c.MaxLatency)

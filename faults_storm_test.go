@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -64,16 +66,19 @@ func TestFault16_HookStorm(t *testing.T) {
 		where := &gauge{takes: row.takes, reply: seedReply}
 		hooks := &HTTPHooks{
 			URLs: HTTPHookURLs{OnPublish: []string{"http://backend/"}}, Client: &http.Client{Transport: ask},
-			MaxQuestions: turns, Logger: quiet,
+			MaxQuestions: turns, Timeout: 2500 * time.Millisecond, Logger: quiet,
 		}
-		resolver := &HTTPResolver{URL: "http://backend/", Client: &http.Client{Transport: where}, MaxQuestions: turns, Logger: quiet}
+		resolver := &HTTPResolver{
+			URL: "http://backend/", Client: &http.Client{Transport: where},
+			MaxQuestions: turns, Timeout: 2500 * time.Millisecond, Logger: quiet,
+		}
 		cfg := Config{
 			Hooks: hooks.Hooks(), Limits: Limits{Streams: streams + 1},
 			Resolver: ResolverFunc(func(ctx context.Context, r *PublishRequest) ([]Destination, error) {
 				if r.Stream == "ok" {
 					return nil, nil
 				}
-				_, err := resolver.ResolveDestinations(ctx, r)
+				_, err := resolver.ResolveDestinations(ctx, elsewhere(r))
 				return nil, err
 			}),
 		}
@@ -82,7 +87,7 @@ func TestFault16_HookStorm(t *testing.T) {
 			if r.Stream == "ok" {
 				return nil
 			}
-			return onPublish(ctx, r)
+			return onPublish(ctx, elsewhere(r))
 		}
 		inBubble(t, cfg, func(b *bubble) {
 			others := b.steady()
@@ -145,6 +150,14 @@ func TestFault16_HookStorm(t *testing.T) {
 		require.Equal(t, 1, g.asked)
 		measured(16, "1000 equal questions at once", "singleflight where equal", "%d asked (Cached)", g.asked)
 	})
+}
+
+// elsewhere is a request from an address of its own, by the stream's number.
+func elsewhere(r *PublishRequest) *PublishRequest {
+	req := *r
+	n, _ := strconv.Atoi(r.Stream)
+	req.RemoteAddr = &net.TCPAddr{IP: net.IPv4(10, 0, byte(n>>8), byte(n))}
+	return &req
 }
 
 // An encoder that reconnects may be faster than the end of its old connection.

@@ -967,12 +967,12 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 			p, err := f.client("live/" + canary).Publish(f.ctx)
 			took := time.Since(began)
 			require.Equal(f, row.ok, err == nil)
-			require.LessOrEqual(f, took, 5*time.Second)
+			require.LessOrEqual(f, took, 30*time.Second)
 			require.Equal(f, 1, asked)
 			if err == nil {
 				p.Close()
 			}
-			measured(14, "hook without an answer, "+row.name+": answered after", "<= 5 s", "%v", took)
+			measured(14, "hook without an answer, "+row.name+": answered after", "<= 30 s", "%v", took)
 		})
 	}
 }
@@ -1005,7 +1005,7 @@ func TestFault15_HookTalksNonsense(t *testing.T) {
 			_, err := f.client("live/" + canary).Publish(f.ctx)
 			require.Equal(f, "NetStream.Publish.Denied", forwardtest.RefusalCode(err), name)
 			runtime.ReadMemStats(&after)
-			require.LessOrEqual(f, time.Since(began), 5*time.Second, name)
+			require.LessOrEqual(f, time.Since(began), 30*time.Second, name)
 			if name == "10 GiB" {
 				allocated := after.TotalAlloc - before.TotalAlloc
 				require.LessOrEqual(f, allocated, uint64(8<<20))

@@ -76,6 +76,8 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // connections, streams
 
+	refreshes outage // for the log
+
 	mu        sync.Mutex
 	closing   bool
 	listeners map[*servedListener]struct{}
@@ -119,7 +121,7 @@ func NewServer(cfg Config) *Server {
 		secret, ok := password(user)
 		return string(secret), ok
 	})
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(withLog(context.Background(), s.log))
 	return s
 }
 
@@ -283,7 +285,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 		nc.Close()
 		return err
 	}
-	ctx, cancel := context.WithCancel(orBackground(ctx))
+	ctx, cancel := context.WithCancel(withLog(orBackground(ctx), s.log))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { hostcode.Close(nc) })()
 	defer context.AfterFunc(s.ctx, cancel)()
@@ -489,7 +491,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 			src.abandon()
 		}
 	}()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(withLog(ctx, s.log))
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 	if f := cfg.Hooks.OnPublish; f != nil {

@@ -1,13 +1,13 @@
 package forward
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,20 +17,15 @@ import (
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
-const defaultHookTimeout = 3 * time.Second
-
-// Defaults of what asks the host over HTTP.
-const (
-	defaultMaxReply     = 1 << 20
-	defaultMaxQuestions = 512
-)
-
 // HTTPHookURLs are the URLs, http or https, to call at each event. User and
 // password in one are sent as basic authentication.
 type HTTPHookURLs struct {
 	OnConnect, OnClose     []string
 	OnPublish, OnUnpublish []string
 	OnPlay, OnStop         []string
+
+	// Timeout takes the place of HTTPHooks.Timeout where it is not 0.
+	Timeout time.Duration
 }
 
 // Format writes "HTTPHookURLs", for every verb: a URL may hold a token.
@@ -51,11 +46,15 @@ func (HTTPHookURLs) MarshalText() ([]byte, error) { return []byte("HTTPHookURLs"
 // and stream is empty; on_close has, after app, send_bytes and recv_bytes.
 // stream_id is that of Source.ID.
 //
-// The answer is status 200 or 201 with 0 or {"code":0}. To on_connect,
-// on_publish and on_play all else refuses the client: another code, with an
-// error that wraps ErrRefused, as well as no connection, no answer in time,
-// another status (redirects are not followed), a body that is too long or no
-// such answer. After on_close, on_unpublish and on_stop it is logged.
+// The answer is status 200 or 201 with 0 or {"code":0}; what SRS's reader of
+// JSON takes beyond the standard is taken, too, such as a byte order mark. To
+// on_connect, on_publish and on_play all else refuses the client: another code,
+// with an error that wraps ErrRefused, as well as no connection, no answer in
+// time, another status (redirects are not followed), a body that is too long or
+// no such answer.
+//
+// A URL that fails is logged with a warning, without its secrets: once for each
+// cause, then every 10 minutes with the number left out, and when it answers again.
 //
 // The URLs of an event are called in their order. One that refuses ends that,
 // so that those behind it are not asked about a client that is not let in;
@@ -69,10 +68,11 @@ func (HTTPHookURLs) MarshalText() ([]byte, error) { return []byte("HTTPHookURLs"
 // A backend that decides about single streams does so by vhost and stream_url,
 // which do not change with that.
 //
-// A client waits for its callbacks and holds nobody else up. It is decided
-// about within 5/3 of Timeout, which is 5 s, for all URLs of the event, their
-// turns, and another try after a connection error. An event that only tells
-// takes as long for each URL.
+// A client waits for its callbacks and holds nobody else up. Each URL has
+// Timeout, with another try after a connection error, and may be waited for as
+// long before, for a turn. A URL that has not answered 5 times in a row is asked
+// for one client at a time until it does; the others wait for 1 s and are
+// refused.
 //
 // No field may change once the first callback has been called, and HTTPHooks
 // must not be copied.
@@ -88,15 +88,18 @@ type HTTPHooks struct {
 	// only by a Client with its own CheckRedirect.
 	Client *http.Client
 
-	// Timeout of a try, and of waiting for a turn; default 3 s.
+	// Timeout of a URL, another try included; default 30 s, as in SRS. Waiting
+	// for a turn does not count, and has a limit of the same length.
 	Timeout time.Duration
 
 	// MaxReply is how many bytes a reply may have, default 1 MiB.
 	MaxReply int
 
 	// MaxQuestions is how many calls of one URL may be under way, default
-	// 512. Further ones, at most 4096, wait for their turn, within the time
-	// said above; a publisher who gets none is told that the server is busy.
+	// 512. Further ones, at most 4096, wait for their turn; a publisher who
+	// gets none is told that the server is busy. Clients of one address have
+	// at most half of the turns and of the places to wait, of IPv6 per first
+	// 64 bits, and where several addresses wait their turns alternate.
 	MaxQuestions int
 
 	// ServiceID is sent as service_id.
@@ -105,13 +108,13 @@ type HTTPHooks struct {
 	// Secret, if not empty, signs the requests as HTTPResolver does.
 	Secret Secret
 
-	// Logger gets a warning for each callback that only tells and has
-	// failed; nil is slog.Default.
+	// Logger gets what is said of a URL that fails; nil is that of the Server
+	// that calls.
 	Logger *slog.Logger
 
-	once  sync.Once
-	err   error
-	hooks map[string]*webhook.Hook // by URL
+	once     sync.Once
+	err      error
+	backends map[string]*hookURL // by URL
 }
 
 // shownHooks is how HTTPHooks are printed, in place of their URLs.
@@ -141,24 +144,37 @@ func (h *HTTPHooks) Validate() error {
 func (h *HTTPHooks) Hooks() Hooks {
 	return Hooks{
 		OnConnect: func(ctx context.Context, req *ConnectRequest) error {
-			return h.ask(ctx, "on_connect", h.of(req.Vhost).OnConnect, h.connectBody(req))
+			u := h.of(req.Vhost)
+			return h.ask(ctx, hookCall{"on_connect", req.RemoteAddr, u.Timeout}, u.OnConnect, h.connectBody(req))
 		},
 		OnPublish: func(ctx context.Context, req *PublishRequest) error {
-			return h.ask(ctx, "on_publish", h.of(req.Vhost).OnPublish, h.streamBody("on_publish", req, nil))
+			u := h.of(req.Vhost)
+			return h.ask(ctx, hookCall{"on_publish", req.RemoteAddr, u.Timeout}, u.OnPublish, h.streamBody("on_publish", req, nil))
 		},
 		OnUnpublish: func(ctx context.Context, req *PublishRequest) {
-			h.tell(ctx, "on_unpublish", h.of(req.Vhost).OnUnpublish, h.streamBody("on_unpublish", req, nil))
+			u := h.of(req.Vhost)
+			h.tell(ctx, hookCall{"on_unpublish", req.RemoteAddr, u.Timeout}, u.OnUnpublish, h.streamBody("on_unpublish", req, nil))
 		},
 		OnPlay: func(ctx context.Context, req *PlayRequest) error {
-			return h.ask(ctx, "on_play", h.of(req.Vhost).OnPlay, h.streamBody("on_play", (*PublishRequest)(req), &req.PageURL))
+			u := h.of(req.Vhost)
+			return h.ask(ctx, hookCall{"on_play", req.RemoteAddr, u.Timeout}, u.OnPlay, h.streamBody("on_play", (*PublishRequest)(req), &req.PageURL))
 		},
 		OnStop: func(ctx context.Context, req *PlayRequest) {
-			h.tell(ctx, "on_stop", h.of(req.Vhost).OnStop, h.streamBody("on_stop", (*PublishRequest)(req), nil))
+			u := h.of(req.Vhost)
+			h.tell(ctx, hookCall{"on_stop", req.RemoteAddr, u.Timeout}, u.OnStop, h.streamBody("on_stop", (*PublishRequest)(req), nil))
 		},
 		OnClose: func(ctx context.Context, req *ConnectRequest) {
-			h.tell(ctx, "on_close", h.of(req.Vhost).OnClose, h.closeBody(req))
+			u := h.of(req.Vhost)
+			h.tell(ctx, hookCall{"on_close", req.RemoteAddr, u.Timeout}, u.OnClose, h.closeBody(req))
 		},
 	}
+}
+
+// hookCall is an event that is about a client.
+type hookCall struct {
+	action  string
+	from    net.Addr
+	timeout time.Duration // of the vhost, or 0
 }
 
 func (h *HTTPHooks) init() {
@@ -167,11 +183,10 @@ func (h *HTTPHooks) init() {
 	}
 	key, _ := webhook.Key(string(h.Secret))
 	client := webhook.Client(h.Client)
-	h.hooks = make(map[string]*webhook.Hook)
+	h.backends = make(map[string]*hookURL)
 	for _, u := range h.all() {
-		h.hooks[u] = webhook.New(webhook.Options{
+		h.backends[u] = newHookURL(webhook.Options{
 			URL: u, Key: key, Client: client,
-			Timeout:  positive(h.Timeout, defaultHookTimeout),
 			MaxReply: positive(h.MaxReply, defaultMaxReply),
 			Turns:    positive(h.MaxQuestions, defaultMaxQuestions),
 		})
@@ -201,74 +216,53 @@ func (h *HTTPHooks) of(vhost string) HTTPHookURLs {
 }
 
 // ask calls the URLs until one refuses.
-func (h *HTTPHooks) ask(ctx context.Context, action string, urls []string, body any) error {
+func (h *HTTPHooks) ask(ctx context.Context, c hookCall, urls []string, body any) error {
 	h.once.Do(h.init)
-	ctx, cancel := context.WithTimeout(ctx, h.decideWithin())
-	defer cancel()
 	for i := range urls {
-		if err := h.call(ctx, action, urls, i, body); err != nil {
+		if err := h.call(ctx, c, urls, i, body); err != nil {
 			return err
 		}
 	}
 	return h.err
 }
 
-// tell calls all URLs.
-func (h *HTTPHooks) tell(ctx context.Context, action string, urls []string, body any) {
+// tell calls all URLs. What they answer is of interest only where it is no
+// answer, or another than they should give.
+func (h *HTTPHooks) tell(ctx context.Context, c hookCall, urls []string, body any) {
 	h.once.Do(h.init)
 	for i := range urls {
-		ctx, cancel := context.WithTimeout(ctx, h.decideWithin())
-		if err := h.call(ctx, action, urls, i, body); err != nil {
-			h.logger().Warn("callback failed", "err", err)
+		if err := h.call(ctx, c, urls, i, body); err != nil && !errors.As(err, new(reported)) {
+			logOf(ctx, h.Logger).Warn("callback failed", "err", err)
 		}
-		cancel()
 	}
 }
 
-// decideWithin is longer than a try, so that a second one has a chance.
-func (h *HTTPHooks) decideWithin() time.Duration {
-	t := positive(h.Timeout, defaultHookTimeout)
-	return max(t, t/3*5) // the first where there is no limit to speak of
-}
-
-func (h *HTTPHooks) call(ctx context.Context, action string, urls []string, i int, body any) error {
+func (h *HTTPHooks) call(ctx context.Context, c hookCall, urls []string, i int, body any) error {
 	err := h.err
 	if err == nil {
-		err = h.post(ctx, h.hooks[urls[i]], body)
+		timeout := positive(c.timeout, positive(h.Timeout, defaultHookTimeout))
+		err = h.backends[urls[i]].call(ctx, logOf(ctx, h.Logger), c.action, c.from, body, timeout, checkHookReply)
 	}
 	if err != nil && len(urls) > 1 {
-		return fmt.Errorf("%s, URL %d of %d: %w", action, i+1, len(urls), err)
+		return fmt.Errorf("%s, URL %d of %d: %w", c.action, i+1, len(urls), err)
 	} else if err != nil {
-		return fmt.Errorf("%s: %w", action, err)
+		return fmt.Errorf("%s: %w", c.action, err)
 	}
 	return nil
 }
 
-func (h *HTTPHooks) post(ctx context.Context, hook *webhook.Hook, body any) error {
-	b, err := webhook.Encode(body)
-	if err != nil {
-		return err
-	}
-	reply, err := hook.Call(ctx, b)
-	if err != nil {
-		return err
-	}
-	// As SRS: a bare number, or an object.
-	if code, err := strconv.ParseInt(string(bytes.TrimSpace(reply)), 10, 64); err == nil {
+// checkHookReply reads what SRS takes for an answer: a bare number, or an
+// object.
+func checkHookReply(reply []byte) error {
+	reply = webhook.Reply(reply)
+	if code, err := strconv.ParseInt(string(reply), 10, 64); err == nil {
 		if code != 0 {
 			return refusedBy(code)
 		}
 		return nil
 	}
-	_, err = parseReply(reply)
+	_, err := parseReply(reply)
 	return err
-}
-
-func (h *HTTPHooks) logger() *slog.Logger {
-	if h.Logger != nil {
-		return h.Logger
-	}
-	return slog.Default()
 }
 
 func (h *HTTPHooks) streamBody(action string, req *PublishRequest, pageURL *string) any {
@@ -337,7 +331,7 @@ func newHookStream(action, serviceID string, r *PublishRequest) hookStream {
 // parseReply reads {"code":0,…}. Its errors name the field and do not quote
 // it; another code is ErrRefused. Unknown fields are of no interest.
 func parseReply(reply []byte) (map[string]json.RawMessage, error) {
-	if len(bytes.TrimSpace(reply)) == 0 {
+	if len(reply) == 0 {
 		return nil, errors.New("empty reply")
 	}
 	var top map[string]json.RawMessage // exact names, unlike struct fields

@@ -21,11 +21,10 @@ import (
 
 // Defaults and limits of HTTPResolver.
 const (
-	defaultResolveTimeout = 5 * time.Second
-	defaultMaxURLs        = 256
-	maxHookURLLen         = 2048
-	minHookTTL            = time.Second
-	maxHookTTL            = 24 * time.Hour
+	defaultMaxURLs = 256
+	maxHookURLLen  = 2048
+	minHookTTL     = time.Second
+	maxHookTTL     = 24 * time.Hour
 )
 
 // HTTPResolver asks an HTTP backend where a stream goes, with the body and the
@@ -42,9 +41,10 @@ const (
 // where data.ttl, in seconds from 1 to a day, may be absent: after it the
 // backend may be asked again (see TTLResolver). Each URL is one in the sense of
 // Destination.URL, and means exactly that: nothing of the request is added. No
-// URLs, and the stream is not forwarded. An entry of urls that is no such URL
-// is logged and left out, the others count; if none is left, that is a
-// failure. code is a number as in SRS, not a string. If it is not 0, the
+// URLs, and the stream is not forwarded; empty ones do not count. An entry of
+// urls that is no such URL is logged and left out, the others count; if none is
+// left, that is a failure. code is a number as in SRS, not a string. If it is
+// not 0, the
 // backend has refused the stream and so does the resolver, under any
 // OnFailure, with an error that wraps ErrRefused.
 //
@@ -64,7 +64,9 @@ const (
 //
 // All else that can go wrong is a failure: no connection, no answer in time,
 // another status (redirects are not followed), a body that is too long or not
-// such an answer, more than MaxURLs. OnFailure says what then.
+// such an answer, more than MaxURLs. OnFailure says what then. The log has it as
+// HTTPHooks say, and so a backend that does not answer is asked for one stream
+// at a time.
 //
 // Only URL is needed. No field may change once the resolver is in use, and it
 // must not be copied. It may be used concurrently.
@@ -80,8 +82,8 @@ type HTTPResolver struct {
 	// are followed only by a Client with its own CheckRedirect.
 	Client *http.Client
 
-	// Timeout of a question, waiting for its turn and asking again
-	// included; default 5 s.
+	// Timeout of a question, asking again included; default 30 s, as in SRS.
+	// Waiting for a turn does not count, and has a limit of the same length.
 	Timeout time.Duration
 
 	// MaxReply is how many bytes a reply may have, default 1 MiB.
@@ -93,8 +95,9 @@ type HTTPResolver struct {
 
 	// MaxQuestions is how many may be under way, default 512: with that a
 	// backend that takes a second answers 1000 publishers within two.
-	// Further ones, at most 4096, wait for their turn, within Timeout; a
-	// publisher who gets none is told that the server is busy.
+	// Further ones, at most 4096, wait for their turn; a publisher who gets
+	// none is told that the server is busy. Turns are shared among addresses
+	// as by HTTPHooks.
 	MaxQuestions int
 
 	// OnFailure says what becomes of a stream when the backend cannot be
@@ -114,12 +117,13 @@ type HTTPResolver struct {
 	// them, for a backend that is not the operator's.
 	Untrusted bool
 
-	// Logger gets a warning for each entry left out and each failure that
-	// OnFailure covers up; nil is slog.Default.
+	// Logger gets what is said of a backend that fails, a warning for each
+	// entry left out, and one for each stream of which OnFailure decides; nil
+	// is that of the Server that asks.
 	Logger *slog.Logger
 
-	once sync.Once
-	hook *webhook.Hook
+	once    sync.Once
+	backend *hookURL
 
 	mu       sync.Mutex
 	lastGood answers[streamKey] // for LastGood only
@@ -171,9 +175,8 @@ func (h *HTTPResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]D
 
 func (h *HTTPResolver) init() {
 	key, _ := webhook.Key(string(h.Secret))
-	h.hook = webhook.New(webhook.Options{
+	h.backend = newHookURL(webhook.Options{
 		URL: h.URL, Key: key, Client: webhook.Client(h.Client),
-		Timeout:  positive(h.Timeout, defaultResolveTimeout),
 		MaxReply: positive(h.MaxReply, defaultMaxReply),
 		Turns:    positive(h.MaxQuestions, defaultMaxQuestions),
 	})
@@ -184,36 +187,37 @@ func (h *HTTPResolver) question(ctx context.Context, req *PublishRequest) (answe
 	if err := h.Validate(); err != nil {
 		return answer{}, err
 	}
-	body, err := webhook.Encode(newHookStream("on_forward", h.ServiceID, req))
-	if err != nil {
-		return answer{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, h.hook.Timeout)
-	defer cancel()
-	reply, err := h.hook.Call(ctx, body)
-	if err != nil {
-		return answer{}, err
-	}
-	urls, ttl, err := parseHookReply(reply, positive(h.MaxURLs, defaultMaxURLs))
-	if err != nil {
-		return answer{}, err
-	}
-	return h.answer(urls, ttl, req)
+	body := newHookStream("on_forward", h.ServiceID, req)
+	log := logOf(ctx, h.Logger)
+	var a answer
+	err := h.backend.call(ctx, log, "on_forward", req.RemoteAddr, body, positive(h.Timeout, defaultHookTimeout), func(reply []byte) error {
+		urls, ttl, err := parseHookReply(reply, positive(h.MaxURLs, defaultMaxURLs))
+		if err == nil {
+			a, err = h.answer(log, urls, ttl, req)
+		}
+		return err
+	})
+	return a, err
 }
 
 // answer makes destinations of the urls of a reply.
-func (h *HTTPResolver) answer(urls []json.RawMessage, ttl time.Duration, req *PublishRequest) (answer, error) {
+func (h *HTTPResolver) answer(log *slog.Logger, urls []json.RawMessage, ttl time.Duration, req *PublishRequest) (answer, error) {
 	a := answer{destinations: make([]Destination, 0, len(urls)), ttl: ttl, expires: time.Now().Add(ttl)}
 	said := saidBy(req)
+	empty := 0
 	for i, raw := range urls {
+		if string(raw) == `""` { // SRS skips them
+			empty++
+			continue
+		}
 		d, err := h.destination(raw, said)
 		if err != nil {
-			h.logger().Warn("on_forward: entry left out", "source", req.logName(), "entry", i, "err", err)
+			log.Warn("on_forward: entry left out", "source", req.logName(), "entry", i, "err", err)
 			continue
 		}
 		a.destinations = append(a.destinations, d)
 	}
-	if len(a.destinations) == 0 && len(urls) > 0 {
+	if len(a.destinations) == 0 && len(urls) > empty {
 		return answer{}, fmt.Errorf("data.urls: none of %d is a destination", len(urls))
 	}
 	a.destinations = distinct(a.destinations)
@@ -275,16 +279,9 @@ func addrOf(a net.Addr) netip.Addr {
 	return t.AddrPort().Addr().Unmap().WithZone("")
 }
 
-func (h *HTTPResolver) logger() *slog.Logger {
-	if h.Logger != nil {
-		return h.Logger
-	}
-	return slog.Default()
-}
-
 // parseHookReply reads {"code":0,"data":{"urls":[…],"ttl":60}}, as parseReply.
 func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time.Duration, err error) {
-	top, err := parseReply(reply)
+	top, err := parseReply(webhook.Reply(reply))
 	if err != nil {
 		return nil, 0, err
 	}
@@ -332,10 +329,10 @@ const (
 	LastGood
 )
 
-func (p failurePolicy) onFailure(_ context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
+func (p failurePolicy) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
 	switch p {
 	case FailOpen:
-		h.logger().Warn("backend failed, not forwarding", "source", req.logName(), "err", err)
+		logOf(ctx, h.Logger).Warn("not forwarded: the backend has failed", "source", req.logName())
 		return nil, 0, nil
 	case LastGood:
 		h.mu.Lock()
@@ -344,7 +341,7 @@ func (p failurePolicy) onFailure(_ context.Context, h *HTTPResolver, req *Publis
 		if !ok {
 			return nil, 0, fmt.Errorf("%w (and no earlier answer)", err)
 		}
-		h.logger().Warn("backend failed, forwarding as before", "source", req.logName(), "err", err)
+		logOf(ctx, h.Logger).Warn("forwarded as before: the backend has failed", "source", req.logName())
 		// Its time is over, but the backend is to be asked again.
 		last.expires = time.Now().Add(last.ttl)
 		last.destinations = slices.Clone(last.destinations)
@@ -365,7 +362,7 @@ func Fallback(r DestinationResolver) FailurePolicy { return fallback{r} }
 type fallback struct{ resolver DestinationResolver }
 
 func (f fallback) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
-	h.logger().Warn("backend failed, asking elsewhere", "source", req.logName(), "err", err)
+	logOf(ctx, h.Logger).Warn("resolved by the fallback: the backend has failed", "source", req.logName())
 	ds, ttl, ferr := resolveTTL(ctx, f.resolver, req)
 	if ferr != nil {
 		return nil, 0, fmt.Errorf("%w; instead of %w", ferr, err)

@@ -96,11 +96,11 @@ func (s *Source) adopt() {
 		s.resolver = r
 		s.untried.Store(true)
 	}
-	refresh := another || cfg.RefreshInterval != s.current.RefreshInterval
+	name := s.req.Vhost
+	refresh := another || cfg.vhost(name).RefreshInterval != s.current.vhost(name).RefreshInterval
 	s.current = cfg
 	s.mu.Unlock()
 	if refresh {
-		s.failing.Store(false) // it is news if this fails
 		s.background(s.refreshSelf)
 	}
 }

@@ -295,7 +295,7 @@ func distinctPlaces(ds []Destination) []Destination {
 // disconnected, for which Refresh does not wait. What Forward has added stays.
 // When the Resolver returns an error, so does Refresh, and nothing changes.
 //
-// The Server calls Refresh by itself every Config.RefreshInterval, or when the
+// The Server calls Refresh by itself every RefreshInterval, or when the
 // time of an answer (TTLResolver) has passed, whichever is earlier.
 //
 // From a hook it returns ErrInHook, and the refresh comes behind one that is under
@@ -307,7 +307,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 		}
 		return ErrInHook
 	}
-	ctx, cancel := context.WithCancelCause(orBackground(ctx))
+	ctx, cancel := context.WithCancelCause(withLog(orBackground(ctx), s.srv.log))
 	defer cancel(nil)
 	defer context.AfterFunc(s.publishing, func() { cancel(errEnded) })()
 	select {
@@ -394,7 +394,7 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 	if s.stopRefresh != nil {
 		s.stopRefresh()
 	}
-	d := shorterTTL(max(s.current.RefreshInterval, 0), ttl)
+	d := shorterTTL(max(s.current.vhost(s.req.Vhost).RefreshInterval, 0), ttl)
 	if d <= 0 || s.ending {
 		return
 	}
@@ -405,9 +405,31 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 // refreshSelf is a refresh of the Server's own.
 func (s *Source) refreshSelf() {
 	err := s.Refresh(s.publishing)
-	if failing := s.failing.Swap(err != nil); err != nil && !failing && !errors.Is(err, errEnded) {
-		s.srv.log.Warn("refresh", "err", err) // once for a row of failures
+	if errors.Is(err, errEnded) {
+		return
 	}
+	log := s.srv.log
+	switch failed := s.failing.Swap(err != nil); {
+	case err == nil && !failed:
+	case err == nil:
+		if lasted, notLogged, ok := s.srv.refreshes.over(); ok {
+			log.Info("refresh works again", withLeftOut(notLogged, "source", s.req.logName(), "after", lasted.Round(time.Millisecond))...)
+		}
+	case errors.As(err, new(reported)):
+		log.Debug("refresh", "err", err)
+	default:
+		if notLogged, ok := s.srv.refreshes.note(refreshCause(err)); ok {
+			log.Warn("refresh", withLeftOut(notLogged, "err", err)...)
+		}
+	}
+}
+
+// refreshCause is the cause of a refresh that has failed, without the stream.
+func refreshCause(err error) string {
+	if below := errors.Unwrap(err); below != nil {
+		err = below
+	}
+	return causeOf(err)
 }
 
 // background runs f unless the stream has ended, whose end waits for it.

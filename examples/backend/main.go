@@ -77,7 +77,7 @@ func (b *backend) read() error {
 	if err != nil {
 		return err
 	}
-	table, err := parse(string(text))
+	table, err := parse(strings.TrimPrefix(string(text), "\ufeff")) // as Windows saves it
 	if err != nil {
 		return fmt.Errorf("%s:%w", b.file, err)
 	}

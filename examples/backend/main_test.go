@@ -28,7 +28,7 @@ local/?
 // start returns a backend, its file and its URL.
 func start(t *testing.T, ttl time.Duration) (file, url string) {
 	file = filepath.Join(t.TempDir(), "table.txt")
-	require.NoError(t, os.WriteFile(file, []byte(table), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("\ufeff"+table), 0o600)) // as Windows saves it
 	b, err := newBackend(file, ttl)
 	require.NoError(t, err)
 	srv := httptest.NewServer(b)

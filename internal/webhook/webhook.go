@@ -18,18 +18,16 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
 // Options are what a Hook does.
 type Options struct {
 	URL      string
-	Key      []byte        // signs, unless empty
-	Client   *http.Client  // of the function Client
-	Timeout  time.Duration // of a try, and of waiting for a turn
-	MaxReply int           // bytes
-	Turns    int           // calls that may be under way
+	Key      []byte       // signs, unless empty
+	Client   *http.Client // of the function Client
+	MaxReply int          // bytes
+	Turns    int          // calls that may be under way
 }
 
 // maxWaiting is how many calls may wait for a turn.
@@ -42,12 +40,12 @@ var ErrBusy = errors.New("busy")
 // used concurrently.
 type Hook struct {
 	Options
-	turns   chan struct{}
-	waiting atomic.Int64
+	turns   *turns
+	breaker *breaker
 }
 
 // New returns a Hook.
-func New(o Options) *Hook { return &Hook{Options: o, turns: make(chan struct{}, o.Turns)} }
+func New(o Options) *Hook { return &Hook{Options: o, turns: newTurns(o.Turns), breaker: newBreaker()} }
 
 // CheckURL says what is wrong with a URL, without showing it.
 func CheckURL(s string) error {
@@ -80,49 +78,79 @@ func Client(c *http.Client) *http.Client {
 }
 
 // UnderWay is how many calls are.
-func (h *Hook) UnderWay() int { return len(h.turns) }
+func (h *Hook) UnderWay() int { return h.turns.underWay() }
 
 // Call sends body, once more after a connection error, and returns the reply.
-// Its errors do not show the URL, which may hold a token.
-func (h *Hook) Call(ctx context.Context, body []byte) ([]byte, error) {
-	if err := h.takeTurn(ctx); err != nil {
+// It is about a client at an address, or at none (""). First it waits for its
+// turn, no longer than timeout, which does not count; then the tries have timeout
+// together. A backend that has not answered several times in a row is asked by
+// one call at a time, for which the others wait a second at most. The errors do
+// not show the URL, which may hold a token.
+func (h *Hook) Call(ctx context.Context, who string, body []byte, timeout time.Duration) ([]byte, error) {
+	leave, err := h.enter(ctx, who, timeout)
+	if err != nil {
 		return nil, err
 	}
-	defer func() { <-h.turns }()
-	reply, err := h.post(ctx, body)
-	if connectionError(err) && ctx.Err() == nil {
-		reply, err = h.post(ctx, body)
+	defer leave()
+	within, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	reply, err := h.post(within, body)
+	if connectionError(err) && within.Err() == nil {
+		reply, err = h.post(within, body)
+	}
+	switch {
+	case ctx.Err() != nil && err != nil: // the client is gone, which says nothing about the backend
+	case err != nil && within.Err() != nil:
+		err = noAnswer{timeout, err}
+		h.breaker.failed(err)
+	case isTimeout(err) || connectionError(err):
+		h.breaker.failed(err)
+	default:
+		h.breaker.answered()
 	}
 	return reply, err
 }
 
-// takeTurn waits until one of the calls that may be under way has ended.
-func (h *Hook) takeTurn(ctx context.Context) error {
-	select {
-	case h.turns <- struct{}{}:
-		return nil
-	default:
+// enter waits until the backend may be asked.
+func (h *Hook) enter(ctx context.Context, who string, timeout time.Duration) (leave func(), err error) {
+	for {
+		alone, err := h.breaker.enter(ctx)
+		if err != nil {
+			return nil, err
+		}
+		release, err := h.turns.take(ctx, who, timeout)
+		switch {
+		case alone && err != nil:
+			h.breaker.leave()
+			return nil, err
+		case alone:
+			return func() { release(); h.breaker.leave() }, nil
+		case err != nil:
+			return nil, err
+		case !h.breaker.isOpen():
+			return release, nil
+		}
+		release() // it has stopped answering meanwhile
 	}
-	defer h.waiting.Add(-1)
-	if h.waiting.Add(1) > maxWaiting {
-		return fmt.Errorf("%w: %d calls are under way, %d wait for a turn", ErrBusy, h.Turns, maxWaiting)
-	}
-	wait, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
-	select {
-	case h.turns <- struct{}{}:
-		return nil
-	case <-wait.Done():
-	}
-	if err := wait.Err(); err != context.DeadlineExceeded {
-		return err
-	}
-	return fmt.Errorf("%w: %d calls are under way, no turn in time: %w", ErrBusy, h.Turns, context.DeadlineExceeded)
+}
+
+// noAnswer says how long was waited, and not with what.
+type noAnswer struct {
+	within time.Duration
+	cause  error
+}
+
+func (e noAnswer) Error() string { return fmt.Sprintf("no answer within %v", e.within) }
+
+// Unwrap has context.DeadlineExceeded in it, whatever has run out of time.
+func (e noAnswer) Unwrap() []error { return []error{context.DeadlineExceeded, e.cause} }
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }
 
 func (h *Hook) post(ctx context.Context, body []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, h.Timeout)
-	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
 	if err != nil {
 		return nil, withoutURL(err)
