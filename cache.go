@@ -3,9 +3,12 @@ package forward
 import (
 	"container/list"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
 // maxAnswers is how many answers a cache keeps, the latest used ones.
@@ -14,24 +17,26 @@ const maxAnswers = 4096
 // Cached asks r once where the same is asked again within ttl, or while r is
 // still thinking. Questions are the same if vhost, app, stream, param, tcUrl,
 // pageUrl, the publisher's address without port and the one it has connected to
-// are: an answer is never given to who brings another token. An answer that says itself how long it holds (see
-// TTLResolver) is kept for that long; a ttl of 0 keeps others only until all
-// who asked meanwhile have it. Errors go to those who waited and are not kept.
+// are: an answer is never given to who brings another token. An answer that says
+// itself how long it holds (see TTLResolver) is kept for that long; a ttl of 0
+// keeps others only until all who asked meanwhile have it. Errors go to those
+// who waited and are not kept.
 //
 // The 4096 answers used last are kept. r is asked in the context of the first
-// who asks; should that end, the next of those who wait asks again.
+// who asks; should that end, the next of those who wait asks again. A panic of r
+// is one of whoever asked first.
 func Cached(r DestinationResolver, ttl time.Duration) DestinationResolver {
-	c := &cache{resolver: r, ttl: ttl, flights: make(map[question]*flight)}
+	c := &cache{resolver: r, ttl: ttl}
 	return ttlFunc(c.resolve)
 }
 
 type cache struct {
 	resolver DestinationResolver
 	ttl      time.Duration
+	flights  singleflight.Group // of *flight
 
 	mu      sync.Mutex
 	answers answers[question]
-	flights map[question]*flight
 }
 
 // question is what an answer may depend on.
@@ -39,66 +44,78 @@ type question struct {
 	vhost, app, stream, param, tcURL, pageURL, ip, local string
 }
 
-// flight is a question that is being asked. Its result may be read once done
-// is closed.
+// flight is what came of asking.
 type flight struct {
-	done     chan struct{}
 	answered bool // else whoever asked gave up or panicked
 	answer   answer
 	err      error
+	panicked any
 }
 
 func (c *cache) resolve(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error) {
 	q := question{foldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.PageURL, req.IP(), addrIP(req.LocalAddr)}
 	for {
-		c.mu.Lock()
-		if a, ok := c.answers.get(q); ok && time.Now().Before(a.expires) {
-			c.mu.Unlock()
+		if a, ok := c.kept(q); ok {
 			return a.copy()
 		}
-		f := c.flights[q]
-		if f == nil {
-			f = &flight{done: make(chan struct{})}
-			c.flights[q] = f
-			c.mu.Unlock()
-			return c.ask(ctx, q, f, req)
-		}
-		c.mu.Unlock()
+		var own *flight // where it was not another's
+		done := c.flights.DoChan(fmt.Sprintf("%q", q), func() (any, error) {
+			own = c.ask(ctx, q, req)
+			return own, nil
+		})
 		select {
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
-		case <-f.done:
-			if f.answered && f.err != nil {
+		case r := <-done:
+			f := r.Val.(*flight)
+			switch {
+			case f == own && f.panicked != nil:
+				panic(f.panicked)
+			case f == own && f.err != nil, f.answered && f.err != nil:
 				return nil, 0, f.err
-			} else if f.answered {
+			case f.answered:
 				return f.answer.copy()
 			}
 		}
 	}
 }
 
-// ask asks for all who wait for f.
-func (c *cache) ask(ctx context.Context, q question, f *flight, req *PublishRequest) ([]Destination, time.Duration, error) {
+// kept is the answer that is still good.
+func (c *cache) kept(q question) (answer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, ok := c.answers.get(q)
+	return a, ok && time.Now().Before(a.expires)
+}
+
+// ask asks for all who wait. It runs in a goroutine of its own, where nobody
+// could catch a panic.
+func (c *cache) ask(ctx context.Context, q question, req *PublishRequest) (f *flight) {
+	if a, ok := c.kept(q); ok { // since resolve has looked
+		return &flight{answered: true, answer: a}
+	}
+	f = &flight{}
 	defer func() {
-		c.mu.Lock()
-		delete(c.flights, q)
-		if f.answered && f.err == nil && time.Now().Before(f.answer.expires) {
-			c.answers.put(q, f.answer)
+		if v := recover(); v != nil {
+			f.panicked = fmt.Errorf("%v\n\n%s", v, stack())
 		}
-		c.mu.Unlock()
-		close(f.done)
 	}()
 	ds, ttl, err := resolveTTL(ctx, c.resolver, req)
 	f.answered = err == nil || ctx.Err() == nil
 	if f.err = err; err != nil {
-		return nil, 0, err
+		return f
 	}
 	f.answer = answer{destinations: ds, ttl: ttl}
 	if ttl == 0 {
 		ttl = c.ttl
 	}
 	f.answer.expires = time.Now().Add(ttl)
-	return f.answer.copy()
+	if ttl > 0 {
+		c.mu.Lock()
+		c.answers.put(q, f.answer)
+		c.mu.Unlock()
+	}
+	return f
 }
 
 // answer is what a resolver said.

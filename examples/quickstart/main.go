@@ -17,12 +17,12 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/nareix/joy4/av"
 	"github.com/nareix/joy4/format/flv"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/examples/internal/loop"
@@ -94,14 +94,10 @@ func run(ctx context.Context, args []string, out io.Writer, terminal bool) error
 		return err
 	}
 	defer pub.Close()
-	published := make(chan error, 1)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wg.Go(func() { published <- loop.Play(ctx, pub, openClip) })
+	running, ended := errgroup.WithContext(ctx)
+	running.Go(func() error { return loop.Play(ended, pub, openClip) })
 	for _, r := range receivers {
-		wg.Go(func() { r.watch(ctx) })
+		running.Go(func() error { r.watch(ended); return nil })
 	}
 
 	t := newTable(out, terminal, pub.Source().Forwarders(), receivers)
@@ -111,8 +107,8 @@ func run(ctx context.Context, args []string, out io.Writer, terminal bool) error
 		select {
 		case <-tick.C:
 			t.draw()
-		case err = <-published:
-			if ctx.Err() == nil {
+		case <-ended.Done():
+			if err := running.Wait(); ctx.Err() == nil {
 				return err
 			}
 			return check(receivers)

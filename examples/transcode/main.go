@@ -27,6 +27,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rtmp-forward/forward"
 )
 
@@ -90,17 +92,17 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		},
 	})
 	log.Info("listening", "addr", t.server)
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	}
+	serving, ended := errgroup.WithContext(ctx)
+	serving.Go(func() error { return srv.Serve(l) })
+	<-ended.Done()
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	srv.Shutdown(end)
 	srv.Close() // returns when all transcoders are gone
-	return err
+	if err := serving.Wait(); !errors.Is(err, forward.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // asPublished forwards a transcoded stream as if it had been published without
