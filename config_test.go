@@ -281,8 +281,8 @@ func TestParseConfigOfTheSeed(t *testing.T) {
 			[]string{"rtmp://192.168.1.6:1935/live", "rtmp://192.168.1.6:1936/live", "rtmp://192.168.1.7:1935/live", "rtmp://192.168.1.7:1936/live"}, ""},
 		{"slave.1935.conf", "./objs/srs.1935.pid", ":1935", nil, ""},
 		{"slave.1936.conf", "./objs/srs.1936.pid", ":1936", nil, ""},
-		{"forward.conf", "", ":1935", nil, "http://127.0.0.1:8085/api/v1/forward"},
-		{"forward.backend.conf", "", ":1935", nil, "http://127.0.0.1:8085/api/v1/forward"},
+		{"forward.conf", "", "", nil, "http://127.0.0.1:8085/api/v1/forward"},
+		{"forward.backend.conf", "", "", nil, "http://127.0.0.1:8085/api/v1/forward"},
 	} {
 		t.Run(row.file, func(t *testing.T) {
 			f, err := LoadConfig(filepath.Join("testdata", "conf", row.file))
@@ -290,8 +290,13 @@ func TestParseConfigOfTheSeed(t *testing.T) {
 			require.NoError(t, f.Config.Validate())
 			require.Empty(t, f.Ignored)
 			require.Equal(t, row.pid, f.PID)
-			require.Equal(t, []string{row.listen}, f.Listen)
-			require.Equal(t, row.listen, f.Config.Addr)
+			if row.listen != "" {
+				require.Equal(t, []string{row.listen}, f.Listen)
+				require.Equal(t, row.listen, f.Config.Addr)
+			} else { // a part of a file, without an address
+				require.Empty(t, f.Listen)
+				require.Equal(t, noAddr, f.Config.Addr)
+			}
 			if row.pid != "" {
 				require.Equal(t, 10240, f.Config.Limits.Connections)
 			}
@@ -316,12 +321,15 @@ func TestParseConfigOfTheSeed(t *testing.T) {
 
 func TestParseConfig(t *testing.T) {
 	vhost := func(body string) string { return "vhost v { " + body + " }" }
-	of := func(v Vhost) Config { return Config{Addr: ":1935", Vhosts: map[string]Vhost{"v": v}} }
+	of := func(v Vhost) Config { return Config{Addr: noAddr, Vhosts: map[string]Vhost{"v": v}} }
 	for _, row := range []struct {
 		src  string
 		want Config
 	}{
-		{"", Config{Addr: ":1935", Vhosts: map[string]Vhost{}}},
+		{"", Config{Addr: noAddr, Vhosts: map[string]Vhost{}}},
+		{"rtmp { listen 1936 [::1]:1935; chunk_size 4096; }", Config{Addr: ":1936", ChunkSize: 4096, Vhosts: map[string]Vhost{}}},
+		{"chunk_size 128; rtmp { listen 1936; chunk_size 4096; }", Config{Addr: ":1936", ChunkSize: 4096, Vhosts: map[string]Vhost{}}},
+		{"rtmp { listen 1936; chunk_size 4096; } chunk_size 128;", Config{Addr: ":1936", ChunkSize: 4096, Vhosts: map[string]Vhost{}}},
 		{"listen 127.0.0.1:1935 [::]:1936;", Config{Addr: "127.0.0.1:1935", Vhosts: map[string]Vhost{}}},
 		{"listen 19350; chunk_size 4096; max_connections 7;",
 			Config{Addr: ":19350", ChunkSize: 4096, Limits: Limits{Connections: 7}, Vhosts: map[string]Vhost{}}},
@@ -339,6 +347,12 @@ func TestParseConfig(t *testing.T) {
 		{vhost("play { end_players on; player_wait 60000; }"), of(Vhost{EndPlayers: true, PlayerWait: time.Minute})},
 		{vhost("play { end_players off; player_wait 0; }"), of(Vhost{PlayerWait: -1})},
 		{vhost("publish { firstpkt_timeout 0; }"), of(Vhost{FirstMediaTimeout: -1})},
+		{vhost("gop_cache off; queue_length 10; mw_latency 350; publish_1stpkt_timeout 20000; publish_normal_timeout 7000;"),
+			of(Vhost{NoGOPCache: true, MaxLatency: 10 * time.Second, MergeWindow: 350 * time.Millisecond,
+				FirstMediaTimeout: 20 * time.Second, ReadTimeout: 7 * time.Second})}, // as SRS 2 spells it
+		{vhost("queue_length 10; play { gop_cache off; } mw_latency 350;"),
+			of(Vhost{NoGOPCache: true, MaxLatency: 10 * time.Second, MergeWindow: 350 * time.Millisecond})},
+		{vhost("forward { refresh_ms 60000; }"), of(Vhost{Resolver: static{}, RefreshInterval: time.Minute})},
 		{vhost("forward { destination a; }"), of(Vhost{Resolver: static{}})}, // not enabled
 	} {
 		f, err := ParseConfig("x.conf", []byte(row.src))

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,13 +16,15 @@ import (
 
 // File is what a configuration file says.
 type File struct {
-	// Config is for NewServer. Addr is the first of Listen, and Hooks are
-	// those of HTTPHooks.
+	// Config is for NewServer. Addr is the first of Listen; where the file has
+	// none, it is one that ListenAndServe fails with, and not the default.
+	// Hooks are those of HTTPHooks.
 	Config Config
 	// HTTPHooks are the http_hooks of the vhosts, nil where none has any
 	// enabled.
 	HTTPHooks *HTTPHooks
-	// Listen has the addresses to listen on, at least one.
+	// Listen has the addresses to listen on, each once. It is empty where the
+	// file names none.
 	Listen []string
 	// Users are those of publish_auth with their passwords, for whom
 	// Config.PublishAuth asks; nil where it is not enabled.
@@ -34,9 +37,22 @@ type File struct {
 	// Ignored names what the format has and this library does not do, with
 	// the place: "srs.conf:3:1: daemon".
 	Ignored []string
+	// Warnings are what is likely to be a mistake, with the place:
+	// "srs.conf:5:9: there is no \"enabled on\": the destinations are not used".
+	// They hold no value that may be a secret.
+	Warnings []string
 
-	backends map[string]string // of the vhosts that have one
+	backends map[string]backendFile // of the vhosts that have one
 }
+
+// backendFile is what the file says of a backend.
+type backendFile struct {
+	url, onFailure string
+	timeout        time.Duration
+}
+
+// noAddr is the Config.Addr of a file that names no address.
+const noAddr = "no listen in the file"
 
 // Format writes how many addresses and vhosts it has, for every verb: the
 // backends' URLs may hold tokens.
@@ -57,17 +73,34 @@ type RTMPSFile struct {
 // format has about receiving, forwarding and playing RTMP:
 //
 //	listen, max_connections, chunk_size, pid;
+//	rtmp { listen; chunk_size; }
 //	rtmps { enabled; listen; cert; key; }
 //	publish_auth { enabled; method; user; }
-//	vhost NAME { enabled; chunk_size; forward { enabled; destination; backend; }
+//	vhost NAME { enabled; chunk_size;
+//	  forward { enabled; destination; backend; timeout_ms; on_failure; refresh_ms; }
 //	  play { gop_cache; queue_length; mw_latency; end_players; player_wait; }
 //	  publish { firstpkt_timeout; normal_timeout; grace; grace_unpublish; takeover; }
-//	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; } }
+//	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; timeout_ms; } }
 //
 // What else the format has is listed in File.Ignored. Any other word, and what
 // does not fit, is an error that tells file, line, column and what was
 // expected. As in SRS, blocks that have enabled do nothing until it is on, and
-// with a backend the destinations of forward are not used.
+// with a backend the destinations of forward are not used. What SRS 1 and 2
+// spelled otherwise, such as forward with destinations and no block, is taken
+// with a warning.
+//
+// include PATH…; stands for the directives of other files, at the top level and
+// in blocks. Their paths begin in the directory of the file that they stand in;
+// only regular files are read, at most 8 within one another. ${NAME} in a value
+// stands for a variable of the environment, which must be set, and $${ for ${.
+// Where a value may be a secret, as those of stream_key, user, destination,
+// backend and on_publish, NAME_file has the path of a file with it instead:
+// stream_key_file PATH, user_file NAME PATH.
+//
+// The variables of the environment that SRS has for these directives take their
+// place, as in SRS: SRS_LISTEN (and SRS_RTMP_LISTEN), SRS_MAX_CONNECTIONS,
+// SRS_PID, SRS_VHOST_CHUNK_SIZE, SRS_VHOST_PLAY_GOP_CACHE and so on, those of a
+// vhost in every vhost.
 //
 // The values of destination are those of Static. Behind a single one a block
 // may stand for the ";", with the options of a Destination:
@@ -86,23 +119,33 @@ type RTMPSFile struct {
 // are, without placeholders. With a stream_key the whole path of the URL is the
 // app: for a host alone that of the stream, with its vhost, or the platform's.
 //
+// The timeout_ms of forward is HTTPResolver.Timeout, refresh_ms is
+// Vhost.RefreshInterval, and on_failure is HTTPResolver.OnFailure: closed, open
+// or last_good, or for Fallback the URL of another backend, or a destination.
+// The timeout_ms of http_hooks is HTTPHookURLs.Timeout.
+//
 // publish_auth has user NAME PASSWORD, which may come several times, for who may
 // publish, and method, adobe or llnw, which is Config.PublishAuthMethod. When it
 // is enabled without users nobody may publish. grace and player_wait, in
 // milliseconds, are Config.PublishGrace and Config.PlayerWait; grace_unpublish,
-// takeover and end_players are the fields of these names. These and the block of
-// a destination are not SRS's.
+// takeover and end_players are the fields of these names. These, timeout_ms,
+// on_failure, refresh_ms and the block of a destination are not SRS's.
 func LoadConfig(path string) (*File, error) {
-	src, err := os.ReadFile(path)
+	src, err := conf.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	return ParseConfig(path, src)
 }
 
-// ParseConfig is LoadConfig for a file that has been read; name is for errors.
+// ParseConfig is LoadConfig for a file that has been read; name is for errors,
+// and relative paths in it begin in its directory.
 func ParseConfig(name string, src []byte) (*File, error) {
-	tree, err := conf.Parse(name, src)
+	return parseConfig(name, src, conf.Environment{LookupEnv: os.LookupEnv})
+}
+
+func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
+	tree, notes, err := conf.Load(name, src, env)
 	if err != nil {
 		return nil, err
 	}
@@ -110,20 +153,32 @@ func ParseConfig(name string, src []byte) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Config: Config{Vhosts: make(map[string]Vhost)}, backends: make(map[string]string)}
+	f := &File{Config: Config{Vhosts: make(map[string]Vhost)}, backends: make(map[string]backendFile)}
+	for _, n := range notes {
+		f.warn(n.Pos, n.Text)
+	}
 	for _, i := range ignored {
 		f.ignore(i.Pos, i.Name)
 	}
 	for _, d := range tree.Root {
 		switch d.Name {
 		case "listen":
-			f.Listen = append(f.Listen, addresses(d.Args)...)
+			f.listen(d)
 		case "max_connections":
 			f.Config.Limits.Connections = number(d)
 		case "chunk_size":
-			f.Config.ChunkSize = number(d)
+			def(&f.Config.ChunkSize, number(d))
 		case "pid":
 			f.PID = d.Args[0]
+		case "rtmp":
+			for _, d := range d.Block {
+				switch d.Name {
+				case "listen":
+					f.listen(d)
+				case "chunk_size":
+					f.Config.ChunkSize = number(d)
+				}
+			}
 		case "rtmps":
 			f.RTMPS = rtmpsFile(d)
 		case "publish_auth":
@@ -137,16 +192,13 @@ func ParseConfig(name string, src []byte) (*File, error) {
 				return nil, err
 			}
 			f.Config.Vhosts[d.Args[0]] = v
-			if b, ok := v.Resolver.(*HTTPResolver); ok {
-				f.backends[d.Args[0]] = b.URL
-			}
 			f.httpHooks(d)
 		}
 	}
-	if len(f.Listen) == 0 {
-		f.Listen = []string{":1935"}
+	f.Config.Addr = noAddr
+	if len(f.Listen) > 0 {
+		f.Config.Addr = f.Listen[0]
 	}
-	f.Config.Addr = f.Listen[0]
 	if f.HTTPHooks != nil {
 		f.hookDefaults()
 		if err := f.HTTPHooks.Validate(); err != nil {
@@ -154,6 +206,7 @@ func ParseConfig(name string, src []byte) (*File, error) {
 		}
 		f.Config.Hooks = f.HTTPHooks.Hooks()
 	}
+	f.findWarnings(tree)
 	return f, nil
 }
 
@@ -163,8 +216,8 @@ func ParseConfig(name string, src []byte) (*File, error) {
 // is not lost, such as the answers for LastGood, nor what the host has made of
 // them in old.Config, and Server.Reload asks no backend that is the same.
 func (f *File) Inherit(old *File) {
-	for name, url := range f.backends {
-		if before, ok := listedVhost(old.backends, name); ok && old.backends[before] == url {
+	for name, is := range f.backends {
+		if before, ok := listedVhost(old.backends, name); ok && old.backends[before] == is {
 			v := f.Config.Vhosts[name]
 			v.Resolver = old.Config.Vhosts[before].Resolver
 			f.Config.Vhosts[name] = v
@@ -186,8 +239,21 @@ func (f *File) ignore(pos conf.Position, what string) {
 	f.Ignored = append(f.Ignored, fmt.Sprintf("%s: %s", pos, what))
 }
 
-func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
-	for _, d := range d.Block {
+func (f *File) warn(pos conf.Position, text string) {
+	f.Warnings = append(f.Warnings, fmt.Sprintf("%s: %s", pos, text))
+}
+
+// listen adds addresses to listen on, each once.
+func (f *File) listen(d *conf.Directive) {
+	for _, a := range addresses(d.Args) {
+		if !slices.Contains(f.Listen, a) {
+			f.Listen = append(f.Listen, a)
+		}
+	}
+}
+
+func (f *File) vhost(vhost *conf.Directive) (v Vhost, err error) {
+	for _, d := range vhost.Block {
 		switch d.Name {
 		case "enabled":
 			v.Disabled = !on(d)
@@ -198,7 +264,7 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 				f.ignore(d.Pos, "tcp_nodelay off: what belongs together leaves in one write anyway")
 			}
 		case "forward":
-			if v.Resolver, err = forwardResolver(d); err != nil {
+			if err := f.forward(vhost.Args[0], d, &v); err != nil {
 				return v, err
 			}
 		case "play":
@@ -209,7 +275,9 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 				case "queue_length":
 					v.MaxLatency = orNone(time.Duration(number(d)) * time.Second)
 				case "mw_latency":
-					v.MergeWindow = milliseconds(d)
+					if v.MergeWindow = milliseconds(d); v.MergeWindow > maxMergeWindow {
+						return v, valueError(d, 0, "mw_latency", fmt.Errorf("mw_latency is %v, expected at most %v", v.MergeWindow, maxMergeWindow))
+					}
 				case "end_players":
 					v.EndPlayers = on(d)
 				case "player_wait":
@@ -233,17 +301,16 @@ func (f *File) vhost(d *conf.Directive) (v Vhost, err error) {
 			}
 		}
 	}
-	if v.MergeWindow > maxMergeWindow {
-		return v, fmt.Errorf("%s: vhost %s: mw_latency is %v, expected at most %v", d.Pos, d.Args[0], v.MergeWindow, maxMergeWindow)
-	}
 	return v, nil
 }
 
-// forwardResolver makes the resolver of a forward block.
-func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
+// forward reads the forward block of a vhost.
+func (f *File) forward(name string, d *conf.Directive, v *Vhost) error {
 	var enabled bool
 	to := static{}
 	var backend *HTTPResolver
+	var is backendFile
+	v.Resolver = to
 	for _, d := range d.Block {
 		switch d.Name {
 		case "enabled":
@@ -252,24 +319,76 @@ func forwardResolver(d *conf.Directive) (DestinationResolver, error) {
 			for i, u := range d.Args {
 				t, err := parseTemplate(destination(u, d.Block), requestVars, requestVarNames)
 				if err != nil {
-					return nil, fmt.Errorf("%s: %w", d.ArgPos(i), err)
+					return valueError(d, i, "destination", err)
 				}
 				to = append(to, t)
 			}
 		case "backend":
 			backend = &HTTPResolver{URL: d.Args[0]}
 			if err := backend.Validate(); err != nil {
-				return nil, fmt.Errorf("%s: %w", d.ArgPos(0), err)
+				return fmt.Errorf("%s: %w", d.ArgPos(0), err)
+			}
+			is.url = d.Args[0]
+		case "timeout_ms":
+			is.timeout = milliseconds(d)
+		case "refresh_ms":
+			v.RefreshInterval = milliseconds(d)
+		}
+	}
+	if backend != nil {
+		backend.Timeout = is.timeout
+		for _, d := range d.Block {
+			if d.Name == "on_failure" {
+				is.onFailure = d.Args[0]
+				var err error
+				if backend.OnFailure, err = failureOf(d, is.timeout); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	switch {
 	case !enabled:
-		return static{}, nil
 	case backend != nil:
-		return backend, nil
+		v.Resolver = backend
+		f.backends[name] = is
+	default:
+		v.Resolver = to
 	}
-	return to, nil
+	return nil
+}
+
+// failureOf is what on_failure says.
+func failureOf(d *conf.Directive, timeout time.Duration) (FailurePolicy, error) {
+	switch v := d.Args[0]; {
+	case v == "closed":
+		return FailClosed, nil
+	case v == "open":
+		return FailOpen, nil
+	case v == "last_good":
+		return LastGood, nil
+	case strings.HasPrefix(v, "http://"), strings.HasPrefix(v, "https://"):
+		h := &HTTPResolver{URL: v, Timeout: timeout}
+		if err := h.Validate(); err != nil {
+			return nil, fmt.Errorf("%s: %w", d.ArgPos(0), err)
+		}
+		return Fallback(h), nil
+	default:
+		t, err := parseTemplate(Destination{URL: v}, requestVars, requestVarNames)
+		if err != nil {
+			return nil, valueError(d, 0, "destination", err)
+		}
+		return Fallback(static{t}), nil
+	}
+}
+
+// valueError is the error of a value, without the words of err where these would
+// show what is not in the file.
+func valueError(d *conf.Directive, i int, what string, err error) error {
+	if from := d.Origin(i); from != "" {
+		return fmt.Errorf("%s: %s is no %s that can be used", d.ArgPos(i), from, what)
+	}
+	return fmt.Errorf("%s: %w", d.ArgPos(i), err)
 }
 
 // destination is that of a URL with the options in a block, which may be nil.
@@ -336,6 +455,8 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 		for _, d := range d.Block {
 			if d.Name == "enabled" {
 				enabled = on(d)
+			} else if d.Name == "timeout_ms" {
+				urls.Timeout = milliseconds(d)
 			} else if event := events[d.Name]; event != nil {
 				*event = append(*event, d.Args...)
 			}

@@ -114,7 +114,8 @@ type HTTPResolver struct {
 	Secret Secret
 
 	// Untrusted has all its URLs checked as if the publisher had named
-	// them, for a backend that is not the operator's.
+	// them, for a backend that is not the operator's. So are those of an
+	// HTTPResolver that is its Fallback.
 	Untrusted bool
 
 	// Logger gets what is said of a backend that fails, a warning for each
@@ -366,6 +367,12 @@ func (f fallback) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRe
 	ds, ttl, ferr := resolveTTL(ctx, f.resolver, req)
 	if ferr != nil {
 		return nil, 0, fmt.Errorf("%w; instead of %w", ferr, err)
+	}
+	if _, ok := f.resolver.(*HTTPResolver); ok && h.Untrusted {
+		ds = slices.Clone(ds)
+		for i := range ds {
+			ds[i].Untrusted = true
+		}
 	}
 	return ds, ttl, nil
 }

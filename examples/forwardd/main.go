@@ -44,6 +44,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
@@ -120,6 +122,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if o.test {
 		for _, s := range conf.Ignored {
 			fmt.Fprintln(stdout, "ignored:", s)
+		}
+		for _, s := range conf.Warnings {
+			fmt.Fprintln(stdout, "warning:", s)
 		}
 		fmt.Fprintln(stdout, o.file+": ok")
 		return 0
@@ -207,6 +212,9 @@ func load(o options) (*config, error) {
 	if err := file.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.file, err)
 	}
+	if len(file.Listen) == 0 && (file.RTMPS == nil || len(file.RTMPS.Listen) == 0) {
+		return nil, fmt.Errorf("%s: no address to listen on: expected listen, or rtmps that is on and has one", o.file)
+	}
 	// The file has no words for these.
 	file.Config.AllowNetworks, file.Config.AllowPorts = o.allow, o.ports
 	for _, v := range file.Config.Vhosts {
@@ -237,11 +245,12 @@ func hintAllow(f *forward.Forwarder, _ forward.State, err error) {
 
 // daemon is what runs as a file says.
 type daemon struct {
-	log  *slog.Logger
-	opts options
-	conf *config
-	srv  *forward.Server
-	cert atomic.Pointer[tls.Certificate]
+	log   *slog.Logger
+	opts  options
+	first *config // that it was started with, and what only a restart changes
+	conf  *config // read last
+	srv   *forward.Server
+	cert  atomic.Pointer[tls.Certificate]
 }
 
 // serve serves until ctx ends or a listener fails.
@@ -250,9 +259,9 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	d := &daemon{log: log, opts: o, conf: conf}
+	d := &daemon{log: log, opts: o, first: conf, conf: conf}
 	d.cert.Store(conf.cert)
-	d.warnIgnored()
+	d.warn()
 	listeners, err := d.listen()
 	defer func() {
 		for _, l := range listeners {
@@ -270,30 +279,30 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 	}
 
 	d.srv = forward.NewServer(conf.Config)
-	failed := make(chan error, len(listeners))
+	serving, ended := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls)
-		go func() { failed <- d.srv.Serve(l) }()
+		serving.Go(func() error { return d.srv.Serve(l) })
 	}
 	d.warnOpen(listeners)
-	for ended := false; !ended; {
+	for ended.Err() == nil {
 		select {
 		case <-hup:
 			d.reload(listeners)
-		case <-ctx.Done():
-			log.Info("shutting down", "grace", o.grace)
-			ended = true
-		case err = <-failed:
-			ended = true
+		case <-ended.Done():
 		}
 	}
+	log.Info("shutting down", "grace", o.grace)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.grace)
 	defer cancel()
 	if d.srv.Shutdown(end) != nil {
 		log.Warn("cut off what has not ended in time")
 	}
 	d.srv.Close()
-	return err
+	if err := serving.Wait(); !errors.Is(err, forward.ErrServerClosed) {
+		return err
+	}
+	return nil
 }
 
 // reload reads the file again and changes what differs.
@@ -302,49 +311,64 @@ func (d *daemon) reload(listeners []listener) {
 	if err == nil {
 		conf.Inherit(d.conf.File)
 		next := conf.Config
-		next.Addr = d.conf.Config.Addr // as Listen, which is named below
+		next.Addr = d.first.Config.Addr // as Listen, which is named below
 		err = d.srv.Reload(next)
 	}
 	if err != nil {
 		d.log.Error("not reloaded, nothing has changed", "err", err)
 		return
 	}
-	changed, restart := changes(d.conf.File, conf.File)
+	changed := changes(d.conf.File, conf.File)
 	if conf.cert != nil {
 		d.cert.Store(conf.cert)
 	}
 	d.conf = conf
 	d.log.Info("reloaded", "changed", changed)
-	if len(restart) > 0 {
+	if restart := needRestart(d.first.File, conf.File); len(restart) > 0 {
 		d.log.Warn("needs a restart", "directives", restart)
 	}
-	d.warnIgnored()
+	d.warn()
 	d.warnOpen(listeners)
 }
 
-// changes names what differs between two readings of the file, and what of it
-// takes effect only with a restart.
-func changes(old, now *forward.File) (changed, restart []string) {
-	note := func(list *[]string, name string, old, now any) {
+// rtmps is what the file says of TLS.
+func rtmps(f *forward.File) (listen []string, files [2]string) {
+	if f.RTMPS == nil {
+		return nil, files
+	}
+	return f.RTMPS.Listen, [2]string{f.RTMPS.CertFile, f.RTMPS.KeyFile}
+}
+
+// needRestart names what the file says otherwise than what runs does, and only a
+// restart changes.
+func needRestart(running, now *forward.File) (directives []string) {
+	if !slices.Equal(running.Listen, now.Listen) {
+		directives = append(directives, "listen")
+	}
+	if running.PID != now.PID {
+		directives = append(directives, "pid")
+	}
+	was, _ := rtmps(running)
+	if is, _ := rtmps(now); !slices.Equal(was, is) {
+		directives = append(directives, "rtmps listen")
+	}
+	return directives
+}
+
+// changes names what differs between two readings of the file and has taken
+// effect.
+func changes(old, now *forward.File) (changed []string) {
+	note := func(name string, old, now any) {
 		if !reflect.DeepEqual(old, now) {
-			*list = append(*list, name)
+			changed = append(changed, name)
 		}
 	}
-	note(&restart, "listen", old.Listen, now.Listen)
-	note(&restart, "pid", old.PID, now.PID)
-	rtmps := func(f *forward.File) (listen []string, files [2]string) {
-		if f.RTMPS == nil {
-			return nil, files
-		}
-		return f.RTMPS.Listen, [2]string{f.RTMPS.CertFile, f.RTMPS.KeyFile}
-	}
-	wasListen, wasFiles := rtmps(old)
-	listen, files := rtmps(now)
-	note(&restart, "rtmps listen", wasListen, listen)
-	note(&changed, "rtmps certificate", wasFiles, files)
-	note(&changed, "max_connections", old.Config.Limits, now.Config.Limits)
-	note(&changed, "publish_auth", [2]any{old.Config.PublishAuthMethod, old.Users}, [2]any{now.Config.PublishAuthMethod, now.Users})
-	note(&changed, "chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)
+	_, wasFiles := rtmps(old)
+	_, files := rtmps(now)
+	note("rtmps certificate", wasFiles, files)
+	note("max_connections", old.Config.Limits, now.Config.Limits)
+	note("publish_auth", [2]any{old.Config.PublishAuthMethod, old.Users}, [2]any{now.Config.PublishAuthMethod, now.Users})
+	note("chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)
 
 	hooks := func(f *forward.File, vhost string) forward.HTTPHookURLs {
 		if f.HTTPHooks == nil {
@@ -366,12 +390,16 @@ func changes(old, now *forward.File) (changed, restart []string) {
 			changed = append(changed, "vhost "+name)
 		}
 	}
-	return changed, restart
+	return changed
 }
 
-func (d *daemon) warnIgnored() {
+// warn tells what the file says in vain, or hardly means so.
+func (d *daemon) warn() {
 	for _, s := range d.conf.Ignored {
 		d.log.Warn("configuration ignored", "directive", s)
+	}
+	for _, s := range d.conf.Warnings {
+		d.log.Warn("configuration", "warning", s)
 	}
 }
 

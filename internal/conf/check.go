@@ -23,12 +23,14 @@ type Ignored struct {
 // Check compares f with the directives there are. The directives done are:
 //
 //	listen ADDRESS…; max_connections N; chunk_size BYTES; pid PATH;
+//	rtmp { listen ADDRESS…; chunk_size BYTES; }
 //	rtmps { enabled; listen ADDRESS…; key PATH; cert PATH; }
 //	publish_auth { enabled; method adobe|llnw; user NAME PASSWORD; }
 //	vhost NAME {
 //	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
 //	    forward {
-//	        enabled; backend URL;
+//	        enabled; backend URL; timeout_ms, refresh_ms MILLISECONDS;
+//	        on_failure closed|open|last_good|URL|DESTINATION;
 //	        destination DESTINATION…;
 //	        destination DESTINATION {
 //	            stream_key KEY; user NAME PASSWORD; profile PROFILE;
@@ -46,16 +48,21 @@ type Ignored struct {
 //	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS;
 //	              grace MILLISECONDS; grace_unpublish on|off; takeover on|off; }
 //	    http_hooks { enabled; on_connect URL…; on_close, on_publish,
-//	                 on_unpublish, on_play, on_stop likewise; }
+//	                 on_unpublish, on_play, on_stop likewise;
+//	                 timeout_ms MILLISECONDS; }
 //	}
 //
 // Those with "…" take several values and may be given several times, which adds
 // to their values, and both forms of destination may follow one another; the
 // user of publish_auth may be given several times, with other names; of any
 // other a second one in the same block is an error, and so is a second vhost of
-// a name. publish_auth, grace, grace_unpublish, takeover, end_players, player_wait
-// and the block of a destination are this module's own, all else is SRS's. The names in that block are those of the
-// control handler, but for user.
+// a name. publish_auth, grace, grace_unpublish, takeover, end_players,
+// player_wait, timeout_ms, refresh_ms, on_failure and the block of a destination
+// are this module's own, all else is SRS's. The names in that block are those of
+// the control handler, but for user.
+//
+// What include, ${NAME}, NAME_file and SRS's variables stand for is put in
+// before, by Load.
 //
 // What SRS has beyond these (to its version 7, with the older spellings it still
 // reads) is returned in ignored, in the file's order; what is inside it is not
@@ -106,6 +113,8 @@ var (
 	address      = &value{expected: "a port, host:port or [ipv6]:port", valid: isAddress}
 	destination  = &value{expected: "host, host:port, [ipv6]:port, or an rtmp:// or rtmps:// URL", valid: isDestination, secret: true}
 	httpURL      = &value{expected: "an http:// or https:// URL", valid: isHTTPURL, secret: true}
+	onFailure    = &value{expected: `"closed", "open", "last_good", an http:// or https:// URL, or a destination`, valid: isFailure, secret: true}
+	refresh      = integer("whole milliseconds", 1000, 1<<31-1)
 )
 
 // The options of a destination: what Destination.Validate accepts of each.
@@ -131,6 +140,7 @@ var (
 			"max_connections": {value: connections},
 			"chunk_size":      {value: chunkSize},
 			"pid":             {value: path},
+			"rtmp":            {block: rtmp},
 			"rtmps":           {block: rtmps},
 			"publish_auth":    {block: publishAuth},
 			"vhost":           {value: name, named: true, noCase: true, block: vhost},
@@ -138,12 +148,19 @@ var (
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
 			disable_daemon_for_docker empty_ip_ok exporter ff_log_dir ff_log_level
 			first_wait_for_qlv force_grace_quit grace_final_wait grace_start_wait
-			heartbeat http_api http_server http_stream in_docker include
+			heartbeat http_api http_server http_stream in_docker
 			inotify_auto_reload is_full pithy_print_ms query_latest_version
-			rtc_server rtmp rtsp_server server_id srs_log_file srs_log_level
+			rtc_server rtsp_server server_id srs_log_file srs_log_level
 			srs_log_level_v2 srs_log_tank srt_server stats stream_caster
 			tcmalloc_release_rate tencentcloud_apm tencentcloud_cls threads
 			utc_time work_dir`),
+	}
+	rtmp = &context{
+		name: "rtmp",
+		done: map[string]rule{
+			"listen":     {value: address, many: true},
+			"chunk_size": {value: chunkSize},
+		},
 	}
 	rtmps = &context{
 		name: "rtmps",
@@ -153,7 +170,6 @@ var (
 			"key":     {value: path},
 			"cert":    {value: path},
 		},
-		ignored: names("include"),
 	}
 	publishAuth = &context{
 		name: "publish_auth",
@@ -174,13 +190,13 @@ var (
 			"publish":     {block: publish},
 			"http_hooks":  {block: httpHooks},
 		},
-		// The second list is of names that SRS has since moved into blocks.
+		// The second list is of names that SRS has since moved into blocks, but
+		// for those that Load moves, too.
 		ignored: names(`bandcheck cluster dash dvr exec hds hls http_remux
-			http_static in_ack_size include ingest min_latency out_ack_size refer
+			http_static in_ack_size ingest min_latency out_ack_size refer
 			rtc rtsp security srt transcode`,
-			`atc atc_auto debug_srs_upnode gop_cache gop_cache_max_frames http
-			mix_correct mode mr mw_latency nack origin publish_1stpkt_timeout
-			publish_normal_timeout queue_length reduce_sequence_header refer_play
+			`atc atc_auto debug_srs_upnode gop_cache_max_frames http
+			mix_correct mode mr nack origin reduce_sequence_header refer_play
 			refer_publish send_min_interval time_jitter token_traverse twcc vhost`),
 	}
 	forward = &context{
@@ -189,8 +205,10 @@ var (
 			"enabled":     {value: onOff},
 			"destination": {value: destination, many: true, options: destinationOptions},
 			"backend":     {value: httpURL},
+			"timeout_ms":  {value: timeLimit},
+			"refresh_ms":  {value: refresh},
+			"on_failure":  {value: onFailure},
 		},
-		ignored: names("include"),
 	}
 	destinationOptions = &context{
 		name: "destination",
@@ -225,7 +243,7 @@ var (
 			"end_players":  {value: onOff},
 			"player_wait":  {value: milliseconds},
 		},
-		ignored: names(`atc atc_auto gop_cache_max_frames include mix_correct mw_msgs
+		ignored: names(`atc atc_auto gop_cache_max_frames mix_correct mw_msgs
 			reduce_sequence_header send_min_interval time_jitter`),
 	}
 	publish = &context{
@@ -237,7 +255,7 @@ var (
 			"grace_unpublish":  {value: onOff},
 			"takeover":         {value: onOff},
 		},
-		ignored: names("include kickoff_for_idle mr mr_latency parse_sps try_annexb_first"),
+		ignored: names("kickoff_for_idle mr mr_latency parse_sps try_annexb_first"),
 	}
 	httpHooks = &context{
 		name: "http_hooks",
@@ -249,11 +267,12 @@ var (
 			"on_unpublish": {value: httpURL, many: true},
 			"on_play":      {value: httpURL, many: true},
 			"on_stop":      {value: httpURL, many: true},
+			"timeout_ms":   {value: timeLimit},
 		},
-		ignored: names("include on_dvr on_hls on_hls_notify"),
+		ignored: names("on_dvr on_hls on_hls_notify"),
 	}
 
-	contexts = []*context{topLevel, rtmps, publishAuth, vhost, forward, destinationOptions, play, publish, httpHooks}
+	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, vhost, forward, destinationOptions, play, publish, httpHooks}
 )
 
 func names(lists ...string) map[string]bool {
@@ -318,7 +337,9 @@ func (r rule) check(d *Directive) error {
 		var v *value
 		if most > 0 {
 			v = values[min(i, len(values)-1)]
-			if v.secret {
+			if o := d.Origin(i); o != "" {
+				found = o
+			} else if v.secret {
 				found = fmt.Sprintf("value %d of %s", i+1, d.Name)
 			}
 		}
@@ -362,6 +383,9 @@ func once(seen map[string]*Directive, d *Directive, r rule) error {
 		}
 		key += " " + name
 		found = fmt.Sprintf("a second %s %q", d.Name, d.Args[0])
+		if o := d.Origin(0); o != "" {
+			found = fmt.Sprintf("a second %s of that name: %s", d.Name, o)
+		}
 	}
 	first, again := seen[key]
 	if again && !r.many {
@@ -560,6 +584,10 @@ func isHostPort(s string) bool {
 	}
 	host, port, err := net.SplitHostPort(s)
 	return err == nil && isPort(port) && port != "0" && isHost(host, bracketed)
+}
+
+func isFailure(s string) bool {
+	return s == "closed" || s == "open" || s == "last_good" || isHTTPURL(s) || isDestination(s)
 }
 
 func isHTTPURL(s string) bool {

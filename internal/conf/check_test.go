@@ -88,13 +88,13 @@ vhost other { enabled off; }
 func TestCheckReportsIgnoredInOrder(t *testing.T) {
 	const src = `daemon off;
 http_server { listen nonsense; whatever { } }
-include a.conf;
+heartbeat { }
 vhost a {
 	hls { no_such_word; }
 	play { mw_msgs 8; gop_cache on; }
 	ingest one { } ingest two { }
 	http_hooks { on_dvr x; }
-	gop_cache off;
+	gop_cache_max_frames 9;
 }`
 	ignored, err := check(t, src)
 	require.NoError(t, err)
@@ -103,8 +103,8 @@ vhost a {
 		got = append(got, i.Name+" "+i.Pos.String())
 	}
 	require.Equal(t, []string{
-		"daemon srs.conf:1:1", "http_server srs.conf:2:1", "include srs.conf:3:1", "hls srs.conf:5:2",
-		"mw_msgs srs.conf:6:9", "ingest srs.conf:7:2", "ingest srs.conf:7:17", "on_dvr srs.conf:8:15", "gop_cache srs.conf:9:2",
+		"daemon srs.conf:1:1", "http_server srs.conf:2:1", "heartbeat srs.conf:3:1", "hls srs.conf:5:2",
+		"mw_msgs srs.conf:6:9", "ingest srs.conf:7:2", "ingest srs.conf:7:17", "on_dvr srs.conf:8:15", "gop_cache_max_frames srs.conf:9:2",
 	}, got)
 }
 

@@ -6,7 +6,7 @@
 // the start of a word begins a comment that ends with the line. A word that
 // holds white space or one of ; { } # is written '…' or "…", where \\, \" and
 // \' stand for the character after the backslash; any other backslash is
-// itself.
+// itself. ${NAME} needs no quotes. Words are UTF-8, comments may be anything.
 package conf
 
 import (
@@ -33,6 +33,9 @@ type File struct {
 	// offsets has, for each directive in turn, where its values start and
 	// then where its ";" or "{" is.
 	offsets []int32
+	// from is for the file of a single directive whose values come from
+	// elsewhere: see Directive.Origin.
+	from []string
 }
 
 // Directive is a name, its values and, if it ends in one, its block.
@@ -46,13 +49,17 @@ type Directive struct {
 	// Pos is where Name starts.
 	Pos Position
 
-	file  *File
-	first int // index in file.offsets of the first value
+	file  *File // without src where no file has it
+	first int   // index in file.offsets of the first value
 }
 
 // ArgPos is where Args[i] starts; for i == len(Args) it is where the ";" or "{"
-// is. Its cost grows with the file: it is meant for errors.
+// is. Its cost grows with the file: it is meant for errors. For what stands in
+// no file it is Pos.
 func (d *Directive) ArgPos(i int) Position {
+	if d.file.offsets == nil {
+		return d.Pos
+	}
 	return d.file.position(int(d.file.offsets[d.first+i]))
 }
 
@@ -63,8 +70,20 @@ type Position struct {
 	Line, Column int
 }
 
-// String is "file:line:column".
+// Origin says where Args[i] comes from if not from the file itself, such as
+// `what "${KEY}" stands for`; else it is empty. Such a value is not to be shown.
+func (d *Directive) Origin(i int) string {
+	if i < len(d.file.from) {
+		return d.file.from[i]
+	}
+	return ""
+}
+
+// String is "file:line:column", or File alone where there is no line.
 func (p Position) String() string {
+	if p.Line == 0 {
+		return p.File
+	}
 	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 }
 
@@ -89,14 +108,6 @@ func Parse(file string, src []byte) (*File, error) {
 		return nil, f.fault(0, fmt.Sprintf("a file of %d bytes", len(src)), fmt.Sprintf("at most %d", MaxFileSize))
 	}
 	f.src = string(bytes.TrimPrefix(src, []byte("\ufeff")))
-	for i, r := range f.src {
-		if r != utf8.RuneError {
-			continue
-		}
-		if _, size := utf8.DecodeRuneInString(f.src[i:]); size == 1 {
-			return nil, f.fault(i, fmt.Sprintf("byte 0x%02x", f.src[i]), "UTF-8 text")
-		}
-	}
 	p := newParser(f)
 	root, err := p.block(0)
 	if err != nil {
@@ -259,12 +270,32 @@ func (p *parser) next() (token, error) {
 	if fault != nil {
 		return t, p.f.fault(t.offset, fault.found, fault.expected)
 	}
+	if t.kind == word { // a comment is in any encoding
+		if i := invalidUTF8(p.f.src[t.offset:p.lex.offset]); i >= 0 {
+			i += t.offset
+			return t, p.f.fault(i, fmt.Sprintf("byte 0x%02x", p.f.src[i]), "UTF-8 text")
+		}
+	}
 	if t.kind != lineEnd && t.kind != fileEnd {
 		if p.tokens++; p.tokens > MaxTokens {
 			return t, p.f.fault(t.offset, t.kind.String(), fmt.Sprintf("end of file: at most %d words and signs", MaxTokens))
 		}
 	}
 	return t, nil
+}
+
+// invalidUTF8 is where the first byte stands that is part of no character, or
+// negative.
+func invalidUTF8(s string) int {
+	for i, r := range s {
+		if r != utf8.RuneError {
+			continue
+		}
+		if _, size := utf8.DecodeRuneInString(s[i:]); size == 1 {
+			return i
+		}
+	}
+	return -1
 }
 
 // advance is File.position for offsets that only grow. It looks at each
@@ -333,11 +364,38 @@ func (l *lexer) next() (token, *lexFault) {
 	}
 	t.kind = word
 	t.text = l.src[t.offset:]
-	if n := strings.IndexAny(t.text, delimiters); n >= 0 {
-		t.text = t.text[:n]
+	for end := 0; ; {
+		n := strings.IndexAny(t.text[end:], delimiters)
+		if n < 0 {
+			break
+		}
+		end += n
+		if more := variableEnd(t.text[:end], t.text[end:]); more > 0 {
+			end += more
+			continue
+		}
+		t.text = t.text[:end]
+		break
 	}
 	l.offset += len(t.text)
 	return t, nil
+}
+
+// variableEnd is how much of s, which follows a part of a word, belongs to it as
+// the rest of a ${NAME}.
+func variableEnd(word, s string) int {
+	if s[0] != '{' || !strings.HasSuffix(word, "$") {
+		return 0
+	}
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '}':
+			return i + 1
+		case c != '_' && (c < '0' || '9' < c) && (c < 'a' || 'z' < c) && (c < 'A' || 'Z' < c):
+			return 0
+		}
+	}
+	return 0
 }
 
 // delimiters end a word.
