@@ -224,3 +224,28 @@ func TestRedactBackend(t *testing.T) {
 		require.Equal(t, want, redactBackend(in), in)
 	}
 }
+
+// Who is refused for its vhost, and the log, are told which, and the log once.
+func TestNoSuchVhostIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log warnings
+		dest := newServer(t, Config{Vhosts: map[string]Vhost{"a": {}}, Logger: log.logger()})
+		lost := make(chan error, 10)
+		src := newServer(t, Config{Dial: dialTo(dest), Hooks: Hooks{OnForward: func(_ *Forwarder, s State, err error) {
+			if s == StateWaiting {
+				lost <- err
+			}
+		}}})
+		p := publish(t, src, "live", canary)
+		_, err := p.Source().Forward(Destination{URL: "rtmp://nobody.example/live/" + canary})
+		require.NoError(t, err)
+		require.ErrorContains(t, <-lost, `no such vhost: "nobody.example"`)
+		p.Close()
+		<-p.Source().Done()
+		synctest.Wait()
+		lines := log.take("no such vhost")
+		require.Len(t, lines, 1)
+		require.Equal(t, 1, strings.Count(lines[0], "no such vhost"), lines[0])
+		require.Contains(t, lines[0], "nobody.example")
+	})
+}

@@ -166,7 +166,9 @@ type Destination struct {
 	TLSConfig *tls.Config
 
 	// Fingerprint is the SHA-256 of the server's public key
-	// (SubjectPublicKeyInfo) in hex; colons and case do not matter. If set,
+	// (SubjectPublicKeyInfo) in hex, which the README shows how to compute;
+	// colons and case do not matter. The error of another key has its hash.
+	// If set,
 	// a certificate with this key is accepted, whoever signed it, and no
 	// other is.
 	Fingerprint string

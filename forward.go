@@ -969,7 +969,9 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 	}
 	vhost, ok := cfg.resolveVhost(r.Vhost, r.Host)
 	if !ok {
-		return nil, errNoVhost
+		named := r.Vhost
+		def(&named, r.Host)
+		return nil, fmt.Errorf("%w: %.100q", errNoVhost, named)
 	}
 	return &PublishRequest{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
@@ -1057,7 +1059,12 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 func (c *conn) refused(command, code, description string, cause error) error {
 	var st *StatusError
 	if !errors.As(cause, &st) {
-		return fmt.Errorf("%w (%w)", &rtmp.StatusError{Command: command, Code: code, Description: description}, cause)
+		told := &rtmp.StatusError{Command: command, Code: code, Description: description}
+		both := fmt.Errorf("%w (%w)", told, cause)
+		if strings.Contains(description, cause.Error()) { // the log has it once
+			return hidden{both, told.Error()}
+		}
+		return both
 	}
 	told := &rtmp.StatusError{Command: command, Code: st.Code, Description: st.Description}
 	def(&told.Code, code)

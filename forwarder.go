@@ -1074,7 +1074,7 @@ func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 			sum := sha256.Sum256(spki(cs.PeerCertificates[0]))
 			if subtle.ConstantTimeCompare(sum[:], pin) != 1 {
-				return errPin
+				return fmt.Errorf("%w: the SHA-256 of its key is %x", errPin, sum)
 			}
 			return nil
 		}

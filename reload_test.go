@@ -403,7 +403,7 @@ vhost c { forward { enabled on; destination c; } }
 	require.Same(t, a.Resolver, same.Config.Vhosts["a"].Resolver)
 	require.IsType(t, ttlFunc(nil), same.Config.Vhosts["b"].Resolver, "as the host has wrapped it")
 	require.Same(t, old.HTTPHooks, same.HTTPHooks)
-	require.Equal(t, "http://b/", same.backends["b"], "to be inherited again")
+	require.Equal(t, backendFile{url: "http://b/"}, same.backends["b"], "to be inherited again")
 
 	other := parse(strings.NewReplacer("http://a/", "http://x/", "http://h/", "http://y/").Replace(text))
 	other.Inherit(old)

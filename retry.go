@@ -117,7 +117,8 @@ func (f *Forwarder) lost(err *DestinationError, published bool, attempt int, ret
 	same := !published && retry >= 0 && cause == f.reports.cause
 	f.reports.cause = cause
 	f.mu.Unlock()
-	args := []any{"err", err, "attempt", attempt}
+	// The line names the destination already.
+	args := []any{"err", hidden{err, err.Op + ": " + err.Err.Error()}, "attempt", attempt}
 	switch {
 	case retry < 0:
 		f.report(slog.LevelWarn, "destination given up", args...)

@@ -108,7 +108,7 @@ func TestRTMPS(t *testing.T) {
 			op: "tls", text: "expired"},
 		{name: "pinned", server: func(*tls.Config) {}, sni: "dest.example",
 			dest: func(d *Destination) { d.TLSConfig, d.Fingerprint = nil, "right" }},
-		{name: "pinned, another key", server: func(*tls.Config) {}, sni: "dest.example", op: "tls", text: "Fingerprint",
+		{name: "pinned, another key", server: func(*tls.Config) {}, sni: "dest.example", op: "tls", text: "Fingerprint: the SHA-256 of its key is ",
 			dest: func(d *Destination) { d.Fingerprint = hex.EncodeToString(make([]byte, 32)) }},
 		{name: "client certificate", server: requireClient, sni: "dest.example",
 			dest: func(d *Destination) { d.ServerName = "client" }},

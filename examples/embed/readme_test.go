@@ -51,10 +51,12 @@ func TestReadmeShowsCodeThatCompiles(t *testing.T) {
 }
 
 func TestReadmeShowsConfigurationThatIsRead(t *testing.T) {
+	t.Setenv("YOUTUBE_KEY", "key")
 	for _, block := range blocks(t, "conf") {
 		file, err := forward.ParseConfig("README.md", []byte(block))
 		require.NoError(t, err)
 		require.Empty(t, file.Ignored)
+		require.Empty(t, file.Warnings)
 		require.NoError(t, file.Config.Validate())
 	}
 }

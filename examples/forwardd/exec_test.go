@@ -96,6 +96,9 @@ func (d *process) end(sig os.Signal) error {
 
 func (d *process) wait() error {
 	for d.lines.Scan() {
+		var entry map[string]any
+		require.NoError(d.t, json.Unmarshal(d.lines.Bytes(), &entry), d.lines.Text())
+		d.log = append(d.log, entry)
 	}
 	return d.cmd.Wait()
 }
@@ -305,11 +308,12 @@ func TestNamesTheFlagThatAllowsADestination(t *testing.T) {
 	for name, row := range map[string]struct {
 		args          []string
 		answer, param string
-		allow         string
+		allow, hint   string
 	}{
-		"metadata":             {nil, "rtmp://169.254.169.254:80/live/" + secretscan.Canary, "", "169.254.169.254/32"},
-		"named by a publisher": {[]string{"-allow", "private"}, "", "?forward=rtmp://127.0.0.1:19350/live/" + secretscan.Canary, "127.0.0.1/32"},
-		"backend not trusted":  {[]string{"-allow", "none", "-untrusted-backend"}, "rtmp://10.0.0.1/live/" + secretscan.Canary, "", "10.0.0.1/32"},
+		"metadata": {nil, "rtmp://169.254.169.254:80/live/" + secretscan.Canary, "", "169.254.169.254/32", "-allow private,loopback,169.254.169.254/32"},
+		"named by a publisher": {[]string{"-allow", "private"}, "", "?forward=rtmp://127.0.0.1:19350/live/" + secretscan.Canary,
+			"127.0.0.1/32", "-allow private,loopback"},
+		"backend not trusted": {[]string{"-allow", "none", "-untrusted-backend"}, "rtmp://10.0.0.1/live/" + secretscan.Canary, "", "10.0.0.1/32", "-allow private"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := start(t, write(t, `
@@ -320,10 +324,62 @@ vhost __defaultVhost__ { forward { enabled on; backend `+backendOf(t, row.answer
 			publish(t, forward.Destination{URL: "rtmp://" + master + "/live", StreamKey: forward.Secret(secretscan.Canary + row.param)})
 			hint := d.await("destination not allowed")
 			require.Equal(t, row.allow, hint["allow"])
-			require.Contains(t, hint["hint"], "-allow")
+			require.Equal(t, row.hint, hint["hint"])
 			require.NoError(t, d.end(syscall.SIGTERM))
+			for _, entry := range d.log {
+				require.NotContains(t, fmt.Sprint(entry), "Config.", "a word for programs")
+			}
 		})
 	}
+}
+
+// What needs a restart is what runs otherwise, however often the file is read.
+func TestRestartIsNeededForWhatRuns(t *testing.T) {
+	const text = "listen 127.0.0.1:0%s;\npid %s;\nvhost __defaultVhost__ { }\n"
+	pid := filepath.Join(t.TempDir(), "pid")
+	conf := write(t, fmt.Sprintf(text, "", pid))
+	d := start(t, conf)
+	d.await("listening")
+	hangup := func(more, pid string) {
+		require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, text, more, pid), 0o600))
+		require.NoError(t, d.cmd.Process.Signal(syscall.SIGHUP))
+		require.Empty(t, d.await("reloaded")["changed"])
+	}
+	for range 2 {
+		hangup(" [::1]:0", pid)
+		require.Equal(t, []any{"listen"}, d.await("needs a restart")["directives"])
+	}
+	hangup("", pid+"2")
+	require.Equal(t, []any{"pid"}, d.await("needs a restart")["directives"])
+	hangup("", pid) // as it runs
+	before := len(d.log)
+	require.NoError(t, d.end(syscall.SIGTERM))
+	for _, entry := range d.log[before:] {
+		require.NotEqual(t, "needs a restart", entry["msg"])
+	}
+}
+
+// A file of SRS 7, and one with TLS alone: nothing else is listened on.
+func TestListensWhereTheFileSays(t *testing.T) {
+	d := start(t, write(t, "rtmp { listen 127.0.0.1:0; chunk_size 4096; }\n"))
+	require.Contains(t, d.await("listening")["addr"], "127.0.0.1:")
+	require.NoError(t, d.end(syscall.SIGTERM))
+	require.Equal(t, 1, d.count("listening"))
+
+	cert, key, _ := certificate(t)
+	d = start(t, write(t, fmt.Sprintf("rtmps { enabled on; listen 127.0.0.1:0; cert %s; key %s; }\n", cert, key)))
+	require.Equal(t, true, d.await("listening")["tls"])
+	require.NoError(t, d.end(syscall.SIGTERM))
+	require.Equal(t, 1, d.count("listening"))
+}
+
+func (d *process) count(msg string) (n int) {
+	for _, entry := range d.log {
+		if entry["msg"] == msg {
+			n++
+		}
+	}
+	return n
 }
 
 // A destination that takes nothing does not hold up the end.

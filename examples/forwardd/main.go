@@ -73,25 +73,28 @@ type options struct {
 	allow   []netip.Prefix
 	ports   []uint16
 	strict  bool
+
+	allowed string // allow as it was given
 }
 
 // run serves until ctx ends, and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o := options{allow: append(forward.PrivateNetworks(), thisMachine...)}
+	o := options{allow: append(forward.PrivateNetworks(), thisMachine...), allowed: "private,loopback"}
 	flags := flag.NewFlagSet("forwardd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.file, "c", "", "configuration `file`")
 	flags.BoolVar(&o.test, "t", false, "check the configuration file and exit")
 	flags.DurationVar(&o.grace, "grace", 5*time.Second, "how long the streams may take to end at the end")
 	flags.StringVar(&o.log, "log", "text", "log as `text or json`")
-	flags.Func("allow", "`networks` that publishers may name besides public ones, by way of a backend (Config.AllowNetworks):\n"+
+	flags.Func("allow", "`networks` that publishers may name besides public ones, by way of a backend:\n"+
 		"private, loopback, none or prefixes, separated by commas (default private,loopback);\n"+
 		"a prefix of link-local or metadata addresses allows it to a backend too",
 		func(s string) (err error) {
 			o.allow, err = networks(s)
+			o.allowed = s
 			return err
 		})
-	flags.Func("allow-ports", "`ports` below 1024 that publishers may name besides 443 (Config.AllowPorts), separated by commas",
+	flags.Func("allow-ports", "`ports` below 1024 that publishers may name besides 443, separated by commas",
 		func(s string) (err error) {
 			o.ports, err = ports(s)
 			return err
@@ -184,7 +187,7 @@ func ports(s string) ([]uint16, error) {
 }
 
 func logger(w io.Writer, o options) (*slog.Logger, error) {
-	h := &slog.HandlerOptions{Level: slog.LevelInfo}
+	h := &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: inOurWords}
 	if o.verbose {
 		h.Level = slog.LevelDebug
 	}
@@ -196,6 +199,18 @@ func logger(w io.Writer, o options) (*slog.Logger, error) {
 	}
 	return nil, fmt.Errorf("-log %s: expected text or json", o.log)
 }
+
+// inOurWords puts the flags of forwardd in the place of what an error of the
+// library names for programs.
+func inOurWords(_ []string, a slog.Attr) slog.Attr {
+	if err, ok := a.Value.Any().(error); ok {
+		a.Value = slog.StringValue(flagNames.Replace(err.Error()))
+	}
+	return a
+}
+
+var flagNames = strings.NewReplacer("Config.AllowNetworks holds", "-allow has", "Config.AllowPorts holds", "-allow-ports has",
+	"Config.AllowNetworks", "-allow", "Config.AllowPorts", "-allow-ports")
 
 // config is a file that has been checked, with what it refers to.
 type config struct {
@@ -222,7 +237,7 @@ func load(o options) (*config, error) {
 			backend.Untrusted = o.strict
 		}
 	}
-	file.Config.Hooks.OnForward = hintAllow
+	file.Config.Hooks.OnForward = o.hintAllow
 	conf := &config{File: file}
 	if r := file.RTMPS; r != nil {
 		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
@@ -236,11 +251,25 @@ func load(o options) (*config, error) {
 
 // hintAllow says which flag lets a destination be reached that a forwarder has
 // been refused, once for each forwarder.
-func hintAllow(f *forward.Forwarder, _ forward.State, err error) {
+func (o options) hintAllow(f *forward.Forwarder, _ forward.State, err error) {
 	var refused *forward.AddressError
 	if errors.As(err, &refused) && refused.Allow.IsValid() && f.Stats().Connects == 1 {
-		slog.Warn("destination not allowed", "addr", refused.Addr, "allow", refused.Allow, "hint", "-allow lets it be reached")
+		slog.Warn("destination not allowed", "addr", refused.Addr, "allow", refused.Allow, "hint", "-allow "+o.allowing(refused.Allow))
 	}
+}
+
+// allowing is what -allow must be to have a prefix, too.
+func (o options) allowing(p netip.Prefix) string {
+	word := p.String()
+	for name, networks := range map[string][]netip.Prefix{"private": forward.PrivateNetworks(), "loopback": thisMachine} {
+		if slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(p.Addr()) }) {
+			word = name
+		}
+	}
+	if o.allowed == "" || o.allowed == "none" {
+		return word
+	}
+	return o.allowed + "," + word
 }
 
 // daemon is what runs as a file says.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // write writes a configuration file.
@@ -37,6 +38,9 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		"syntax":           {[]string{"-c", write(t, "listen 1935;\nlisten 1936\n")}, "forward.conf:2:12: "},
 		"unknown word":     {[]string{"-c", write(t, "listen 1935;\n  lisden 1936;\n")}, "forward.conf:2:3: "},
 		"wrong also in -t": {[]string{"-t", "-c", write(t, "vhost v { forward { enabled maybe; } }\n")}, "forward.conf:1:29: "},
+		"no address":       {[]string{"-t", "-c", write(t, "vhost __defaultVhost__ { }\n")}, "forward.conf: no address to listen on: expected listen"},
+		"no such include":  {[]string{"-t", "-c", write(t, "listen 1935;\ninclude ./none.conf;\n")}, `forward.conf:2:9: found "./none.conf", expected a file that can be read`},
+		"unset variable":   {[]string{"-t", "-c", write(t, "listen ${FORWARDD_TEST_UNSET};\n")}, "forward.conf:1:8: found ${FORWARDD_TEST_UNSET}, which is not set"},
 		"no certificate":   {[]string{"-t", "-c", write(t, "rtmps { enabled on; listen 127.0.0.1:0; cert ./none.crt; key ./none.key; }\n")}, "forward.conf: rtmps: open ./none.crt"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -55,6 +59,21 @@ func TestCheckNamesWhatIsIgnored(t *testing.T) {
 	require.Equal(t, []string{
 		"ignored: " + conf + ":2:1: daemon",
 		"ignored: " + conf + ":4:5: hls",
+		conf + ": ok", "",
+	}, strings.Split(out.String(), "\n"))
+	require.Empty(t, errs.String())
+}
+
+func TestCheckWarns(t *testing.T) {
+	t.Setenv("FORWARDD_TEST_KEY", secretscan.Canary)
+	conf := write(t, "listen 1935;\ninclude more.conf;\n")
+	more := filepath.Join(filepath.Dir(conf), "more.conf")
+	require.NoError(t, os.WriteFile(more, []byte("vhost v { forward { destination 127.0.0.1 {\nstream_key ${FORWARDD_TEST_KEY}; } } }\n"), 0o600))
+	var out, errs bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"-t", "-c", conf}, &out, &errs))
+	require.Equal(t, []string{
+		"warning: " + more + `:1:11: forward has no "enabled on": nothing is forwarded`,
+		"warning: " + more + ":1:33: this is the server itself, which listens there (" + conf + ":1:8): a stream does not go to where it comes from",
 		conf + ": ok", "",
 	}, strings.Split(out.String(), "\n"))
 	require.Empty(t, errs.String())

@@ -32,11 +32,10 @@ func hook(turns int, do func(*http.Request) (*http.Response, error)) *Hook {
 
 // answering answers after a while, and notes how many ask at once at most.
 type answering struct {
-	after      time.Duration
-	dead       atomic.Bool
-	asked      atomic.Int64
-	now, most  atomic.Int64
-	perAddress sync.Map
+	after     time.Duration
+	dead      atomic.Bool
+	asked     atomic.Int64
+	now, most atomic.Int64
 }
 
 func (a *answering) do(r *http.Request) (*http.Response, error) {
