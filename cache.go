@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // maxAnswers is how many answers a cache keeps, the latest used ones.
@@ -100,7 +102,10 @@ func (c *cache) ask(ctx context.Context, q question, req *PublishRequest) (f *fl
 			f.panicked = fmt.Errorf("%v\n\n%s", v, stack())
 		}
 	}()
-	ds, ttl, err := resolveTTL(ctx, c.resolver, req)
+	var ds []Destination
+	var ttl time.Duration
+	var err error
+	hostcode.Call(func() { ds, ttl, err = resolveTTL(ctx, c.resolver, req) }) // here, too: this goroutine is waited for
 	f.answered = err == nil || ctx.Err() == nil
 	if f.err = err; err != nil {
 		return f

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // counting is a resolver that takes a second and counts the questions. It may
@@ -184,4 +186,16 @@ func TestAnswersKeepTheOnesUsedLast(t *testing.T) {
 	require.EqualValues(t, 1, a.ttl)
 	require.Equal(t, maxAnswers, s.used.Len())
 	require.Len(t, s.byKey, maxAnswers)
+}
+
+// What is asked for many is within the host's code as what is asked for one.
+func TestCachedAsksWithinHostCode(t *testing.T) {
+	var within bool
+	r := Cached(ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+		within = hostcode.Within()
+		return nil, nil
+	}), 0)
+	_, err := r.ResolveDestinations(t.Context(), seedRequest())
+	require.NoError(t, err)
+	require.True(t, within)
 }
