@@ -580,20 +580,23 @@ func TestLimitsOfDestinations(t *testing.T) {
 // A destination that takes nothing makes the log grow to its limits and no
 // further, whatever is published.
 func TestLimitsOfLog(t *testing.T) {
-	noKeyframes := forwardtest.Media{KeyframeInterval: time.Hour, AudioBitrate: -1}
+	one, many := forwardtest.Media{KeyframeInterval: time.Hour, AudioBitrate: -1}, forwardtest.Media{KeyframeInterval: time.Second, AudioBitrate: -1}
 	for _, row := range []struct {
 		name      string
 		cfg       Config
+		media     forwardtest.Media
 		messages  int
 		bytes     int
 		reach     bool // the limit of messages
 		lastFor   time.Duration
 		bytesFull bool
 	}{
-		{name: "MaxBytes", cfg: Config{MaxBytes: 200_000}, messages: 1000, bytes: 200_000, bytesFull: true, lastFor: 30 * time.Second},
-		{name: "MaxLatency", cfg: Config{MaxLatency: 2 * time.Second}, messages: 53, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
-		{name: "defaults", messages: 253, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
-		{name: "vhost", cfg: Config{Vhosts: map[string]Vhost{DefaultVhost: {MaxLatency: 3 * time.Second}}}, messages: 78, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "MaxBytes", cfg: Config{MaxBytes: 200_000}, media: one, messages: 1000, bytes: 200_000, bytesFull: true, lastFor: 30 * time.Second},
+		{name: "MaxLatency", cfg: Config{MaxLatency: 2 * time.Second}, media: many, messages: 53, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "defaults", media: many, messages: 253, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "vhost", cfg: Config{Vhosts: map[string]Vhost{DefaultVhost: {MaxLatency: 3 * time.Second}}}, media: many, messages: 78, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "the last GOP", cfg: Config{MaxLatency: 2 * time.Second}, media: one, messages: 752, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
+		{name: "NoGOPCache", cfg: Config{MaxLatency: 2 * time.Second, NoGOPCache: true}, media: one, messages: 53, bytes: 16 << 20, reach: true, lastFor: 30 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			row.cfg.Resolver = MustStatic("rtmp://stalled/live/" + canary)
@@ -602,7 +605,7 @@ func TestLimitsOfLog(t *testing.T) {
 				b.destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
 				p := b.publish("live/" + canary)
 				most, mostBytes := 0, 0
-				for m := range noKeyframes.Messages(row.lastFor) {
+				for m := range row.media.Messages(row.lastFor) {
 					require.NoError(b, p.Send(b.ctx, func(yield func(forwardtest.Message) bool) { yield(m) }, 1))
 					synctest.Wait()
 					st := b.srv.Source("live/" + canary).Stats()
