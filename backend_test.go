@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -248,4 +249,37 @@ func TestNoSuchVhostIsNamed(t *testing.T) {
 		require.Equal(t, 1, strings.Count(lines[0], "no such vhost"), lines[0])
 		require.Contains(t, lines[0], "nobody.example")
 	})
+}
+
+// What has run out of time is said with the time, and not in the system's words.
+func TestTimesThatHaveRunOut(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cfg  Config
+		do   func(b *bubble, c forwardtest.Client)
+		want string
+	}{
+		"handshake": {Config{}, func(b *bubble, c forwardtest.Client) {
+			nc, err := c.Dial(b.ctx, "tcp", "server:1935")
+			require.NoError(b, err)
+			b.Cleanup(func() { nc.Close() })
+		}, "no handshake within 5s"},
+		"media": {Config{FirstMediaTimeout: 3 * time.Second}, func(b *bubble, c forwardtest.Client) {
+			_, err := c.Publish(b.ctx)
+			require.NoError(b, err)
+		}, "no media within 3s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log warnings
+			tt.cfg.Logger = log.logger()
+			inBubble(t, tt.cfg, func(b *bubble) {
+				tt.do(b, b.client("live/"+canary))
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				lines := log.take("connection ended")
+				require.Len(b, lines, 1)
+				require.Contains(b, lines[0], tt.want)
+				require.NotContains(b, lines[0], "timeout")
+			})
+		})
+	}
 }

@@ -82,10 +82,14 @@ func (r *DNSResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]De
 	if err != nil {
 		return nil, 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, positive(r.Timeout, defaultDNSTimeout))
+	limit := positive(r.Timeout, defaultDNSTimeout)
+	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	targets, err := r.lookup(ctx, e)
+	targets, err := r.lookup(within, e)
 	if err != nil {
+		if within.Err() != nil && ctx.Err() == nil {
+			err = hidden{err, fmt.Sprintf("look up %s: no answer within %v", e.host, limit)}
+		}
 		return nil, 0, err
 	}
 	ds := make([]Destination, len(targets))

@@ -36,7 +36,7 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 		"Fallback":   {Fallback(MustStatic("10.0.0.9")), []string{"rtmp://10.0.0.9/live"}},
 	}
 	none := hookReplies[0]
-	none.name, none.urls, none.failed = "none", nil, "deadline exceeded"
+	none.name, none.urls, none.failed = "none", nil, "no answer within 30s"
 	none.reply = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	stranger := none
 	stranger.name, stranger.failed, stranger.reply = "a certificate of nobody known", "certificate", nil

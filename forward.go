@@ -736,6 +736,9 @@ type conn struct {
 	touched     bool         // since the last flush
 	media       int64        // when the last message came
 	limit       int64        // media time that the read deadline counts from
+	// lost is how long media might take of a publish that the connection has
+	// ended with.
+	lost time.Duration
 
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
@@ -808,7 +811,7 @@ func (c *conn) open() (stage, error) {
 	}{c.in, c.nc})
 	s.shaken(c)
 	if err != nil {
-		return nil, err
+		return nil, inTime(err, "no handshake", s.cfg.Load().HandshakeTimeout)
 	}
 	c.nc.SetWriteDeadline(time.Time{})
 	cfg := s.cfg.Load()
@@ -840,7 +843,19 @@ func (c *conn) read() (stage, error) {
 	if errors.As(err, &refused) {
 		c.linger()
 	}
-	return nil, err
+	what, limit := "neither publish nor play", c.srv.cfg.Load().SetupTimeout
+	if c.lost > 0 {
+		what, limit = "no media", c.lost
+	}
+	return nil, inTime(err, what, limit)
+}
+
+// inTime says in place of a deadline what has not come in time.
+func inTime(err error, what string, limit time.Duration) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return hidden{err, fmt.Sprintf("%s within %v", what, limit)}
 }
 
 // quiet reports whether all is read of a client that does nothing but play.
@@ -1124,6 +1139,11 @@ func (c *conn) Publish(streamID uint32, name string) error {
 func (c *conn) Unpublish(streamID uint32, lost bool) {
 	p := c.pubs[streamID]
 	delete(c.pubs, streamID)
+	if lost {
+		if c.lost = p.src.vhost.FirstMediaTimeout; p.begun {
+			c.lost = p.src.vhost.ReadTimeout
+		}
+	}
 	if c.last == p {
 		c.last = nil
 	}

@@ -975,12 +975,18 @@ func (f *Forwarder) error(op string, err error, limit time.Duration) *Destinatio
 		de.Code = st.Code
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
-	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", errors.Is(err, context.DeadlineExceeded) && (op == "tls" || op == "dial"):
+	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", isTimeout(err) && (op == "tls" || op == "dial" || op == "resolve"):
 		de.Err = hidden{err, fmt.Sprintf("no answer within %v%s", limit.Round(time.Millisecond), hint)}
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)
 	}
 	return de
+}
+
+// isTimeout reports whether time has run out, ours or the system's.
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
 }
 
 // dial connects, with TLS where the destination asks for it. The set-up's time
