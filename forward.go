@@ -481,7 +481,8 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		return nil, err
 	}
 	started, accepted := false, next // one that is next has nothing to give back
-	defer func() {                   // also where the host's code panics
+	// Also where the host's code panics.
+	defer func() {
 		switch {
 		case accepted:
 		case started:

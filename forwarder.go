@@ -50,6 +50,9 @@ func (s State) String() string {
 	return stateNames[s]
 }
 
+// publishes reports whether media is sent, or would be if it were taken.
+func (s State) publishes() bool { return s == StatePublishing || s == StateStalled }
+
 // stalledAfter is how long a destination must take nothing to count as
 // stalled.
 const stalledAfter = 2 * time.Second
@@ -153,8 +156,12 @@ type Forwarder struct {
 	heir    *Forwarder        // that Update has made
 	succeed func(from uint64) // has the heir begin; nil until it is publishing
 	total   ForwarderStats
-	moved   time.Time // when a ReconnectRequest was honoured last
-	warned  bool      // of a codec
+
+	published  time.Time // when StatePublishing began last
+	tellsStall bool      // somebody is in tellStalls
+
+	moved  time.Time // when a ReconnectRequest was honoured last
+	warned bool      // of a codec
 
 	counts bool // in Server.counted; guarded by src.srv.mu
 }
@@ -242,11 +249,8 @@ func (f *Forwarder) Stats() ForwarderStats {
 		if o.Blind && st.Warning == "" {
 			st.Warning = noKeyframe
 		}
-		if st.State == StatePublishing && o.Full >= stalledAfter {
-			st.State = StateStalled
-		}
 	}
-	if f.state == StatePublishing && f.isEnded() {
+	if f.state.publishes() && f.isEnded() {
 		st.State = StateDraining
 	}
 	return st
@@ -464,7 +468,7 @@ func (f *Forwarder) endLocked() {
 	}
 	close(f.ended)
 	f.src.srv.countPush(f, false)
-	if f.state == StatePublishing && !f.gone {
+	if f.state.publishes() && !f.gone {
 		f.draining.Go(f.drains) // who has ended the stream is not held up
 	}
 	rest := orForever(f.src.cfg.DrainTimeout)
@@ -597,10 +601,10 @@ func (f *Forwarder) failed(err *DestinationError) (sent time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lastErr = err
-	if f.state != StatePublishing {
+	if !f.state.publishes() {
 		return -1
 	}
-	return time.Since(f.since)
+	return time.Since(f.published)
 }
 
 // pause waits until the next attempt, forever where d is negative. It is false
@@ -635,20 +639,27 @@ func (f *Forwarder) setNext(t time.Time) {
 // setState changes the state and tells OnForward. It is false where nothing has
 // changed: only what is published to drains, and then nothing but the end comes.
 func (f *Forwarder) setState(s State, err error) bool {
+	return f.change(s, err, func() bool { return true })
+}
+
+// change is setState where may, which is called under mu, does not object.
+func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	f.telling <- struct{}{}
 	defer func() { <-f.telling }()
 	f.mu.Lock()
-	if f.state == s && s != StateWaiting ||
-		s == StateDraining && f.state != StatePublishing || f.state == StateDraining && s != StateClosed {
+	if f.state == s && s != StateWaiting || !may() ||
+		s == StateDraining && !f.state.publishes() || f.state == StateDraining && s != StateClosed {
 		f.mu.Unlock()
 		return false
 	}
+	goesOn := f.state == StateStalled
 	f.state, f.since = s, time.Now()
-	switch s {
-	case StateConnecting:
+	switch {
+	case s == StateConnecting:
 		f.total.Connects++
-	case StatePublishing:
+	case s == StatePublishing && !goesOn:
 		f.total.Accepted++
+		f.published = f.since
 	}
 	f.mu.Unlock()
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
@@ -666,6 +677,48 @@ func (f *Forwarder) attempt() (err *DestinationError) {
 		}
 	}()
 	return f.session()
+}
+
+// stallChanged has OnForward told that the destination takes nothing, or
+// something again.
+func (f *Forwarder) stallChanged() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.tellsStall && !f.gone {
+		f.tellsStall = true
+		f.draining.Go(f.tellStalls)
+	}
+}
+
+// tellStalls brings the state in line with whether the destination takes anything.
+func (f *Forwarder) tellStalls() {
+	for {
+		f.mu.Lock()
+		to, ok := f.stallStateLocked()
+		if !ok {
+			f.tellsStall = false
+			f.mu.Unlock()
+			return
+		}
+		f.mu.Unlock()
+		f.change(to, nil, func() bool {
+			now, ok := f.stallStateLocked()
+			return ok && now == to
+		})
+	}
+}
+
+// stallStateLocked is the state that f should change to; ok is false where it
+// should not. mu is held.
+func (f *Forwarder) stallStateLocked() (to State, ok bool) {
+	if f.out == nil || !f.state.publishes() || f.isEnded() {
+		return 0, false
+	}
+	to = StatePublishing
+	if f.out.Stalled() {
+		to = StateStalled
+	}
+	return to, to != f.state
 }
 
 // session connects and sends until that ends. Its error is a
@@ -736,6 +789,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 	fm.known = true
 	nc.SetDeadline(time.Time{}) // writing is limited by the sender
 	out := fanout.NewSender(nc, orForever(f.src.cfg.WriteTimeout))
+	out.OnStall(stalledAfter, f.stallChanged)
 	if own := f.dst.MergeWindow; own != 0 {
 		out.SetWindow(max(own, 0), max(f.src.vhost.MergeWindow, 0))
 	}
@@ -796,8 +850,9 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 		f.takeOver(func(at uint64) {
 			f.attach(l, max(from, at))
 		})
+		f.report(slog.LevelInfo, "destination publishing") // before the hook, which may take its time
 		f.setState(StatePublishing, nil)
-		f.report(slog.LevelInfo, "destination publishing")
+		f.stallChanged() // may have come before
 		if f.isEnded() {
 			f.drains()
 		}

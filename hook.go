@@ -161,8 +161,9 @@ type Hooks struct {
 	// OnClose follows each accepted OnConnect exactly once, with a copy of
 	// its request.
 	OnClose func(ctx context.Context, req *ConnectRequest)
-	// OnForward is told each change of a forwarder's state, with the error
-	// that caused it, if one did.
+	// OnForward is told each change of a forwarder's state, in order, with the
+	// error that caused it, if one did. That includes StateStalled, and
+	// StatePublishing again when the destination takes something.
 	OnForward func(f *Forwarder, state State, err error)
 	// OnCodecChange is told that a live stream goes on with another sequence
 	// header, and so with another codec, size or layout: some platforms

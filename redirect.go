@@ -243,6 +243,7 @@ func (f *Forwarder) moveOn(l *link, from uint64) bool {
 	f.mu.Unlock()
 	if n != nil {
 		f.attach(n, from)
+		f.stallChanged() // the other connection may have stalled
 	}
 	return true
 }

@@ -134,7 +134,7 @@ func (h hostLog) WithGroup(string) slog.Handler            { return h }
 // places are those that a test must come to.
 var places = []string{
 	"OnConnect", "OnPublish", "OnUnpublish", "OnPlay", "OnStop", "OnClose", "OnCodecChange",
-	"OnForward connecting", "OnForward handshaking", "OnForward publishing", "OnForward waiting", "OnForward draining", "OnForward closed",
+	"OnForward connecting", "OnForward handshaking", "OnForward publishing", "OnForward waiting", "OnForward stalled", "OnForward draining", "OnForward closed",
 	"Resolver", "Resolver of a refresh", "PublishAuth", "Retry", "Dial", "DialContext",
 	"Listener.Accept", "Listener.Close", "Listener.Addr",
 	"Conn.Read", "Conn.Write", "Conn.Close", "Conn.CloseWrite", "Conn.RemoteAddr", "Conn.SetReadDeadline", "Conn.SetWriteDeadline",
@@ -281,6 +281,7 @@ func (r *reentry) run() {
 		return []Destination{
 			{URL: "rtmp://a/live", StreamKey: Secret(req.Stream)},
 			{URL: "rtmp://down/live", StreamKey: Secret(req.Stream)},
+			{URL: "rtmp://stalled/live", StreamKey: Secret(req.Stream)},
 			{URL: "rtmp://a/own", StreamKey: Secret(req.Stream), DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				r.at("DialContext")
 				return r.net.Dial(ctx, network, addr)
@@ -289,6 +290,8 @@ func (r *reentry) run() {
 	})
 	dest := r.net.NewDestination("a:1935")
 	defer dest.Close()
+	stalled := r.net.NewDestination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
+	defer stalled.Close()
 	r.srv = NewServer(Config{
 		Logger: slog.New(hostLog{slog.DiscardHandler, r}), Resolver: resolve, MergeWindow: -1, Takeover: true,
 		PublishAuth: func(string) (Secret, bool) { r.at("PublishAuth"); return "pass", true },
@@ -341,7 +344,8 @@ func (r *reentry) run() {
 	pub, err := client("live/s").Publish(soon)
 	if err == nil {
 		defer pub.Close()
-		pub.Send(soon, steady.Messages(time.Second), 1)
+		pub.Send(soon, bitrate(2_000_000).Messages(time.Second), 1)
+		time.Sleep(3 * time.Second) // the stalled one
 		player, err := client("live/s").Play(soon, nil)
 		if err == nil {
 			time.Sleep(time.Second)

@@ -101,9 +101,13 @@ type reports struct {
 	leftOut int
 	last    *report // of those left out
 	timer   func()  // stops it; nil: none
+
+	lines   []report // to be written, in the order of the events
+	writing bool     // somebody is in writeLines
 }
 
 type report struct {
+	at    time.Time
 	level slog.Level
 	msg   string
 	args  []any
@@ -133,19 +137,21 @@ func (f *Forwarder) lost(err *DestinationError, published bool, attempt int, ret
 func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
 	f.mu.Lock()
 	r := &f.reports
-	now := level
+	line := report{time.Now(), level, msg, args}
 	if wait := r.wait(); wait > 0 {
-		now = slog.LevelDebug
+		last := line
 		r.leftOut++
-		r.last = &report{level, msg, args}
+		r.last = &last
+		line.level = slog.LevelDebug
 		if r.timer == nil {
 			r.timer = later(wait, f.reportLast)
 		}
 	} else {
-		args = r.take(args)
+		line.args = r.take(args)
 	}
+	r.lines = append(r.lines, line)
 	f.mu.Unlock()
-	f.log.Log(f.ctx, now, msg, args...)
+	f.writeLines()
 }
 
 // reportLast logs the last change of state that was left out.
@@ -153,15 +159,43 @@ func (f *Forwarder) reportLast() {
 	f.mu.Lock()
 	r := &f.reports
 	r.timer = nil
-	last := r.last
-	if last == nil {
+	if r.last == nil || f.gone {
 		f.mu.Unlock()
 		return
 	}
+	line := *r.last
 	r.leftOut--
-	args := r.take(last.args)
+	line.args = r.take(line.args)
+	r.lines = append(r.lines, line)
+	f.draining.Add(1) // the end waits for it
 	f.mu.Unlock()
-	f.log.Log(f.ctx, last.level, last.msg, args...)
+	defer f.draining.Done()
+	f.writeLines()
+}
+
+// writeLines writes the lines that there are, with the times of what they tell,
+// one goroutine at a time: the last one tells how it is.
+func (f *Forwarder) writeLines() {
+	f.mu.Lock()
+	r := &f.reports
+	if r.writing {
+		f.mu.Unlock()
+		return
+	}
+	r.writing = true
+	for len(r.lines) > 0 {
+		line := r.lines[0]
+		r.lines = r.lines[1:]
+		f.mu.Unlock()
+		if f.log.Enabled(f.ctx, line.level) {
+			rec := slog.NewRecord(line.at, line.level, line.msg, 0)
+			rec.Add(line.args...)
+			f.log.Handler().Handle(f.ctx, rec)
+		}
+		f.mu.Lock()
+	}
+	r.writing = false
+	f.mu.Unlock()
 }
 
 // wait is how long there is no room for a line.

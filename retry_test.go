@@ -1,10 +1,15 @@
 package forward
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -134,4 +139,60 @@ func TestDelay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// recordLog notes records, and takes its time over each.
+type recordLog struct {
+	slog.Handler
+	mu    *sync.Mutex
+	lines *[]slog.Record
+	takes time.Duration
+}
+
+func (h recordLog) Handle(_ context.Context, r slog.Record) error {
+	time.Sleep(h.takes)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*h.lines = append(*h.lines, r)
+	return nil
+}
+func (h recordLog) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+func (h recordLog) WithAttrs([]slog.Attr) slog.Handler           { return h }
+
+// A line that was held back has the time of what it tells, and none comes behind
+// one of what has happened later.
+func TestHeldBackLinesTellTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var lines []slog.Record
+		s := newServer(t, Config{Dial: neverDials, Logger: slog.New(recordLog{slog.DiscardHandler, &mu, &lines, 20 * time.Second})})
+		f, err := newForwarder(publish(t, s, "live", canary).Source(), Destination{URL: "rtmp://a/live", StreamKey: canary})
+		require.NoError(t, err)
+		lines = nil
+		want := map[string]time.Time{}
+		report := func(msg string) {
+			want[msg] = time.Now()
+			go f.report(slog.LevelInfo, msg)
+			synctest.Wait()
+			time.Sleep(time.Second)
+		}
+		for n := range logBurst {
+			report(fmt.Sprint("burst ", n))
+		}
+		report("held back, and overtaken")
+		report("held back")
+		time.Sleep(logEvery - 6*time.Second) // its line is just being written
+		report("later")
+		time.Sleep(10 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		require.Len(t, lines, logBurst+2)
+		for i, l := range lines {
+			require.Equal(t, want[l.Message], l.Time, l.Message)
+			require.True(t, i == 0 || !l.Time.Before(lines[i-1].Time), l.Message)
+		}
+		require.Equal(t, "held back", lines[logBurst].Message)
+		require.Equal(t, "later", lines[logBurst+1].Message)
+		f.cancel()
+	})
 }

@@ -70,6 +70,8 @@ type Sender struct {
 
 	state    atomic.Int32
 	closed   atomic.Bool
+	stalled  atomic.Bool  // see OnStall
+	blocked  atomic.Int64 // when catchUp began
 	asked    atomic.Bool  // take has something to take over
 	progress atomic.Int64 // when bytes were taken last, nanoseconds on Clock
 	bytes    atomic.Uint64
@@ -95,6 +97,12 @@ type Sender struct {
 	sealed []byte   // records being sent
 	taken  int      // of sealed
 	try    attempt
+
+	// Static after OnStall; stall is nil without it.
+	stallAfter time.Duration
+	onStall    func()
+	stall      *time.Timer
+	stalls     *atomic.Pointer[Sender] // stall's; a timer that was stopped may be kept
 
 	current atomic.Pointer[attachment] // active, or what is to become it
 }
@@ -133,6 +141,54 @@ func (s *Sender) SetWindow(own, groups time.Duration) {
 	if s.window = own; !s.early {
 		s.window -= groups // which what comes has waited for already
 	}
+}
+
+// OnStall has f called when Stalled changes: the peer has taken nothing for so long
+// although there is something to send, or takes something again. f must not block.
+// OnStall comes before the first Send.
+func (s *Sender) OnStall(after time.Duration, f func()) {
+	s.stallAfter, s.onStall = after, f
+	ref := new(atomic.Pointer[Sender])
+	ref.Store(s)
+	s.stalls = ref
+	s.stall = time.AfterFunc(after, func() {
+		if s := ref.Load(); s != nil {
+			s.checkStall()
+		}
+	})
+	s.stall.Stop()
+}
+
+// Stalled is what OnStall tells of.
+func (s *Sender) Stalled() bool { return s.stalled.Load() }
+
+// checkStall is called when the peer may have taken nothing for long enough.
+func (s *Sender) checkStall() {
+	left := s.stallAfter - s.full()
+	switch {
+	case s.state.Load() != parked || s.closed.Load():
+	case left > 0:
+		s.stall.Reset(left)
+	case !s.stalled.Swap(true):
+		if s.state.Load() != parked { // meanwhile
+			s.stalled.Store(false)
+			return
+		}
+		s.onStall()
+	}
+}
+
+// goesOn notes that the peer has taken something, or that there is nothing left.
+func (s *Sender) goesOn() {
+	if s.stalled.Load() && s.stalled.Swap(false) {
+		s.stall.Reset(s.stallAfter)
+		s.onStall()
+	}
+}
+
+// full is how long the socket has taken nothing, where it is waited for.
+func (s *Sender) full() time.Duration {
+	return time.Duration(Clock() - max(s.progress.Load(), s.blocked.Load()))
 }
 
 // holds reports whether what has been appended waits for the window's end.
@@ -276,7 +332,7 @@ func (s *Sender) Stats() Stats {
 		st.Lag = a.cursor.Lag()
 	}
 	if s.state.Load() == parked {
-		st.Full = time.Duration(Clock() - s.progress.Load())
+		st.Full = s.full()
 	}
 	return st
 }
@@ -396,6 +452,14 @@ var errGoexit = errors.New("the connection has ended its goroutine")
 func (s *Sender) catchUp() {
 	w := newWalk()
 	defer w.put()
+	s.blocked.Store(Clock())
+	if s.stall != nil {
+		s.stall.Reset(s.stallAfter)
+		defer func() {
+			s.goesOn()
+			s.stall.Stop()
+		}()
+	}
 	for {
 		// One deadline for a batch's worth of bytes, so that a byte now and
 		// then is no progress.
@@ -420,7 +484,9 @@ func (s *Sender) catchUp() {
 				break
 			}
 			now := Clock()
-			s.sent(batch, iov, n, now)
+			if s.sent(batch, iov, n, now); n > 0 {
+				s.goesOn()
+			}
 			left -= n
 			s.look(&q, now)
 		}
@@ -584,6 +650,9 @@ func (s *Sender) fail(err error) {
 	s.control, s.attach = nil, nil
 	if s.timer != nil {
 		s.timer.Stop()
+	}
+	if s.stall != nil {
+		s.stalls.Store(nil)
 	}
 	s.mu.Unlock()
 	s.closed.Store(true)
