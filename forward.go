@@ -471,6 +471,7 @@ func (s *Server) shaken(c *conn) {
 // anybody is asked, so that a second publisher changes nothing. cfg is the
 // Config that req was made with.
 func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*publication, error) {
+	s.memory.Load().Shed(fanout.Clock()) // nobody may be left who appends
 	src, err := s.reserve(cfg, req)
 	if src == nil {
 		return nil, err

@@ -283,3 +283,25 @@ func TestLogBehind(t *testing.T) {
 		require.Equal(t, row.age, age, "%+v", row)
 	}
 }
+
+// A stream that has ended gives way where new ones are refused, before any that
+// lives.
+func TestBudgetCutsReceiversOfEndedStreams(t *testing.T) {
+	b := NewBudget(1 << 20)
+	live, liveCuts := lags(b, 2000)
+	ended, endedCuts := lags(b, 1000)
+	live.video(avcKey)
+	ended.video(avcKey)
+	ended.End()
+	now := live.now + int64(cutEvery)
+	b.SetLimit(1000)
+	b.used.Store(799)
+	b.Shed(now)
+	require.Zero(t, *endedCuts)
+	b.used.Store(800)
+	b.Shed(now)
+	require.Equal(t, 1, *endedCuts)
+	b.Shed(now + int64(cutEvery))
+	require.Equal(t, 1, *endedCuts)
+	require.Zero(t, *liveCuts)
+}
