@@ -283,3 +283,25 @@ func TestTimesThatHaveRunOut(t *testing.T) {
 		})
 	}
 }
+
+// What hooks and backend take does not count in the time of the client's own
+// set-up.
+func TestSlowBackendsDoNotRefuse(t *testing.T) {
+	const each = 25 * time.Second
+	url := []string{"http://b/"}
+	cfg := Config{
+		Hooks: (&HTTPHooks{
+			URLs: HTTPHookURLs{OnConnect: url, OnPublish: url, OnPlay: url}, Client: replying(each, "0", nil),
+		}).Hooks(),
+		Resolver: &HTTPResolver{URL: "http://b/", Client: replying(each, `{"code":0,"data":{"urls":[]}}`, nil)},
+	}
+	inBubble(t, cfg, func(b *bubble) {
+		began := time.Now()
+		p := b.publish("live/s")
+		require.Equal(b, 3*each, time.Since(began))
+		player := b.play("live/s")
+		require.Equal(b, 5*each, time.Since(began))
+		require.NotNil(b, player)
+		p.Close()
+	})
+}
