@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -112,26 +113,78 @@ func (c *conn) ready(events uint32) {
 // read reads until the socket is empty.
 func (c *conn) read() {
 	for c.stage != stageClosed {
+		if c.readSome(len(c.l.buf)) < len(c.l.buf) {
+			return // empty: what comes next is a new edge
+		}
+	}
+}
+
+// readSome reads up to limit bytes, once.
+func (c *conn) readSome(limit int) int {
+	for {
 		n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(c.fd),
-			uintptr(unsafe.Pointer(&c.l.buf[0])), uintptr(len(c.l.buf)))
+			uintptr(unsafe.Pointer(&c.l.buf[0])), uintptr(min(limit, len(c.l.buf))))
 		switch {
 		case errno == syscall.EAGAIN:
-			return
+			return 0
 		case errno == syscall.EINTR:
 			continue
 		case errno != 0:
 			c.fail(errno)
+			return 0
 		case n == 0:
 			c.fail(io.EOF)
-		default:
-			if err := c.feed(c.l.buf[:n]); err != nil {
-				c.fail(err)
-			}
+			return 0
 		}
-		if int(n) < len(c.l.buf) {
-			return // empty: what comes next is a new edge
+		if err := c.feed(c.l.buf[:n]); err != nil {
+			c.fail(err)
 		}
+		return int(n)
 	}
+}
+
+// throttle reads a connection at a rate.
+type throttle struct {
+	c    *conn
+	rate int // bytes a second
+	from int64
+	read int
+}
+
+const (
+	throttleStep   = 5 * time.Millisecond
+	throttleBuffer = 128 << 10
+)
+
+// keepLittle gives the system little room in front of a receiver that is to be
+// slow: it is the server that shall feel it. It comes before the connection.
+func keepLittle(fd int) error {
+	return os.NewSyscallError("setsockopt", syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, throttleBuffer))
+}
+
+// throttle has c read so many bytes a second from now on.
+func (l *loop) throttle(c *conn, rate int) error {
+	if err := c.watch(0); err != nil {
+		return err
+	}
+	l.paced = append(l.paced, &throttle{c: c, rate: rate, from: now()})
+	return nil
+}
+
+func (t *throttle) run(at int64) (next int64) {
+	if t.c.stage == stageClosed {
+		return 1<<63 - 1
+	}
+	due := int(float64(at-t.from) / 1e9 * float64(t.rate))
+	for t.read < due && t.c.stage != stageClosed {
+		n := t.c.readSome(due - t.read)
+		if n == 0 { // what it has not taken in time is lost to it
+			t.from, t.read = at, 0
+			break
+		}
+		t.read += n
+	}
+	return at + int64(throttleStep)
 }
 
 // flush continues what waits for the socket to be writable.

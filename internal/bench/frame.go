@@ -30,6 +30,7 @@ var (
 	profile4M   = profile{4_000_000, 372}
 	profile8M   = profile{8_000_000, 372}
 	profile20M  = profile{20_000_000, 372}
+	profile3M   = profile{3_200_000, 372}
 )
 
 // A media payload is a tag header (AVC: 5 bytes, then the NAL unit's length
@@ -77,6 +78,7 @@ type stream struct {
 	id        uint32
 	chunkSize int
 	start     int64 // when frame 0 is due, in now's time
+	clock     bool  // timestamps follow the clock, however fast frames are made
 
 	number, video, audio uint64 // frames made
 }
@@ -137,6 +139,9 @@ func (s *stream) appendFrame(dst []byte, msgStream uint32, sent int64) []byte {
 	crc := crc32.Update(crc32.Update(0, castagnoli, head), castagnoli, body)
 	head = binary.BigEndian.AppendUint32(head, crc)
 	s.number++
+	if s.clock {
+		at = sent
+	}
 	return appendMessage(dst, id, typ, uint32((at-s.start)/int64(time.Millisecond)), msgStream, s.chunkSize, head, body)
 }
 

@@ -19,6 +19,11 @@ type handler interface {
 	ready(events uint32)
 }
 
+// timed is what a loop calls when it is due.
+type timed interface {
+	run(at int64) (next int64)
+}
+
 // loop drives the whole load from one goroutine: sockets by epoll, publishers
 // by the clock. One read buffer serves all receivers, which stays in the CPU's
 // cache and keeps a receiver small.
@@ -34,7 +39,7 @@ type loop struct {
 	handlers []handler // by descriptor
 	events   [128]syscall.EpollEvent
 	buf      []byte
-	paced    []*publisher
+	paced    []timed
 }
 
 // newLoop returns a loop, locked, that ends with ctx.

@@ -12,6 +12,7 @@ type publisher struct {
 	flat    bool
 	buf     []byte
 	stopped bool
+	silent  bool          // keeps its frames
 	late    time.Duration // the most a frame left after it was due
 }
 
@@ -52,7 +53,7 @@ func (p *publisher) start(delay time.Duration) {
 // that the server does not take wait, and are sent and marked late.
 func (p *publisher) run(at int64) (next int64) {
 	const never = 1<<63 - 1
-	if p.stopped || p.stage != stageLive || p.waiting() {
+	if p.stopped || p.silent || p.stage != stageLive || p.waiting() {
 		return never
 	}
 	b := p.buf[:0]

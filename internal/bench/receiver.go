@@ -25,6 +25,7 @@ type receiver struct {
 	lastSent   int64
 	lastAt     int64
 	maxAge     int64 // since it was last cleared
+	maxGap     int64 // between two frames, since it was last cleared
 	// onVideo is called with the first video frame.
 	onVideo func()
 }
@@ -90,6 +91,9 @@ func (r *receiver) frame(m *mark, video, key bool, at int64) {
 	t := r.tally
 	t.frames++
 	t.arrived(m.sent, at)
+	if r.lastAt > 0 {
+		r.maxGap = max(r.maxGap, at-r.lastAt)
+	}
 	r.lastSent, r.lastAt = m.sent, at
 	r.maxAge = max(r.maxAge, at-m.sent)
 	if !r.started {

@@ -121,7 +121,7 @@ func (r *rig) publish(chunkSize int) error {
 		return nil
 	}
 	for i := range r.load.streams {
-		s := stream{profile: r.load.profile, id: uint32(i), chunkSize: chunkSize}
+		s := stream{profile: r.load.profile, id: uint32(i), chunkSize: chunkSize, clock: r.load.clock}
 		p, err := r.loop.publish(r.proc.port, streamName(i), s, r.load.flat, time.Duration(stagger(i, r.load.streams)))
 		if err != nil {
 			return err

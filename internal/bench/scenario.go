@@ -45,6 +45,7 @@ type fan struct {
 	receivers int      // of each stream
 	forward   bool     // receivers are destinations, not players
 	flat      bool     // the publisher goes as fast as it is let
+	clock     bool     // its timestamps follow the clock all the same
 	events    bool     // receivers come and go, which the limit cannot do
 	ratios    []string // the servers to which the others are compared
 }
@@ -57,6 +58,7 @@ var (
 	play500     = fan{name: "play-500", profile: profile2M, streams: 1, receivers: 500, ratios: nginxRows}
 	forward50   = fan{name: "forward-50", profile: profile4M, streams: 1, receivers: 50, forward: true, ratios: nginxRows}
 	forwardMax  = fan{name: "forward-max", profile: profile8M, streams: 1, receivers: 8, forward: true, flat: true, ratios: nginxRows}
+	fastClock   = fan{name: "fast-clock", profile: profile3M, streams: 1, receivers: 8, forward: true, flat: true, clock: true, ratios: nginxRows}
 	manyStreams = fan{name: "many-streams", profile: profile500k, streams: 100, receivers: 2, forward: true, ratios: nginxRows[:1]}
 	nginxRows   = []string{"nginx-rtmp", "nginx-rtmp-64k"}
 )
@@ -70,6 +72,8 @@ func scenarios() []scenario {
 			"nginx-rtmp", "nginx-rtmp-64k", "forward-w0", "forward", "limit"),
 		fanScenario(forwardMax, "one publisher as fast as it is let, to 8 destinations",
 			"nginx-rtmp", "nginx-rtmp-64k", "forward", "limit"),
+		fanScenario(fastClock, "the same with timestamps that follow the clock, as of a live stream",
+			"nginx-rtmp", "nginx-rtmp-64k", "forward"),
 		fanScenario(manyStreams, "100 publishers of 0.5 Mbit/s to 2 destinations each",
 			"nginx-rtmp", "forward-w0", "forward", "limit"),
 		fanScenario(rtmps(), "one 4 Mbit/s stream to 50 destinations over TLS", "forward", "forward-tls"),
@@ -77,6 +81,10 @@ func scenarios() []scenario {
 			[]string{"nginx-rtmp", "forward"}, (*bench).untilItBreaks},
 		{"stall", "one of 8 destinations of a 20 Mbit/s stream stops reading for 15 s",
 			[]string{"nginx-rtmp", "forward"}, (*bench).stall},
+		{"catch-up", "a publisher of 20 Mbit/s sends at once what it has kept while cut off for 8 s; one of 4 destinations takes 7.5 MB/s",
+			[]string{"nginx-rtmp", "forward"}, (*bench).catchUp},
+		{"slow-player", "one publisher as fast as it is let, 4 destinations, and a player that takes 200 KB/s",
+			[]string{"nginx-rtmp", "forward"}, (*bench).slowPlayer},
 		{"reconnect", "one of 4 destinations is reset and listens again after 2 s",
 			[]string{"nginx-rtmp", "forward"}, (*bench).reconnect},
 		{"joins", "1000 players join a stream of 100 within one second",
