@@ -226,8 +226,8 @@ type Config struct {
 	// and negative: no limit.
 	PlayerWait time.Duration
 
-	// WriteTimeout ends a connection that does not take a batch of at most
-	// 128 KiB in this time. Default 10 s.
+	// WriteTimeout ends a connection whose peer takes less than 16 KiB in this
+	// time while more is there for it, however much that is. Default 10 s.
 	WriteTimeout time.Duration
 
 	// DrainTimeout is how long a destination may take, after the publisher

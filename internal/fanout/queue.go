@@ -42,13 +42,13 @@ func (q *queue) add(l look) {
 
 // beginQueue is called where s begins to catch up.
 func (s *Sender) beginQueue(q *queue) {
-	q.limit, q.low = catchUp, sys.LowWater
+	q.limit, q.low = s.piece, sys.LowWater
 	q.add(look{Clock(), s.bytes.Load()})
 }
 
 // look, now and then, adjusts what the connection is given at a time to the rate
 // at which the peer takes it: no more than for an eighth of the time by which the
-// peer may lag. It tells the cursor for how long what is written is under way.
+// peer may lag, and of the time in which it must make progress. It tells the cursor for how long what is written is under way.
 func (s *Sender) look(q *queue, now int64) {
 	if now-q.last(1).at < int64(lookEvery) {
 		return
@@ -60,7 +60,7 @@ func (s *Sender) look(q *queue, now int64) {
 		return
 	}
 	rate := float64(is.written-was.written) / float64(is.at-was.at)
-	room := int(min(max(rate*float64(a.log.MaxLag()/8), leastQueue), sys.LowWater))
+	room := int(min(max(rate*float64(min(a.log.MaxLag(), int64(s.timeout))/8), leastQueue), sys.LowWater))
 	q.limit = min(room, catchUp)
 	if room != q.low {
 		q.low = room

@@ -33,6 +33,9 @@ const (
 	// catchUp is how many bytes are written at a time to a socket that has
 	// been full.
 	catchUp = 64 << 10
+	// firstPiece is the same until the peer's rate is known, for a connection
+	// that takes all or nothing of what it is given: two records of TLS.
+	firstPiece = 32 << 10
 	// maxControl bounds the control messages queued for a peer that does not
 	// read them.
 	maxControl = 64 << 10
@@ -65,6 +68,7 @@ type Sender struct {
 	raw     syscall.RawConn // nil where writes can't be tried
 	records *records        // below TLS, where writes can be tried there
 	timeout time.Duration
+	piece   int           // bytes written at a time to catch up, at first
 	window  time.Duration // of its own, beyond the group's
 	early   bool          // does not wait for the group's
 
@@ -120,11 +124,14 @@ var start = time.Now()
 // Clock is the time on a clock that never goes back, in nanoseconds.
 func Clock() int64 { return int64(time.Since(start)) }
 
-// NewSender returns a Sender for conn. A batch that the peer does not take
-// within timeout ends the connection.
+// NewSender returns a Sender for conn. A peer that takes less than leastProgress
+// bytes within timeout, while more is there for it, ends the connection.
 func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	s := &Sender{conn: conn, timeout: timeout, raw: rawConn(conn), records: recordsOf(conn)}
 	s.progress.Store(Clock())
+	if s.piece = catchUp; s.raw == nil && s.records == nil {
+		s.piece = firstPiece
+	}
 	if r := s.records; r != nil {
 		s.raw = rawConn(r.Conn)
 		r.keep(s.kickLater)
@@ -461,34 +468,29 @@ func (s *Sender) catchUp() {
 		}()
 	}
 	for {
-		// One deadline for a batch's worth of bytes, so that a byte now and
-		// then is no progress.
-		left := 0
 		var q queue
 		s.beginQueue(&q)
+		p := progress{sender: s}
 		for !s.closed.Load() {
 			iov, batch := s.next(w, q.limit)
 			if iov == nil {
 				break
 			}
-			if left <= 0 {
-				left = catchUp
-				s.conn.SetWriteDeadline(time.Now().Add(s.timeout))
+			if !p.demanded {
+				now := Clock()
+				p.demand(now, now)
 			}
-			n, err := s.wait(iov, batch, w)
-			if err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) {
-					err = ErrStalled
-				}
+			n, err := s.wait(iov, batch, q.limit, w)
+			now := Clock()
+			if n > 0 {
+				s.sent(batch, iov, n, now)
+				s.goesOn()
+				s.look(&q, now)
+			}
+			if err = p.check(n, err, now); err != nil {
 				s.fail(err)
 				break
 			}
-			now := Clock()
-			if s.sent(batch, iov, n, now); n > 0 {
-				s.goesOn()
-			}
-			left -= n
-			s.look(&q, now)
 		}
 		s.endQueue(&q)
 		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
@@ -497,6 +499,55 @@ func (s *Sender) catchUp() {
 			return
 		}
 	}
+}
+
+// leastProgress is how many bytes a peer must take within a Sender's timeout,
+// however much it is given at a time: a byte now and then is no progress.
+const leastProgress = 16 << 10
+
+// progress is that of a peer for which a Sender waits. Bytes count that the peer
+// has got, where that is known, or else that the connection has taken.
+type progress struct {
+	sender   *Sender
+	written  int
+	last     int64 // when something was written
+	demanded bool
+	at       int64 // when progress was demanded last
+	asked    int   // of written, when it was demanded
+	got      int   // of written, what the peer had got then
+}
+
+// demand gives the peer the timeout, from a time on, to make progress.
+func (p *progress) demand(from, now int64) {
+	p.demanded, p.at, p.asked = true, from, p.written
+	p.got = p.written - sys.Outstanding(p.sender.conn)
+	p.sender.conn.SetWriteDeadline(time.Now().Add(p.sender.timeout - time.Duration(now-from)))
+}
+
+// check takes into account that n bytes were written. It returns err, but not that
+// a write has taken too long of a peer that makes progress.
+func (p *progress) check(n int, err error, now int64) error {
+	if p.written += n; n > 0 {
+		p.last = now
+	}
+	took, timeout := p.written-p.asked, int64(p.sender.timeout)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		outstanding := sys.Outstanding(p.sender.conn)
+		from := now
+		if outstanding == 0 { // or nobody tells
+			from = p.last
+		}
+		if p.written-outstanding-p.got < leastProgress || now-from >= timeout {
+			return ErrStalled
+		}
+		p.demand(from, now)
+	case err != nil:
+		return err
+	case took >= catchUp, took >= leastProgress && now-p.at > timeout/4:
+		p.demand(now, now)
+	}
+	return nil
 }
 
 // pending reports whether there is something to do. It may say so in vain.

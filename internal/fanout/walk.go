@@ -53,24 +53,33 @@ func (w *walk) put() {
 	walks.Put(w)
 }
 
-// writeAll writes iov to a connection that can't be tried. What is gathered
-// first leaves in full TLS records and in few calls.
-func (s *Sender) writeAll(iov [][]byte, w *walk) (int, error) {
+// writeAll writes the first bytes of iov, up to limit, to a connection that can't
+// be tried. What is gathered first leaves in full TLS records and in few calls.
+func (s *Sender) writeAll(iov [][]byte, limit int, w *walk) (int, error) {
 	if tcp, ok := s.conn.(*net.TCPConn); ok {
-		buffers := append(net.Buffers(nil), iov...) // WriteTo uses it up
+		buffers := net.Buffers(cut(iov, limit)) // WriteTo uses it up
 		n, err := buffers.WriteTo(tcp)
 		return int(n), err
 	}
 	if len(iov) == 1 {
-		return s.conn.Write(iov[0])
+		return s.conn.Write(iov[0][:min(len(iov[0]), limit)])
 	}
-	w.gather, w.joined = w.gather[:0], nil
-	for _, p := range iov {
-		w.gather = append(w.gather, p...)
-	}
-	n, err := s.conn.Write(w.gather)
+	n, err := s.conn.Write(w.join(iov, nil, limit))
 	if cap(w.gather) > 2*catchUp {
 		w.gather = nil
 	}
 	return n, err
+}
+
+// cut is the first bytes of iov, up to limit, in slices of its own.
+func cut(iov [][]byte, limit int) (out [][]byte) {
+	for _, p := range iov {
+		if limit <= 0 {
+			break
+		}
+		p = p[:min(len(p), limit)]
+		out = append(out, p)
+		limit -= len(p)
+	}
+	return out
 }

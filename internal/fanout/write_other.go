@@ -25,4 +25,6 @@ func (a *attempt) write([][]byte, *gop.Batch, *walk) (int, error) {
 	panic("write on a connection that can't be tried")
 }
 
-func (s *Sender) wait(iov [][]byte, _ *gop.Batch, w *walk) (int, error) { return s.writeAll(iov, w) }
+func (s *Sender) wait(iov [][]byte, _ *gop.Batch, limit int, w *walk) (int, error) {
+	return s.writeAll(iov, limit, w)
+}

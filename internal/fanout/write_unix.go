@@ -94,10 +94,11 @@ func (a *attempt) result(err error) (int, error) {
 	return a.n, nil
 }
 
-// wait writes some of iov, when the socket takes something.
-func (s *Sender) wait(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
+// wait writes some of iov, when the socket takes something: limit bytes at most,
+// where it can't be known what it takes.
+func (s *Sender) wait(iov [][]byte, batch *gop.Batch, limit int, w *walk) (int, error) {
 	if s.raw == nil {
-		return s.writeAll(iov, w)
+		return s.writeAll(iov, limit, w)
 	}
 	return s.try.wait(iov, batch, w)
 }
