@@ -1123,6 +1123,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if c.pubs == nil {
 		c.pubs = make(map[uint32]*publication)
 	}
+	c.excuse(time.Since(asked))
 	p.heard = fanout.Clock()
 	c.rejectSilent(p.heard)
 	c.pubs[streamID] = p
@@ -1200,7 +1201,14 @@ func (c *conn) Message(m chunk.Message) error {
 	}
 	c.touched = true
 	c.media = now
-	return p.message(m, now)
+	err := p.message(m, now)
+	switch {
+	case p.pace.tight:
+		c.flush()
+	case p.pace.due():
+		c.holdBack(p)
+	}
+	return err
 }
 
 // flush passes on what has been read.
@@ -1230,7 +1238,7 @@ func (c *conn) flush() {
 	} else {
 		src.group.WakeWithin(src.vhost.MergeWindow)
 	}
-	p.holdBack(c.ctx)
+	c.holdBack(p)
 }
 
 // rejectSilent ends those of several publishes that send no media. Where none

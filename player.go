@@ -66,6 +66,8 @@ func (c *conn) Play(streamID uint32, name string) error {
 	}
 	c.srv.enterLocked(c.player)
 	c.srv.mu.Unlock()
+	c.out.SetPlayer()
+	c.excuse(time.Since(asked)) // a publisher, if it is one
 	c.rt.Limits.Streams = cfg.mediaLimits().Streams
 	c.rt.Resize(playBuffer)
 	return nil
@@ -97,7 +99,9 @@ func (c *conn) StopPlay(uint32) {
 	c.srv.mu.Unlock()
 	c.idle()
 	if f := p.onStop; f != nil {
+		began := time.Now()
 		c.srv.tell(c.ctx, "OnStop", func(ctx context.Context) { f(ctx, p.req) })
+		c.excuse(time.Since(began))
 	}
 }
 

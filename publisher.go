@@ -12,6 +12,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/flow"
 	"github.com/rtmp-forward/forward/internal/flv"
 	"github.com/rtmp-forward/forward/internal/joy"
 	"github.com/rtmp-forward/forward/internal/rtmp"
@@ -81,9 +82,9 @@ const (
 
 // WriteTag publishes one message: the body of an FLV tag, of any codec, which
 // is copied. typ is TagAudio, TagVideo or TagData, ms the timestamp in
-// milliseconds, modulo 2^32. It returns at once unless the times run ahead of
-// the clock while destinations that take something are behind; then it waits,
-// but never below real time. After the end of the stream it returns the cause.
+// milliseconds, modulo 2^32. It waits, for 200 ms at most, while receivers that
+// keep up are far behind; what is written in real time is not delayed by more than
+// that in all. After the end of the stream it returns the cause.
 func (p *Publisher) WriteTag(typ uint8, ms uint32, body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,9 +110,12 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 		return fmt.Errorf("%w: tag of %d bytes, at most %d are taken", ErrLimit, len(body), limit)
 	}
 	h := chunk.Header{Type: typ, Time: ms, Length: len(body)}
-	p.pub.message(chunk.Message{Header: h, Payload: body}, fanout.Clock())
+	now := fanout.Clock()
+	p.pub.message(chunk.Message{Header: h, Payload: body}, now)
 	p.pub.src.group.WakeWithin(p.pub.src.vhost.MergeWindow)
-	p.pub.holdBack(p.ctx)
+	if waited := p.pub.holdBack(p.ctx, now, flow.Longest); waited > 0 {
+		p.pub.pace.Waited(waited, fanout.Clock())
+	}
 	return nil
 }
 
@@ -179,7 +183,7 @@ type publication struct {
 	framer atomic.Pointer[chunk.Framer] // nil when the publish is over
 
 	// Owned by the publisher's goroutine.
-	pace    pace
+	pace    pacing
 	heard   int64 // when the last message came, or the publish was accepted
 	begun   bool  // media has come
 	goesOn  bool  // players have seen times before these; until media comes
@@ -283,23 +287,26 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	s.turn.Lock()
 	if s.log.Ended() {
 		s.turn.Unlock()
+		p.pace.onAir = false
 		return
 	}
 	before := s.now
 	if before != p {
 		if s.next != p || !p.ready(frame, wrap, now) {
 			s.turn.Unlock()
+			p.pace.onAir = false
 			return
 		}
 		frame = s.turnTo(p, frame, now)
 	}
-	changed := s.add(frame, wrap, now)
+	changed, cost := s.add(frame, wrap, now)
 	s.turn.Unlock()
 	if changed {
 		s.codecChanged()
 	}
 	s.memory.Shed(now)
-	p.pace.note(frame.Time, now)
+	p.pace.onAir = true
+	p.pace.Note(frame.Time, frame.Len(), cost, now)
 	if before != p {
 		if before != nil {
 			before.kick(ErrTakenOver)
@@ -315,14 +322,14 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 
 // add appends a message to the log. It reports whether a header that was in force
 // is not any more. turn is held.
-func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool) {
-	changed = s.log.Append(frame, wrap, now).Changed
+func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
+	m := s.log.Append(frame, wrap, now)
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
 	if frame.Type != chunk.TypeData {
 		s.last.note(frame.Time, now)
 	}
-	return changed
+	return m.Changed, m.Cost()
 }
 
 // maxAggregate bounds the messages in an aggregate.
@@ -349,77 +356,4 @@ func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
 		p = p[min(11+size+4, len(p)):] // behind it lies a back pointer
 	}
 	return nil
-}
-
-// A publisher that is faster than real time, such as a file sent without
-// pacing, is held back while receivers that take something are behind; never
-// below real time.
-const (
-	// paceSlack is how far its media may be ahead of the clock before it
-	// counts as faster than real time, unless a receiver is in danger of
-	// losing some of it.
-	paceSlack = 2 * time.Second
-	// paceLate is how far it may be behind the clock and catch up again.
-	paceLate = 10 * time.Second
-	// paceJump is a step in its times after which counting begins anew.
-	paceJump = 2 * time.Second
-	// paceBacklog is how many bytes the slowest receiver may be behind, where
-	// that is no more than a quarter of what the log keeps.
-	paceBacklog = 512 << 10
-	// paceWithin is how recently a receiver must have taken something. Where
-	// it is written to in turns of 64 KiB, that is noted after each.
-	paceWithin = stalledAfter
-	// paceNear is how far media may be ahead of the clock, whoever is behind.
-	paceNear = 250 * time.Millisecond
-)
-
-// pace compares a publisher's times with the clock.
-type pace struct {
-	started bool
-	last    uint32
-	media   int64 // milliseconds of media since anchor
-	anchor  int64 // on fanout.Clock
-}
-
-func (p *pace) note(ms uint32, now int64) {
-	step := int64(int32(ms - p.last))
-	p.last = ms
-	if !p.started || step > paceJump.Milliseconds() || step < -paceJump.Milliseconds() {
-		p.started, p.media, p.anchor = true, 0, now
-		return
-	}
-	p.media += step
-	// An encoder that was cut off for a while catches up; what is later than
-	// that does not earn the right to hurry.
-	p.anchor = max(p.anchor, now-p.media*int64(time.Millisecond)-int64(paceLate))
-}
-
-// ahead is how far the media is ahead of the clock.
-func (p *pace) ahead(now int64) time.Duration {
-	return time.Duration(p.media*int64(time.Millisecond) - (now - p.anchor))
-}
-
-// holdBack keeps a publisher that is faster than real time from running away
-// from its receivers, which go on at a keyframe when they are too far behind.
-func (p *publication) holdBack(ctx context.Context) {
-	s := p.src
-	maxAge := age(s.vhost.MaxLatency)
-	for {
-		ahead := p.pace.ahead(fanout.Clock())
-		if ahead <= paceNear {
-			return
-		}
-		bytes, age := s.group.Backlog(paceWithin)
-		share := s.log.MaxBytes() / 4
-		slow := bytes > min(paceBacklog, share) || int64(age) > maxAge/4
-		if !slow || ahead <= paceSlack && bytes <= share {
-			return
-		}
-		s.group.Wake()
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/flow"
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
@@ -26,6 +27,10 @@ type Group struct {
 	taps   atomic.Pointer[[]*Tap]
 	armed  atomic.Bool
 	timer  *time.Timer // guarded by mu
+
+	metering sync.Mutex
+	meter    flow.Meter // guarded by metering
+	presses  *Sender    // what a publisher has waited for last; guarded by metering
 }
 
 type shard struct {
@@ -76,6 +81,11 @@ func (g *Group) add(s *Sender) {
 // Detach.
 func (g *Group) Remove(s *Sender) {
 	g.remove(s)
+	g.metering.Lock()
+	if g.presses == s {
+		g.presses = nil
+	}
+	g.metering.Unlock()
 	g.settle()
 }
 
@@ -262,20 +272,6 @@ func (g *Group) lagging(now int64) (bytes int, cut func()) {
 		}
 	}
 	return bytes, func() { slowest.fail(ErrMemory) }
-}
-
-// Backlog is how far the slowest of the receivers is behind that have taken
-// something within the given time: in bytes, and the time in which they have
-// arrived.
-func (g *Group) Backlog(within time.Duration) (bytes int, age time.Duration) {
-	since := Clock() - int64(within)
-	least := g.log.Head()
-	g.each(func(s *Sender) {
-		if seq, ok := s.needs(g.log); ok && s.progress.Load() >= since {
-			least = min(least, seq)
-		}
-	})
-	return g.log.Since(least), time.Duration(g.log.Age(least))
 }
 
 // Pool is the goroutines that help to walk large groups: one for each CPU but

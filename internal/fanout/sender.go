@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/flow"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/sys"
@@ -71,6 +72,7 @@ type Sender struct {
 	piece   int           // bytes written at a time to catch up, at first
 	window  time.Duration // of its own, beyond the group's
 	early   bool          // does not wait for the group's
+	player  bool
 
 	state    atomic.Int32
 	closed   atomic.Bool
@@ -114,6 +116,7 @@ type Sender struct {
 // attachment is a log that a Sender sends.
 type attachment struct {
 	cursor gop.Cursor
+	flow   flow.Receiver // guarded by its group's metering
 	log    *gop.Log
 	opt    gop.Options
 	end    func() (control []byte, shutdown bool)
@@ -198,6 +201,10 @@ func (s *Sender) full() time.Duration {
 	return time.Duration(Clock() - max(s.progress.Load(), s.blocked.Load()))
 }
 
+// SetPlayer says that the receiver is a player, for which a publisher waits only
+// where no other receiver keeps up. It comes before Group.Add.
+func (s *Sender) SetPlayer() { s.player = true }
+
 // holds reports whether what has been appended waits for the window's end.
 func (s *Sender) holds() bool {
 	if s.window <= 0 {
@@ -252,7 +259,7 @@ func (s *Sender) Send(b []byte) error {
 // down.
 func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	o.Skipped = &s.skipped
-	a := &attachment{log: l, opt: o, end: end}
+	a := &attachment{log: l, opt: o, end: end, flow: flow.Receiver{Player: s.player}}
 	l.Start(&a.cursor, o)
 	s.mu.Lock()
 	s.attach = a
@@ -346,8 +353,8 @@ func (s *Sender) Stats() Stats {
 
 // needs is the first message that s still needs of the log.
 func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
-	a := s.current.Load()
-	if a == nil || a.log != l || s.closed.Load() {
+	a := s.sends(l)
+	if a == nil {
 		return 0, false
 	}
 	return a.cursor.Next(), true

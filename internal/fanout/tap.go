@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/flow"
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
@@ -13,6 +15,8 @@ import (
 type Tap struct {
 	group  *Group
 	cursor gop.Cursor
+	flow   flow.Receiver // guarded by the group's metering
+	bytes  atomic.Uint64
 	wake   chan struct{}
 }
 
@@ -45,6 +49,7 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 		if m != nil {
 			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, slices.Clone(payload)) })
 			// A copy: the log's bytes are shared, and a slab would be kept for them.
+			t.bytes.Add(uint64(m.Frame.Len()))
 			f(m.Type, m.Time, m.Frame.AppendPayload(make([]byte, 0, m.Frame.Length)))
 			return nil
 		}

@@ -16,12 +16,11 @@ type Cursor struct {
 	shared bool
 
 	next    atomic.Uint64
+	begun   atomic.Pointer[beginning]
 	set     *HeaderSet // what the receiver has
 	preface bool       // the header set goes before the next message
 	needKey bool       // video waits for a keyframe,
 	since   int64      // from here on; 0: from the next message on
-	begun   backlog    // what there was to send when it was placed,
-	until   uint64     // up to this message
 	under   int64      // see UnderWay
 	stop    atomic.Bool
 	stopped bool // before a keyframe, because of stop
@@ -114,12 +113,18 @@ func (c *Cursor) place(from uint64) {
 	c.begin()
 }
 
+// beginning is what there was to send when a cursor was placed, up to a message.
+type beginning struct {
+	backlog
+	until uint64
+}
+
 // begin notes what there is to send when the cursor has been placed.
 func (c *Cursor) begin() {
-	c.until = c.log.head.Load()
-	c.begun = c.log.backlog(c.next.Load(), c.until)
+	until := c.log.head.Load()
+	c.begun.Store(&beginning{c.log.backlog(c.next.Load(), until), until})
 	c.since = 0
-	if newest := c.log.Get(c.until - 1); newest != nil {
+	if newest := c.log.Get(until - 1); newest != nil {
 		c.since = newest.arrived
 	}
 }
@@ -130,6 +135,44 @@ func (c *Cursor) waits(m *Message) bool {
 		c.since = m.arrived
 	}
 	return m.Inter && m.arrived-c.since <= maxWait
+}
+
+// allows is by how much a receiver may be behind that is still being sent what it
+// has begun with. allowed is the log's lag.
+func (b *beginning) allows(allowed backlog) backlog {
+	return backlog{max(allowed.age, b.age+allowed.age/4), max(allowed.bytes, b.bytes+allowed.bytes/4)}
+}
+
+// Backlog is how far a receiver has fallen behind, and how far it may: in bytes,
+// and in nanoseconds in which they have arrived.
+type Backlog struct {
+	Bytes, MaxBytes int
+	Age, MaxAge     int64
+}
+
+// Begins reports whether the receiver is still being sent what it has begun with.
+// It is safe for concurrent use.
+func (c *Cursor) Begins() bool { return c.next.Load() < c.begun.Load().until }
+
+// Backlog is how far the receiver has fallen behind, and how far it may until it
+// loses something. What it has begun with does not count. It is safe for
+// concurrent use.
+func (c *Cursor) Backlog() Backlog {
+	l := c.log
+	at := c.next.Load()
+	lag, allowed := l.backlog(at, l.head.Load()), l.limits.lag()
+	kept := uint64(max(l.MaxBytes(), 0))
+	allowed.bytes = min(allowed.bytes, kept/2)
+	from := backlog{}
+	if g := c.begun.Load(); at < g.until {
+		from = g.backlog
+		allowed = g.allows(allowed)
+		allowed.bytes = min(allowed.bytes, max(kept, from.bytes))
+	}
+	return Backlog{
+		Bytes: int(lag.bytes) - int(from.bytes), MaxBytes: int(allowed.bytes - from.bytes),
+		Age: lag.age - from.age, MaxAge: allowed.age - from.age,
+	}
 }
 
 // Next is the sequence number of the next message to send. It is safe for
@@ -194,9 +237,8 @@ func (c *Cursor) jump() {
 func (c *Cursor) skip(head uint64) {
 	l, at := c.log, c.next.Load()
 	lag, allowed := l.backlog(at, head), l.limits.lag()
-	if at < c.until {
-		allowed.age = max(allowed.age, c.begun.age+allowed.age/4)
-		allowed.bytes = max(allowed.bytes, c.begun.bytes+allowed.bytes/4)
+	if b := c.begun.Load(); at < b.until {
+		allowed = b.allows(allowed)
 	} else if c.under > 0 {
 		allowed.age = min(allowed.age, l.limits.Age/10*9-c.under)
 	}

@@ -48,8 +48,8 @@ type Message struct {
 // its own.
 const messageCost = 200
 
-// cost is how many bytes the message counts as.
-func (m *Message) cost() int { return m.Frame.Len() + messageCost }
+// Cost is how many bytes the message counts as.
+func (m *Message) Cost() int { return m.Frame.Len() + messageCost }
 
 // Limits bounds a Log. What goes over a limit is dropped at the old end.
 type Limits struct {
@@ -182,7 +182,7 @@ func (l *Log) Since(seq uint64) int {
 	if first == nil || last == nil {
 		return 0
 	}
-	return int(last.end-first.end) + first.cost()
+	return int(last.end-first.end) + first.Cost()
 }
 
 // Behind is what a receiver has before it whose next message is seq: how many
@@ -239,8 +239,8 @@ func (l *Log) Append(frame *chunk.Frame, wrap bool, now int64) *Message {
 	}
 
 	l.held += m.hold()
-	l.bytes += m.cost()
-	l.total += uint64(m.cost())
+	l.bytes += m.Cost()
+	l.total += uint64(m.Cost())
 	m.end = l.total
 	r := l.ring.Load()
 	if m.Seq-l.tail.Load() == uint64(len(r.slots)) {
@@ -463,7 +463,7 @@ func (l *Log) trim(m *Message, now int64) {
 		if key := l.key.Load(); key == old {
 			l.key.Store(nil)
 		}
-		l.bytes -= old.cost()
+		l.bytes -= old.Cost()
 		l.held -= old.drop()
 		l.tail.Store(tail + 1)
 		r.at(tail).Store(nil)

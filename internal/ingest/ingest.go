@@ -63,6 +63,13 @@ func (r *Reader) SetDeadline(t time.Time) {
 	r.conn.SetReadDeadline(t)
 }
 
+// Extend moves the time after which Read fails by d, if there is one.
+func (r *Reader) Extend(d time.Duration) {
+	if !r.limit.IsZero() {
+		r.SetDeadline(r.limit.Add(d))
+	}
+}
+
 // SetWindow lets Read leave arrived bytes where they are for so long, to read
 // more of them at once. Only plain TCP on Linux does so: Merging tells.
 func (r *Reader) SetWindow(d time.Duration) {

@@ -1,0 +1,86 @@
+package fanout
+
+import (
+	"github.com/rtmp-forward/forward/internal/flow"
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// Meter finds out, now and then, which receivers keep up. need is flow.Pace's
+// rate. It is for those who append.
+func (g *Group) Meter(now int64, need func(now int64) float64) {
+	g.metering.Lock()
+	defer g.metering.Unlock()
+	m := &g.meter
+	if !m.Due(now) {
+		return
+	}
+	m.Begin(now, need(now))
+	g.metered(func(r *flow.Receiver, taken uint64, begins bool) { m.Measure(r, taken, begins) })
+	g.metered(func(r *flow.Receiver, _ uint64, _ bool) { m.Judge(r) })
+	m.End()
+}
+
+// metered calls f for each receiver of the log, with the bytes that it has taken.
+func (g *Group) metered(f func(r *flow.Receiver, taken uint64, begins bool)) {
+	g.each(func(s *Sender) {
+		if a := s.sends(g.log); a != nil {
+			f(&a.flow, s.bytes.Load(), a.cursor.Begins())
+		}
+	})
+	for _, t := range *g.taps.Load() {
+		f(&t.flow, t.bytes.Load(), t.cursor.Begins())
+	}
+}
+
+// Room is how many bytes more may be appended until a receiver that keeps up is
+// so far behind that the publisher waits: see flow.Backlog. Where that is none, a
+// receiver that would wait for the end of its merge window does so no longer. It
+// is for those who append.
+func (g *Group) Room(fast float64) int {
+	room, presses := g.room(fast)
+	if presses != nil && presses.window > 0 {
+		presses.Kick()
+	}
+	return room
+}
+
+func (g *Group) room(fast float64) (room int, presses *Sender) {
+	g.metering.Lock()
+	defer g.metering.Unlock()
+	room = g.log.MaxBytes() / 4 // for who comes next
+	look := func(s *Sender) bool {
+		a := s.sends(g.log)
+		if a == nil || !g.meter.Counts(&a.flow) {
+			return false
+		}
+		room = min(room, flow.Backlog(a.cursor.Backlog()).Room(fast))
+		return room <= 0
+	}
+	if s := g.presses; s != nil && look(s) {
+		return room, s
+	}
+	g.presses = nil
+	g.each(func(s *Sender) {
+		if room > 0 && look(s) {
+			g.presses = s
+		}
+	})
+	if room <= 0 {
+		return room, g.presses
+	}
+	for _, t := range *g.taps.Load() {
+		if g.meter.Counts(&t.flow) {
+			room = min(room, flow.Backlog(t.cursor.Backlog()).Room(fast))
+		}
+	}
+	return room, nil
+}
+
+// sends is what s sends of a log, nil where it does not.
+func (s *Sender) sends(l *gop.Log) *attachment {
+	a := s.current.Load()
+	if a == nil || a.log != l || s.closed.Load() {
+		return nil
+	}
+	return a
+}
