@@ -4,9 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -127,33 +125,6 @@ func TestLoadIncludeErrors(t *testing.T) {
 			require.NotContains(t, err.Error(), "s3cret")
 		})
 	}
-}
-
-// What does not end is not read: a pipe that nobody writes to, and a device.
-func TestLoadOnlyRegularFiles(t *testing.T) {
-	dir := files(t, map[string]string{"srs.conf": "include pipe;"})
-	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
-		t.Skip(err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		_, _, err := load(t, dir, environ())
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		require.ErrorContains(t, err, "expected a regular file")
-	case <-time.After(10 * time.Second):
-		require.Fail(t, "it waits for the pipe")
-	}
-	for _, path := range []string{"include /dev/zero;", "vhost v { forward { destination a { stream_key_file /dev/zero; } } }"} {
-		dir = files(t, map[string]string{"srs.conf": path})
-		_, _, err := load(t, dir, environ())
-		require.ErrorContains(t, err, "expected a regular file")
-	}
-	b, err := ReadFile("/dev/zero")
-	require.NoError(t, err)
-	require.Len(t, b, MaxFileSize+1)
 }
 
 func TestLoadVariables(t *testing.T) {
