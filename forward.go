@@ -324,8 +324,8 @@ func (s *Server) Sources() []*Source {
 }
 
 // Shutdown closes the listeners and ends every stream: what is in its log is
-// sent, then its destinations are told that it has ended. It returns when all
-// of it is gone, or with ctx's error when that ends before; then Close ends
+// sent, with what publishers have sent and was not read yet, then its destinations
+// are told that it has ended. It returns when all of it is gone, or with ctx's error when that ends before; then Close ends
 // the rest. It does not wait for publishers to leave: an encoder that is cut
 // off connects elsewhere. From a hook it returns ErrInHook at once, and all of
 // this is done without its caller and without ctx.
@@ -339,6 +339,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 func (s *Server) shutdown(ctx context.Context) error {
+	s.readRest(ctx)
 	for _, src := range s.Sources() {
 		src.end()
 	}
@@ -359,6 +360,35 @@ func (s *Server) shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// restLimit bounds how long Shutdown waits for what has arrived to be read, which
+// takes microseconds, unless the host decides about something.
+const restLimit = 100 * time.Millisecond
+
+// readRest ends the connections of all but players when what has arrived over them
+// is read, and waits for that.
+func (s *Server) readRest(ctx context.Context) {
+	var reading sync.WaitGroup
+	s.mu.Lock()
+	for c := range s.conns {
+		if c.player == nil && c.readAll == nil {
+			reading.Add(1)
+			c.readAll = reading.Done
+			s.wg.Go(func() { hostcode.Protect(c.in.Finish) })
+		}
+	}
+	s.mu.Unlock()
+	read := make(chan struct{})
+	go func() {
+		reading.Wait()
+		close(read)
+	}()
+	select {
+	case <-read:
+	case <-time.After(restLimit):
+	case <-ctx.Done():
 	}
 }
 
@@ -745,6 +775,7 @@ type conn struct {
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
 	stopDrain func() // the timer of closeWithin
+	readAll   func() // tells readRest that reading has ended
 }
 
 // start begins to serve the connection. When it has ended, srv.wg and result
@@ -895,6 +926,13 @@ func (c *conn) end(err error) {
 			c.result <- err
 		}
 	}()
+	s.mu.Lock()
+	read := c.readAll
+	c.readAll = func() {}
+	s.mu.Unlock()
+	if read != nil {
+		read()
+	}
 	hostcode.Close(c.nc)
 	c.leave()
 	if c.out != nil {
@@ -913,7 +951,7 @@ func (c *conn) end(err error) {
 		<-src.done
 	}
 	switch {
-	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, ingest.ErrFinished), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
 		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
 		c.logger().Debug("connection ended", "err", err)
 		err = nil

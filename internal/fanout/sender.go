@@ -470,7 +470,9 @@ func (s *Sender) catchUp() {
 	if s.stall != nil {
 		s.stall.Reset(s.stallAfter)
 		defer func() {
-			s.goesOn()
+			if !s.closed.Load() { // else it ends as it is
+				s.goesOn()
+			}
 			s.stall.Stop()
 		}()
 	}

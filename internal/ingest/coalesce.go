@@ -205,7 +205,7 @@ func (s *shard) run() {
 // an error, or because looking is over. It is false where there is nothing.
 func (r *Reader) look(now time.Time, over bool) bool {
 	n, err := r.try.now(r.raw, r.p)
-	if err == syscall.EAGAIN && !over {
+	if err == syscall.EAGAIN && !over && !r.finish.Load() {
 		if r.limit.IsZero() || now.Before(r.limit) {
 			return false
 		}

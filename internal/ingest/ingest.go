@@ -3,9 +3,11 @@
 package ingest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -26,6 +28,10 @@ type Reader struct {
 	try    attempt
 	read   int  // bytes since the last Flush
 	empty  bool // the last read took all there was
+
+	finish atomic.Bool // see Finish
+	rest   time.Time   // until when what is left is read, where reads can't be tried
+	over   int         // bytes of what is left
 
 	ahead [1]byte // read by Await, where has says so
 	has   bool
@@ -50,6 +56,19 @@ const drain = 64 << 10
 // hundred milliseconds would end early. It is what a Sender gives away at once.
 const windowDrain = 2 * drain
 
+// ErrFinished is returned by Read behind what had arrived before Finish.
+var ErrFinished = errors.New("reading is finished")
+
+const (
+	// maxRest bounds what is read after Finish: a peer may send all the time.
+	maxRest = 4 << 20
+	// restTime bounds it where reads can't be tried.
+	restTime = 5 * time.Millisecond
+)
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
 // NewReader returns a Reader of conn.
 func NewReader(conn net.Conn) *Reader {
 	r := &Reader{conn: conn, raw: rawConn(conn), low: 1}
@@ -60,7 +79,47 @@ func NewReader(conn net.Conn) *Reader {
 // SetDeadline sets the time after which Read fails; zero means never.
 func (r *Reader) SetDeadline(t time.Time) {
 	r.limit = t
+	r.setDeadline(t)
+}
+
+// setDeadline sets the connection's deadline, unless reading is to be finished:
+// whoever comes last, this or Finish, has that end all waiting.
+func (r *Reader) setDeadline(t time.Time) {
 	r.conn.SetReadDeadline(t)
+	if r.finish.Load() {
+		r.conn.SetReadDeadline(past)
+	}
+}
+
+// Finish has Read return what has arrived, without waiting for more, and then
+// ErrFinished. Any goroutine may call it.
+func (r *Reader) Finish() {
+	r.finish.Store(true)
+	r.conn.SetReadDeadline(past)
+}
+
+// last is Read after Finish.
+func (r *Reader) last(p []byte) (n int, err error) {
+	if r.raw != nil {
+		n, err = r.try.now(r.raw, p)
+	} else {
+		if r.rest.IsZero() {
+			r.rest = time.Now().Add(restTime)
+			r.conn.SetReadDeadline(r.rest)
+		}
+		n, err = r.conn.Read(p)
+	}
+	if r.over += n; r.over > maxRest || err == syscall.EAGAIN || errors.Is(err, os.ErrDeadlineExceeded) {
+		r.flush()
+		return 0, ErrFinished
+	}
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	if err != nil {
+		r.flush()
+	}
+	return n, err
 }
 
 // Extend moves the time after which Read fails by d, if there is one.
@@ -81,7 +140,7 @@ func (r *Reader) SetWindow(d time.Duration) {
 		r.setLow(windowDrain)
 	} else {
 		r.setLow(1)
-		r.conn.SetReadDeadline(r.limit)
+		r.setDeadline(r.limit)
 	}
 }
 
@@ -122,9 +181,16 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.err = nil
 		return 0, err
 	}
+	if r.finish.Load() {
+		return r.last(p)
+	}
 	if r.raw == nil {
 		r.flush()
-		return r.conn.Read(p)
+		n, err := r.conn.Read(p)
+		if r.finish.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = ErrFinished // it has waited: there is nothing left
+		}
+		return n, err
 	}
 	if r.read >= drain && (r.window <= 0 || r.read >= windowDrain) {
 		r.flush()
@@ -140,6 +206,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if err == syscall.EAGAIN {
 		r.flush()
 		n, err = r.wait(p)
+		if r.finish.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			return r.last(p)
+		}
 	}
 	if err != nil {
 		return 0, err

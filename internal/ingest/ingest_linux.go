@@ -107,9 +107,12 @@ func (r *Reader) wait(p []byte) (int, error) {
 		if !r.limit.IsZero() && end.After(r.limit) {
 			end = r.limit
 		}
-		r.conn.SetReadDeadline(end)
+		r.setDeadline(end)
 		n, err := r.try.waitForMuch(r.raw, p)
-		r.conn.SetReadDeadline(r.limit)
+		r.setDeadline(r.limit)
+		if r.finish.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, err
+		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
