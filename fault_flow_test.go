@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"context"
+	"io"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -9,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // reads is a destination or player that reads so many bytes a second.
@@ -258,7 +262,47 @@ func TestFault34_WaitingIsNoSilence(t *testing.T) {
 	})
 }
 
-// The same over sockets, where much lies in between.
+// The time that a hook takes to decide about a second publish of a connection is
+// no silence of the first one, which is not read meanwhile.
+func TestFault34_HookIsNoSilence(t *testing.T) {
+	cfg := Config{Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error {
+		if r.Stream == "second" {
+			time.Sleep(25 * time.Second)
+		}
+		return nil
+	}}}
+	inBubble(t, cfg, func(b *bubble) {
+		nc, err := b.net.Dial(b.ctx, "tcp", "server:1935")
+		require.NoError(b, err)
+		defer nc.Close()
+		require.NoError(b, rtmp.ClientHandshake(nc, false))
+		send := func(p []byte) error { _, err := nc.Write(p); return err }
+		const size = 60000
+		client := rtmp.NewConn(nc, send, 4096, size, setupLimits)
+		require.NoError(b, rtmp.NewClient(client, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "first"}).Publish())
+		go io.Copy(io.Discard, nc)
+		video := func(id uint32, n int) {
+			send(chunk.Append(nil, chunk.Header{Type: chunk.TypeVideo, Time: uint32(1000 * n), StreamID: id}, frame(n%2 == 0, n), size))
+		}
+		for n := range 3 {
+			video(1, n)
+			time.Sleep(time.Second)
+		}
+		send(inChunks(size, 2, "publish", 0, nil, "second", "live"))
+		for n := 3; n < 60; n++ {
+			video(1, n)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			require.NotNil(b, b.srv.Source("live/first"), "after %d s", n)
+			if n > 30 {
+				require.NotNil(b, b.srv.Source("live/second"), "after %d s", n)
+				video(2, n)
+			}
+		}
+	})
+}
+
+// Fast by the clock over sockets, where much lies in between.
 func TestFault33_FastByTheClock_Sockets(t *testing.T) {
 	const n = 10_000
 	media := forwardtest.Media{ID: 9, VideoBitrate: 2_000_000, AudioBitrate: -1}
