@@ -70,8 +70,9 @@ vhost __defaultVhost__ {
 		go s.Serve(l)
 		t.Cleanup(func() { s.Close() })
 	}
-	serve(forward.Config{}, listen("127.0.0.1:19350"))
-	serve(forward.Config{}, listen("127.0.0.1:19351"))
+	// So that the player that checks what arrives learns of the end.
+	serve(forward.Config{EndPlayers: true}, listen("127.0.0.1:19350"))
+	serve(forward.Config{EndPlayers: true}, listen("127.0.0.1:19351"))
 	conf.Config.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} // as forwardd does
 	serve(conf.Config, master)
 
