@@ -104,10 +104,10 @@ func TestFault34_SlowPlayer(t *testing.T) {
 		send        func(b *bubble, p *forwardtest.Publisher) error
 	}{
 		"a file, a destination": {true, func(b *bubble, p *forwardtest.Publisher) error {
-			return p.Send(b.ctx, file.Messages(5*time.Minute), 0)
+			return p.Send(b.ctx, file.Messages(2*time.Minute), 0)
 		}},
 		"a file, another player": {false, func(b *bubble, p *forwardtest.Publisher) error {
-			return p.Send(b.ctx, file.Messages(5*time.Minute), 0)
+			return p.Send(b.ctx, file.Messages(2*time.Minute), 0)
 		}},
 		"joined in mid-GOP": {false, func(b *bubble, p *forwardtest.Publisher) error {
 			first := 0

@@ -423,6 +423,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			defer cancel()
 			_, err := f.Update(ctx, Destination{URL: "rtmp://dest/live/" + canary})
 			require.ErrorIs(b, err, context.DeadlineExceeded)
+			synctest.Wait()
 			require.Len(b, st.of(st.all[0].f, StateConnecting), 1)
 		})
 	})

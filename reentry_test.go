@@ -15,6 +15,8 @@ import (
 	"github.com/nareix/joy4/av"
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/internal/secretscan"
+
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
@@ -293,7 +295,7 @@ func (r *reentry) run() {
 	stalled := r.net.NewDestination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
 	defer stalled.Close()
 	r.srv = NewServer(Config{
-		Logger: slog.New(hostLog{slog.DiscardHandler, r}), Resolver: resolve, MergeWindow: -1, Takeover: true,
+		Logger: secretscan.Logger(hostLog{slog.DiscardHandler, r}), Resolver: resolve, MergeWindow: -1, Takeover: true,
 		PublishAuth: func(string) (Secret, bool) { r.at("PublishAuth"); return "pass", true },
 		Retry:       func(RetryInfo) time.Duration { r.at("Retry"); return 0 },
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {

