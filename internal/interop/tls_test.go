@@ -142,6 +142,9 @@ vhost __defaultVhost__ {
         enabled on;
         destination %s;
     }
+    play {
+        end_players on; # what checks the media learns of the end
+    }
 }
 `, addr, secure, id.cert, id.key, to), 0o600))
 	start(t, program, "-c", conf)
