@@ -92,7 +92,7 @@ func TestCountersOnlyGrow(t *testing.T) {
 						select {
 						case <-stop:
 							return
-						case <-time.After(7 * time.Millisecond):
+						case <-time.After(70 * time.Millisecond):
 						}
 					}
 				}()

@@ -193,7 +193,7 @@ func TestFault38_NextPublisherIsLate(t *testing.T) {
 			b.publish("live/s")
 			p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
 			require.NoError(b, err)
-			time.Sleep(15 * time.Second)
+			time.Sleep(16 * time.Second)
 			synctest.Wait()
 			require.ErrorIs(b, p.WriteTag(TagVideo, 0, videoHeader), ErrNoKeyframe)
 		})
