@@ -55,7 +55,7 @@ func PrivateNetworks() []netip.Prefix {
 	return out
 }
 
-// origin is who has named a destination, which decides where it may lead.
+// origin says whose word a destination is. It decides where it may lead.
 type origin int
 
 const (
@@ -170,7 +170,7 @@ func isOurs(ip netip.Addr) bool {
 }
 
 // guarded makes dial, or a dialer.Dialer where it is nil, go only where check
-// lets it, but for what the host names. That is checked behind the name resolution, at each address it tries.
+// lets it, except what the host names. That is checked after the name resolution, at each address it tries.
 // What another dialer does cannot be seen: an address in the URL is checked
 // before, and the one it has connected to after, before anything is sent.
 func (s *Server) guarded(from origin, dial dialFunc) dialFunc {

@@ -311,7 +311,7 @@ func TestWhatIsUntrusted(t *testing.T) {
 }
 
 // The host of a backend's answer is the publisher's where the publisher has
-// said it, but for the address that the publisher has connected to.
+// said it, except the address that the publisher has connected to.
 func TestWhatAPublisherNames(t *testing.T) {
 	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1935} }
 	seed := func(change func(*PublishRequest)) *PublishRequest {

@@ -37,7 +37,7 @@ func newHookURL(o webhook.Options) *hookURL {
 }
 
 // call sends body about a client, and reads the reply with parse. What fails is
-// logged, but for a refusal, which is an answer.
+// logged, except a refusal, which is an answer.
 func (b *hookURL) call(ctx context.Context, log *slog.Logger, action string, from net.Addr, body any, timeout time.Duration, parse func(reply []byte) error) error {
 	text, err := webhook.Encode(body)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 // counters are the values of a snapshot that only grow, by name: all that are
-// uint64, but for gauges.
+// uint64, except gauges.
 func counters(stats any, gauges ...string) map[string]uint64 {
 	all := make(map[string]uint64)
 	v := reflect.ValueOf(stats)

@@ -467,7 +467,7 @@ func FuzzIdentity(f *testing.F) {
 	})
 }
 
-// Names of few letters, so that many are the same but for a slash or a case.
+// Names of few letters, so that many differ only by a slash or a case.
 func TestIdentityOfLikeNames(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	parts := []string{"a", "A", "b", "a.b", "studio.example", "Studio.Example", DefaultVhost, "__DEFAULTVHOST__", "\u212a", "k"}

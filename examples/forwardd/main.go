@@ -422,7 +422,7 @@ func changes(old, now *forward.File) (changed []string) {
 	return changed
 }
 
-// warn tells what the file says in vain, or hardly means so.
+// warn tells what has no effect in the file, or is hardly meant.
 func (d *daemon) warn() {
 	for _, s := range d.conf.Ignored {
 		d.log.Warn("configuration ignored", "directive", s)

@@ -59,7 +59,7 @@ type Ignored struct {
 // a name. publish_auth, grace, grace_unpublish, takeover, end_players,
 // player_wait, timeout_ms, refresh_ms, on_failure and the block of a destination
 // are this module's own, all else is SRS's. The names in that block are those of
-// the control handler, but for user.
+// the control handler, except user.
 //
 // What include, ${NAME}, NAME_file and SRS's variables stand for is put in
 // before, by Load.
