@@ -144,7 +144,7 @@ func (p *publication) succeed() error {
 	}
 	replaced := s.next
 	if replaced != nil {
-		s.dropNext()
+		s.dropNext(ErrTakenOver)
 	}
 	s.next, p.accepted = p, time.Now()
 	if limit := s.vhost.FirstMediaTimeout; limit >= 0 {
@@ -181,11 +181,19 @@ func sameAddr(a, b *PublishRequest) bool {
 	return from.IsValid() && from == clientAddr(b.RemoteAddr)
 }
 
-// dropNext takes out the next publisher. turn is held.
-func (s *Source) dropNext() {
+// dropNext takes out the next publisher, for which the stream is over. turn is
+// held.
+func (s *Source) dropNext(cause error) {
 	stopTimer(&s.next.late)
-	s.past = append(s.past, s.next)
+	s.replace(s.next, cause)
 	s.next = nil
+}
+
+// replace has the stream be over for a publisher that has not left it. turn is
+// held.
+func (s *Source) replace(p *publication, cause error) {
+	p.over = cause
+	s.past = append(s.past, p)
 }
 
 // turnDown ends a publish that has been next, and will not be more.
@@ -215,13 +223,13 @@ func (p *publication) keyframeLate() {
 		s.turn.Unlock()
 		return
 	}
-	s.dropNext()
+	s.dropNext(ErrNoKeyframe)
 	ended := s.now == nil && s.over
 	s.turn.Unlock()
+	p.turnDown(ErrNoKeyframe)
 	if ended {
 		s.end()
 	}
-	p.turnDown(ErrNoKeyframe)
 }
 
 func (s *Source) isEnding() bool {
@@ -252,18 +260,21 @@ func (p *publication) begin(by interface{ kick(error) }) {
 	s.mu.Unlock()
 	switch {
 	case closed:
-		by.kick(ErrKicked)
+		p.kick(ErrKicked)
 	case now:
 	case ending:
-		by.kick(errEnded)
+		p.kick(errEnded)
 	case !next:
-		by.kick(ErrTakenOver)
+		p.kick(ErrTakenOver)
 	}
 }
 
+// kick tells the publisher, once, that the stream is over for it; begin does where
+// it has not begun.
 func (p *publication) kick(cause error) {
 	p.src.turn.Lock()
 	by := p.by
+	p.by = nil
 	p.src.turn.Unlock()
 	if by != nil {
 		by.kick(cause)
@@ -290,6 +301,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 	grace := s.vhost.PublishGrace
 	waits := false
 	s.turn.Lock()
+	p.by = nil
 	switch p {
 	case s.now:
 		waits = (lost || s.vhost.GraceUnpublish) && grace > 0 && !s.isEnding()
@@ -305,7 +317,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 			s.grace = later(grace, s.graceOver)
 		}
 	case s.next:
-		s.dropNext()
+		s.dropNext(nil)
 		ended = s.now == nil && s.over
 	}
 	s.turn.Unlock()
@@ -325,23 +337,30 @@ func (p *publication) leave(lost bool) (ended bool) {
 // graceOver ends a stream that nobody has gone on with.
 func (s *Source) graceOver() {
 	s.turn.Lock()
-	ended := s.now == nil
+	ended, next := s.now == nil, s.next
+	if ended && next != nil {
+		s.dropNext(errEnded)
+	}
 	s.turn.Unlock()
 	if !ended {
 		return
 	}
 	s.end()
-	s.turn.Lock()
-	next := s.next
-	s.turn.Unlock()
 	if next != nil {
 		next.kick(errEnded)
 	}
 }
 
-// tell calls OnUnpublish, once, where OnPublish has accepted.
+// tell calls OnUnpublish, once, where OnPublish has accepted. The publisher is told
+// first where the stream is over for it.
 func (p *publication) tell() {
 	s := p.src
+	s.turn.Lock()
+	over := p.over
+	s.turn.Unlock()
+	if over != nil {
+		p.kick(over)
+	}
 	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
 		s.srv.tell(s.ctx, "OnUnpublish", func(ctx context.Context) { f(ctx, p.req) })
 	}
@@ -411,7 +430,7 @@ func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 // behind the headers, with a time behind all before. turn is held.
 func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
 	if s.now != nil {
-		s.past = append(s.past, s.now)
+		s.replace(s.now, ErrTakenOver)
 	}
 	s.now, s.next, s.aired, s.over = p, nil, p.req, false
 	stopTimer(&p.late)

@@ -172,8 +172,9 @@ func checkRequest(req *PublishRequest) error {
 type publication struct {
 	src *Source
 	req *PublishRequest
-	by  interface{ kick(error) } // guarded by src.turn; nil until begin
+	by  interface{ kick(error) } // guarded by src.turn; nil until begin, and from kick or leave on
 
+	over     error     // why the publisher is replaced; guarded by src.turn
 	accepted time.Time // as the next publisher; guarded by src.turn
 	late     func()    // stops the timer for its first keyframe; guarded by src.turn
 

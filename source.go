@@ -223,14 +223,7 @@ func (s *Source) Close() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	var publishers []interface{ kick(error) }
-	s.turn.Lock()
-	for _, p := range append(slices.Clone(s.past), s.now, s.next) {
-		if p != nil && p.by != nil {
-			publishers = append(publishers, p.by)
-		}
-	}
-	s.turn.Unlock()
+	publishers := s.publications()
 	s.end()
 	for _, p := range publishers {
 		p.kick(ErrKicked)
@@ -404,7 +397,7 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 
 // refreshSelf is a refresh of the Server's own.
 func (s *Source) refreshSelf() {
-	err := s.Refresh(s.publishing)
+	err := s.Refresh(context.WithoutCancel(s.publishing)) // which ends it with a cause
 	if errors.Is(err, errEnded) {
 		return
 	}
@@ -461,6 +454,12 @@ func (s *Source) end() {
 		s.srv.release(s)
 		s.mu.Lock()
 		s.ending = true
+		cause := errEnded
+		if s.closed {
+			cause = ErrKicked
+		} else if s.ctx.Err() != nil {
+			cause = ErrServerClosed
+		}
 		forwarders := slices.Clone(s.forwarders)
 		if s.stopRefresh != nil {
 			s.stopRefresh()
@@ -474,6 +473,7 @@ func (s *Source) end() {
 		stopTimer(&s.grace)
 		if s.next != nil {
 			stopTimer(&s.next.late)
+			s.next.over = cause
 		}
 		s.log.End() // in a turn of its own: nothing is appended after it
 		s.turn.Unlock()
