@@ -2,13 +2,16 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/amf"
@@ -23,20 +26,23 @@ const (
 	endedLimit = 16 << 20
 )
 
-// sendEnded sends endedSize bytes without a second keyframe, so that all of it is
+// writeEnded writes endedSize bytes without a second keyframe, so that all of it is
 // in the log, and the headers of a stream.
-func sendEnded(t *testing.T, write func(typ uint8, ms uint32, body []byte) error) {
-	t.Helper()
+func writeEnded(write func(typ uint8, ms uint32, body []byte) error) error {
 	header := append([]byte{0x17, 0, 0, 0, 0}, make([]byte, 10_000)...)
 	meta := append([]byte("\x02\x00\x0aonMetaData\x03\x00\x01a\x0c\x00\x01\x00\x00"), make([]byte, 1<<16)...)
-	require.NoError(t, write(TagData, 0, append(meta, 0, 0, 9)))
-	require.NoError(t, write(TagVideo, 0, header))
+	if err := errors.Join(write(TagData, 0, append(meta, 0, 0, 9)), write(TagVideo, 0, header)); err != nil {
+		return err
+	}
 	const parts = 100
 	body := append(frame(true, 0), make([]byte, endedSize/parts)...)
 	for i := range parts {
-		require.NoError(t, write(TagVideo, uint32(i), body))
+		if err := write(TagVideo, uint32(i), body); err != nil {
+			return err
+		}
 		body[0] = 0x27
 	}
+	return nil
 }
 
 // grown waits until no more than limit is taken beyond before.
@@ -72,7 +78,7 @@ func TestFault31_OneConnectionPublishesAgainAndAgain(t *testing.T) {
 	nc := rawPublisher(t, addr)
 	for i := range 100 {
 		nc.publish(fmt.Sprintf("s%d", i))
-		sendEnded(t, nc.write)
+		require.NoError(t, writeEnded(nc.write))
 		nc.remove()
 	}
 	require.Eventually(t, func() bool { return len(s.Sources()) == 0 }, 10*time.Second, time.Millisecond)
@@ -95,7 +101,7 @@ func TestFault31_PlayersWaitBehindEndedStreams(t *testing.T) {
 		player, err := c.Play(t.Context(), &forwardtest.Recorder{Discard: true})
 		require.NoError(t, err)
 		defer player.Close()
-		sendEnded(t, pub.WriteTag)
+		require.NoError(t, writeEnded(pub.WriteTag))
 		require.NoError(t, pub.Close())
 	}
 	require.Eventually(t, func() bool { return s.Stats().Buffered == 0 }, time.Minute, 10*time.Millisecond)
@@ -112,21 +118,37 @@ func TestFault31_HostKeepsEveryHandle(t *testing.T) {
 	s := newServer(t, Config{DrainTimeout: 2 * time.Second})
 	defer s.Close()
 	before := heap()
-	var handles []any
+	var (
+		mu      sync.Mutex
+		handles []any
+		group   errgroup.Group
+	)
+	group.SetLimit(4) // each waits for its receivers most of the time
 	for i := range streams {
-		pub, err := s.Publish(context.Background(), PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
-		require.NoError(t, err)
-		src := pub.Source()
-		f, err := src.Forward(Destination{URL: d.URL(fmt.Sprintf("live/s%d", i))})
-		require.NoError(t, err)
-		unread := src.Subscribe(context.Background())
-		begun := src.Subscribe(context.Background())
-		sendEnded(t, pub.WriteTag)
-		_, err = begun.Next()
-		require.NoError(t, err)
-		require.NoError(t, pub.Close())
-		handles = append(handles, pub, src, f, unread, begun, src.Demuxer(context.Background()), src.Subscribe(context.Background()))
+		group.Go(func() error {
+			pub, err := s.Publish(context.Background(), PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
+			if err != nil {
+				return err
+			}
+			src := pub.Source()
+			f, err := src.Forward(Destination{URL: d.URL(fmt.Sprintf("live/s%d", i))})
+			if err != nil {
+				return err
+			}
+			unread, begun := src.Subscribe(context.Background()), src.Subscribe(context.Background())
+			if err := writeEnded(pub.WriteTag); err != nil {
+				return err
+			}
+			if _, err := begun.Next(); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			handles = append(handles, pub, src, f, unread, begun, src.Demuxer(context.Background()), src.Subscribe(context.Background()))
+			return pub.Close()
+		})
 	}
+	require.NoError(t, group.Wait())
 	require.Eventually(t, func() bool { return s.Stats().Buffered == 0 }, time.Minute, 10*time.Millisecond)
 	grown(t, before, endedLimit)
 	for _, h := range handles {
