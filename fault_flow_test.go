@@ -58,7 +58,7 @@ func whole(t testing.TB, rec *forwardtest.Recorder, frames int) {
 // A publisher as fast as it is let, whose times follow the clock: nothing tells
 // that it is fast but that its receivers fall behind.
 func TestFault33_FastByTheClock(t *testing.T) {
-	const n = 20_000
+	const n = 8_000
 	media := forwardtest.Media{ID: 3, VideoBitrate: 2_000_000, AudioBitrate: -1} // 10 kB
 	for name, rates := range map[string][]int{
 		"alike":     {30 << 20, 30 << 20},
@@ -104,10 +104,10 @@ func TestFault34_SlowPlayer(t *testing.T) {
 		send        func(b *bubble, p *forwardtest.Publisher) error
 	}{
 		"a file, a destination": {true, func(b *bubble, p *forwardtest.Publisher) error {
-			return p.Send(b.ctx, file.Messages(2*time.Minute), 0)
+			return p.Send(b.ctx, file.Messages(time.Minute), 0)
 		}},
 		"a file, another player": {false, func(b *bubble, p *forwardtest.Publisher) error {
-			return p.Send(b.ctx, file.Messages(2*time.Minute), 0)
+			return p.Send(b.ctx, file.Messages(time.Minute), 0)
 		}},
 		"joined in mid-GOP": {false, func(b *bubble, p *forwardtest.Publisher) error {
 			first := 0
@@ -224,9 +224,9 @@ func TestFault33_InsideTheProcess(t *testing.T) {
 				p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
 				require.NoError(b, err)
 				rec := b.published(d, 1).Recorder()
-				messages := forwardtest.Media{ID: 7, VideoBitrate: 2_000_000, AudioBitrate: -1}.Messages(400 * time.Second)
+				messages := forwardtest.Media{ID: 7, VideoBitrate: 2_000_000, AudioBitrate: -1}.Messages(160 * time.Second)
 				if clock {
-					messages = byTheClock(forwardtest.Media{ID: 7, VideoBitrate: 2_000_000, AudioBitrate: -1}, 10_002)
+					messages = byTheClock(forwardtest.Media{ID: 7, VideoBitrate: 2_000_000, AudioBitrate: -1}, 4_002)
 				}
 				longest := time.Duration(0)
 				frames := -3
@@ -238,7 +238,7 @@ func TestFault33_InsideTheProcess(t *testing.T) {
 				}
 				require.LessOrEqual(b, longest, 200*time.Millisecond)
 				require.NoError(b, p.Close())
-				require.NoError(b, rec.WaitFrames(b.ctx, 9900))
+				require.NoError(b, rec.WaitFrames(b.ctx, 3900))
 				<-p.Source().Done()
 				require.Zero(b, rec.Report().Missing)
 				require.InDelta(b, frames, rec.Report().Frames, 3)
