@@ -1068,14 +1068,14 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 		length time.Duration
 		rate   int
 	}{
-		{forwardtest.Media{ID: 2}, 5 * time.Minute, 1 << 20},
-		{forwardtest.Media{ID: 2, VideoBitrate: -1, AudioBitrate: 16000}, 5 * time.Minute, 1 << 20},
+		{forwardtest.Media{ID: 2}, 2 * time.Minute, 1 << 20},
+		{forwardtest.Media{ID: 2, VideoBitrate: -1, AudioBitrate: 16000}, 2 * time.Minute, 1 << 20},
 		// 512 KiB, the backlog that is waited for, last longer than a receiver
 		// may lag.
-		{forwardtest.Media{ID: 2, VideoBitrate: 400_000, AudioBitrate: -1, KeyframeInterval: time.Second}, 5 * time.Minute, 66_000},
+		{forwardtest.Media{ID: 2, VideoBitrate: 400_000, AudioBitrate: -1, KeyframeInterval: time.Second}, 2 * time.Minute, 66_000},
 		// 2 s, by which a publisher may be early, are more bytes than a
 		// receiver may lag.
-		{forwardtest.Media{ID: 2, VideoBitrate: 80_000_000, AudioBitrate: -1, KeyframeInterval: time.Second / 2}, 10 * time.Second, 12 << 20},
+		{forwardtest.Media{ID: 2, VideoBitrate: 80_000_000, AudioBitrate: -1, KeyframeInterval: time.Second / 2}, 6 * time.Second, 12 << 20},
 	} {
 		media, length := row.media, row.length
 		cfg := Config{Resolver: MustStatic("rtmp://slow/live/"+canary, "rtmp://stalled/live/"+canary), WriteTimeout: time.Hour, ReadTimeout: time.Minute}

@@ -74,6 +74,7 @@ func (b *bubble) hear(address, name string, rec *forwardtest.Recorder) (*forward
 	p, err := c.Play(b.ctx, rec)
 	require.NoError(b, err)
 	b.Cleanup(func() { p.Close() })
+	synctest.Wait() // until it plays, or waits for a publisher
 	return p, h
 }
 
