@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -8,11 +9,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -144,8 +147,20 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	for _, name := range declared(t) {
 		require.True(t, names[name], "%s is not in exportedTypes", name)
 	}
-	s := newServer(t, Config{Resolver: MustStatic("rtmp://dest/live/" + canary)})
+	// The Forwarder stays in its dial: what is copied here is not written to.
+	dials := make(chan struct{})
+	s := newServer(t, Config{
+		Resolver: ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+			return []Destination{{URL: "rtmp://dest/live/" + canary, DialTimeout: time.Hour}}, nil
+		}),
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			close(dials)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+	})
 	p := publish(t, s, "live", canary)
+	<-dials
 	live := map[string]any{
 		"Server": s, "Source": p.Source(), "Publisher": p, "Forwarder": p.Source().Forwarders()[0],
 		"Subscription": p.Source().Subscribe(t.Context()), "Demuxer": p.Source().Demuxer(t.Context()),
