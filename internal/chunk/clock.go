@@ -47,7 +47,7 @@ type timeline struct {
 	count int    // of messages in line, up to 2
 	in    uint32 // the last time in line, as it came,
 	base  uint32 // as it went out,
-	step  int32  // and what it was ahead of the one before
+	step  int32  // and how far it was from the one before
 	out   uint32 // the last time that went out
 	prev  uint32 // the last time that came, in line or not
 
@@ -132,6 +132,9 @@ func (c *clock) beside(t uint32, x, y *timeline) uint32 {
 func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	var out uint32
 	came := x.prev
+	if x.count > 0 && x.out == x.base && int32(t-x.in) < min(0, int32(t-came)) {
+		came = x.in // what went out last is that, and went no further
+	}
 	switch {
 	case x.count == 0:
 		if y.jump.n > 0 && Near(t, y.jump.last, maxStep) && !Near(t, y.in, maxStep) {
@@ -157,10 +160,11 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	return out
 }
 
-// follows reports whether a time is near the last one in line.
+// follows reports whether a time is near the last one in line, or comes back
+// from it to where the track was before.
 func (x *timeline) follows(t uint32) bool {
 	step := int32(t - x.in)
-	return -maxStep <= step && step <= maxStep+x.step
+	return -max(maxStep, min(x.step, 2*maxStep)) <= step && step <= maxStep+x.step
 }
 
 // isInLine reports whether a time goes on from the last one of track x, or is
@@ -194,7 +198,7 @@ func (c *clock) inLine(t uint32, x, y *timeline) uint32 {
 		if !x.follows(t) {
 			y.other = out // that far the time has not gone on
 		}
-		x.step = ahead(t, x.in)
+		x.step = apart(t, x.in)
 	}
 	x.count = min(x.count+1, 2)
 	x.in, x.base, x.other = t, out, y.base
@@ -286,7 +290,7 @@ func (c *clock) turn(x, y *timeline, both bool) {
 	}
 	c.alone = false
 	settle := func(t *timeline) {
-		t.step = ahead(t.jump.last, t.in)
+		t.step = apart(t.jump.last, t.in)
 		t.in, t.base, t.home = t.jump.last, t.jump.last+c.offset, t.base
 		t.fresh, t.jumped = true, t.base
 		t.jump = jump{}
@@ -325,11 +329,14 @@ func (c *clock) shift(d uint32) {
 	}
 }
 
-// ahead is how far one time is ahead of another, 0 where that is out of all
+// apart is how far a time is from the one before it, 0 where that is out of all
 // proportion.
-func ahead(t, of uint32) int32 {
-	if step := int32(t - of); 0 < step && step <= maxPause {
-		return step
+func apart(t, before uint32) int32 {
+	switch d := int32(t - before); {
+	case 0 < d && d <= maxPause:
+		return d
+	case -2*maxStep <= d && d < 0:
+		return -d
 	}
 	return 0
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -57,6 +58,10 @@ func TestClock(t *testing.T) {
 		"one behind":      {{'v', 900_000, 900_000}, {'a', 900_010, 900_010}, {'v', 0, 900_000}, {'v', 900_040, 900_040}, {'a', 900_030, 900_030}, {'v', 900_080, 900_080}, {'d', 900_080, 900_080}},
 		"one half-way round": {{'v', 900_000, 900_000}, {'a', 900_010, 900_010}, {'v', 900_000 + 1<<31, 900_000}, {'a', 900_030, 900_030},
 			{'v', 900_040, 900_040}},
+		"2.1 s ahead":    {{'v', 0, 0}, {'a', 5, 5}, {'a', 105, 105}, {'a', 205, 205}, {'v', 2_140, 2_140}, {'v', 80, 80}, {'a', 305, 305}, {'v', 120, 120}},
+		"1.95 s behind":  {{'v', 3_000, 3_000}, {'a', 3_005, 3_005}, {'v', 1_050, 1_050}, {'v', 3_080, 3_080}, {'a', 3_025, 3_025}, {'v', 3_120, 3_120}},
+		"near, then far": {{'v', 0, 0}, {'a', 5, 5}, {'v', 1_950, 1_950}, {'v', 1<<31 + 5_000, 1_950}, {'v', 120, 120}, {'a', 100, 100}, {'v', 160, 160}},
+
 		"the first one":       {{'v', far, far}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', 80, 80}},
 		"the first of audio":  {{'v', 0, 0}, {'v', 40, 40}, {'a', far, far}, {'v', 80, 80}, {'a', 51, 51}, {'v', 120, 120}, {'a', 74, 74}},
 		"two that disagree":   {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'v', far, 40}, {'v', 2 * far, 40}, {'a', 28, 28}, {'v', 160, 160}, {'a', 51, 51}},
@@ -226,6 +231,15 @@ func TestClockOutliers(t *testing.T) {
 			}
 			m.at += by
 			m.out = true
+		}
+		// One apart from these that is hardly out of line, or hardly in line.
+		if i := 20 + rnd.IntN(len(all)); i+20 < len(all) && !slices.ContainsFunc(all[i-20:i+20], func(m live) bool { return m.out }) {
+			by := uint32(1_900 + rnd.IntN(500))
+			if rnd.IntN(2) == 0 {
+				by = -by
+			}
+			all[i].at += by
+			all[i].out = true
 		}
 		k, moved := checkOutliers(t, all, fmt.Sprint("seed ", seed))
 		outliers, changed = outliers+k, changed+moved
