@@ -1,7 +1,10 @@
 package forward
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"reflect"
@@ -67,6 +70,33 @@ func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
 type RTMPSFile struct {
 	Listen            []string
 	CertFile, KeyFile string
+
+	certFrom, keyFrom *string // where the paths come from, if not from the file
+}
+
+// Certificate reads CertFile and KeyFile. Its errors do not show a path that
+// stands for a variable of the environment.
+func (r *RTMPSFile) Certificate() (tls.Certificate, error) {
+	cert, err := readPath(r.CertFile, r.certFrom)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := readPath(r.KeyFile, r.keyFrom)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// readPath reads a file. from is what errors show in place of its path, unless it
+// is nil.
+func readPath(path string, from *string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	var at *fs.PathError
+	if from != nil && errors.As(err, &at) {
+		return nil, fmt.Errorf("%s: %s: %w", *from, at.Op, at.Err)
+	}
+	return b, err
 }
 
 // LoadConfig reads a file in SRS's configuration format. It takes what the
@@ -185,7 +215,11 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 			f.publishAuth(d)
 		case "vhost":
 			if err := rtmp.CheckVhost(d.Args[0]); err != nil {
-				return nil, fmt.Errorf("%s: vhost %q: %w", d.ArgPos(0), d.Args[0], err)
+				name := fmt.Sprintf("vhost %q", d.Args[0])
+				if from := d.Origin(0); from != "" {
+					name = "the vhost's name, " + from
+				}
+				return nil, fmt.Errorf("%s: %s: %w", d.ArgPos(0), name, err)
 			}
 			v, err := f.vhost(d)
 			if err != nil {
@@ -519,15 +553,26 @@ func rtmpsFile(d *conf.Directive) *RTMPSFile {
 		case "listen":
 			r.Listen = append(r.Listen, addresses(d.Args)...)
 		case "cert":
-			r.CertFile = d.Args[0]
+			r.CertFile, r.certFrom = d.Args[0], originOf(d)
 		case "key":
-			r.KeyFile = d.Args[0]
+			r.KeyFile, r.keyFrom = d.Args[0], originOf(d)
 		}
 	}
 	if !enabled {
 		return nil
 	}
 	return r
+}
+
+// originOf says where a value stands that comes from elsewhere, and where from; nil
+// for any other.
+func originOf(d *conf.Directive) *string {
+	from := d.Origin(0)
+	if from == "" {
+		return nil
+	}
+	from = fmt.Sprintf("%s: %s", d.ArgPos(0), from)
+	return &from
 }
 
 // addresses makes what listen takes, a port or host:port, fit for net.Listen.

@@ -180,6 +180,7 @@ func TestFileFromEnvironmentShowsNoValue(t *testing.T) {
 		"vhost v { forward { enabled on; destination h { profile ${SECRET}; } } }",
 		"vhost v { forward { enabled on; backend ${SECRET}; } }",
 		"vhost v { forward { enabled on; backend http://h/; on_failure rtmp://${SECRET}/[x]/; } }",
+		"vhost a/${SECRET} { }", "publish_auth { user ${SECRET} a; user ${SECRET} b; }",
 		"vhost v { play { mw_latency ${SECRET}; } }", "vhost ${SECRET} { } vhost ${SECRET} { }",
 		"include ${SECRET};", "include ${NONE};",
 		"vhost v { forward { destination h { stream_key_file key; chunk_size 1; } } }",

@@ -240,7 +240,7 @@ func load(o options) (*config, error) {
 	file.Config.Hooks.OnForward = o.hintAllow
 	conf := &config{File: file}
 	if r := file.RTMPS; r != nil {
-		cert, err := tls.LoadX509KeyPair(r.CertFile, r.KeyFile)
+		cert, err := r.Certificate()
 		if err != nil {
 			return nil, fmt.Errorf("%s: rtmps: %w", o.file, err)
 		}

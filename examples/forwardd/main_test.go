@@ -42,11 +42,17 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		"no such include":  {[]string{"-t", "-c", write(t, "listen 1935;\ninclude ./none.conf;\n")}, `forward.conf:2:9: found "./none.conf", expected a file that can be read`},
 		"unset variable":   {[]string{"-t", "-c", write(t, "listen ${FORWARDD_TEST_UNSET};\n")}, "forward.conf:1:8: found ${FORWARDD_TEST_UNSET}, which is not set"},
 		"no certificate":   {[]string{"-t", "-c", write(t, "rtmps { enabled on; listen 127.0.0.1:0; cert ./none.crt; key ./none.key; }\n")}, "forward.conf: rtmps: open ./none.crt"},
+		"certificate of a variable": {[]string{"-t", "-c", write(t, "rtmps { enabled on; listen 127.0.0.1:0; cert ${FORWARDD_TEST_PATH}; key x; }\n")},
+			"forward.conf:1:46: what ${FORWARDD_TEST_PATH} stands for: open: no such file or directory"},
+		"key of a variable": {[]string{"-t", "-c", write(t, "rtmps { enabled on; listen 127.0.0.1:0; cert "+good+"; key ${FORWARDD_TEST_PATH}; }\n")},
+			" stands for: open: no such file or directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Setenv("FORWARDD_TEST_PATH", "/none/s3cret")
 			var out, errs bytes.Buffer
 			require.Equal(t, exitUsage, run(t.Context(), c.args, &out, &errs))
 			require.Contains(t, errs.String(), c.want)
+			require.NotContains(t, errs.String(), "s3cret")
 			require.Empty(t, out.String())
 		})
 	}

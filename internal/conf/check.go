@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Ignored is a directive of the format that this module does not do.
@@ -104,7 +105,7 @@ var (
 	name         = &value{expected: "a name", valid: notEmpty}
 	path         = &value{expected: "a path", valid: notEmpty}
 	user         = &value{expected: "a user's name", valid: notEmpty}
-	password     = &value{expected: "a password", valid: notEmpty, secret: true}
+	password     = text("a password", 1, 4096, true)
 	method       = oneOf("adobe", "llnw")
 	connections  = integer("a number of connections", 1, 1<<31-1)
 	chunkSize    = integer("a chunk size in bytes", 128, 65536) // the range SRS accepts
@@ -345,6 +346,9 @@ func (r rule) check(d *Directive) error {
 		}
 		if i >= most {
 			return &Error{Pos: d.ArgPos(i), Found: found, Expected: end}
+		}
+		if !utf8.ValidString(arg) { // in a file of a value, or in the environment
+			return &Error{Pos: d.ArgPos(i), Found: found, Expected: "UTF-8 text"}
 		}
 		if v.valid(arg) {
 			continue

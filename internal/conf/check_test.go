@@ -141,10 +141,10 @@ func TestCheckErrors(t *testing.T) {
 		{"forward of old", "vhost a { forward b; }", `1:19: found "b", expected "{"`},
 		{"empty name", `vhost "" {}`, `1:7: found "", expected a name`},
 
-		{"user without password", "publish_auth { user jo; }", `1:23: found ";", expected a password`},
+		{"user without password", "publish_auth { user jo; }", `1:23: found ";", expected a password of 1 to 4096 bytes without control characters`},
 		{"user without name", "publish_auth { user; }", `1:20: found ";", expected a user's name`},
 		{"user with more", "publish_auth { user jo secret pass; }", `1:31: found value 3 of user, expected ";"`},
-		{"user with an empty password", `publish_auth { user jo ""; }`, `1:24: found value 2 of user, expected a password`},
+		{"user with an empty password", `publish_auth { user jo ""; }`, `1:24: found value 2 of user, expected a password of 1 to 4096 bytes without control characters`},
 		{"user with a block", "publish_auth { user jo secret { } }", `1:31: found "{", expected ";"`},
 		{"second user of a name", "publish_auth { user jo a; user al a; user jo b; }", `1:38: found a second user "jo", expected only the one at srs.conf:1:16`},
 		{"method", "publish_auth { method basic; }", `1:23: found "basic", expected "adobe" or "llnw"`},

@@ -382,18 +382,13 @@ func (l *lexer) next() (token, *lexFault) {
 }
 
 // variableEnd is how much of s, which follows a part of a word, belongs to it as
-// the rest of a ${NAME}.
+// the rest of a ${NAME}, or of what is meant as one, such as ${NAME:-text}.
 func variableEnd(word, s string) int {
 	if s[0] != '{' || !strings.HasSuffix(word, "$") {
 		return 0
 	}
-	for i := 1; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '}':
-			return i + 1
-		case c != '_' && (c < '0' || '9' < c) && (c < 'a' || 'z' < c) && (c < 'A' || 'Z' < c):
-			return 0
-		}
+	if n := strings.IndexAny(s[1:], delimiters); n >= 0 && s[1+n] == '}' {
+		return n + 2
 	}
 	return 0
 }

@@ -128,7 +128,7 @@ func TestLoadIncludeErrors(t *testing.T) {
 }
 
 func TestLoadVariables(t *testing.T) {
-	env := environ("PORT=1936", "HOST=10.0.0.6", "KEY=a b;{}#\"'\\${PORT}", "EMPTY=", "_x1=y", "TWO=a b")
+	env := environ("PORT=1936", "HOST=10.0.0.6", "KEY=a b;{}#\"'\\${PORT}", "EMPTY=", "_x1=y", "TWO=a b", "LATIN1=\xfc", "LINES=a\n")
 	for _, tt := range []struct{ src, want string }{
 		{"listen ${PORT};", "listen 1936;"},
 		{"listen ${HOST}:${PORT};", "listen 10.0.0.6:1936;"},
@@ -154,6 +154,10 @@ func TestLoadVariables(t *testing.T) {
 		{"pid ${};", `1:5: found "${", expected ${NAME}, or $${ for ${ itself`},
 		{`pid "${a b}";`, `1:5: found "${", expected`},
 		{"pid a${x", `found end of file`},
+		{"listen ${PORT:-1};", `1:8: found "${", expected ${NAME}, or $${ for ${ itself`},
+		{"pid ${a-b}.${PORT};", `1:5: found "${", expected`},
+		{"vhost v { forward { destination h { stream_key ${LATIN1}; } } }", "1:48: found what ${LATIN1} stands for, expected UTF-8 text"},
+		{"publish_auth { user a ${LINES}; }", "1:23: found what ${LINES} stands for, expected a password of 1 to 4096 bytes without control characters"},
 		{"pid a${x y};", `1:11: found "}", expected ";" or "{"`},
 		{`pid "a${x";`, `1:5: found "${"`},
 		{"listen ${HOST};", "1:8: found what ${HOST} stands for, expected a port, host:port or [ipv6]:port"},
@@ -195,7 +199,7 @@ func TestLoadNotesWhatLooksLikeAVariable(t *testing.T) {
 
 func TestLoadSecretFiles(t *testing.T) {
 	dir := files(t, map[string]string{
-		"key": "k;{}$KEY ${NONE}\n", "crlf": "\ufeffk\r\n", "pw": "p w", "url": "rtmp://u:p@h/a/k\n", "hook": "http://u:p@h/x?token=t", "two": "a\nb\n", "empty": "\n",
+		"key": "k;{}$KEY ${NONE}\n", "crlf": "\ufeffk\r\n", "pw": "p w", "url": "rtmp://u:p@h/a/k\n", "hook": "http://u:p@h/x?token=t", "two": "a\nb\n", "empty": "\n", "utf16": "\xff\xfek\x00", "latin1": "k\xfc\n",
 	})
 	write := func(src string) { require.NoError(t, os.WriteFile(filepath.Join(dir, "srs.conf"), []byte(src), 0o600)) }
 	for _, tt := range []struct{ src, want string }{
@@ -218,6 +222,9 @@ func TestLoadSecretFiles(t *testing.T) {
 		{"vhost v { forward { destination h { stream_key_file none; } } }", `1:53: found "none", expected a file that can be read (no such file or directory)`},
 		{"vhost v { forward { destination h { stream_key_file two; } } }", `1:53: found the text of "two", expected a stream key`},
 		{"vhost v { forward { destination h { stream_key_file empty; } } }", `1:53: found the text of "empty", expected a stream key`},
+		{"vhost v { forward { destination h { stream_key_file latin1; } } }", `1:53: found the text of "latin1", expected UTF-8 text`},
+		{"publish_auth { user_file jo utf16; }", `1:29: found the text of "utf16", expected UTF-8 text`},
+		{"publish_auth { user_file jo two; }", `1:29: found the text of "two", expected a password`},
 		{"vhost v { forward { destination h { stream_key_file; } } }", `1:52: found ";", expected a path`},
 		{"vhost v { forward { destination h { stream_key_file key key; } } }", `1:57: found a value more, expected ";"`},
 		{"vhost v { forward { destination h { stream_key k; stream_key_file key; } } }", `1:51: found a second "stream_key", expected only the one`},
