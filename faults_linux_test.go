@@ -363,12 +363,6 @@ func resident(t *testing.T) int {
 	return pages * os.Getpagesize()
 }
 
-// raceDetector reports whether the test has its memory beside it.
-func raceDetector() bool {
-	info, _ := debug.ReadBuildInfo()
-	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
-}
-
 func TestFault13_NobodyReads_Sockets(t *testing.T) {
 	t.Parallel()
 	const n = 64

@@ -364,8 +364,9 @@ func (s *Server) shutdown(ctx context.Context) error {
 }
 
 // restLimit bounds how long Shutdown waits for what has arrived to be read, which
-// takes microseconds, unless the host decides about something.
-const restLimit = 100 * time.Millisecond
+// takes microseconds, unless the host decides about something or the machine is
+// very busy.
+const restLimit = time.Second
 
 // readRest ends the connections of all but players when what has arrived over them
 // is read, and waits for that.

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http/httptest"
 	"os"
+	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -123,3 +125,9 @@ func countingWarnings(n *atomic.Int64) *slog.Logger {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// raceDetector reports whether the test has its memory beside it.
+func raceDetector() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}

@@ -471,6 +471,9 @@ func (s *Source) end() {
 		}
 		s.turn.Lock()
 		stopTimer(&s.grace)
+		if s.now != nil && cause == ErrKicked {
+			s.now.over = cause
+		}
 		if s.next != nil {
 			stopTimer(&s.next.late)
 			s.next.over = cause
