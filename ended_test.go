@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -268,4 +269,56 @@ func (c *rawConn) remove() {
 func (c *rawConn) write(typ uint8, ms uint32, body []byte) error {
 	_, err := c.nc.Write(chunk.Append(nil, chunk.Header{Type: typ, Time: ms, StreamID: c.id}, body, rawChunks))
 	return err
+}
+
+// A player that joins from several goroutines at once, as one that is unpaused in
+// the instant in which its stream ends, is a receiver once, and keeps nothing of
+// the stream afterwards.
+func TestFault31_PlayerJoinsTwice(t *testing.T) {
+	for name, join := range map[string]func(p *player, src *Source){
+		"by its client and by an end": func(p *player, src *Source) { p.attach(src); p.join() },
+		"stopped before it does": func(p *player, src *Source) {
+			p.detach()
+			p.attach(src)
+			p.stopped.Store(false)
+			p.join()
+		},
+		"stopped when it has": func(p *player, src *Source) { p.attach(src); p.detach(); p.attach(src) },
+		"at once": func(p *player, src *Source) {
+			var joins sync.WaitGroup
+			for range 8 {
+				joins.Go(func() {
+					for range 100 {
+						p.detach()
+						p.stopped.Store(false)
+						p.join()
+					}
+				})
+			}
+			joins.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, Config{MemoryBudget: 64 << 20}, func(b *bubble) {
+				play := b.play("live/s")
+				pub, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
+				require.NoError(b, err)
+				require.NoError(b, pub.WriteTag(TagVideo, 0, frame(true, 0)))
+				synctest.Wait()
+				b.srv.mu.Lock()
+				var p *player
+				for c := range b.srv.conns {
+					p = c.player
+				}
+				b.srv.mu.Unlock()
+				join(p, pub.Source())
+				synctest.Wait()
+				require.NoError(b, pub.Close())
+				<-pub.Source().Done()
+				synctest.Wait()
+				require.Zero(b, b.srv.Stats().Buffered)
+				require.NoError(b, play.Close())
+			})
+		})
+	}
 }

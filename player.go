@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,15 +22,22 @@ type player struct {
 	endPlayers bool
 	playerWait time.Duration
 
-	src     atomic.Pointer[Source] // that it plays
-	stopped atomic.Bool            // paused, or stopped for good
-	played  atomic.Bool            // has had a publisher
-	notify  atomic.Bool            // is told when the next one comes
+	// mu is held while the player enters or leaves the receivers of a stream, of
+	// which it is one of one stream at most, once. It comes before srv.mu.
+	mu sync.Mutex
+	at *playing // nil while it waits or is stopped; guarded by mu
+
+	stopped atomic.Bool // paused, or stopped for good
+	played  atomic.Bool // has had a publisher
+	notify  atomic.Bool // is told when the next one comes
 
 	// Guarded by srv.mu.
 	waitUntil time.Time // while it waits
 	stopWait  func()    // the timer for that, nil for none
 }
+
+// playing is a player's time among the receivers of a stream.
+type playing struct{ src *Source }
 
 // audience is the players of one name: those that play it, that wait for a
 // publisher, and that are paused. It is there while they are.
@@ -118,30 +126,49 @@ func (p *player) join() {
 	}
 }
 
-// attach begins to play src.
+// attach begins to play src, unless the player has been stopped meanwhile, or plays:
+// it may join from several goroutines.
 func (p *player) attach(src *Source) {
 	c := p.conn
-	defer func() {
-		if p.stopped.Load() { // meanwhile
-			p.detach()
-		}
-	}()
 	if p.notify.Swap(false) {
 		c.out.Send(c.rt.AppendPlayBegin(nil, p.streamID))
 	}
+	p.mu.Lock()
+	if p.stopped.Load() || p.at != nil {
+		p.mu.Unlock()
+		return
+	}
 	p.played.Store(true)
-	p.src.Store(src)
-	src.group.Add(c.out, src.cursorOptions(p.streamID, c.rt.ChunkSize()), func() ([]byte, bool) {
-		p.ended(src)
+	at := &playing{src}
+	p.at = at
+	src.group.Prepare(c.out, src.cursorOptions(p.streamID, c.rt.ChunkSize()), func() ([]byte, bool) {
+		p.ended(at)
 		return nil, false
 	})
+	p.mu.Unlock()
+	c.out.Kick()
 }
 
-// ended is called when all of src is sent. The player waits for the next
+// leaveReceivers ends at, and reports whether that was still to be done. p.mu is
+// held.
+func (p *player) leaveReceivers(at *playing) bool {
+	if at == nil || p.at != at {
+		return false
+	}
+	p.at = nil
+	at.src.group.Remove(p.conn.out)
+	return true
+}
+
+// ended is called when all of a stream is sent. The player waits for the next
 // publisher, and what a client takes for the end is kept from it.
-func (p *player) ended(src *Source) {
-	src.group.Remove(p.conn.out)
-	p.src.CompareAndSwap(src, nil)
+func (p *player) ended(at *playing) {
+	p.mu.Lock()
+	left := p.leaveReceivers(at)
+	p.mu.Unlock()
+	if !left { // stopped meanwhile
+		return
+	}
 	if p.endPlayers {
 		p.tellEnd()
 	}
@@ -180,10 +207,11 @@ func (p *player) waitOver() {
 func (p *player) detach() {
 	p.stopped.Store(true)
 	p.conn.srv.leave(p)
-	if src := p.src.Swap(nil); src != nil {
-		src.group.Remove(p.conn.out)
-	}
-	p.conn.out.Detach()
+	p.mu.Lock()
+	p.leaveReceivers(p.at)
+	p.conn.out.Drop()
+	p.mu.Unlock()
+	p.conn.out.Kick()
 }
 
 // enterLocked counts a player in the audience of its name. s.mu is held, here
@@ -229,6 +257,7 @@ func (s *Server) join(p *player) (src *Source, err error) {
 	}
 	a.waiting[p] = struct{}{}
 	if p.playerWait > 0 {
+		stopTimer(&p.stopWait)
 		p.waitUntil = time.Now().Add(p.playerWait)
 		p.stopWait = later(p.playerWait, p.waitOver)
 	}

@@ -52,8 +52,15 @@ func NewGroup(l *gop.Log, pool *Pool) *Group {
 
 // Add adds a sender, which then gets the log.
 func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdown bool)) {
+	g.Prepare(s, o, end)
+	s.Kick()
+}
+
+// Prepare is Add for callers with locks that end takes, who call Kick when they
+// have them no more.
+func (g *Group) Prepare(s *Sender, o gop.Options, end func() (control []byte, shutdown bool)) {
 	g.add(s)
-	s.Attach(g.log, o, end)
+	s.prepare(g.log, o, end)
 }
 
 func (g *Group) add(s *Sender) {

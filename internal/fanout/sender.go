@@ -258,6 +258,12 @@ func (s *Sender) Send(b []byte) error {
 // held: it must not block, and returns what is sent then and whether to shut
 // down.
 func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
+	s.prepare(l, o, end)
+	s.Kick()
+}
+
+// prepare is Attach up to Kick.
+func (s *Sender) prepare(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	o.Skipped = &s.skipped
 	a := &attachment{log: l, opt: o, end: end, flow: flow.Receiver{Player: s.player}}
 	l.Start(&a.cursor, o)
@@ -266,7 +272,6 @@ func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, s
 	s.asked.Store(true)
 	s.current.Store(a)
 	s.mu.Unlock()
-	s.Kick()
 }
 
 // StopAtKeyframe ends sending the log before its next keyframe, in a stream
@@ -295,12 +300,18 @@ func (s *Sender) Next() uint64 {
 
 // Detach ends sending media, behind the message that is being sent.
 func (s *Sender) Detach() {
+	s.Drop()
+	s.Kick()
+}
+
+// Drop is Detach for callers with locks that end takes, who call Kick when they
+// have them no more.
+func (s *Sender) Drop() {
 	s.mu.Lock()
 	s.detach, s.attach = true, nil
 	s.asked.Store(true)
 	s.current.Store(nil)
 	s.mu.Unlock()
-	s.Kick()
 }
 
 // Shutdown closes the connection for writing when the control messages that are
