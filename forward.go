@@ -1064,7 +1064,11 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	}
 	if f := cfg.Hooks.OnConnect; f != nil {
 		began := time.Now()
-		if err := c.srv.guard("OnConnect", func() error { return f(c.ctx, req) }); err != nil {
+		err := c.ask("OnConnect", func(ctx context.Context) error { return f(ctx, req) })
+		switch {
+		case errors.As(err, new(goneError)):
+			return err
+		case err != nil:
 			c.delayRefusal(asked)
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", hide(err, []string{c.page}, []string{m.TcURL, m.App, c.page}))
 		}
@@ -1078,6 +1082,48 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		c.rt.SetChunkSize(cfg.vhost(req.Vhost).ChunkSize)
 	}
 	return nil
+}
+
+// asking returns a context for what the host is asked about the client. It ends
+// when the client leaves. done comes before anything is read.
+func (c *conn) asking() (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	stop := c.in.Watch(func(err error) { cancel(goneError{err}) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// goneError is why a client has gone while the host was asked about it.
+type goneError struct{ error }
+
+func (e goneError) Unwrap() error { return e.error }
+
+// orGone is the error of what was asked in a context of asking: that the client
+// has gone is no refusal.
+func orGone(ctx context.Context, err error) error {
+	var gone goneError
+	if err != nil && errors.As(context.Cause(ctx), &gone) {
+		return gone
+	}
+	return err
+}
+
+// ask asks a hook about the client.
+func (c *conn) ask(what string, f func(context.Context) error) error {
+	ctx, done := c.asking()
+	defer done()
+	return orGone(ctx, c.srv.guard(what, func() error { return f(ctx) }))
+}
+
+// askPublish asks for a publish.
+func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error) {
+	ctx, done := c.asking()
+	defer done()
+	c.srv.awaitName(ctx, req)
+	p, err := c.srv.publish(ctx, cfg, req)
+	return p, orGone(ctx, err)
 }
 
 var errNoUser = errors.New("not authenticated")
@@ -1139,9 +1185,10 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
-	c.srv.awaitName(c.ctx, req)
-	p, err := c.srv.publish(c.ctx, cfg, req)
+	p, err := c.askPublish(cfg, req)
 	switch {
+	case errors.As(err, new(goneError)):
+		return err
 	case errors.Is(err, ErrStreamBusy):
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
 	case errors.Is(err, errMemory):

@@ -141,8 +141,10 @@ func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " 
 // A hook may call every method of this package. Those that wait for something do
 // not wait there: see ErrInHook.
 //
-// The context of OnConnect, OnPublish and OnPlay ends with Server.Close, and with
-// that of ServeConn or Publish.
+// The context of OnConnect, OnPublish and OnPlay ends when the client leaves, with
+// Server.Close, and with that of ServeConn or Publish. That a client leaves is seen
+// unless it has sent more than 1 KiB since it has asked. A hook that goes on has the
+// name of the stream for as long.
 // That of OnUnpublish, OnStop and OnClose, which tell of what has ended, lasts for
 // 30 s, and for 5 s after the beginning of Server.Close.
 //
@@ -190,7 +192,8 @@ func (e *StatusError) Error() string {
 // accepted publish, before the publisher is answered.
 //
 // ResolveDestinations is called concurrently for different streams and must
-// not change req. ctx ends when the publisher goes or the Server closes. No
+// not change req. ctx ends when the publisher leaves, as that of OnPublish, or the
+// Server closes. No
 // destinations and a nil error mean that the stream is not forwarded; an
 // error refuses the publisher.
 type DestinationResolver interface {

@@ -294,3 +294,68 @@ func TestNothingIsAppendedAfterTheEnd(t *testing.T) {
 		require.Equal(t, messages, p.Source().Stats().Messages)
 	}
 }
+
+// What the host is asked about a client ends when the client leaves, and then what
+// was reserved for it is free. To leave is no refusal.
+func TestClientLeavesWhileTheHostDecides(t *testing.T) {
+	type asked func(ctx context.Context) error
+	for name, hook := range map[string]func(asked) Config{
+		"OnConnect": func(f asked) Config {
+			return Config{Hooks: Hooks{OnConnect: func(ctx context.Context, _ *ConnectRequest) error { return f(ctx) }}}
+		},
+		"OnPublish": func(f asked) Config {
+			return Config{Hooks: Hooks{OnPublish: func(ctx context.Context, _ *PublishRequest) error { return f(ctx) }}}
+		},
+		"OnPlay": func(f asked) Config {
+			return Config{Hooks: Hooks{OnPlay: func(ctx context.Context, _ *PlayRequest) error { return f(ctx) }}}
+		},
+		"Resolver": func(f asked) Config {
+			return Config{Resolver: ResolverFunc(func(ctx context.Context, _ *PublishRequest) ([]Destination, error) {
+				return nil, f(ctx)
+			})}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var block atomic.Bool
+			block.Store(true)
+			causes := make(chan error, 1)
+			cfg := hook(func(ctx context.Context) error {
+				if block.Load() {
+					<-ctx.Done()
+					causes <- ctx.Err()
+					return ctx.Err()
+				}
+				return nil
+			})
+			cfg.Limits.Streams, cfg.Limits.Connections, cfg.Limits.RefusalsPerAddress = 1, 1, 1
+			inBubble(t, cfg, func(b *bubble) {
+				ctx, cancel := context.WithCancel(b.ctx)
+				defer cancel()
+				leave := make(chan struct{})
+				for range 3 {
+					go func() {
+						if name == "OnPlay" {
+							b.client("live/s").Play(ctx, nil)
+						} else {
+							b.client("live/s").Publish(ctx)
+						}
+						close(leave)
+					}()
+					time.Sleep(time.Minute) // no bound of ours counts it
+					require.Empty(b, causes)
+					cancel()
+					<-leave
+					synctest.Wait()
+					require.ErrorIs(b, <-causes, context.Canceled)
+					synctest.Wait()
+					require.Zero(b, b.srv.Stats().Connections)
+					ctx, cancel = context.WithCancel(b.ctx)
+					leave = make(chan struct{})
+				}
+				cancel()
+				block.Store(false)
+				require.NoError(b, b.publish("live/s").Send(b.ctx, steady.Messages(time.Second), 1))
+			})
+		})
+	}
+}

@@ -58,7 +58,11 @@ func (c *conn) Play(streamID uint32, name string) error {
 	}
 	req := (*PlayRequest)(r)
 	if f := cfg.Hooks.OnPlay; f != nil {
-		if err := c.srv.guard("OnPlay", func() error { return f(c.ctx, req) }); err != nil {
+		err := c.ask("OnPlay", func(ctx context.Context) error { return f(ctx, req) })
+		switch {
+		case errors.As(err, new(goneError)):
+			return err
+		case err != nil:
 			c.delayRefusal(asked)
 			return c.refused("play", failed, "Playing is refused.", r.hide(err))
 		}

@@ -90,3 +90,84 @@ func connectTCP(t *testing.T) (here, peer net.Conn) {
 	t.Cleanup(func() { here.Close() })
 	return here, peer
 }
+
+// Watch tells of the end of a connection that nobody reads, once, and loses nothing
+// of what comes meanwhile.
+func TestWatch(t *testing.T) {
+	for name, connect := range map[string]func(*testing.T) (here, peer net.Conn){
+		"TCP":  connectTCP,
+		"pipe": func(*testing.T) (net.Conn, net.Conn) { return net.Pipe() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, peer := connect(t)
+			defer conn.Close()
+			defer peer.Close()
+			r := NewReader(conn)
+			r.SetDeadline(time.Now().Add(-time.Second)) // as one that passes meanwhile
+			gone := make(chan error, 2)
+			stop := r.Watch(func(err error) { gone <- err })
+			_, err := peer.Write([]byte("abc"))
+			require.NoError(t, err)
+			stop()
+			require.Empty(t, gone)
+			r.SetDeadline(time.Now().Add(time.Minute))
+			got := make([]byte, 8)
+			_, err = io.ReadFull(r, got[:1])
+			require.NoError(t, err)
+
+			stop = r.Watch(func(err error) { gone <- err })
+			_, err = peer.Write([]byte("de"))
+			require.NoError(t, err)
+			require.NoError(t, peer.Close())
+			require.Equal(t, io.EOF, <-gone)
+			stop()
+			r.Watch(func(err error) { gone <- err })()
+			require.Equal(t, io.EOF, <-gone)
+			_, err = io.ReadFull(r, got[1:5])
+			require.NoError(t, err)
+			require.Equal(t, "abcde", string(got[:5]))
+			_, err = r.Read(got)
+			require.Equal(t, io.EOF, err)
+			require.Empty(t, gone)
+		})
+	}
+}
+
+func TestWatchIsBounded(t *testing.T) {
+	conn, peer := connectTCP(t)
+	defer conn.Close()
+	defer peer.Close()
+	r := NewReader(conn)
+	stop := r.Watch(func(err error) { t.Error(err) })
+	sent := make([]byte, 3*watchSize)
+	for i := range sent {
+		sent[i] = byte(i / 7)
+	}
+	_, err := peer.Write(sent)
+	require.NoError(t, err)
+	peer.Close()
+	stop()
+	require.LessOrEqual(t, len(r.ahead), watchSize)
+	got, err := io.ReadAll(r)
+	require.NoError(t, err)
+	require.Equal(t, sent, got)
+}
+
+// One that Finish is called for meanwhile has not gone.
+func TestWatchAndFinish(t *testing.T) {
+	conn, peer := connectTCP(t)
+	defer conn.Close()
+	defer peer.Close()
+	_, err := peer.Write([]byte("abc"))
+	require.NoError(t, err)
+	r := NewReader(conn)
+	stop := r.Watch(func(err error) { t.Error(err) })
+	r.Finish()
+	stop()
+	got := make([]byte, 3)
+	_, err = io.ReadFull(r, got)
+	require.NoError(t, err)
+	require.Equal(t, "abc", string(got))
+	_, err = r.Read(got)
+	require.Equal(t, ErrFinished, err)
+}

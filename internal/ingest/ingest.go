@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // Reader reads a connection. Before it waits for more it has Flush called:
@@ -33,9 +35,9 @@ type Reader struct {
 	rest   time.Time   // until when what is left is read, where reads can't be tried
 	over   int         // bytes of what is left
 
-	ahead [1]byte // read by Await, where has says so
-	has   bool
-	err   error // of Await
+	first [1]byte // for Await to read
+	ahead []byte  // read by Await or Watch
+	err   error   // of Await or Watch, behind ahead
 
 	low       int // water mark of the connection
 	coalescer *Coalescer
@@ -159,12 +161,58 @@ func (r *Reader) Merging() bool { return r.window > 0 }
 // stack, that of many goroutines which do nothing but wait. Windows are not
 // heeded.
 func (r *Reader) Await() {
-	if r.has || r.err != nil {
+	if len(r.ahead) > 0 || r.err != nil {
 		return
 	}
 	r.flush()
-	n, err := r.conn.Read(r.ahead[:])
-	r.has, r.err, r.empty = n > 0, err, false
+	n, err := r.conn.Read(r.first[:])
+	r.ahead, r.err, r.empty = r.first[:n], err, false
+}
+
+// watchSize is how much Watch reads at most.
+const watchSize = 1 << 10
+
+// Watch calls gone, once, with the reason if the connection ends before stop is
+// called. Nothing else of the Reader but Finish is called between the two. What
+// has been read until stop returns is the next Read's. An end behind more than
+// watchSize bytes is not seen, nor that of a connection without deadlines.
+func (r *Reader) Watch(gone func(error)) (stop func()) {
+	if r.err != nil {
+		gone(r.err)
+		return func() {}
+	}
+	if r.conn.SetReadDeadline(time.Time{}) != nil {
+		return func() {}
+	}
+	r.setDeadline(time.Time{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		hostcode.Protect(func() { r.watch(gone) })
+	}()
+	return func() {
+		r.conn.SetReadDeadline(past)
+		<-ended
+		r.setDeadline(r.limit)
+	}
+}
+
+func (r *Reader) watch(gone func(error)) {
+	buf := make([]byte, watchSize)
+	n := copy(buf, r.ahead)
+	for n < len(buf) {
+		more, err := r.conn.Read(buf[n:])
+		n += more
+		r.ahead, r.empty = buf[:n], false
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			r.err = err
+			gone(err)
+		}
+		return
+	}
 }
 
 // Read reads what has arrived, and waits only when nothing has.
@@ -172,10 +220,13 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if r.has {
-		p[0], r.has = r.ahead[0], false
-		r.read++
-		return 1, nil
+	if len(r.ahead) > 0 {
+		n := copy(p, r.ahead)
+		if r.ahead = r.ahead[n:]; len(r.ahead) == 0 {
+			r.ahead = nil
+		}
+		r.read += n
+		return n, nil
 	}
 	if err := r.err; err != nil {
 		r.err = nil
