@@ -143,7 +143,7 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 			continue
 		}
 		at := t.AddrPort().Addr().Unmap().WithZone("")
-		if at == ip {
+		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // to which the system sends
 			s.mu.Unlock()
 			return true
 		}

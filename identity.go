@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // streamKey is the identity of a stream: by it streams are kept, compared,
@@ -39,6 +41,12 @@ func parseStreamName(name string) (k streamKey, ok bool) {
 	}
 	vhost, path, ok := strings.Cut(rest, "/")
 	return streamKey{foldVhost(vhost), path}, ok && vhost != ""
+}
+
+// isValid reports whether a stream can have the key.
+func (k streamKey) isValid() bool {
+	return strings.Contains(k.path, "/") && !slices.ContainsFunc(strings.Split(k.path, "/"), func(s string) bool { return rtmp.CheckName(s) != nil }) &&
+		(k.vhost == "" || rtmp.CheckVhost(k.vhost) == nil)
 }
 
 // compareNames orders keys by their names.

@@ -82,7 +82,7 @@ func (t Token) Sign(name string, expires time.Time) (query string, err error) {
 		return "", errors.New("sign: no secret")
 	}
 	key, ok := parseStreamName(name)
-	if !ok {
+	if !ok || !key.isValid() {
 		return "", errors.New("sign: not a stream's name: want app/stream or //vhost/app/stream")
 	}
 	at := strconv.FormatInt(expires.Unix(), 10)

@@ -106,3 +106,18 @@ func TestTokenSign(t *testing.T) {
 		require.ErrorContains(t, token.Verify(req("?expires=soon&sign="+token.signature("k", "live/s", "soon"))), "expired")
 	})
 }
+
+func TestTokenSignsNamesAlone(t *testing.T) {
+	token := Token{Secrets: []Secret{"secret"}}
+	for _, name := range []string{
+		"", "live", "/live/s", "live/s/", "live//s", "live/../s", "live/./s", "live\\s", "live/s\x00", "live/\xff",
+		"//", "///live/s", "//v", "//v/", "//v/live", "//v/live/", "//v//live/s", "//v\\w/live/s", "//../live/s",
+	} {
+		_, err := token.Sign(name, time.Now().Add(time.Hour))
+		require.Error(t, err, "%q", name)
+	}
+	for _, name := range []string{"live/s", "a/b/c/d", "//v/live/s", "//V/a/b/c", "//__defaultVhost__/live/s", "live/s?x=1", "live/ä"} {
+		_, err := token.Sign(name, time.Now().Add(time.Hour))
+		require.NoError(t, err, "%q", name)
+	}
+}
