@@ -508,6 +508,9 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		return nil, err
 	}
 	next := err != nil
+	if next {
+		defer s.wg.Done()
+	}
 	p := src.claim(req, next)
 	if p == nil {
 		return nil, err
@@ -595,7 +598,8 @@ func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 }
 
 // reserve takes a stream's name. With ErrStreamBusy it returns the live stream
-// that has it.
+// that has it. What it returns counts in wg: a new stream until it is done, a live
+// one until the host has decided about its next publisher.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	key := req.key()
 	s.mu.Lock()
@@ -605,6 +609,7 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 		return nil, ErrServerClosed
 	case s.sources[key] != nil:
 		if src := s.sources[key]; src.live {
+			s.wg.Add(1)
 			return src, ErrStreamBusy
 		}
 		return nil, ErrStreamBusy

@@ -359,3 +359,28 @@ func TestClientLeavesWhileTheHostDecides(t *testing.T) {
 		})
 	}
 }
+
+// Server.Close waits for a hook that decides about a next publisher inside the
+// process, as about any.
+func TestCloseWaitsForHooksOfNextPublishers(t *testing.T) {
+	var asked, decided atomic.Int64
+	inBubble(t, Config{Takeover: true, Hooks: Hooks{OnPublish: func(context.Context, *PublishRequest) error {
+		if asked.Add(1) == 2 {
+			time.Sleep(time.Minute)
+		}
+		decided.Add(1)
+		return nil
+	}}}, func(b *bubble) {
+		_, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
+		require.NoError(b, err)
+		refused := make(chan error, 1)
+		go func() {
+			_, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
+			refused <- err
+		}()
+		synctest.Wait()
+		require.NoError(b, b.srv.Close())
+		require.EqualValues(b, 2, decided.Load())
+		require.ErrorIs(b, <-refused, ErrStreamEnded)
+	})
+}
