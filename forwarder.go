@@ -361,7 +361,7 @@ func (f *Forwarder) replace(ctx context.Context, n *Forwarder) error {
 	case <-n.begun:
 		return nil
 	case <-n.done:
-		err = first(n.Stats().LastErr, errEnded)
+		err = first(n.Stats().LastErr, ErrStreamEnded)
 	case <-ctx.Done():
 		err = ctx.Err()
 	}

@@ -133,7 +133,7 @@ func (p *publication) succeed() error {
 	var err error
 	switch {
 	case s.isEnding(): // and may have told all it knew of
-		err = errEnded
+		err = ErrStreamEnded
 	case !s.claimable(p.req):
 		err = ErrStreamBusy
 	}
@@ -263,7 +263,7 @@ func (p *publication) begin(by interface{ kick(error) }) {
 		p.kick(ErrKicked)
 	case now:
 	case ending:
-		p.kick(errEnded)
+		p.kick(ErrStreamEnded)
 	case !next:
 		p.kick(ErrTakenOver)
 	}
@@ -339,7 +339,7 @@ func (s *Source) graceOver() {
 	s.turn.Lock()
 	ended, next := s.now == nil, s.next
 	if ended && next != nil {
-		s.dropNext(errEnded)
+		s.dropNext(ErrStreamEnded)
 	}
 	s.turn.Unlock()
 	if !ended {
@@ -347,7 +347,7 @@ func (s *Source) graceOver() {
 	}
 	s.end()
 	if next != nil {
-		next.kick(errEnded)
+		next.kick(ErrStreamEnded)
 	}
 }
 

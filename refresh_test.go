@@ -262,10 +262,10 @@ func TestRefreshThatFailsChangesNothing(t *testing.T) {
 		require.Equal(t, asked+1, r.count())
 		p.Close()
 		for range 2 {
-			require.ErrorIs(t, <-errs, errEnded)
+			require.ErrorIs(t, <-errs, ErrStreamEnded)
 		}
 		<-p.Source().Done()
-		require.ErrorIs(t, p.Source().Refresh(t.Context()), errEnded)
+		require.ErrorIs(t, p.Source().Refresh(t.Context()), ErrStreamEnded)
 	})
 }
 

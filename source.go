@@ -147,7 +147,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending {
-		return fmt.Errorf("forward %s: %w", s.req.logName(), errEnded)
+		return fmt.Errorf("push of %s: %w", s.req.logName(), ErrStreamEnded)
 	}
 	replaces, counted := false, 0
 	for _, o := range s.forwarders {
@@ -248,7 +248,10 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	return nil
 }
 
-var errEnded = errors.New("the stream has ended")
+// ErrStreamEnded is wrapped by what is returned where a stream has ended: by the
+// methods of its Source, and to a publisher inside the process that was to go on
+// with it (Config.Takeover, PublishGrace).
+var ErrStreamEnded = errors.New("forward: the stream has ended")
 
 // refreshRetry is how soon the Resolver is asked again at the latest when it
 // has failed and its last answer had a time.
@@ -302,7 +305,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancelCause(withLog(orBackground(ctx), s.srv.log))
 	defer cancel(nil)
-	defer context.AfterFunc(s.publishing, func() { cancel(errEnded) })()
+	defer context.AfterFunc(s.publishing, func() { cancel(ErrStreamEnded) })()
 	select {
 	case s.refreshing <- struct{}{}:
 		defer func() { <-s.refreshing }()
@@ -398,7 +401,7 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 // refreshSelf is a refresh of the Server's own.
 func (s *Source) refreshSelf() {
 	err := s.Refresh(context.WithoutCancel(s.publishing)) // which ends it with a cause
-	if errors.Is(err, errEnded) {
+	if errors.Is(err, ErrStreamEnded) {
 		return
 	}
 	log := s.srv.log
@@ -454,7 +457,7 @@ func (s *Source) end() {
 		s.srv.release(s)
 		s.mu.Lock()
 		s.ending = true
-		cause := errEnded
+		cause := ErrStreamEnded
 		if s.closed {
 			cause = ErrKicked
 		} else if s.ctx.Err() != nil {

@@ -305,7 +305,7 @@ func TestTakeoverOfAStreamThatEnds(t *testing.T) {
 		synctest.Wait()
 		first.Source().Close()
 		<-first.Source().Done()
-		require.ErrorIs(b, <-refused, errEnded)
+		require.ErrorIs(b, <-refused, ErrStreamEnded)
 		require.Equal(b, 2, got.get()["publish"])
 		require.Equal(b, 2, got.get()["unpublish"])
 	})

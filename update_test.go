@@ -260,7 +260,7 @@ func TestUpdateWhileItWaits(t *testing.T) {
 			out.Close()
 		}, nil, sequence(10, 16)},
 		{"old forwarder closed", func(u updating) { u.old.Close(context.Background()) }, nil, sequence(10, 16)},
-		{"stream ended", func(u updating) { u.p.Close() }, errEnded, nil},
+		{"stream ended", func(u updating) { u.p.Close() }, ErrStreamEnded, nil},
 		{"updated again", func(u updating) {
 			_, err := u.old.Update(context.Background(), numbered(2, 3)[0])
 			require.ErrorContains(u.t, err, "being replaced")
