@@ -374,7 +374,8 @@ func (p *publication) tell() {
 // media. turn is held.
 func (p *publication) forget() {
 	p.framer.Store(nil)
-	p.waiting, p.by = nil, nil
+	p.by = nil
+	p.dropWaiting()
 }
 
 // forget lets go of the publishers of a stream that has ended.
@@ -409,21 +410,47 @@ func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 	media, keyframe, header := gop.Look(frame)
 	switch {
 	case header:
-		p.waiting = append(p.waiting, held{frame.Apart(), wrap})
-		bytes := 0
-		for _, w := range p.waiting {
-			bytes += w.frame.Length
-		}
-		n := 0
-		for ; len(p.waiting)-n > maxWaiting || bytes > maxWaitingBytes; n++ {
-			bytes -= p.waiting[n].frame.Length
-		}
-		p.waiting = slices.Delete(p.waiting, 0, n)
+		p.wait(held{frame.Apart(), wrap})
 		return false
 	case keyframe:
 		return true
 	}
 	return media && !p.video && now-p.first > int64(noVideo)
+}
+
+// wait keeps a header, and lets go of the oldest ones of which there is no room.
+// src.turn is held.
+func (p *publication) wait(h held) {
+	if p.room == nil {
+		p.room = p.src.memory.Account(func() {})
+		p.room.Accept()
+	}
+	size := func(h held) int { return gop.Kept(h.frame) }
+	bytes := size(h)
+	for _, w := range p.waiting {
+		bytes += size(w)
+	}
+	n := 0
+	for ; n < len(p.waiting) && (len(p.waiting)-n >= maxWaiting || bytes > maxWaitingBytes); n++ {
+		bytes -= size(p.waiting[n])
+		p.room.Charge(-size(p.waiting[n]))
+	}
+	for p.waiting = slices.Delete(p.waiting, 0, n); bytes > maxWaitingBytes || p.room.Charge(size(h)) != nil; {
+		if len(p.waiting) == 0 {
+			return
+		}
+		p.room.Charge(-size(p.waiting[0]))
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+	}
+	p.waiting = append(p.waiting, h)
+}
+
+// dropWaiting lets go of the headers. src.turn is held.
+func (p *publication) dropWaiting() {
+	for _, w := range p.waiting {
+		p.room.Charge(-gop.Kept(w.frame))
+	}
+	p.waiting = nil
 }
 
 // turnTo has p publish from now on. It returns the message, which comes first
@@ -446,7 +473,7 @@ func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Fr
 	for _, w := range p.waiting {
 		s.add(retimed(w.frame, at), w.wrap, now)
 	}
-	p.waiting = nil
+	p.dropWaiting()
 	return retimed(frame, at)
 }
 

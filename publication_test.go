@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -374,5 +375,63 @@ func TestRefusedNextPublishersHoldNothing(t *testing.T) {
 		require.NoError(b, err, "who is refused keeps nobody out")
 		time.Sleep(5 * time.Second)
 		noteIsolation(others.check())
+	})
+}
+
+// A host can tell by the error that the stream which a publisher of its own was to
+// go on with has ended.
+func TestNextPublisherOfAStreamThatEnds(t *testing.T) {
+	inBubble(t, Config{PublishGrace: 5 * time.Second}, func(b *bubble) {
+		pub := b.publish("live/s")
+		require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
+		src := b.srv.Source("live/s")
+		pub.Close()
+		synctest.Wait()
+		p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
+		require.NoError(b, err)
+		<-src.Done()
+		synctest.Wait()
+		require.ErrorIs(b, p.WriteTag(TagVideo, 0, videoHeader), ErrStreamEnded)
+	})
+}
+
+// Headers that wait for a next publisher's keyframe count in the memory budget, and
+// give way where there is no room.
+func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
+	const streams, budget = 20, 8 << 20
+	inBubble(t, Config{Takeover: true, MemoryBudget: budget, FirstMediaTimeout: time.Hour}, func(b *bubble) {
+		here := func(i int) *Publisher {
+			p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: fmt.Sprint(i)})
+			require.NoError(b, err)
+			return p
+		}
+		var first, next []*Publisher
+		for i := range streams {
+			first = append(first, here(i))
+			require.NoError(b, first[i].WriteTag(TagVideo, 0, frame(true, 0)))
+		}
+		before := b.srv.Stats().Buffered
+		header := append([]byte{0x17, 0, 0, 0, 0}, make([]byte, 100_000)...)
+		for i := range streams {
+			next = append(next, here(i))
+			for n := range 30 {
+				header[5] = byte(n)
+				require.NoError(b, next[i].WriteTag(TagVideo, 0, header))
+				require.LessOrEqual(b, b.srv.Stats().Buffered, budget)
+			}
+			if i == 0 {
+				require.InDelta(b, 1<<20, b.srv.Stats().Buffered-before, 1<<18)
+			}
+		}
+		require.Greater(b, b.srv.Stats().Buffered, budget*3/4)
+		require.NoError(b, next[0].WriteTag(TagVideo, 0, frame(true, 0)))
+		require.Equal(b, uint64(2+10), first[0].Source().Stats().Messages, "with the headers that came before it")
+		for _, p := range next[1:] {
+			require.NoError(b, p.Close())
+		}
+		next[0].Source().Close()
+		<-next[0].Source().Done()
+		synctest.Wait()
+		require.Less(b, b.srv.Stats().Buffered, before)
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/flow"
 	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/joy"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -178,19 +179,21 @@ type publication struct {
 	accepted time.Time // as the next publisher; guarded by src.turn
 	late     func()    // stops the timer for its first keyframe; guarded by src.turn
 
+	waiting []held       // headers for its first keyframe; guarded by src.turn
+	room    *gop.Account // for them; guarded by src.turn
+
 	hooked atomic.Bool // OnPublish has accepted
 	told   atomic.Bool // OnUnpublish has been called
 
 	framer atomic.Pointer[chunk.Framer] // nil when the publish is over
 
 	// Owned by the publisher's goroutine.
-	pace    pacing
-	heard   int64 // when the last message came, or the publish was accepted
-	begun   bool  // media has come
-	goesOn  bool  // players have seen times before these; until media comes
-	waiting []held
-	first   int64 // when the first message came that had to wait
-	video   bool  // some of that was video
+	pace   pacing
+	heard  int64 // when the last message came, or the publish was accepted
+	begun  bool  // media has come
+	goesOn bool  // players have seen times before these; until media comes
+	first  int64 // when the first message came that had to wait
+	video  bool  // some of that was video
 }
 
 // held is a message that waits, and whether destinations get it inside

@@ -21,6 +21,9 @@ const (
 	slotsSize   = int(unsafe.Sizeof(slot{}))
 )
 
+// Kept is how many bytes are kept by a frame that is in no Log and shares no slab.
+func Kept(f *chunk.Frame) int { return messageSize + f.Len() }
+
 // hold counts a message that comes into the Log. It returns how many bytes are
 // kept by it that were not before.
 func (m *Message) hold() int { return messageSize + m.Frame.Hold() + m.Set.hold() + m.After.hold() }
