@@ -680,7 +680,7 @@ func (s *Server) guard(what string, f func() error) error {
 		defer close(done)
 		defer func() {
 			if v := recover(); v != nil {
-				s.log.Error("panic in host code", "in", what, "panic", v, "stack", stack())
+				s.notices.write(slog.LevelError, "panic in host code", what, "in", what, "panic", v, "stack", stack())
 				err = fmt.Errorf("%s panicked", what)
 			}
 		}()
@@ -740,27 +740,28 @@ func (h hostHandler) WithGroup(name string) slog.Handler {
 // conn is a client's connection. Its fields belong to the goroutine that
 // reads it, unless they say otherwise.
 type conn struct {
-	srv    *Server
-	nc     net.Conn
-	remote net.Addr   // of nc, which is asked once: it may be the host's
-	peer   string     // the same for the log
-	addr   netip.Addr // see clientAddr
-	id     string
-	ctx    context.Context
-	cancel context.CancelFunc // of ctx; nil until the first byte
-	in     *ingest.Reader
-	out    *fanout.Sender // nil until the handshake is done
-	rt     *rtmp.Server   // nil until the handshake is done
-	held   *gop.Account   // what it holds in unfinished messages; as rt
-	tcURL  string
-	page   string
-	app    string
-	hops   []string        // that the stream has passed
-	caps   bool            // says that it speaks Enhanced RTMP
-	user   string          // that PublishAuth knows
-	hooked *ConnectRequest // accepted by OnConnect, for onClose
-	shake  time.Time       // when the handshake must be done
-	setup  time.Time       // when publish or play must be accepted
+	srv     *Server
+	nc      net.Conn
+	remote  net.Addr   // of nc, which is asked once: it may be the host's
+	peer    string     // the same for the log
+	addr    netip.Addr // see clientAddr
+	id      string
+	ctx     context.Context
+	cancel  context.CancelFunc // of ctx; nil until the first byte
+	in      *ingest.Reader
+	out     *fanout.Sender // nil until the handshake is done
+	rt      *rtmp.Server   // nil until the handshake is done
+	held    *gop.Account   // what it holds in unfinished messages; as rt
+	evicted atomic.Bool    // to give that back
+	tcURL   string
+	page    string
+	app     string
+	hops    []string        // that the stream has passed
+	caps    bool            // says that it speaks Enhanced RTMP
+	user    string          // that PublishAuth knows
+	hooked  *ConnectRequest // accepted by OnConnect, for onClose
+	shake   time.Time       // when the handshake must be done
+	setup   time.Time       // when publish or play must be accepted
 	// onClose is that of the Hooks that have accepted, nil before.
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
@@ -823,9 +824,18 @@ var errGoexit = errors.New("forward: the connection has ended its goroutine")
 // evict ends a connection that holds more of the memory for those who have not
 // been let in than any other. A hook that is being asked is told.
 func (c *conn) evict() {
+	c.evicted.Store(true)
 	c.cancel()
-	go c.nc.Close() // that of TLS may wait
+	s := c.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, open := s.conns[c]; open {
+		s.closeLocked(c) // that of TLS may wait
+	}
 }
+
+// errEvicted is why evict ends a connection.
+var errEvicted = fmt.Errorf("%w: of all that have not been let in, it held most of the memory for unfinished messages", ErrLimit)
 
 func (c *conn) panicked(v any) error {
 	c.logger().Error("panic", "panic", v, "stack", stack())
@@ -956,7 +966,13 @@ func (c *conn) end(err error) {
 	for _, src := range c.ended {
 		<-src.done
 	}
+	evicted := c.evicted.Load()
+	if evicted {
+		err = errEvicted
+	}
 	switch {
+	case evicted:
+		s.notices.write(slog.LevelInfo, "connection ended", "evicted", "client", c.id, "addr", c.peer, "err", err)
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, ingest.ErrFinished), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
 		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
 		c.logger().Debug("connection ended", "err", err)

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -32,7 +33,8 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			asked, answer := make(chan struct{}), make(chan struct{})
-			s := newServer(t, Config{MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
+			log := new(lockedBuffer)
+			s := newServer(t, Config{Logger: slog.New(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
 				OnPublish: func(_ context.Context, r *PublishRequest) error {
 					if r.Stream == "waits" {
 						close(asked)
@@ -90,6 +92,15 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			case <-honest.Done():
 				t.Fatal("the honest publisher was ended")
 			default:
+			}
+			if most > budget/16 {
+				said := 0
+				for _, e := range entries(t, log, "connection ended") {
+					if e["err"] == errEvicted.Error() {
+						said++
+					}
+				}
+				require.Positive(t, said, "the log says so")
 			}
 			t.Logf("at most %d KiB held by %d guests", most>>10, guests)
 		})

@@ -125,6 +125,7 @@ type HTTPResolver struct {
 
 	once    sync.Once
 	backend *hookURL
+	entries outage // left out of answers
 
 	mu       sync.Mutex
 	lastGood answers[streamKey] // for LastGood only
@@ -213,7 +214,9 @@ func (h *HTTPResolver) answer(log *slog.Logger, urls []json.RawMessage, ttl time
 		}
 		d, err := h.destination(raw, said)
 		if err != nil {
-			log.Warn("on_forward: entry left out", "source", req.logName(), "entry", i, "err", err)
+			if notLogged, ok := h.entries.note(causeOf(err)); ok {
+				log.Warn("on_forward: entry left out", withLeftOut(notLogged, "source", req.logName(), "entry", i, "err", err)...)
+			}
 			continue
 		}
 		a.destinations = append(a.destinations, d)

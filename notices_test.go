@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -114,5 +115,52 @@ func TestNoticesAreBounded(t *testing.T) {
 		l.close()
 		l.write(slog.LevelInfo, "m", "after the end")
 		require.Len(t, entries(t, log, "m"), maxCauses+lineBurst+1)
+	})
+}
+
+// What clients make the host's code and configuration say does not fill the log
+// either, and each line that is left out is counted.
+func TestClientsDoNotFillTheLogThroughTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(lockedBuffer)
+		s := NewServer(Config{
+			Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)),
+			Hooks:  Hooks{OnUnpublish: func(context.Context, *PublishRequest) { panic("at the disco") }},
+			Resolver: ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+				return []Destination{{URL: "gopher://a"}}, nil
+			}),
+		})
+		const publishes = 1000
+		for range publishes {
+			p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+			require.NoError(t, err)
+			p.Close()
+			<-p.Source().Done()
+		}
+		s.Close()
+		for _, msg := range []string{"panic in host code", "destination skipped"} {
+			lines := entries(t, log, msg)
+			require.Len(t, lines, lineBurst+1, msg)
+			require.EqualValues(t, publishes-lineBurst-1, lines[lineBurst]["not_logged"], msg)
+		}
+	})
+}
+
+func TestLeftOutEntriesDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(lockedBuffer)
+		h := &HTTPResolver{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
+		urls := []json.RawMessage{json.RawMessage(`"rtmp://a/live/s"`), json.RawMessage("7")}
+		for range 1000 {
+			a, err := h.answer(h.Logger, urls, 0, &PublishRequest{App: "live", Stream: "s"})
+			require.NoError(t, err)
+			require.Len(t, a.destinations, 1)
+		}
+		time.Sleep(outageEvery)
+		_, err := h.answer(h.Logger, urls, 0, &PublishRequest{App: "live", Stream: "s"})
+		require.NoError(t, err)
+		lines := entries(t, log, "on_forward: entry left out")
+		require.Len(t, lines, 2)
+		require.EqualValues(t, 999, lines[1]["not_logged"])
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"runtime/debug"
@@ -378,7 +379,7 @@ func (s *Source) forwardAll(dests []Destination) {
 			err = s.forward(f)
 		}
 		if err != nil {
-			s.srv.log.Warn("destination skipped", "source", s.req.logName(), "destination", d, "err", err)
+			s.srv.notices.write(slog.LevelWarn, "destination skipped", causeOf(err), "source", s.req.logName(), "destination", d, "err", err)
 		}
 	}
 }
