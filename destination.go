@@ -166,11 +166,10 @@ type Destination struct {
 	TLSConfig *tls.Config
 
 	// Fingerprint is the SHA-256 of the server's public key
-	// (SubjectPublicKeyInfo) in hex, which the README shows how to compute;
-	// colons and case do not matter. The error of another key has its hash.
-	// If set,
-	// a certificate with this key is accepted, whoever signed it, and no
-	// other is.
+	// (SubjectPublicKeyInfo) in hex, which docs/routing.md shows how to
+	// compute; colons and case do not matter. The error of another key has
+	// its hash. If set, a certificate with this key is accepted, whoever
+	// signed it, and no other is.
 	Fingerprint string
 
 	// Untrusted says that the URL comes from outside, such as from a

@@ -10,7 +10,7 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// The README's code is taken from these examples.
+// The code in the documents is taken from the examples.
 
 // Two servers joined in memory, for a test without a network.
 func ExampleServer_ServeConn() {

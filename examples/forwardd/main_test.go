@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -121,6 +123,31 @@ func TestHelp(t *testing.T) {
 	var out, errs bytes.Buffer
 	require.Zero(t, run(t.Context(), []string{"-h"}, &out, &errs))
 	require.Contains(t, errs.String(), "-grace")
+}
+
+// The flags in the documentation are those that there are, with their defaults.
+func TestDocumentsNameEveryFlag(t *testing.T) {
+	var help bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"-h"}, io.Discard, &help))
+	text, err := os.ReadFile("../../docs/forwardd.md")
+	require.NoError(t, err)
+	named := make(map[string]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| `-([a-z-]+)[^|]*\\| *`?([^|`]*)`? *\\|").FindAllStringSubmatch(string(text), -1) {
+		named[m[1]] = strings.TrimSpace(m[2])
+	}
+	flags := 0
+	for _, usage := range strings.Split(help.String(), "\n  -")[1:] {
+		name := regexp.MustCompile(`^[a-z-]+`).FindString(usage)
+		def := ""
+		if m := regexp.MustCompile(`\(default ([^)]*)\)`).FindStringSubmatch(usage); m != nil {
+			def = strings.Trim(m[1], `"`)
+		}
+		shown, ok := named[name]
+		require.True(t, ok, "-%s is not in docs/forwardd.md", name)
+		require.Equal(t, def, shown, "-%s", name)
+		flags++
+	}
+	require.Len(t, named, flags)
 }
 
 func TestAddressInUseIsStatus1(t *testing.T) {
