@@ -1,9 +1,3 @@
-// Package forward is an embeddable RTMP fan-out: encoders publish to a Server,
-// and every published stream is pushed, live and untouched, to any number of
-// other RTMP servers. The same Server serves players.
-//
-// A stream is one log in memory, and everything that sends is a cursor on it:
-// a destination costs a place in the log, whatever it does.
 package forward
 
 import (
