@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
@@ -179,12 +180,12 @@ func causeOf(err error) string {
 func redactBackend(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {
-		return masked
+		return endpoint.Masked
 	}
 	var b strings.Builder
 	b.WriteString(u.Scheme + "://")
 	if u.User != nil {
-		b.WriteString(masked + "@")
+		b.WriteString(endpoint.Masked + "@")
 	}
 	b.WriteString(u.Host)
 	for i, part := range strings.Split(u.EscapedPath(), "/") {
@@ -192,12 +193,12 @@ func redactBackend(s string) string {
 			b.WriteByte('/')
 		}
 		if len(part) >= 16 || strings.ContainsAny(part, "%0123456789") && len(part) >= 8 {
-			part = masked
+			part = endpoint.Masked
 		}
 		b.WriteString(part)
 	}
 	if u.RawQuery != "" {
-		b.WriteString("?" + masked)
+		b.WriteString("?" + endpoint.Masked)
 	}
 	return b.String()
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // maxAnswers is how many answers a cache keeps, the latest used ones.
@@ -55,7 +56,7 @@ type flight struct {
 }
 
 func (c *cache) resolve(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error) {
-	q := question{foldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.PageURL, req.IP(), addrIP(req.LocalAddr)}
+	q := question{rtmp.FoldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.PageURL, req.IP(), addrIP(req.LocalAddr)}
 	for {
 		if a, ok := c.kept(q); ok {
 			return a.copy()

@@ -49,8 +49,8 @@ func (f *Forwarder) untaken(c *rtmp.Client) error {
 		return nil
 	}
 	info := f.src.log.Info()
-	if p := f.ep.profile; p != nil && p.video != 0 && info.Video != 0 && info.Video != p.video {
-		return &UnsupportedCodecError{info.Video.String(), p.title}
+	if p := f.ep.Profile; p != nil && p.Video != 0 && info.Video != 0 && info.Video != p.Video {
+		return &UnsupportedCodecError{info.Video.String(), p.Title}
 	}
 	switch info.Video {
 	case flv.CodecHEVC, flv.CodecAV1, flv.CodecVP9, flv.CodecVP8, flv.CodecVVC:
@@ -70,7 +70,7 @@ func (f *Forwarder) untaken(c *rtmp.Client) error {
 // missing is errNoAudio where that is so, as soon as it can be known.
 func (f *Forwarder) missing() error {
 	info := f.src.log.Info()
-	if p := f.ep.profile; p == nil || !p.audio || info.Audio != 0 || info.Video == 0 || time.Since(f.src.began) < codecsKnown {
+	if p := f.ep.Profile; p == nil || !p.Audio || info.Audio != 0 || info.Video == 0 || time.Since(f.src.began) < codecsKnown {
 		return nil
 	}
 	return errNoAudio

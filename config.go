@@ -506,7 +506,7 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 
 // vhostName is how requests name a vhost, in whatever case it is given.
 func (c *Config) vhostName(vhost string) string {
-	folded := foldVhost(vhost)
+	folded := rtmp.FoldVhost(vhost)
 	if folded == "" {
 		return DefaultVhost
 	}

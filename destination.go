@@ -13,17 +13,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
-	"net/url"
 	"reflect"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
-	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
@@ -199,7 +193,7 @@ func (d Destination) Validate() error {
 // path element except when it is the only one and StreamKey is set (a URL
 // that holds a key by mistake must not show it either). What is no URL is
 // masked altogether.
-func (d Destination) String() string { return redactURL(d.URL, d.StreamKey != "") }
+func (d Destination) String() string { return endpoint.Redact(d.URL, d.StreamKey != "") }
 
 // GoString is as String, for %#v.
 func (d Destination) GoString() string { return d.String() }
@@ -256,106 +250,28 @@ var idKey = sync.OnceValue(func() []byte {
 	return key
 })
 
-// endpoint is a Destination taken apart.
-type endpoint struct {
-	scheme         string // "rtmp" or "rtmps"
-	host, port     string // host without brackets; port never empty
-	serverName     string // for TLS
-	app            string // as sent in connect, with its query, no slash at either end
-	tcURL          string
-	key            string // as sent in publish, never parsed or encoded
-	user, password string
-	pin            []byte   // SHA-256 of the server's public key, or nil
-	profile        *profile // of the platform or server, or nil
-	times          Timestamps
-	untrusted      bool // named by another server; see Config.AllowNetworks
-}
-
-// place is the same for two endpoints that name the same stream of the same
-// server, however their URLs are written.
-func (e endpoint) place() string {
-	return strings.Join([]string{strings.ToLower(e.host), e.port, e.app, e.key}, "\x00")
-}
-
 // endpoint parses and checks d. Its errors name d and hold no secret.
-func (d Destination) endpoint() (endpoint, error) {
+func (d Destination) endpoint() (endpoint.Endpoint, error) {
 	e, err := d.parse()
 	if err != nil {
-		return endpoint{}, fmt.Errorf("destination %s: %w", d, err)
+		return endpoint.Endpoint{}, fmt.Errorf("destination %s: %w", d, err)
 	}
 	return e, nil
 }
 
-func (d Destination) parse() (e endpoint, err error) {
+func (d Destination) parse() (endpoint.Endpoint, error) {
 	if err := d.checkOptions(); err != nil {
-		return e, err
+		return endpoint.Endpoint{}, err
 	}
-	scheme, rest, ok := strings.Cut(withScheme(d.URL), "://")
-	if !ok {
-		return e, errors.New("no URL: it begins with neither rtmp:// nor rtmps://")
-	}
-	e.scheme = strings.ToLower(scheme)
-	if e.port = defaultPort(e.scheme); e.port == "" {
-		return e, errors.New("unknown scheme: want rtmp or rtmps")
-	}
-
-	authority, path, _ := strings.Cut(rest, "/")
-	userinfo, hostport, _ := cutLast(authority, "@")
-	if e.user, e.password, err = parseUserinfo(userinfo); err != nil {
-		return e, err
-	}
-	if d.User != "" || d.Password != "" {
-		e.user, e.password = d.User, string(d.Password)
-	}
-	typed, port, err := splitAuthority(hostport)
-	if err != nil {
-		return e, err
-	}
-	e.host = strings.Trim(typed, "[]")
-	if e.serverName = d.ServerName; e.serverName == "" {
-		e.serverName = e.host
-	}
-	e.tcURL = e.scheme + "://" + withoutZone(typed)
-	if port != "" {
-		e.port = port
-		e.tcURL += ":" + port
-	}
-
-	if e.profile, ok = profileOf(d.Profile, e.host); !ok {
-		return e, errors.New("unknown Profile")
-	}
-	if d.StreamKey != "" {
-		e.app, e.key = joinApp(strings.Cut(path, "?")), string(d.StreamKey)
-	} else {
-		e.app, e.key = splitPath(path)
-	}
-	if e.times = d.Timestamps; e.profile != nil {
-		def(&e.times, e.profile.times)
-	}
-	e.profile.complete(&e)
-	switch {
-	case e.key == "" && (e.profile == nil || !e.profile.keyless):
-		return e, errors.New("no stream key")
-	case e.app == "":
-		return e, errors.New("no app in the path")
-	}
-	e.tcURL += "/" + e.app
-	if d.TcURL != "" {
-		e.tcURL = d.TcURL
-	}
-	e.pin, err = parseFingerprint(d.Fingerprint)
-	return e, err
+	return d.spec().Parse()
 }
 
-// defaultPort is the port of a scheme, empty if the scheme is none of ours.
-func defaultPort(scheme string) string {
-	switch scheme {
-	case "rtmp":
-		return "1935"
-	case "rtmps":
-		return "443"
+func (d Destination) spec() endpoint.Spec {
+	return endpoint.Spec{
+		URL: d.URL, StreamKey: string(d.StreamKey), User: d.User, Password: string(d.Password),
+		TcURL: d.TcURL, ServerName: d.ServerName, Fingerprint: d.Fingerprint,
+		Profile: string(d.Profile), Times: string(d.Timestamps),
 	}
-	return ""
 }
 
 func (d Destination) checkOptions() error {
@@ -367,7 +283,7 @@ func (d Destination) checkOptions() error {
 		if len(f.value) > maxURLLen {
 			return fmt.Errorf("%s longer than %d bytes", f.name, maxURLLen)
 		}
-		if hasControl(f.value) {
+		if endpoint.HasControl(f.value) {
 			return fmt.Errorf("control character in the %s", f.name)
 		}
 	}
@@ -388,154 +304,6 @@ func (d Destination) checkOptions() error {
 	return nil
 }
 
-// splitPath splits the path and query of a URL without its leading slash into
-// app and key, as said at Destination.URL.
-func splitPath(path string) (app, key string) {
-	p, query, hasQuery := strings.Cut(path, "?")
-	p = strings.TrimLeft(p, "/")
-	if i := strings.LastIndexByte(p, '/'); i >= 0 && strings.Trim(p[:i], "/") != "" && i < len(p)-1 {
-		if key = p[i+1:]; hasQuery {
-			key += "?" + query
-		}
-		return strings.Trim(p[:i], "/"), key
-	}
-	if !strings.Contains(strings.Trim(p, "/"), "/") {
-		if before, after, ok := cutLast(query, "/"); ok {
-			query, key = before, after
-		}
-	}
-	return joinApp(p, query, hasQuery), key
-}
-
-// joinApp puts an app and its query together, without slashes at either end.
-func joinApp(path, query string, hasQuery bool) string {
-	app := strings.Trim(path, "/")
-	if hasQuery && app != "" {
-		app += "?" + strings.TrimRight(query, "/")
-	}
-	return app
-}
-
-// splitAuthority splits host and port. The host keeps its brackets.
-func splitAuthority(s string) (host, port string, err error) {
-	host, port = s, ""
-	bracket := strings.LastIndexByte(s, ']')
-	if i := strings.LastIndexByte(s, ':'); i > bracket {
-		host, port = s[:i], s[i+1:]
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "", "", errors.New("bad port")
-		}
-	}
-	switch {
-	case host == "":
-		return "", "", errors.New("no host")
-	case !validHost(host):
-		return "", "", errors.New("bad host: want a name, an IPv4 address or an IPv6 address in brackets")
-	}
-	return host, port, nil
-}
-
-func validHost(host string) bool {
-	if strings.HasPrefix(host, "[") {
-		addr, err := netip.ParseAddr(strings.TrimSuffix(host[1:], "]"))
-		return err == nil && addr.Is6() && strings.HasSuffix(host, "]")
-	}
-	return len(host) <= 253 && utf8.ValidString(host) && !strings.ContainsFunc(host, func(r rune) bool {
-		return !(unicode.IsLetter(r) || unicode.IsMark(r) || unicode.IsDigit(r) || strings.ContainsRune(".-_", r))
-	})
-}
-
-// withoutZone takes the zone out of an IPv6 address in brackets: it means
-// nothing to anybody but this machine.
-func withoutZone(host string) string {
-	if i := strings.IndexByte(host, '%'); i >= 0 {
-		return host[:i] + "]"
-	}
-	return host
-}
-
-func parseUserinfo(s string) (user, password string, err error) {
-	user, password, _ = strings.Cut(s, ":")
-	if user, err = url.PathUnescape(user); err == nil {
-		password, err = url.PathUnescape(password)
-	}
-	if err != nil {
-		// err quotes what it could not read.
-		return "", "", errors.New("bad percent-encoding in user or password")
-	}
-	if hasControl(user) || hasControl(password) {
-		return "", "", errors.New("control character in user or password")
-	}
-	return user, password, nil
-}
-
-func parseFingerprint(s string) ([]byte, error) {
-	if s == "" {
-		return nil, nil
-	}
-	pin, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
-	if err != nil || len(pin) != sha256.Size {
-		return nil, errors.New("bad Fingerprint: want 64 hex digits")
-	}
-	return pin, nil
-}
-
-// redactURL is Destination.String for any text, URL or not. hasKey says that
-// the stream key is given apart.
-func redactURL(s string, hasKey bool) string {
-	scheme, rest, ok := strings.Cut(withScheme(s), "://")
-	scheme = strings.ToLower(scheme)
-	if !ok || scheme != "rtmp" && scheme != "rtmps" {
-		return masked
-	}
-	authority, path, hasPath := strings.Cut(rest, "/")
-	path, query, hasQuery := strings.Cut(path, "?")
-	path = strings.Trim(path, "/")
-	app, last, _ := cutLast(path, "/")
-	if app == "" && hasKey {
-		app, last = last, ""
-	}
-	userinfo, hostport, _ := cutLast(authority, "@")
-	_, _, err := splitAuthority(hostport)
-	// A password with a "/" in it moves part of itself into the path and
-	// leaves a bad port behind.
-	if err != nil || strings.Contains(app, "@") || strings.Contains(query, "@") || !printable(app) {
-		return scheme + "://" + masked
-	}
-
-	b := scheme + "://"
-	if userinfo != "" {
-		b += masked + "@"
-	}
-	b += hostport
-	if app != "" {
-		b += "/" + app
-	}
-	if hasQuery && (app == "" || last == "") {
-		b += "?" + masked
-	}
-	if last != "" || hasKey || hasPath && app == "" {
-		b += "/" + masked
-	}
-	return b
-}
-
-func hasControl(s string) bool {
-	return strings.ContainsFunc(s, unicode.IsControl)
-}
-
-func printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
-}
-
-// cutLast splits s at its last sep; without one, all of s is after.
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return "", s, false
-}
-
 // Timestamps names what times a destination gets.
 type Timestamps string
 
@@ -548,11 +316,11 @@ const (
 	TimestampsStream Timestamps = "stream"
 	// TimestampsZero begin with 0 on each connection, as archives want it, and
 	// once more before they pass 2^31.
-	TimestampsZero Timestamps = "zero"
+	TimestampsZero Timestamps = endpoint.Zero
 	// TimestampsIncreasing are those of the stream, but audio and video go out
 	// at least 1 ms later than the audio or video before: for destinations that
 	// insist on it, and publishers whose times stand still or are out of order.
-	TimestampsIncreasing Timestamps = "increasing"
+	TimestampsIncreasing Timestamps = endpoint.Increasing
 )
 
 func (t Timestamps) valid() bool {
@@ -585,210 +353,28 @@ type Profile string
 // to refuse it.
 const (
 	// ProfileNone is that of a server of which nothing is known.
-	ProfileNone Profile = "none"
+	ProfileNone Profile = endpoint.None
 	// ProfileYouTube: without a scheme rtmps:// at *.rtmps.youtube.com and
 	// rtmp:// at *.rtmp.youtube.com, each refusing the other; app live2.
-	ProfileYouTube Profile = "youtube"
+	ProfileYouTube Profile = endpoint.YouTube
 	// ProfileFacebook: rtmps:// only; app rtmp.
-	ProfileFacebook Profile = "facebook"
+	ProfileFacebook Profile = endpoint.Facebook
 	// ProfileTwitch: app app.
-	ProfileTwitch Profile = "twitch"
+	ProfileTwitch Profile = endpoint.Twitch
 	// ProfileIVS is Amazon IVS, and with it Kick: rtmps:// where no scheme
 	// is given; app app, which the URLs shown leave out.
-	ProfileIVS Profile = "ivs"
+	ProfileIVS Profile = endpoint.IVS
 	// ProfileAkamai asks for user and password, and gets TimestampsIncreasing.
-	ProfileAkamai Profile = "akamai"
+	ProfileAkamai Profile = endpoint.Akamai
 	// ProfileWowza asks clients with FMLE's flashVer for user and password.
-	ProfileWowza Profile = "wowza"
+	ProfileWowza Profile = endpoint.Wowza
 	// ProfileSRS takes names of any length, and has longer for its on_connect:
 	// see Destination.SetupTimeout.
-	ProfileSRS Profile = "srs"
+	ProfileSRS Profile = endpoint.SRS
 	// ProfileNginx is nginx-rtmp, which cuts names off; see
 	// ForwarderStats.Warning.
-	ProfileNginx Profile = "nginx-rtmp"
+	ProfileNginx Profile = endpoint.Nginx
 	// ProfileMediaMTX takes user and password as ?user=&pass= behind the
 	// key, and an app without a key, which is its path.
-	ProfileMediaMTX Profile = "mediamtx"
+	ProfileMediaMTX Profile = endpoint.MediaMTX
 )
-
-// profile is what a kind of server wants other than the defaults.
-type profile struct {
-	name    Profile
-	title   string
-	hosts   []string // domains; their subdomains are meant too
-	scheme  string   // of a URL without
-	app     string   // of a URL without
-	tls     bool     // rtmp:// is refused, mostly without a word
-	keyless bool     // the key may be empty
-	login   bool     // user and password go behind the key
-	maxName int      // bytes of app, tcUrl and key; 0: any
-	times   Timestamps
-	video   flv.Codec // the only one taken; 0: any
-	audio   bool      // is needed
-	plain   string    // what is wrong with rtmp://, mostly
-	hint    string    // what else to look at when it does not work
-}
-
-// nginxName is what nginx-rtmp's buffers hold (NGX_RTMP_MAX_NAME), less the
-// byte that ends them.
-const nginxName = 255
-
-var profiles = []profile{
-	{
-		name: ProfileYouTube, title: "YouTube", hosts: []string{"rtmps.youtube.com"},
-		scheme: "rtmps", app: "live2", tls: true, audio: true,
-		hint: "the stream needs an audio track",
-	},
-	{
-		name: ProfileYouTube, title: "YouTube", hosts: []string{"rtmp.youtube.com"},
-		scheme: "rtmp", app: "live2", audio: true,
-		hint: "rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
-	},
-	{
-		name: ProfileFacebook, title: "Facebook", hosts: []string{"facebook.com", "fbcdn.net"},
-		scheme: "rtmps", app: "rtmp", tls: true,
-		hint: "the key is used up about a day after it was given out",
-	},
-	{
-		name: ProfileTwitch, title: "Twitch", hosts: []string{"twitch.tv"},
-		scheme: "rtmp", app: "app", video: flv.CodecAVC,
-		hint: "regular ingest takes H.264 only",
-	},
-	{
-		name: ProfileIVS, title: "Amazon IVS (Kick, Twitch)", hosts: []string{"live-video.net"},
-		scheme: "rtmps", app: "app", plain: "rtmp:// is refused where it is not enabled",
-		hint: "a channel takes one publisher, whose media must be as it expects",
-	},
-	{
-		name: ProfileAkamai, title: "Akamai", hosts: []string{"akamaientrypoint.net"},
-		scheme: "rtmp", times: TimestampsIncreasing,
-		hint: "user and password are needed",
-	},
-	{
-		name: ProfileWowza, title: "Wowza", hosts: []string{"entrypoint.cloud.wowza.com"},
-		scheme: "rtmp",
-		hint:   "user and password are needed unless disabled for the stream",
-	},
-	{name: ProfileSRS, title: "SRS", hint: "a name that is published already is busy for a while after its publisher has gone"},
-	{name: ProfileNginx, title: "nginx-rtmp", maxName: nginxName, hint: "an unknown app is closed without an answer"},
-	{name: ProfileMediaMTX, title: "MediaMTX", keyless: true, login: true, hint: "app and key together are its path"},
-}
-
-// profileOf is the profile of that name, or where it is empty the one for a
-// host. It is nil where there is none; ok is false for a name that none has.
-func profileOf(name Profile, host string) (p *profile, ok bool) {
-	if name == ProfileNone {
-		return nil, true
-	}
-	host = "." + strings.ToLower(strings.TrimSuffix(host, "."))
-	var named *profile
-	for i := range profiles {
-		p := &profiles[i]
-		if name != "" && p.name != name {
-			continue
-		}
-		if named == nil {
-			named = p
-		}
-		for _, domain := range p.hosts {
-			if strings.HasSuffix(host, "."+domain) {
-				return p, true
-			}
-		}
-	}
-	if name == "" {
-		return nil, true
-	}
-	return named, named != nil
-}
-
-// isPlatform says that it is no server that people run themselves.
-func (p *profile) isPlatform() bool { return p != nil && len(p.hosts) > 0 }
-
-// withScheme puts the scheme before a URL that has none where its host is a
-// platform's.
-func withScheme(s string) string {
-	authority, _, _ := strings.Cut(s, "/")
-	_, hostport, _ := cutLast(authority, "@")
-	host, _, err := splitAuthority(hostport)
-	if p, _ := profileOf("", host); err == nil && p != nil {
-		return p.scheme + "://" + s
-	}
-	return s
-}
-
-// complete adds what the server wants and the URL does not show.
-func (p *profile) complete(e *endpoint) {
-	if p == nil {
-		return
-	}
-	if p.app != "" {
-		app, _, _ := strings.Cut(e.app, "?")
-		if e.key == "" && app != p.app && !strings.Contains(app, "/") {
-			e.app, e.key = "", e.app
-		}
-		def(&e.app, p.app)
-	}
-	if p.login && (e.user != "" || e.password != "") {
-		to := &e.key
-		if e.key == "" {
-			to = &e.app
-		}
-		mark := "?"
-		if strings.Contains(*to, "?") {
-			mark = "&"
-		}
-		*to += mark + "user=" + url.QueryEscape(e.user) + "&pass=" + url.QueryEscape(e.password)
-	}
-}
-
-// warning says what the server may not take, in one sentence without a secret,
-// or nothing.
-func (e *endpoint) warning() string {
-	limit, title := nginxName, "nginx-rtmp and those made from it take"
-	if e.profile != nil {
-		limit, title = e.profile.maxName, e.profile.title+" takes"
-	}
-	for _, f := range []struct{ what, value string }{{"stream key", e.key}, {"app", e.app}, {"tcUrl", e.tcURL}} {
-		if limit > 0 && len(f.value) > limit {
-			return fmt.Sprintf("the %s is %d bytes long; %s %d, without what is behind", f.what, len(f.value), title, limit)
-		}
-	}
-	return ""
-}
-
-// hint says what may be wrong when e cannot be reached or refuses, in one
-// sentence, or nothing. It holds no secret.
-func (e *endpoint) hint() string {
-	app, _, _ := strings.Cut(e.app, "?")
-	switch {
-	case e.profile == nil:
-		return ""
-	case e.profile.tls && e.scheme == "rtmp":
-		return e.profile.title + " wants rtmps://"
-	case e.profile.app != "" && e.profile.app != app:
-		return e.profile.title + ": its app is " + e.profile.app
-	case e.profile.plain != "" && e.scheme == "rtmp":
-		return e.profile.title + ": " + e.profile.plain
-	default:
-		return e.profile.title + ": " + e.profile.hint
-	}
-}
-
-// hintAt is the hint for a connection that has ended at a step, in brackets
-// with a space before, or nothing.
-func (e *endpoint) hintAt(op string) string {
-	hint := e.hint()
-	switch {
-	case hint != "":
-	case op == "tls":
-		hint = "is it rtmp://?"
-	case op == "handshake" && e.scheme == "rtmp":
-		hint = "is it rtmps://?"
-	case op == "connect": // nginx-rtmp answers nothing
-		hint = "does it know the app?"
-	default:
-		return ""
-	}
-	return " (" + hint + ")"
-}

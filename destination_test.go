@@ -14,125 +14,6 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-func TestDestinationEndpoint(t *testing.T) {
-	tests := map[string]struct {
-		d    Destination
-		want endpoint
-	}{
-		"plain": {
-			Destination{URL: "rtmp://10.0.0.7/live/livestream"},
-			endpoint{scheme: "rtmp", host: "10.0.0.7", port: "1935", app: "live", tcURL: "rtmp://10.0.0.7/live", key: "livestream"},
-		},
-		"port as typed": {
-			Destination{URL: "rtmp://10.0.0.7:1935/live/livestream"},
-			endpoint{scheme: "rtmp", host: "10.0.0.7", port: "1935", app: "live", tcURL: "rtmp://10.0.0.7:1935/live", key: "livestream"},
-		},
-		"rtmps has port 443, scheme in any case": {
-			Destination{URL: "RTMPS://Host.example/app/key"},
-			endpoint{scheme: "rtmps", host: "Host.example", port: "443", app: "app", tcURL: "rtmps://Host.example/app", key: "key"},
-		},
-		"app of several levels": {
-			Destination{URL: "rtmp://h/a/b/c/key"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "a/b/c", tcURL: "rtmp://h/a/b/c", key: "key"},
-		},
-		"query of the key is the key's, unchanged (Facebook)": {
-			Destination{URL: "rtmps://h:443/rtmp/FB-123?s_bl=1&a=%2F/x&a=b?c#d"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "rtmp", tcURL: "rtmps://h:443/rtmp", key: "FB-123?s_bl=1&a=%2F/x&a=b?c#d"},
-		},
-		"trailing slash before a stream key (Facebook)": {
-			Destination{URL: "rtmps://h:443/rtmp/", StreamKey: "FB-1?a=b"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "rtmp", tcURL: "rtmps://h:443/rtmp", key: "FB-1?a=b"},
-		},
-		"double slash before the key": {
-			Destination{URL: "rtmps://h:443/rtmp//key"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "rtmp", tcURL: "rtmps://h:443/rtmp", key: "key"},
-		},
-		"double slash after the host": {
-			Destination{URL: "rtmp://h//live/key"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "live", tcURL: "rtmp://h/live", key: "key"},
-		},
-		"query of the app, key in the URL (YouTube)": {
-			Destination{URL: "rtmps://h/live2?backup=1/abcd-efgh"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "live2?backup=1", tcURL: "rtmps://h/live2?backup=1", key: "abcd-efgh"},
-		},
-		"query of the app after a slash": {
-			Destination{URL: "rtmps://h/live2/?backup=1/abcd-efgh"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "live2?backup=1", tcURL: "rtmps://h/live2?backup=1", key: "abcd-efgh"},
-		},
-		"query of the app, key apart (YouTube)": {
-			Destination{URL: "rtmps://h/live2?backup=1", StreamKey: "abcd-efgh"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "live2?backup=1", tcURL: "rtmps://h/live2?backup=1", key: "abcd-efgh"},
-		},
-		"stream key of any characters": {
-			Destination{URL: "rtmp://h/a/b", StreamKey: "/a/:@?%zz# é[x]\\"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "a/b", tcURL: "rtmp://h/a/b", key: "/a/:@?%zz# é[x]\\"},
-		},
-		"colon in the key (Telegram)": {
-			Destination{URL: "rtmps://dc4-1.rtmp.t.me/s/123:AbC-d"},
-			endpoint{scheme: "rtmps", host: "dc4-1.rtmp.t.me", port: "443", app: "s", tcURL: "rtmps://dc4-1.rtmp.t.me/s", key: "123:AbC-d"},
-		},
-		"at in the key is no userinfo (Akamai)": {
-			Destination{URL: "rtmp://h/EntryPoint/name_1_2500@37267"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "EntryPoint", tcURL: "rtmp://h/EntryPoint", key: "name_1_2500@37267"},
-		},
-		"percent and space in the key stay": {
-			Destination{URL: "rtmp://h/live/a b%20c%"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "live", tcURL: "rtmp://h/live", key: "a b%20c%"},
-		},
-		"userinfo is decoded and not in tcUrl": {
-			Destination{URL: "rtmp://us%40er:p:a%2Fs@s@h:1936/live/key"},
-			endpoint{scheme: "rtmp", host: "h", port: "1936", app: "live", tcURL: "rtmp://h:1936/live", key: "key", user: "us@er", password: "p:a/s@s"},
-		},
-		"user without password": {
-			Destination{URL: "rtmp://u@h/live/key"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "live", tcURL: "rtmp://h/live", key: "key", user: "u"},
-		},
-		"fields replace userinfo": {
-			Destination{URL: "rtmp://u:p@h/live/key", User: "%41", Password: "b"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "live", tcURL: "rtmp://h/live", key: "key", user: "%41", password: "b"},
-		},
-		"IPv6": {
-			Destination{URL: "rtmp://[2001:db8::1]/live/key"},
-			endpoint{scheme: "rtmp", host: "2001:db8::1", port: "1935", app: "live", tcURL: "rtmp://[2001:db8::1]/live", key: "key"},
-		},
-		"IPv6, zone and port": {
-			Destination{URL: "rtmp://[fe80::1%eth0]:1936/live/key"},
-			endpoint{scheme: "rtmp", host: "fe80::1%eth0", port: "1936", app: "live", tcURL: "rtmp://[fe80::1]:1936/live", key: "key"},
-		},
-		"name with underscore, international name": {
-			Destination{URL: "rtmp://media_server.bücher.example./live/key"},
-			endpoint{scheme: "rtmp", host: "media_server.bücher.example.", port: "1935", app: "live", tcURL: "rtmp://media_server.bücher.example./live", key: "key"},
-		},
-		"tcUrl replaced": {
-			Destination{URL: "rtmp://10.0.0.1/live/key", TcURL: "rtmp://name/live/"},
-			endpoint{scheme: "rtmp", host: "10.0.0.1", port: "1935", app: "live", tcURL: "rtmp://name/live/", key: "key"},
-		},
-		"server name": {
-			Destination{URL: "rtmps://10.0.0.1/live/key", ServerName: "h.example"},
-			endpoint{scheme: "rtmps", host: "10.0.0.1", port: "443", serverName: "h.example", app: "live", tcURL: "rtmps://10.0.0.1/live", key: "key"},
-		},
-		"key that is a query only": {
-			Destination{URL: "rtmp://h/live", StreamKey: "?token=1"},
-			endpoint{scheme: "rtmp", host: "h", port: "1935", app: "live", tcURL: "rtmp://h/live", key: "?token=1"},
-		},
-		"fingerprint": {
-			Destination{URL: "rtmps://h/live/key", Fingerprint: strings.Repeat("Ab:", 31) + "aB"},
-			endpoint{scheme: "rtmps", host: "h", port: "443", app: "live", tcURL: "rtmps://h/live", key: "key", pin: []byte(strings.Repeat("\xab", 32))},
-		},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			got, err := tt.d.endpoint()
-			require.NoError(t, err)
-			if tt.want.serverName == "" {
-				tt.want.serverName = tt.want.host
-			}
-			require.Equal(t, tt.want, got)
-			require.NoError(t, tt.d.Validate())
-		})
-	}
-}
-
 func TestDestinationRefused(t *testing.T) {
 	tests := []struct {
 		d    Destination
@@ -256,44 +137,6 @@ func TestDestinationID(t *testing.T) {
 	require.NotEqual(t, Destination{URL: "rtmp://h/a", StreamKey: "bc"}.id(), Destination{URL: "rtmp://h/ab", StreamKey: "c"}.id())
 }
 
-func TestProfiles(t *testing.T) {
-	ivs := "rtmps://fa7.global-contribute.live-video.net"
-	for _, d := range []Destination{
-		{URL: ivs, StreamKey: "sk_1"}, {URL: ivs + "/", StreamKey: "sk_1"}, {URL: ivs + "/app", StreamKey: "sk_1"},
-		{URL: ivs + "/sk_1"}, {URL: ivs + "/app/sk_1"},
-	} {
-		e, err := d.endpoint()
-		require.NoError(t, err)
-		require.Equal(t, "app", e.app)
-		require.Equal(t, "sk_1", e.key)
-		require.Equal(t, ivs+"/app", e.tcURL)
-	}
-	_, err := Destination{URL: ivs + "/app"}.endpoint()
-	require.ErrorContains(t, err, "no stream key")
-
-	e, err := Destination{URL: ivs + "/other", StreamKey: "sk_1"}.endpoint()
-	require.NoError(t, err)
-	require.Equal(t, "other", e.app, "what is given stands")
-
-	for url, hint := range map[string]string{
-		"rtmp://live-api-s.facebook.com/rtmp/k":   "Facebook wants rtmps://",
-		"rtmp://A.RTMPS.youtube.com./live2/k":     "YouTube wants rtmps://",
-		"rtmps://a.rtmp.youtube.com/live2/k":      "YouTube: rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
-		"rtmp://x.live-video.net/app/k":           "Amazon IVS (Kick, Twitch): rtmp:// is refused where it is not enabled",
-		"rtmps://x.live-video.net/app/k":          "Amazon IVS (Kick, Twitch): a channel takes one publisher, whose media must be as it expects",
-		"rtmps://x.live-video.net/live/k":         "Amazon IVS (Kick, Twitch): its app is app",
-		"rtmps://b.rtmps.youtube.com/live2?b=1/k": "YouTube: the stream needs an audio track",
-		"rtmp://notfacebook.com/rtmp/k":           "",
-		"rtmp://facebook.com.example.org/rtmp/k":  "",
-		"rtmp://10.0.0.1/live/k":                  "",
-		"rtmp://p-ep1.i.akamaientrypoint.net/E/k": "Akamai: user and password are needed",
-	} {
-		e, err := Destination{URL: url}.endpoint()
-		require.NoError(t, err)
-		require.Equal(t, hint, e.hint(), url)
-	}
-}
-
 // FuzzDestination puts a canary where secrets stand: no error and no print
 // may show it, and what is accepted is sent as it was given.
 func FuzzDestination(f *testing.F) {
@@ -323,12 +166,12 @@ func FuzzDestination(f *testing.F) {
 			e, err := d.endpoint()
 			if err != nil {
 				text += err.Error()
-			} else if d.StreamKey != "" && e.key != string(d.StreamKey) {
-				t.Fatalf("key %q became %q", string(d.StreamKey), e.key)
-			} else if !strings.HasSuffix(d.URL, e.key) && d.StreamKey == "" {
-				t.Fatalf("key %q is not the end of %q", e.key, d.URL)
+			} else if d.StreamKey != "" && e.Key != string(d.StreamKey) {
+				t.Fatalf("key %q became %q", string(d.StreamKey), e.Key)
+			} else if !strings.HasSuffix(d.URL, e.Key) && d.StreamKey == "" {
+				t.Fatalf("key %q is not the end of %q", e.Key, d.URL)
 			}
-			if err == nil && (e.app == "" || e.key == "" || e.host == "" || strings.Trim(e.app, "/") != e.app) {
+			if err == nil && (e.App == "" || e.Key == "" || e.Host == "" || strings.Trim(e.App, "/") != e.App) {
 				t.Fatalf("%q gives %+v", d.URL, e)
 			}
 			if strings.Contains(text, canary) {

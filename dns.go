@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
 // Defaults and limits of DNSResolver.
@@ -74,7 +76,7 @@ func (r *DNSResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]De
 	if err != nil {
 		return nil, 0, err
 	}
-	named, err := t.expand(requestVar(req))
+	named, err := t.expand(req.placeholders())
 	if err != nil {
 		return nil, 0, err
 	}
@@ -88,17 +90,17 @@ func (r *DNSResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]De
 	targets, err := r.lookup(within, e)
 	if err != nil {
 		if within.Err() != nil && ctx.Err() == nil {
-			err = hidden{err, fmt.Sprintf("look up %s: no answer within %v", e.host, limit)}
+			err = hidden{err, fmt.Sprintf("look up %s: no answer within %v", e.Host, limit)}
 		}
 		return nil, 0, err
 	}
 	ds := make([]Destination, len(targets))
 	for i, t := range targets {
 		ds[i] = Destination{
-			URL:        e.scheme + "://" + t.addr.String() + "/" + e.app,
-			StreamKey:  Secret(e.key),
-			User:       e.user,
-			Password:   Secret(e.password),
+			URL:        e.Scheme + "://" + t.addr.String() + "/" + e.App,
+			StreamKey:  Secret(e.Key),
+			User:       e.User,
+			Password:   Secret(e.Password),
 			TcURL:      t.tcURL,
 			ServerName: t.name,
 		}
@@ -108,7 +110,7 @@ func (r *DNSResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]De
 
 // Format writes the URL as Destination.String does, for every verb.
 func (r DNSResolver) Format(f fmt.State, _ rune) {
-	io.WriteString(f, "DNSResolver "+redactURL(r.URL, false))
+	io.WriteString(f, "DNSResolver "+endpoint.Redact(r.URL, false))
 }
 
 // MarshalText gives the same as Format.
@@ -117,7 +119,7 @@ func (r DNSResolver) MarshalText() ([]byte, error) { return fmt.Append(nil, r), 
 func (r *DNSResolver) template() (template, error) {
 	switch r.Network {
 	case "", "ip", "ip4", "ip6":
-		return parseTemplate(Destination{URL: r.URL}, requestVars, requestVarNames)
+		return parseTemplate(Destination{URL: r.URL})
 	}
 	return template{}, errors.New("bad Network: want ip, ip4 or ip6")
 }
@@ -129,20 +131,20 @@ type dnsTarget struct {
 	tcURL string
 }
 
-func (r *DNSResolver) lookup(ctx context.Context, e endpoint) ([]dnsTarget, error) {
-	if !strings.HasPrefix(e.host, "_") {
-		port, err := strconv.ParseUint(e.port, 10, 16)
+func (r *DNSResolver) lookup(ctx context.Context, e endpoint.Endpoint) ([]dnsTarget, error) {
+	if !strings.HasPrefix(e.Host, "_") {
+		port, err := strconv.ParseUint(e.Port, 10, 16)
 		if err != nil {
 			return nil, err
 		}
-		return r.lookupAddrs(ctx, e.host, uint16(port), e.tcURL)
+		return r.lookupAddrs(ctx, e.Host, uint16(port), e.TcURL)
 	}
-	_, records, err := r.resolver().LookupSRV(ctx, "", "", e.host)
+	_, records, err := r.resolver().LookupSRV(ctx, "", "", e.Host)
 	if len(records) == 0 && err != nil { // malformed ones make an error too
 		return nil, fmt.Errorf("resolve: %w", err)
 	}
 	if len(records) > maxDNSAddrs {
-		return nil, fmt.Errorf("resolve %s: more than %d records", e.host, maxDNSAddrs)
+		return nil, fmt.Errorf("resolve %s: more than %d records", e.Host, maxDNSAddrs)
 	}
 	slices.SortFunc(records, func(a, b *net.SRV) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Port, b.Port))
@@ -153,7 +155,7 @@ func (r *DNSResolver) lookup(ctx context.Context, e endpoint) ([]dnsTarget, erro
 		priority := records[0].Priority
 		for len(records) > 0 && records[0].Priority == priority {
 			name := strings.TrimSuffix(records[0].Target, ".")
-			tcURL := e.scheme + "://" + net.JoinHostPort(name, strconv.Itoa(int(records[0].Port))) + "/" + e.app
+			tcURL := e.Scheme + "://" + net.JoinHostPort(name, strconv.Itoa(int(records[0].Port))) + "/" + e.App
 			found, err := r.lookupAddrs(ctx, name, records[0].Port, tcURL)
 			errs = append(errs, err)
 			targets = append(targets, found...)
@@ -163,7 +165,7 @@ func (r *DNSResolver) lookup(ctx context.Context, e endpoint) ([]dnsTarget, erro
 			return targets, nil
 		}
 	}
-	return nil, errors.Join(append(errs, fmt.Errorf("resolve %s: no target has an address", e.host))...)
+	return nil, errors.Join(append(errs, fmt.Errorf("resolve %s: no target has an address", e.Host))...)
 }
 
 func (r *DNSResolver) lookupAddrs(ctx context.Context, name string, port uint16, tcURL string) ([]dnsTarget, error) {

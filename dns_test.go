@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/stretchr/testify/require"
 )
 
@@ -158,9 +159,9 @@ func TestDNSResolverSendsToEveryAddress(t *testing.T) {
 	for i, host := range []string{"10.0.0.1", "10.0.0.2", "2001:db8::1"} {
 		e, err := ds[i].endpoint()
 		require.NoError(t, err)
-		require.Equal(t, endpoint{
-			scheme: "rtmps", host: host, port: "1936", serverName: "media.test", user: "u", password: "p",
-			app: "live", tcURL: "rtmps://media.test:1936/live", key: "livestream?a/b",
+		require.Equal(t, endpoint.Endpoint{
+			Scheme: "rtmps", Host: host, Port: "1936", ServerName: "media.test", User: "u", Password: "p",
+			App: "live", TcURL: "rtmps://media.test:1936/live", Key: "livestream?a/b",
 		}, e)
 	}
 
@@ -207,9 +208,9 @@ func TestDNSResolverService(t *testing.T) {
 		var got []string
 		for _, d := range ds {
 			e := must(d.endpoint())
-			got = append(got, net.JoinHostPort(e.host, e.port)+"|"+e.tcURL)
-			require.Equal(t, "livestream", e.key)
-			require.Contains(t, e.tcURL, "//"+e.serverName+":")
+			got = append(got, net.JoinHostPort(e.Host, e.Port)+"|"+e.TcURL)
+			require.Equal(t, "livestream", e.Key)
+			require.Contains(t, e.TcURL, "//"+e.ServerName+":")
 		}
 		require.Equal(t, tt.want, got, tt.name)
 	}

@@ -70,7 +70,7 @@ func (lo *loopback) published(d *forwardtest.Destination, n int) *forwardtest.Se
 	lo.await("publishing", func() bool {
 		for _, src := range lo.srv.Sources() {
 			for _, f := range src.Forwarders() {
-				if st := f.Stats().State; f.ep.port == at.port && (st == StatePublishing || st == StateStalled) {
+				if st := f.Stats().State; f.ep.Port == at.Port && (st == StatePublishing || st == StateStalled) {
 					return true
 				}
 			}
@@ -86,7 +86,7 @@ func (lo *loopback) forwarder(name, url string) *Forwarder {
 	want, err := Destination{URL: url}.endpoint()
 	require.NoError(lo, err)
 	for _, f := range lo.srv.Source(name).Forwarders() {
-		if f.ep.port == want.port && f.ep.key == want.key {
+		if f.ep.Port == want.Port && f.ep.Key == want.Key {
 			return f
 		}
 	}

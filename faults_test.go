@@ -98,7 +98,7 @@ type change struct {
 }
 
 func (s *states) note(f *Forwarder, state State, err error) {
-	if f.ep.host == "healthy" {
+	if f.ep.Host == "healthy" {
 		return
 	}
 	s.mu.Lock()
@@ -153,7 +153,7 @@ func withFault(t *testing.T, row int, cfg Config, media forwardtest.Media, prepa
 		s := b.published(healthy, 1)
 		w := &faulty{bubble: b, pub: pub, states: st}
 		for _, f := range b.srv.Source("live/ok").Forwarders() {
-			if f.ep.host != "healthy" {
+			if f.ep.Host != "healthy" {
 				w.fwd = f
 			}
 		}
@@ -219,7 +219,7 @@ func TestFault01_Refused(t *testing.T) {
 		var firstMinute, later []int
 		seen := time.Duration(0)
 		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-			if fwd.ep.host == "healthy" {
+			if fwd.ep.Host == "healthy" {
 				continue
 			}
 			attempts := f.delays(fwd)
@@ -247,7 +247,7 @@ func TestFault01_Refused(t *testing.T) {
 		time.Sleep(31 * time.Second)
 		var took []time.Duration
 		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-			if fwd.ep.host != "healthy" {
+			if fwd.ep.Host != "healthy" {
 				at := f.states.of(fwd, StatePublishing)
 				require.Len(f, at, 1)
 				took = append(took, at[0]-back)
@@ -278,10 +278,10 @@ func TestFault01_ShortOutages(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		var took []time.Duration
 		for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-			if fwd.ep.host != "healthy" {
+			if fwd.ep.Host != "healthy" {
 				at := f.states.of(fwd, StatePublishing)
 				require.Len(f, at, 1)
-				took = append(took, at[0]-back[net.JoinHostPort(fwd.ep.host, fwd.ep.port)])
+				took = append(took, at[0]-back[net.JoinHostPort(fwd.ep.Host, fwd.ep.Port)])
 			}
 		}
 		require.LessOrEqual(f, slices.Max(took), 30*time.Second)
@@ -714,7 +714,7 @@ func TestFault09_ClosesAfterEachGOP(t *testing.T) {
 			time.Sleep(5 * time.Minute)
 			var counts []int
 			for _, fwd := range f.srv.Source("live/ok").Forwarders() {
-				if fwd.ep.host != "healthy" {
+				if fwd.ep.Host != "healthy" {
 					counts = append(counts, len(f.states.of(fwd, StateConnecting)))
 				}
 			}

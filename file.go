@@ -351,7 +351,7 @@ func (f *File) forward(name string, d *conf.Directive, v *Vhost) error {
 			enabled = on(d)
 		case "destination":
 			for i, u := range d.Args {
-				t, err := parseTemplate(destination(u, d.Block), requestVars, requestVarNames)
+				t, err := parseTemplate(destination(u, d.Block))
 				if err != nil {
 					return valueError(d, i, "destination", err)
 				}
@@ -408,7 +408,7 @@ func failureOf(d *conf.Directive, timeout time.Duration) (FailurePolicy, error) 
 		}
 		return Fallback(h), nil
 	default:
-		t, err := parseTemplate(Destination{URL: v}, requestVars, requestVarNames)
+		t, err := parseTemplate(Destination{URL: v})
 		if err != nil {
 			return nil, valueError(d, 0, "destination", err)
 		}

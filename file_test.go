@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -80,9 +81,9 @@ func TestFileTakesAllOptionsOfADestination(t *testing.T) {
 	}
 
 	// Each word that is known elsewhere.
-	for _, p := range append([]profile{{name: ProfileNone}}, profiles...) {
-		d := destinationsOf(t, "destination rtmp://h/app { stream_key k; profile "+string(p.name)+"; }")[0]
-		require.Equal(t, p.name, d.Profile)
+	for _, name := range endpoint.ProfileNames() {
+		d := destinationsOf(t, "destination rtmp://h/app { stream_key k; profile "+name+"; }")[0]
+		require.Equal(t, Profile(name), d.Profile)
 	}
 	for word, want := range controlRedirects {
 		if word != "" {
@@ -273,7 +274,7 @@ func TestFileOfPlatforms(t *testing.T) {
 	for _, d := range resolved(t, f.Config.Vhosts[DefaultVhost].Resolver) {
 		e, err := d.endpoint()
 		require.NoError(t, err)
-		to = append(to, strings.ReplaceAll(e.tcURL+" "+e.key, canary, "KEY"))
+		to = append(to, strings.ReplaceAll(e.TcURL+" "+e.Key, canary, "KEY"))
 	}
 	require.Equal(t, []string{
 		"rtmp://192.168.1.6:1935/live?vhost=v s?t=1",

@@ -66,7 +66,7 @@ func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 			f.warn(d.Pos, fmt.Sprintf("this destination is not used: the backend at %s says where streams go", backends[0].Pos))
 		}
 		for i, u := range d.Args {
-			if t, err := parseTemplate(destination(u, d.Block), requestVars, requestVarNames); err == nil {
+			if t, err := parseTemplate(destination(u, d.Block)); err == nil {
 				f.warnDestination(d.ArgPos(i), t, listeners)
 			}
 		}
@@ -80,7 +80,7 @@ func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 
 // warnDestination looks at where streams go.
 func (f *File) warnDestination(pos conf.Position, t template, listeners []listenerAt) {
-	d, err := t.destination(t.app, t.key)
+	d, err := t.expand(placeholders)
 	if err != nil {
 		return
 	}
@@ -88,12 +88,12 @@ func (f *File) warnDestination(pos conf.Position, t template, listeners []listen
 	if err != nil {
 		return
 	}
-	if i := slices.IndexFunc(listeners, func(l listenerAt) bool { return l.takes(at.host, at.port) }); i >= 0 {
+	if i := slices.IndexFunc(listeners, func(l listenerAt) bool { return l.takes(at.Host, at.Port) }); i >= 0 {
 		f.warn(pos, fmt.Sprintf("this is the server itself, which listens there (%s): a stream does not go to where it comes from", listeners[i].pos))
 	}
-	ownName := t.of.StreamKey == "" && strings.HasPrefix(t.key, "[stream]") && !strings.Contains(t.of.URL, "[stream]")
-	if ownName && at.profile.isPlatform() {
-		f.warn(pos, fmt.Sprintf("no stream_key: %s gets the stream's own name as its key", at.profile.title))
+	ownName := t.of.StreamKey == "" && strings.HasPrefix(string(d.StreamKey), "[stream]") && !strings.Contains(t.of.URL, "[stream]")
+	if ownName && at.Profile.IsPlatform() {
+		f.warn(pos, fmt.Sprintf("no stream_key: %s gets the stream's own name as its key", at.Profile.Title))
 	}
 }
 

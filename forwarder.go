@@ -19,6 +19,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
@@ -117,7 +118,7 @@ type Forwarder struct {
 	shown
 	src *Source
 	dst Destination
-	ep  endpoint
+	ep  endpoint.Endpoint
 	id  string
 	// place is the same for two that the same server would not take at once.
 	place string
@@ -173,7 +174,7 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 	}
 	f := &Forwarder{
 		shown: shown{s.req.logName() + " to " + d.String()}, // as in the log
-		src:   s, dst: d.withDefaults(), ep: ep, id: d.id(), place: ep.place(),
+		src:   s, dst: d.withDefaults(), ep: ep, id: d.id(), place: ep.Place(),
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		since: time.Now(),
@@ -237,7 +238,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	defer f.mu.Unlock()
 	st := f.total
 	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
-	st.Warning = f.ep.warning()
+	st.Warning = f.ep.Warning()
 	if err := first(f.untaken(f.client), f.missing()); err != nil && st.Warning == "" {
 		st.Warning = err.Error()
 	}
@@ -512,7 +513,7 @@ func (f *Forwarder) pushAll() {
 		return
 	}
 	defer release()
-	if w := f.ep.warning(); w != "" {
+	if w := f.ep.Warning(); w != "" {
 		f.log.Warn("destination may not take all", "warning", w)
 	}
 	b := backoff{Backoff: f.src.cfg.Backoff}
@@ -746,7 +747,7 @@ type link struct {
 	nc     net.Conn
 	out    *fanout.Sender
 	client *rtmp.Client
-	at     endpoint
+	at     endpoint.Endpoint
 	size   int // of our chunks
 	move   move
 	close  func() // ends the connection
@@ -755,7 +756,7 @@ type link struct {
 // connect makes a connection to at, with the handshake in the form that fm says,
 // within what su has left of the time. auth answers what the one before was
 // asked. Where it is the first of the session it shows as f's state.
-func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *form, su *setup, shown bool) (_ *link, derr *DestinationError) {
+func (f *Forwarder) connect(ctx context.Context, at endpoint.Endpoint, auth string, fm *form, su *setup, shown bool) (_ *link, derr *DestinationError) {
 	if shown {
 		f.setState(StateConnecting, nil)
 	} else {
@@ -799,7 +800,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 	// first connection, for an encoder that does not say it (OBS). It is no
 	// condition for Enhanced RTMP: we do not wait for the first frame.
 	var properties amf.Object
-	if !at.profile.isPlatform() { // it may be a Server of this library
+	if !at.Profile.IsPlatform() { // it may be a Server of this library
 		properties = amf.Object{{Key: hopsProperty, Value: f.src.Request().onward()}}
 	}
 	if f.src.Request().enhanced || f.src.log.Info().Enhanced {
@@ -815,8 +816,8 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint, auth string, fm *f
 		rc.Release()
 	}
 	l.client = rtmp.NewClient(rc, rtmp.Options{
-		App: at.app, TcURL: at.tcURL, Key: at.key, FlashVer: f.dst.FlashVer,
-		User: at.user, Password: at.password, Auth: auth,
+		App: at.App, TcURL: at.TcURL, Key: at.Key, FlashVer: f.dst.FlashVer,
+		User: at.User, Password: at.Password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
 		Properties: properties,
 		Step:       func(name string) { nc.SetReadDeadline(su.begins(name, su.by)) },
@@ -892,7 +893,7 @@ func (f *Forwarder) attach(l *link, from uint64) {
 		Size:   f.src.vhost.ChunkSize,
 		Live:   f.src.vhost.NoGOPCache,
 		From:   from,
-		Times:  l.at.times.times(),
+		Times:  Timestamps(l.at.Times).times(),
 	}
 	log, group := f.src.log, f.src.group
 	var end func() ([]byte, bool)
@@ -967,8 +968,8 @@ type form struct {
 }
 
 // formAt is the form for a place. Only that of Destination.URL is remembered.
-func (f *Forwarder) formAt(at endpoint) *form {
-	if at.host == f.ep.host && at.port == f.ep.port {
+func (f *Forwarder) formAt(at endpoint.Endpoint) *form {
+	if at.Host == f.ep.Host && at.Port == f.ep.Port {
 		return &f.form
 	}
 	return &form{digest: f.dst.DigestHandshake}
@@ -1024,7 +1025,7 @@ func (f *Forwarder) error(op string, err error, limit time.Duration) *Destinatio
 	de := &DestinationError{Op: op, Destination: f.dst, Err: err}
 	var st *rtmp.StatusError
 	var noTLS tls.RecordHeaderError
-	hint := f.ep.hintAt(op)
+	hint := f.ep.HintAt(op)
 	switch {
 	case errors.As(err, &st):
 		de.Code = st.Code
@@ -1046,7 +1047,7 @@ func isTimeout(err error) bool {
 
 // dial connects, with TLS where the destination asks for it. The set-up's time
 // begins when it is connected, unless it is running already.
-func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn, *DestinationError) {
+func (f *Forwarder) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net.Conn, *DestinationError) {
 	su.limit = f.dst.DialTimeout
 	dialBy := time.Now().Add(su.limit)
 	again := !su.by.IsZero()
@@ -1061,13 +1062,13 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 		dial = f.src.cfg.Dial
 	}
 	from := f.dst.origin()
-	if at.untrusted {
+	if at.Untrusted {
 		from = fromOutside
 	}
 	dial = f.src.srv.guarded(from, dial)
 	var nc net.Conn
 	err := f.src.srv.guard("Dial", func() (err error) {
-		if nc, err = dial(ctx, "tcp", net.JoinHostPort(at.host, at.port)); err == nil && nc == nil {
+		if nc, err = dial(ctx, "tcp", net.JoinHostPort(at.Host, at.Port)); err == nil && nc == nil {
 			err = errNoConn
 		}
 		return err
@@ -1084,7 +1085,7 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint, su *setup) (net.Conn,
 		su.whole, su.publish = f.dst.SetupTimeout, f.dst.PublishTimeout
 		su.by = time.Now().Add(su.whole)
 	}
-	if at.scheme != "rtmps" {
+	if at.Scheme != "rtmps" {
 		return nc, nil
 	}
 	by := dialBy
@@ -1105,7 +1106,7 @@ var errNoConn = errors.New("dialling has returned neither a connection nor an er
 
 var errPin = errors.New("the server's public key is not the one of Fingerprint")
 
-func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
+func (f *Forwarder) tlsConfig(at endpoint.Endpoint) *tls.Config {
 	base := f.dst.TLSConfig
 	if base == nil {
 		base = f.src.cfg.TLSConfig
@@ -1115,7 +1116,7 @@ func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 		cfg = base.Clone()
 	}
 	if cfg.ServerName == "" {
-		cfg.ServerName = at.serverName
+		cfg.ServerName = at.ServerName
 	}
 	// The first batch is the largest, and all are gathered: full records
 	// from the start.
@@ -1125,12 +1126,12 @@ func (f *Forwarder) tlsConfig(at endpoint) *tls.Config {
 		f.tlsOnce.Do(func() { f.sessions = tls.NewLRUClientSessionCache(2) })
 		cfg.ClientSessionCache = f.sessions
 	}
-	if cfg.InsecureSkipVerify && at.pin == nil {
+	if cfg.InsecureSkipVerify && at.Pin == nil {
 		if !f.warnedTLS.Swap(true) {
 			f.log.Warn("destination is not verified: TLSConfig has InsecureSkipVerify")
 		}
 	}
-	if pin := at.pin; pin != nil {
+	if pin := at.Pin; pin != nil {
 		cfg.InsecureSkipVerify = true // the key is verified instead
 		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 			sum := sha256.Sum256(spki(cs.PeerCertificates[0]))

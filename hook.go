@@ -12,7 +12,7 @@ import (
 )
 
 // DefaultVhost is the vhost of a request that names none.
-const DefaultVhost = "__defaultVhost__"
+const DefaultVhost = rtmp.DefaultVhost
 
 // DefaultApp is the app of a stream whose URL has one path segment, as in
 // rtmp://host/stream: encoders send that as the app or as the name.

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
@@ -268,7 +269,7 @@ func checkHookReply(reply []byte) error {
 func (h *HTTPHooks) streamBody(action string, req *PublishRequest, pageURL *string) any {
 	// As SRS has it: without a slash before the vhost.
 	url := "/" + req.App + "/" + req.Stream
-	if foldVhost(req.Vhost) != "" {
+	if rtmp.FoldVhost(req.Vhost) != "" {
 		url = req.Vhost + url
 	}
 	return struct {

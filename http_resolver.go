@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/mention"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
@@ -238,7 +239,7 @@ func (h *HTTPResolver) destination(raw json.RawMessage, said *mention.Text) (Des
 	}
 	d := Destination{URL: *u, NoLinkLocal: true}
 	e, err := d.endpoint()
-	d.Untrusted = h.Untrusted || said.Names(e.host)
+	d.Untrusted = h.Untrusted || said.Names(e.Host)
 	return d, err
 }
 
@@ -249,8 +250,8 @@ func saidBy(req *PublishRequest) *mention.Text {
 	if at < 0 {
 		at = len(tcURL)
 	}
-	userinfo, hostport, _ := cutLast(tcURL[:at], "@")
-	if host, _, err := splitAuthority(hostport); err == nil && isLocal(req, host) {
+	userinfo, hostport, _ := endpoint.CutLast(tcURL[:at], "@")
+	if host, _, err := endpoint.SplitAuthority(hostport); err == nil && isLocal(req, host) {
 		tcURL = userinfo + tcURL[at:]
 	}
 	return mention.In(req.Param, tcURL, req.PageURL, req.App, req.Stream)
@@ -351,7 +352,7 @@ func (p failurePolicy) onFailure(ctx context.Context, h *HTTPResolver, req *Publ
 		last.destinations = slices.Clone(last.destinations)
 		said := saidBy(req) // another publisher may have said it
 		for i, d := range last.destinations {
-			if e, err := d.endpoint(); err == nil && said.Names(e.host) {
+			if e, err := d.endpoint(); err == nil && said.Names(e.Host) {
 				last.destinations[i].Untrusted = true
 			}
 		}

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -19,7 +17,7 @@ type streamKey struct {
 }
 
 func (r *PublishRequest) key() streamKey {
-	return streamKey{foldVhost(r.Vhost), r.App + "/" + r.Stream}
+	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
 }
 
 // String is the stream's name; parseStreamName reads it. A path neither begins
@@ -40,7 +38,7 @@ func parseStreamName(name string) (k streamKey, ok bool) {
 		return streamKey{path: name}, true
 	}
 	vhost, path, ok := strings.Cut(rest, "/")
-	return streamKey{foldVhost(vhost), path}, ok && vhost != ""
+	return streamKey{rtmp.FoldVhost(vhost), path}, ok && vhost != ""
 }
 
 // isValid reports whether a stream can have the key.
@@ -51,36 +49,6 @@ func (k streamKey) isValid() bool {
 
 // compareNames orders keys by their names.
 func compareNames(a, b streamKey) int { return cmp.Compare(a.String(), b.String()) }
-
-// foldVhost is a vhost in the form in which vhosts are compared, and empty for
-// DefaultVhost, which a request that names no vhost has. Vhosts are host names,
-// which have no case (RFC 4343); two have the same form where strings.EqualFold
-// says that they are equal.
-func foldVhost(vhost string) string {
-	if vhost = strings.Map(foldRune, vhost); vhost == foldedDefault {
-		return ""
-	}
-	return vhost
-}
-
-var foldedDefault = strings.Map(foldRune, DefaultVhost)
-
-// foldRune is the same for all runes that unicode.SimpleFold goes round: the
-// lower-case form of the first of them, where that is one of them.
-func foldRune(r rune) rune {
-	if r < utf8.RuneSelf {
-		return unicode.ToLower(r)
-	}
-	all := []rune{r}
-	for o := unicode.SimpleFold(r); o != r; o = unicode.SimpleFold(o) {
-		all = append(all, o)
-	}
-	first := slices.Min(all)
-	if lower := unicode.ToLower(first); slices.Contains(all, lower) {
-		return lower
-	}
-	return first
-}
 
 // listedVhost finds the name that a map has for a vhost, in whatever case.
 func listedVhost[V any](m map[string]V, vhost string) (name string, ok bool) {
@@ -99,10 +67,10 @@ func listedVhost[V any](m map[string]V, vhost string) (name string, ok bool) {
 func sameVhosts[V any](m map[string]V) (a, b string, found bool) {
 	by := make(map[string]string, len(m))
 	for name := range m {
-		if other, ok := by[foldVhost(name)]; ok {
+		if other, ok := by[rtmp.FoldVhost(name)]; ok {
 			return min(name, other), max(name, other), true
 		}
-		by[foldVhost(name)] = name
+		by[rtmp.FoldVhost(name)] = name
 	}
 	return "", "", false
 }

@@ -384,7 +384,7 @@ func TestPushedStreamKeepsItsVhost(t *testing.T) {
 		e, err := ds[0].endpoint()
 		require.NoError(t, err)
 		slave := Config{}.withDefaults()
-		pushed := asked{e.tcURL, e.app, e.key}.request(&slave)
+		pushed := asked{e.TcURL, e.App, e.Key}.request(&slave)
 		require.NotNil(t, pushed, "%+v", way)
 		return r.Name(), pushed.Name()
 	}

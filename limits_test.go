@@ -19,6 +19,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -448,7 +449,7 @@ func TestLimitsOfNames(t *testing.T) {
 			inBubble(t, Config{}, func(b *bubble) {
 				others := b.steady()
 				c, _ := b.served("")
-				app, name := splitPath(row.name)
+				app, name := endpoint.SplitPath(row.name)
 				if i := strings.Index(row.name, "?"); i >= 0 && strings.HasSuffix(row.name, "/s") {
 					app, name = row.name[:len(row.name)-2], "s"
 				}

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+
+	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
 // maxParamURLs is how many destinations a publisher may name.
@@ -93,20 +95,20 @@ func newHostPattern(s string) (p hostPattern) {
 	return p
 }
 
-func (p hostPattern) match(e endpoint) bool {
+func (p hostPattern) match(e endpoint.Endpoint) bool {
 	switch p.port {
-	case "*", e.port:
+	case "*", e.Port:
 	case "":
-		if e.port != defaultPort(e.scheme) {
+		if e.Port != endpoint.DefaultPort(e.Scheme) {
 			return false
 		}
 	default:
 		return false
 	}
 	if p.name != nil {
-		return p.name.MatchString(strings.ToLower(strings.TrimSuffix(e.host, ".")))
+		return p.name.MatchString(strings.ToLower(strings.TrimSuffix(e.Host, ".")))
 	}
-	addr, err := netip.ParseAddr(e.host)
+	addr, err := netip.ParseAddr(e.Host)
 	return err == nil && p.prefix.Contains(addr.Unmap())
 }
 

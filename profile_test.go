@@ -150,44 +150,10 @@ func TestProfileSessions(t *testing.T) {
 				ep, err := c.d.endpoint()
 				require.NoError(t, err)
 				props := connected(dest.Sessions()[0])
-				require.Equal(t, !ep.profile.isPlatform(), props[hopsProperty] != nil)
+				require.Equal(t, !ep.Profile.IsPlatform(), props[hopsProperty] != nil)
 				require.Equal(t, c.want, spoken(dest.Sessions()[0]))
 			})
 		})
-	}
-}
-
-func TestProfileOf(t *testing.T) {
-	title := func(name Profile, host string) string {
-		p, ok := profileOf(name, host)
-		require.True(t, ok)
-		if p == nil {
-			return ""
-		}
-		return p.title + " " + p.scheme
-	}
-	require.Equal(t, "Amazon IVS (Kick, Twitch) rtmps", title("", "A.live-video.NET."))
-	require.Equal(t, "", title(ProfileNone, "a.live-video.net"), "known, but not wanted")
-	require.Equal(t, "", title("", "srs.example"), "no guess")
-	require.Equal(t, "", title("", "nginx"))
-	require.Equal(t, "SRS ", title(ProfileSRS, "a.live-video.net"), "what is said counts")
-	require.Equal(t, "YouTube rtmp", title(ProfileYouTube, "a.rtmp.youtube.com"))
-	require.Equal(t, "YouTube rtmps", title(ProfileYouTube, "proxy.example"))
-	_, ok := profileOf("youtub", "a.rtmp.youtube.com")
-	require.False(t, ok)
-
-	require.EqualError(t, Destination{URL: "rtmp://h/a/k", Profile: canary}.Validate(), "destination rtmp://h/a/***: unknown Profile")
-	require.ErrorContains(t, Destination{URL: "rtmp://h/a"}.Validate(), "no stream key")
-	require.NoError(t, Destination{URL: "rtmp://h/a", Profile: ProfileMediaMTX}.Validate())
-	require.ErrorContains(t, Destination{URL: "a.rtmps.youtube.com/live2?backup=1"}.Validate(), "no stream key")
-	// A scheme is put only where a platform is known.
-	for url, want := range map[string]string{
-		"fa7.live-video.net/" + canary:                  "rtmps://fa7.live-video.net/***",
-		"u:" + canary + "@fa7.live-video.net/" + canary: "rtmps://***@fa7.live-video.net/***",
-		"live-video.net.example/" + canary:              "***",
-		"h/" + canary:                                   "***",
-	} {
-		require.Equal(t, want, Destination{URL: url}.String())
 	}
 }
 
@@ -226,5 +192,21 @@ func TestLongNamesAreWarnedOf(t *testing.T) {
 			require.Equal(t, times, strings.Count(log.String(), "may not take"), "once, however often it connects")
 			require.NotContains(t, log.String(), canary)
 		})
+	}
+}
+
+func TestDestinationProfile(t *testing.T) {
+	require.EqualError(t, Destination{URL: "rtmp://h/a/k", Profile: canary}.Validate(), "destination rtmp://h/a/***: unknown Profile")
+	require.ErrorContains(t, Destination{URL: "rtmp://h/a"}.Validate(), "no stream key")
+	require.NoError(t, Destination{URL: "rtmp://h/a", Profile: ProfileMediaMTX}.Validate())
+	require.ErrorContains(t, Destination{URL: "a.rtmps.youtube.com/live2?backup=1"}.Validate(), "no stream key")
+	// A scheme is put only where a platform is known.
+	for url, want := range map[string]string{
+		"fa7.live-video.net/" + canary:                  "rtmps://fa7.live-video.net/***",
+		"u:" + canary + "@fa7.live-video.net/" + canary: "rtmps://***@fa7.live-video.net/***",
+		"live-video.net.example/" + canary:              "***",
+		"h/" + canary:                                   "***",
+	} {
+		require.Equal(t, want, Destination{URL: url}.String())
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -62,69 +63,53 @@ var (
 // redirected is where a reference leads that a server at a place has given, or
 // why it is not followed. One without a path means the same app. cfg says which
 // ports it may have.
-func (d Destination) redirected(cfg *Config, at endpoint, ref string) (endpoint, error) {
+func (d Destination) redirected(cfg *Config, at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
 	if d.Redirect == RedirectNever {
 		return at, errRedirectNever
 	}
 	if strings.HasPrefix(ref, "//") {
-		ref = at.scheme + ":" + ref
+		ref = at.Scheme + ":" + ref
 	}
 	_, rest, isURL := strings.Cut(ref, "://")
 	if !isURL {
-		return at.relative(ref)
+		to, ok := at.Relative(ref)
+		if !ok {
+			return at, errRedirectURL
+		}
+		return to, nil
 	}
 	authority, path, _ := strings.Cut(rest, "/")
 	if path == "" {
-		ref = strings.TrimSuffix(ref, "/") + "/" + at.app
+		ref = strings.TrimSuffix(ref, "/") + "/" + at.App
 	}
 	e, err := Destination{URL: ref, StreamKey: "-", Profile: d.Profile, ServerName: d.ServerName, Fingerprint: d.Fingerprint}.parse()
 	home, herr := d.endpoint()
-	port, perr := strconv.ParseUint(e.port, 10, 16)
+	port, perr := strconv.ParseUint(e.Port, 10, 16)
 	if err != nil || herr != nil || perr != nil || strings.Contains(authority, "@") {
 		return at, errRedirectURL
 	}
-	e.key, e.user, e.password, e.times = at.key, at.user, at.password, at.times
-	same := strings.EqualFold(e.host, home.host) || strings.EqualFold(e.host, home.serverName)
+	e.Key, e.User, e.Password, e.Times = at.Key, at.User, at.Password, at.Times
+	same := strings.EqualFold(e.Host, home.Host) || strings.EqualFold(e.Host, home.ServerName)
 	switch {
-	case at.scheme == "rtmps" && e.scheme != "rtmps":
+	case at.Scheme == "rtmps" && e.Scheme != "rtmps":
 		return at, errRedirectTLS
 	case !same && d.Redirect != RedirectAnywhere:
 		return at, errRedirectHost
 	case !same:
-		e.untrusted, e.serverName = true, e.host
-	case e.port != home.port && !cfg.allowsPort(uint16(port)):
+		e.Untrusted, e.ServerName = true, e.Host
+	case e.Port != home.Port && !cfg.allowsPort(uint16(port)):
 		return at, errRedirectPort
 	}
 	return e, nil
 }
 
-func (f *Forwarder) redirected(at endpoint, ref string) (endpoint, error) {
+func (f *Forwarder) redirected(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
 	return f.dst.redirected(f.src.srv.cfg.Load(), at, ref)
-}
-
-// relative resolves a path against the tcUrl (RFC 3986, 5.2.2, as far as tcUrls
-// go: without dots).
-func (e endpoint) relative(ref string) (endpoint, error) {
-	if ref == "" {
-		return e, nil
-	}
-	app, _, _ := strings.Cut(e.app, "?")
-	if !strings.HasPrefix(ref, "/") {
-		above, _, _ := cutLast(app, "/")
-		ref = above + "/" + ref
-	}
-	if app = joinApp(strings.Cut(ref, "?")); app == "" {
-		return e, errRedirectURL
-	}
-	scheme, rest, _ := strings.Cut(e.tcURL, "://")
-	authority, _, _ := strings.Cut(rest, "/")
-	e.app, e.tcURL = app, scheme+"://"+authority+"/"+app
-	return e, nil
 }
 
 // open connects to at, in the other form of the handshake where the first is
 // broken off, answers what it is asked and goes where it is sent.
-func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *DestinationError) {
+func (f *Forwarder) open(ctx context.Context, at endpoint.Endpoint, shown bool) (*link, *DestinationError) {
 	auth := ""
 	fm := f.formAt(at)
 	var su setup
@@ -144,9 +129,9 @@ func (f *Forwarder) open(ctx context.Context, at endpoint, shown bool) (*link, *
 				why = errRedirectTimes
 			}
 			if why != nil {
-				return nil, f.error("connect", fmt.Errorf("%w; sent to %s: %w", sent, redactURL(sent.URL(), true), why), 0)
+				return nil, f.error("connect", fmt.Errorf("%w; sent to %s: %w", sent, endpoint.Redact(sent.URL(), true), why), 0)
 			}
-			f.log.Debug("destination redirects", "to", redactURL(to.tcURL, true))
+			f.log.Debug("destination redirects", "to", endpoint.Redact(to.TcURL, true))
 			at, auth = to, ""
 			fm, su, broken = f.formAt(to), setup{}, nil
 		case fm.known || ctx.Err() != nil:
@@ -172,7 +157,7 @@ type move struct {
 
 // successor is who goes on when a connection ends.
 type successor struct {
-	at   endpoint
+	at   endpoint.Endpoint
 	link *link  // nil: to be made
 	from uint64 // the message to go on with; 0: as a new one
 }
@@ -182,7 +167,7 @@ type successor struct {
 func (f *Forwarder) reconnect(l *link, ref string) {
 	at, err := f.redirected(l.at, ref)
 	if err != nil {
-		f.report(slog.LevelWarn, "request to reconnect not followed", "to", redactURL(ref, true), "err", err)
+		f.report(slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
 		return
 	}
 	f.mu.Lock()
@@ -205,7 +190,7 @@ func (f *Forwarder) reconnect(l *link, ref string) {
 
 // prepare makes the connection that takes l's place, and has l stop before a
 // keyframe.
-func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint) {
+func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint.Endpoint) {
 	next := &successor{at: at}
 	var err *DestinationError
 	if next.link, err = f.open(ctx, at, false); err != nil {
@@ -276,6 +261,6 @@ func (f *Forwarder) successor(l *link) *successor {
 		}
 		return nil
 	}
-	f.report(slog.LevelInfo, "destination asked to reconnect", "to", redactURL(next.at.tcURL, true))
+	f.report(slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(next.at.TcURL, true))
 	return next
 }

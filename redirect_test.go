@@ -70,17 +70,17 @@ func TestRedirected(t *testing.T) {
 			if c.err != nil {
 				return
 			}
-			require.Equal(t, c.want, e.tcURL)
-			require.Equal(t, key, e.key)
-			require.Equal(t, at.user, e.user)
-			require.Equal(t, at.password, e.password)
-			require.Equal(t, c.d.Timestamps, e.times)
+			require.Equal(t, c.want, e.TcURL)
+			require.Equal(t, key, e.Key)
+			require.Equal(t, at.User, e.User)
+			require.Equal(t, at.Password, e.Password)
+			require.Equal(t, string(c.d.Timestamps), e.Times)
 			other := strings.Contains(c.want, "b.example")
-			require.Equal(t, other, e.untrusted, "what another server names is not trusted")
+			require.Equal(t, other, e.Untrusted, "what another server names is not trusted")
 			if other {
-				require.Equal(t, "b.example", e.serverName)
+				require.Equal(t, "b.example", e.ServerName)
 			} else {
-				require.Equal(t, at.serverName == "name.example", e.serverName == "name.example")
+				require.Equal(t, at.ServerName == "name.example", e.ServerName == "name.example")
 			}
 		})
 	}
@@ -480,13 +480,13 @@ func FuzzRedirected(f *testing.F) {
 				require.Equal(t, at, e)
 				continue
 			}
-			same := strings.EqualFold(e.host, "a.example")
-			require.True(t, same || d.Redirect == RedirectAnywhere && e.untrusted)
-			require.True(t, e.scheme == "rtmps" || !secure && e.scheme == "rtmp")
-			require.Equal(t, []string{canary, "jo", canary}, []string{e.key, e.user, e.password})
-			require.NotEmpty(t, e.app)
-			require.NotEmpty(t, e.port)
-			require.True(t, strings.HasSuffix(e.tcURL, "/"+e.app), e.tcURL)
+			same := strings.EqualFold(e.Host, "a.example")
+			require.True(t, same || d.Redirect == RedirectAnywhere && e.Untrusted)
+			require.True(t, e.Scheme == "rtmps" || !secure && e.Scheme == "rtmp")
+			require.Equal(t, []string{canary, "jo", canary}, []string{e.Key, e.User, e.Password})
+			require.NotEmpty(t, e.App)
+			require.NotEmpty(t, e.Port)
+			require.True(t, strings.HasSuffix(e.TcURL, "/"+e.App), e.TcURL)
 		}
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
 // Route sends the streams that match to To, and to what Resolver says.
@@ -98,13 +100,13 @@ func (t routeTable) ResolveTTL(ctx context.Context, req *PublishRequest) ([]Dest
 // rule is a compiled Route.
 type rule struct {
 	vhost, app, stream *regexp.Regexp
-	to                 []template
+	to                 []endpoint.Template
 	resolver           DestinationResolver
 }
 
 func compileRoute(r Route) (c rule, err error) {
 	c.resolver = r.Resolver
-	names := slices.Clone(requestVarNames)
+	names := slices.Clone(endpoint.Names)
 	captures := 0
 	for _, p := range []struct {
 		name, pattern, flags string
@@ -123,7 +125,10 @@ func compileRoute(r Route) (c rule, err error) {
 		}
 	}
 	for i, u := range r.To {
-		t, err := parseTemplate(Destination{URL: u}, routeVars, names)
+		t, err := endpoint.ParseTemplate(endpoint.Spec{URL: u}, routeVars.ReplaceAllStringFunc, names...)
+		if err == nil {
+			_, err = Destination{}.at(t.Expand(placeholders, nil))
+		}
 		if err != nil {
 			return rule{}, fmt.Errorf("entry %d of To: %w", i+1, err)
 		}
@@ -132,7 +137,7 @@ func compileRoute(r Route) (c rule, err error) {
 	return c, nil
 }
 
-var routeVars = regexp.MustCompile(requestVars.String() + `|\$[0-9]+|\$\{\w*\}`)
+var routeVars = regexp.MustCompile(`\[[a-z]+\]|\$[0-9]+|\$\{\w*\}`)
 
 // compilePattern makes a pattern of Route a regular expression that matches
 // only the whole of a string. flags are those of package regexp/syntax.
@@ -196,14 +201,8 @@ func (r rule) resolve(ctx context.Context, req *PublishRequest, captures map[str
 		}
 		ds = slices.Clip(ds) // it is the resolver's
 	}
-	ofRequest := requestVar(req)
 	for _, t := range r.to {
-		d, err := t.expand(func(name string) string {
-			if v, ok := captures[name]; ok {
-				return v
-			}
-			return ofRequest(name)
-		})
+		d, err := Destination{}.at(t.Expand(req.placeholders(), captures))
 		if err != nil {
 			return nil, 0, err
 		}

@@ -40,7 +40,7 @@ func TestRoutes(t *testing.T) {
 				require.NoError(t, err)
 				for _, d := range ds {
 					e := must(d.endpoint())
-					urls = append(urls, e.tcURL+"|"+e.key)
+					urls = append(urls, e.TcURL+"|"+e.Key)
 				}
 				return urls, ttl
 			}
@@ -61,8 +61,8 @@ func TestRoutesInsertCapturesAsTheyAre(t *testing.T) {
 		ds, err := r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: stream})
 		require.NoError(t, err)
 		e := must(ds[0].endpoint())
-		require.Equal(t, "rtmp://h/fixed", e.tcURL)
-		require.Equal(t, stream[1:]+stream, e.key)
+		require.Equal(t, "rtmp://h/fixed", e.TcURL)
+		require.Equal(t, stream[1:]+stream, e.Key)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -25,8 +26,6 @@ import (
 // by fmt, slog and encoding/json as a name that holds none, by value and by
 // pointer: a host that logs what it is given does not log stream keys.
 type Secret string
-
-const masked = "***"
 
 // shown is embedded in a type whose values, and pointers to them, fmt, slog and
 // encoding/json are to print as a text: methods of a pointer would not be called
@@ -51,7 +50,7 @@ func hide(err error, secrets, urls []string) error {
 	text := err.Error()
 	for _, s := range slices.Concat(queries, secrets) {
 		if len(s) >= 4 {
-			text = strings.ReplaceAll(text, s, masked)
+			text = strings.ReplaceAll(text, s, endpoint.Masked)
 		}
 	}
 	return hidden{err, rtmp.MaskValues(text, queries...)}
@@ -75,7 +74,7 @@ func (s Secret) String() string {
 	if s == "" {
 		return ""
 	}
-	return masked
+	return endpoint.Masked
 }
 
 // GoString is as String, for %#v.

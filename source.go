@@ -21,6 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // Source is one live stream, from its publish to its unpublish, and on with the
@@ -280,7 +281,7 @@ func distinctPlaces(ds []Destination) []Destination {
 		if err != nil {
 			return false
 		}
-		place := ep.place()
+		place := ep.Place()
 		defer func() { seen[place] = true }()
 		return seen[place]
 	})
@@ -356,7 +357,7 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forw
 		same := running[d.id()]
 		if i := slices.IndexFunc(same, func(f *Forwarder) bool { return f.dst.equal(d.withDefaults()) }); i >= 0 {
 			wanted[same[i]] = true
-		} else if ep, err := d.endpoint(); err != nil || !places[ep.place()] {
+		} else if ep, err := d.endpoint(); err != nil || !places[ep.Place()] {
 			fresh = append(fresh, d)
 		}
 	}
@@ -527,7 +528,7 @@ func (c *conn) kick(cause error) {
 // the key that allows publishing, so an id takes its place: the first 8 hex
 // digits of id, which are the same however an encoder splits the path.
 func (r *PublishRequest) logName() string {
-	return streamKey{foldVhost(r.Vhost), r.App + "/#" + r.id()[:8]}.String()
+	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.id()[:8]}.String()
 }
 
 // logAddr is an address for the log, whatever writes it: to JSON, a

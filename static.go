@@ -2,13 +2,10 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"regexp"
 	"slices"
-	"strings"
 
-	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
 // Static sends every stream to the same servers. Each of urls is one of
@@ -46,7 +43,7 @@ import (
 func Static(urls ...string) (DestinationResolver, error) {
 	s := make(static, len(urls))
 	for i, u := range urls {
-		t, err := parseTemplate(Destination{URL: u}, requestVars, requestVarNames)
+		t, err := parseTemplate(Destination{URL: u})
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}
@@ -70,7 +67,7 @@ type static []template
 func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]Destination, error) {
 	out := make([]Destination, len(s))
 	for i, t := range s {
-		d, err := t.expand(requestVar(req))
+		d, err := t.expand(req.placeholders())
 		if err != nil {
 			return nil, err
 		}
@@ -87,144 +84,38 @@ func (s static) equal(o static) bool {
 
 // template makes a Destination of a request.
 type template struct {
-	of         Destination // as given: its options are those of each
-	server     string      // scheme://[userinfo@]host[:port]
-	app, key   string      // with placeholders; no key where of has a StreamKey
-	carryVhost bool        // as ?vhost= on the app
-	vars       *regexp.Regexp
+	of Destination // as given: its options are those of each
+	endpoint.Template
 }
 
 // parseTemplate reads a Destination whose URL has one of the forms of Static.
-// What vars finds in its app and key must be one of names. A StreamKey is sent
-// as it is; with one the path is the app, and a platform's host does without
-// both scheme and app.
-func parseTemplate(d Destination, vars *regexp.Regexp, names []string) (template, error) {
-	full := d.URL
-	if !strings.Contains(full, "://") {
-		if strings.ContainsAny(full, "/?") {
-			return template{}, errors.New("neither a host nor a URL: a path needs rtmp:// or rtmps:// before the host")
-		}
-		if d.StreamKey != "" {
-			full = withScheme(full)
-		}
-		if !strings.Contains(full, "://") {
-			full = "rtmp://" + full
-		}
+func parseTemplate(d Destination) (template, error) {
+	t, err := endpoint.ParseTemplate(d.spec(), endpoint.Brackets, endpoint.Names...)
+	if err != nil {
+		return template{}, err
 	}
-	scheme, rest, _ := strings.Cut(full, "://")
-	authority, path, _ := strings.Cut(rest, "/")
-	t := template{of: d, server: scheme + "://" + authority, vars: vars}
-	bare := strings.Trim(path, "/") == ""
-	if !bare || d.StreamKey != "" {
-		t.app, t.key = templatePath(d, authority, path)
-	}
-	if bare && t.app == "" {
-		t.app, t.carryVhost = "[app]", true
-		if d.StreamKey == "" {
-			t.key = "[stream][param]"
-		}
-	}
-	for _, part := range []string{t.app, t.key} {
-		for _, m := range vars.FindAllString(part, -1) {
-			if !slices.Contains(names, m) {
-				return template{}, fmt.Errorf("%s: unknown placeholder: want one of %s",
-					redactURL(full, d.StreamKey != ""), strings.Join(names, " "))
-			}
-		}
-	}
-	_, err := t.destination(t.app, t.key)
-	return t, err
+	_, err = template{d, t}.expand(placeholders)
+	return template{d, t}, err
 }
 
-// templatePath splits a path into app and key. Without a StreamKey it is not
-// empty; a single path element is the app, and a path that ends in a slash is
-// one too.
-func templatePath(d Destination, authority, path string) (app, key string) {
-	var e endpoint
-	if d.StreamKey != "" {
-		e.app, e.key = joinApp(strings.Cut(path, "?")), string(d.StreamKey)
-	} else {
-		e.app, e.key = splitPath(path)
-	}
-	_, hostport, _ := cutLast(authority, "@")
-	if host, _, err := splitAuthority(hostport); err == nil {
-		p, _ := profileOf(d.Profile, host)
-		p.complete(&e)
-	}
-	switch {
-	case d.StreamKey != "":
-		return e.app, ""
-	case e.key == "":
-		return e.app, "[stream]"
-	}
-	return e.app, e.key
+// placeholders are the values of the placeholders.
+func (r *PublishRequest) placeholders() endpoint.Request {
+	return endpoint.Request{Vhost: r.Vhost, App: r.App, Stream: r.Stream, Param: r.Param}
 }
 
-var (
-	requestVars     = regexp.MustCompile(`\[[a-z]+\]`)
-	requestVarNames = []string{"[vhost]", "[app]", "[stream]", "[param]"}
-)
+// placeholders is a request whose values are their own placeholders.
+var placeholders = endpoint.Request{Vhost: "[vhost]", App: "[app]", Stream: "[stream]", Param: "[param]"}
 
-// requestVar gives the value of each placeholder.
-func requestVar(req *PublishRequest) func(name string) string {
-	return func(name string) string {
-		switch name {
-		case "[vhost]":
-			return req.Vhost
-		case "[app]":
-			return req.App
-		case "[stream]":
-			return req.Stream
-		case "[param]":
-			return req.Param
-		}
-		return name
-	}
+func (t template) expand(r endpoint.Request) (Destination, error) {
+	return t.of.at(t.Expand(r, nil))
 }
 
-// escapeVhost keeps a vhost from ending where it stands in a query. All else
-// stays as it is: neither SRS nor a Server decodes it.
-var escapeVhost = strings.NewReplacer("&", "%26", "?", "%3F", "#", "%23")
-
-// expand puts in the values that value gives for the placeholders.
-func (t template) expand(value func(name string) string) (Destination, error) {
-	app := t.vars.ReplaceAllStringFunc(t.app, value)
-	if !t.carryVhost {
-		return t.destination(app, t.vars.ReplaceAllStringFunc(t.key, value))
-	}
-	if vhost := value("[vhost]"); foldVhost(vhost) != "" {
-		app += "?vhost=" + escapeVhost.Replace(vhost)
-	}
-	return t.destination(app, t.vars.ReplaceAllStringFunc(t.key, func(name string) string {
-		v := value(name)
-		if name == "[param]" {
-			v = withoutVhost(v)
-		}
-		return v
-	}))
-}
-
-// withoutVhost is a param without what names a vhost in it.
-func withoutVhost(param string) string {
-	query := strings.TrimPrefix(param, "?")
-	switch rest := rtmp.WithoutVhost(query); rest {
-	case query:
-		return param
-	case "":
-		return ""
-	default:
-		return "?" + rest
-	}
-}
-
-// destination gives the key apart, so that nothing in it is taken for a part
-// of the URL.
-func (t template) destination(app, key string) (Destination, error) {
-	d := t.of
-	d.URL = t.server + "/" + app
+// at is d with another URL, and with the key that goes with it where it has none.
+func (d Destination) at(url, key string) (Destination, error) {
+	d.URL = url
 	def(&d.StreamKey, Secret(key))
 	if d.StreamKey == "" {
-		return d, fmt.Errorf("destination %s: no stream key", redactURL(d.URL, true))
+		return d, fmt.Errorf("destination %s: no stream key", endpoint.Redact(d.URL, true))
 	}
 	return d, d.Validate()
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/stretchr/testify/require"
 )
 
@@ -48,8 +50,8 @@ func TestStatic(t *testing.T) {
 			require.Len(t, ds, 1)
 			e, err := ds[0].endpoint()
 			require.NoError(t, err)
-			require.Equal(t, tt.tcURL, e.tcURL)
-			require.Equal(t, tt.key, e.key)
+			require.Equal(t, tt.tcURL, e.TcURL)
+			require.Equal(t, tt.key, e.Key)
 			require.Equal(t, before, *tt.req)
 		})
 	}
@@ -105,17 +107,21 @@ func FuzzStaticRequest(f *testing.F) {
 		ds, err := MustStatic("rtmp://u:p@h:1936/fixed?q=1/[stream][param]").ResolveDestinations(t.Context(), req)
 		if err == nil {
 			e := must(ds[0].endpoint())
-			require.Equal(t, endpoint{
-				scheme: "rtmp", host: "h", port: "1936", serverName: "h", user: "u", password: "p",
-				app: "fixed?q=1", tcURL: "rtmp://h:1936/fixed?q=1", key: stream + param,
+			require.Equal(t, endpoint.Endpoint{
+				Scheme: "rtmp", Host: "h", Port: "1936", ServerName: "h", User: "u", Password: "p",
+				App: "fixed?q=1", TcURL: "rtmp://h:1936/fixed?q=1", Key: stream + param,
 			}, e)
 		}
 		ds, err = MustStatic("h:1936").ResolveDestinations(t.Context(), req)
 		if err == nil {
 			e := must(ds[0].endpoint())
-			require.Equal(t, "h:1936", e.host+":"+e.port)
-			require.Equal(t, stream+withoutVhost(param), e.key)
-			require.True(t, strings.HasPrefix(e.tcURL, "rtmp://h:1936/"))
+			require.Equal(t, "h:1936", e.Host+":"+e.Port)
+			rest, _ := strings.CutPrefix(param, "?")
+			require.True(t, strings.HasPrefix(e.Key, stream))
+			if rtmp.WithoutVhost(rest) == rest {
+				require.Equal(t, stream+param, e.Key)
+			}
+			require.True(t, strings.HasPrefix(e.TcURL, "rtmp://h:1936/"))
 		}
 	})
 }

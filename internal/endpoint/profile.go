@@ -1,0 +1,221 @@
+package endpoint
+
+import (
+	"cmp"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/rtmp-forward/forward/internal/flv"
+)
+
+// The names of profiles.
+const (
+	None     = "none"
+	YouTube  = "youtube"
+	Facebook = "facebook"
+	Twitch   = "twitch"
+	IVS      = "ivs"
+	Akamai   = "akamai"
+	Wowza    = "wowza"
+	SRS      = "srs"
+	Nginx    = "nginx-rtmp"
+	MediaMTX = "mediamtx"
+)
+
+// The names of times other than the stream's.
+const (
+	Zero       = "zero"
+	Increasing = "increasing"
+)
+
+// Profile is what a kind of server wants other than the defaults.
+type Profile struct {
+	Name    string
+	Title   string
+	hosts   []string  // domains; their subdomains are meant too
+	scheme  string    // of a URL without
+	app     string    // of a URL without
+	tls     bool      // rtmp:// is refused, mostly without a word
+	keyless bool      // the key may be empty
+	login   bool      // user and password go behind the key
+	maxName int       // bytes of app, tcUrl and key; 0: any
+	Times   string    // Zero, Increasing or empty
+	Video   flv.Codec // the only one taken; 0: any
+	Audio   bool      // is needed
+	plain   string    // what is wrong with rtmp://, mostly
+	hint    string    // what else to look at when it does not work
+}
+
+// nginxName is what nginx-rtmp's buffers hold (NGX_RTMP_MAX_NAME), less the
+// byte that ends them.
+const nginxName = 255
+
+var profiles = []Profile{
+	{
+		Name: YouTube, Title: "YouTube", hosts: []string{"rtmps.youtube.com"},
+		scheme: "rtmps", app: "live2", tls: true, Audio: true,
+		hint: "the stream needs an audio track",
+	},
+	{
+		Name: YouTube, Title: "YouTube", hosts: []string{"rtmp.youtube.com"},
+		scheme: "rtmp", app: "live2", Audio: true,
+		hint: "rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
+	},
+	{
+		Name: Facebook, Title: "Facebook", hosts: []string{"facebook.com", "fbcdn.net"},
+		scheme: "rtmps", app: "rtmp", tls: true,
+		hint: "the key is used up about a day after it was given out",
+	},
+	{
+		Name: Twitch, Title: "Twitch", hosts: []string{"twitch.tv"},
+		scheme: "rtmp", app: "app", Video: flv.CodecAVC,
+		hint: "regular ingest takes H.264 only",
+	},
+	{
+		Name: IVS, Title: "Amazon IVS (Kick, Twitch)", hosts: []string{"live-video.net"},
+		scheme: "rtmps", app: "app", plain: "rtmp:// is refused where it is not enabled",
+		hint: "a channel takes one publisher, whose media must be as it expects",
+	},
+	{
+		Name: Akamai, Title: "Akamai", hosts: []string{"akamaientrypoint.net"},
+		scheme: "rtmp", Times: Increasing,
+		hint: "user and password are needed",
+	},
+	{
+		Name: Wowza, Title: "Wowza", hosts: []string{"entrypoint.cloud.wowza.com"},
+		scheme: "rtmp",
+		hint:   "user and password are needed unless disabled for the stream",
+	},
+	{Name: SRS, Title: "SRS", hint: "a name that is published already is busy for a while after its publisher has gone"},
+	{Name: Nginx, Title: "nginx-rtmp", maxName: nginxName, hint: "an unknown app is closed without an answer"},
+	{Name: MediaMTX, Title: "MediaMTX", keyless: true, login: true, hint: "app and key together are its path"},
+}
+
+// ProfileNames are the names of all profiles.
+func ProfileNames() []string {
+	names := []string{None}
+	for _, p := range profiles {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// ProfileOf is the profile of that name, or where it is empty the one for a
+// host. It is nil where there is none; ok is false for a name that none has.
+func ProfileOf(name string, host string) (p *Profile, ok bool) {
+	if name == None {
+		return nil, true
+	}
+	host = "." + strings.ToLower(strings.TrimSuffix(host, "."))
+	var named *Profile
+	for i := range profiles {
+		p := &profiles[i]
+		if name != "" && p.Name != name {
+			continue
+		}
+		if named == nil {
+			named = p
+		}
+		for _, domain := range p.hosts {
+			if strings.HasSuffix(host, "."+domain) {
+				return p, true
+			}
+		}
+	}
+	if name == "" {
+		return nil, true
+	}
+	return named, named != nil
+}
+
+// IsPlatform says that it is no server that people run themselves.
+func (p *Profile) IsPlatform() bool { return p != nil && len(p.hosts) > 0 }
+
+// WithScheme puts the scheme before a URL that has none where its host is a
+// platform's.
+func WithScheme(s string) string {
+	authority, _, _ := strings.Cut(s, "/")
+	_, hostport, _ := CutLast(authority, "@")
+	host, _, err := SplitAuthority(hostport)
+	if p, _ := ProfileOf("", host); err == nil && p != nil {
+		return p.scheme + "://" + s
+	}
+	return s
+}
+
+// Complete adds what the server wants and the URL does not show.
+func (p *Profile) Complete(e *Endpoint) {
+	if p == nil {
+		return
+	}
+	if p.app != "" {
+		app, _, _ := strings.Cut(e.App, "?")
+		if e.Key == "" && app != p.app && !strings.Contains(app, "/") {
+			e.App, e.Key = "", e.App
+		}
+		e.App = cmp.Or(e.App, p.app)
+	}
+	if p.login && (e.User != "" || e.Password != "") {
+		to := &e.Key
+		if e.Key == "" {
+			to = &e.App
+		}
+		mark := "?"
+		if strings.Contains(*to, "?") {
+			mark = "&"
+		}
+		*to += mark + "user=" + url.QueryEscape(e.User) + "&pass=" + url.QueryEscape(e.Password)
+	}
+}
+
+// Warning says what the server may not take, in one sentence without a secret,
+// or nothing.
+func (e *Endpoint) Warning() string {
+	limit, title := nginxName, "nginx-rtmp and those made from it take"
+	if e.Profile != nil {
+		limit, title = e.Profile.maxName, e.Profile.Title+" takes"
+	}
+	for _, f := range []struct{ what, value string }{{"stream key", e.Key}, {"app", e.App}, {"tcUrl", e.TcURL}} {
+		if limit > 0 && len(f.value) > limit {
+			return fmt.Sprintf("the %s is %d bytes long; %s %d, without what is behind", f.what, len(f.value), title, limit)
+		}
+	}
+	return ""
+}
+
+// hint says what may be wrong when e cannot be reached or refuses, in one
+// sentence, or nothing. It holds no secret.
+func (e *Endpoint) hint() string {
+	app, _, _ := strings.Cut(e.App, "?")
+	switch {
+	case e.Profile == nil:
+		return ""
+	case e.Profile.tls && e.Scheme == "rtmp":
+		return e.Profile.Title + " wants rtmps://"
+	case e.Profile.app != "" && e.Profile.app != app:
+		return e.Profile.Title + ": its app is " + e.Profile.app
+	case e.Profile.plain != "" && e.Scheme == "rtmp":
+		return e.Profile.Title + ": " + e.Profile.plain
+	default:
+		return e.Profile.Title + ": " + e.Profile.hint
+	}
+}
+
+// HintAt is the hint for a connection that has ended at a step, in brackets
+// with a space before, or nothing.
+func (e *Endpoint) HintAt(op string) string {
+	hint := e.hint()
+	switch {
+	case hint != "":
+	case op == "tls":
+		hint = "is it rtmp://?"
+	case op == "handshake" && e.Scheme == "rtmp":
+		hint = "is it rtmps://?"
+	case op == "connect": // nginx-rtmp answers nothing
+		hint = "does it know the app?"
+	default:
+		return ""
+	}
+	return " (" + hint + ")"
+}
