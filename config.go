@@ -139,7 +139,8 @@ type Config struct {
 	// MaxBytes is how many bytes of a stream are kept: the last GOP, however
 	// long it is, for new receivers, and more for those who lag. A receiver
 	// for which no keyframe is kept, and none comes within 5 s, begins with
-	// what comes, after the headers. Each message counts for 200 bytes
+	// what comes, after the headers; ForwarderStats.Warning says so for a
+	// destination, and the log for a player. Each message counts for 200 bytes
 	// more than it has. A receiver that has fallen behind by half of MaxBytes
 	// goes on at the newest keyframe, too. Default 16 MiB.
 	MaxBytes int

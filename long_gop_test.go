@@ -1,12 +1,15 @@
 package forward
 
 import (
+	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // One keyframe at the start and no other, as with intra refresh: a destination
@@ -50,6 +53,38 @@ func TestFault41_OneKeyframe(t *testing.T) {
 				}
 				require.Equal(b, c.want, b.srv.Source("live/" + canary).Forwarders()[0].Stats().Warning)
 			})
+		})
+	}
+}
+
+// A player that begins without a keyframe has no statistics: the log says it, once
+// for each, within the limits of what anybody can cause.
+func TestPlayerBeginsWithoutAKeyframe(t *testing.T) {
+	for _, live := range []bool{true, false} {
+		log := new(lockedBuffer)
+		cfg := Config{NoGOPCache: live, Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
+		inBubble(t, cfg, func(b *bubble) {
+			p := b.publish("live/" + canary)
+			require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: videoHeader}))
+			send := func(from, to int) {
+				for i := from; i < to; i++ {
+					require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i) * 40, Payload: frame(i == 0, i)}))
+					time.Sleep(40 * time.Millisecond)
+				}
+			}
+			send(0, 25)
+			b.hear("server:1935", "live/"+canary, &forwardtest.Recorder{Reference: []forwardtest.Message{}})
+			send(25, 400)
+			synctest.Wait()
+			lines := entries(b.T, log, "a player began without a keyframe: none came within 5 s")
+			if !live {
+				require.Empty(b, lines)
+				return
+			}
+			require.Len(b, lines, 1)
+			require.Equal(b, "WARN", lines[0]["level"])
+			require.Contains(b, lines[0]["source"], "live/#")
+			require.NotEmpty(b, lines[0]["client"])
 		})
 	}
 }

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,12 +146,22 @@ func (p *player) attach(src *Source) {
 	p.played.Store(true)
 	at := &playing{src}
 	p.at = at
-	src.group.Prepare(c.out, src.cursorOptions(p.streamID, c.rt.ChunkSize()), func() ([]byte, bool) {
+	opt := src.cursorOptions(p.streamID, c.rt.ChunkSize())
+	opt.OnBlind = func() { go p.tellBlind(src) }
+	src.group.Prepare(c.out, opt, func() ([]byte, bool) {
 		p.ended(at)
 		return nil, false
 	})
 	p.mu.Unlock()
 	c.out.Kick()
+}
+
+// tellBlind tells the log that no keyframe came for so long that the player began
+// without one. The log is the host's, and may block.
+func (p *player) tellBlind(src *Source) {
+	c := p.conn
+	c.srv.notices.write(slog.LevelWarn, "a player began without a keyframe: none came within 5 s", "",
+		"source", src.req.logName(), "client", c.id, "addr", c.peer)
 }
 
 // leaveReceivers ends at, and reports whether that was still to be done. p.mu is

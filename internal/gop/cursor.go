@@ -61,6 +61,9 @@ type Options struct {
 	// Skipped counts for the receiver, which may have one cursor after another;
 	// nil: the cursor counts for itself.
 	Skipped *Skipped
+	// OnBlind, where it is not nil, is called when Blind of Skipped becomes
+	// true, with locks held: it must not block.
+	OnBlind func()
 }
 
 var setDataFrame = []byte(flv.SetDataFrame)
@@ -273,7 +276,7 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 			continue
 		}
 		if c.needKey && m.Inter {
-			c.skipped.Blind.Store(true)
+			c.beginBlind()
 		}
 		c.needKey = c.needKey && !m.Keyframe && !m.Inter
 		if c.preface && m.Set != c.set {
@@ -283,6 +286,13 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 		return m, set
 	}
 	return nil, nil
+}
+
+// beginBlind notes that the receiver gets video without a keyframe before it.
+func (c *Cursor) beginBlind() {
+	if !c.skipped.Blind.Swap(true) && c.opt.OnBlind != nil {
+		c.opt.OnBlind()
+	}
 }
 
 // leavesOut reports whether a message is not for this receiver.
@@ -388,7 +398,7 @@ func (f *filler) add(m *Message) {
 		return
 	}
 	if f.needKey && m.Inter {
-		c.skipped.Blind.Store(true)
+		c.beginBlind()
 	}
 	f.needKey = f.needKey && !m.Keyframe && !m.Inter
 	layout := c.opt.layout(c.opt.Push && m.Wrap)

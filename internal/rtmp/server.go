@@ -194,6 +194,14 @@ func (s *Server) halt(st *serverStream) error {
 	return nil
 }
 
+// command carries out what a client wants. Each call is answered, unless its
+// transaction id is 0: with _result or _error, or where it changes a NetStream,
+// with onStatus.
+//
+// receiveAudio and receiveVideo (RTMP 1.0, 7.2.2.4 and 7.2.2.5) are not carried
+// out, and the answer is an _error: all receivers of a stream share its bytes. The
+// client still gets the audio or video that it has turned off, and can drop it.
+// Clients send these with transaction id 0 and wait for nothing.
 func (s *Server) command(m chunk.Message) error {
 	cmd, _, err := parseCommand(m)
 	if err != nil {
