@@ -283,15 +283,27 @@ func (s *Server) closing(cmd *Command) *serverStream {
 }
 
 // deleting is the stream that a deleteStream is about: argument 1, or that of
-// the message where there is no argument.
+// the message where there is no argument, or null.
 func (s *Server) deleting(cmd *Command) *serverStream {
-	if len(cmd.Args) < 2 && cmd.StreamID != 0 {
+	if !cmd.has(1) && cmd.StreamID != 0 {
 		return s.stream(cmd.StreamID)
 	}
 	if id, ok := cmd.id(1); ok {
 		return s.stream(id)
 	}
 	return nil
+}
+
+// has reports whether there is an argument i that is neither null nor undefined.
+func (c *Command) has(i int) bool {
+	if i >= len(c.Args) {
+		return false
+	}
+	switch c.Args[i].(type) {
+	case nil, amf.Undefined:
+		return false
+	}
+	return true
 }
 
 // id returns argument i as the id of a message stream.

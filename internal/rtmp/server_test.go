@@ -297,6 +297,8 @@ func TestServerCommands(t *testing.T) {
 			[]string{`Publish 1 "a"`, start, `Publish 2 "b"`, "onStatus@2 0 null status:NetStream.Publish.Start", "Unpublish 1", unpublish, `Message 9@2 "v"`, "Unpublish 2"}},
 		{"deleteStream on the stream itself", concat(publish(1, "a"), command(1, "deleteStream", 0, nil), video(1, "late")),
 			[]string{`Publish 1 "a"`, start, "Unpublish 1", unpublish}},
+		{"deleteStream on the stream itself, with null", concat(publish(1, "a"), command(1, "deleteStream", 0, nil, nil), video(1, "late"), publish(2, "b"), command(2, "deleteStream", 0, nil, amf.Undefined{})),
+			[]string{`Publish 1 "a"`, start, "Unpublish 1", unpublish, `Publish 2 "b"`, "onStatus@2 0 null status:NetStream.Publish.Start", "Unpublish 2", "onStatus@2 0 null status:NetStream.Unpublish.Success"}},
 		{"a player closes", concat(command(1, "play", 0, nil, "a"), command(1, "closeStream", 0, nil), command(1, "closeStream", 0, nil)),
 			[]string{`Play 1 "a"`, "UserControl 0 1", reset, play, "Playing 1", "StopPlay 1", stop}},
 		{"publish(false)", concat(publish(1, "a"), video(1, "v"), command(1, "publish", 0, nil, false), video(1, "late"), command(1, "publish", 0, nil, false), publish(1, "b")),
