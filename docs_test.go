@@ -173,6 +173,19 @@ func TestDocumentsLinkToWhatIsThere(t *testing.T) {
 	}
 }
 
+// Packages that the documents name are there.
+func TestDocumentsNamePackagesThatAreThere(t *testing.T) {
+	for _, name := range documents(t) {
+		for _, word := range quoted(fenced(`\w+`).ReplaceAllString(read(t, name), "\n")) {
+			if regexp.MustCompile(`^(internal|examples)/\w+$`).MatchString(word) {
+				info, err := os.Stat(word)
+				require.NoError(t, err, name)
+				require.True(t, info.IsDir(), word)
+			}
+		}
+	}
+}
+
 func TestReadmeIsShort(t *testing.T) {
 	require.LessOrEqual(t, len(read(t, "README.md")), 7<<10)
 }
