@@ -2,8 +2,10 @@ package forward_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
@@ -171,6 +174,50 @@ func TestDocumentsLinkToWhatIsThere(t *testing.T) {
 			require.Contains(t, anchors, m[2], "link of %s to %s", name, to)
 		}
 	}
+}
+
+// keys are the names in a JSON object.
+func keys(object map[string]any) []string { return slices.Sorted(maps.Keys(object)) }
+
+// The answer to GET /sources is documented as it is.
+func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
+	var shown, got struct {
+		Sources []map[string]any `json:"sources"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(blocks(t, "docs/control.md", "json")[0]), &shown))
+
+	lost := make(chan struct{}, 1)
+	srv := forward.NewServer(quietly(forward.Config{
+		Resolver: forward.MustStatic("a.example"),
+		Dial:     new(forwardtest.Network).Dial,
+		Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, state forward.State, _ error) {
+			if state == forward.StateWaiting {
+				lost <- struct{}{}
+			}
+		}},
+	}))
+	defer srv.Close()
+	_, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "cam"})
+	require.NoError(t, err)
+	<-lost
+	handler, err := srv.Handler(forward.ControlOptions{Tokens: []forward.Secret{"token"}})
+	require.NoError(t, err)
+	r := httptest.NewRequest("GET", "/sources", nil)
+	r.Header.Set("Authorization", "Bearer token")
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, r)
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &got))
+
+	forwarder := func(source map[string]any) map[string]any {
+		f := source["forwarders"].([]any)[0].(map[string]any)
+		delete(f, "next_attempt") // which is there at times
+		delete(f["error"].(map[string]any), "code")
+		return f
+	}
+	require.Equal(t, keys(shown.Sources[0]), keys(got.Sources[0]))
+	is, documented := forwarder(got.Sources[0]), forwarder(shown.Sources[0])
+	require.Equal(t, keys(documented), keys(is))
+	require.Equal(t, keys(documented["error"].(map[string]any)), keys(is["error"].(map[string]any)))
 }
 
 // Packages that the documents name are there.
