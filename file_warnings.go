@@ -61,13 +61,14 @@ func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 	if len(enabled) > 0 && on(enabled[0]) && len(destinations)+len(backends) == 0 {
 		f.warn(d.Pos, "forward is on, but has neither destination nor backend")
 	}
+	places := make(map[string]conf.Position)
 	for _, d := range destinations {
 		if len(backends) > 0 {
 			f.warn(d.Pos, fmt.Sprintf("this destination is not used: the backend at %s says where streams go", backends[0].Pos))
 		}
 		for i, u := range d.Args {
 			if t, err := parseTemplate(destination(u, d.Block)); err == nil {
-				f.warnDestination(d.ArgPos(i), t, listeners)
+				f.warnDestination(d.ArgPos(i), t, listeners, places)
 			}
 		}
 	}
@@ -78,8 +79,9 @@ func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 	}
 }
 
-// warnDestination looks at where streams go.
-func (f *File) warnDestination(pos conf.Position, t template, listeners []listenerAt) {
+// warnDestination looks at where streams go. places are those of the forward block
+// so far.
+func (f *File) warnDestination(pos conf.Position, t template, listeners []listenerAt, places map[string]conf.Position) {
 	d, err := t.expand(placeholders)
 	if err != nil {
 		return
@@ -90,6 +92,11 @@ func (f *File) warnDestination(pos conf.Position, t template, listeners []listen
 	}
 	if i := slices.IndexFunc(listeners, func(l listenerAt) bool { return l.takes(at.Host, at.Port) }); i >= 0 {
 		f.warn(pos, fmt.Sprintf("this is the server itself, which listens there (%s): a stream does not go to where it comes from", listeners[i].pos))
+	}
+	if first, again := places[at.Place()]; again {
+		f.warn(pos, fmt.Sprintf("the stream goes there once: it is the destination at %s", first))
+	} else {
+		places[at.Place()] = pos
 	}
 	ownName := t.of.StreamKey == "" && strings.HasPrefix(string(d.StreamKey), "[stream]") && !strings.Contains(t.of.URL, "[stream]")
 	if ownName && at.Profile.IsPlatform() {
