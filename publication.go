@@ -24,8 +24,9 @@ type turns struct {
 	past  []*publication  // of which OnUnpublish has not been told
 	aired *PublishRequest // of the one that has the stream, or had it last
 	count int
-	over  bool   // the stream ends when next leaves
-	grace func() // stops the timer that ends the stream while there is no now
+	over  bool      // the stream ends when next leaves
+	grace func()    // stops the timer that ends the stream while there is no now
+	until time.Time // when it does
 
 	last moment // of the audio or video with the latest time
 }
@@ -314,6 +315,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 			grace = s.vhost.FirstMediaTimeout
 		}
 		if grace >= 0 && !s.isEnding() {
+			s.until = time.Now().Add(grace)
 			s.grace = later(grace, s.graceOver)
 		}
 	case s.next:
@@ -334,10 +336,11 @@ func (p *publication) leave(lost bool) (ended bool) {
 	return s.isEnding()
 }
 
-// graceOver ends a stream that nobody has gone on with.
+// graceOver ends a stream that nobody has gone on with. It may be that of an earlier
+// grace, and have waited for a publisher that has come and gone.
 func (s *Source) graceOver() {
 	s.turn.Lock()
-	ended, next := s.now == nil, s.next
+	ended, next := s.now == nil && !time.Now().Before(s.until), s.next
 	if ended && next != nil {
 		s.dropNext(ErrStreamEnded)
 	}

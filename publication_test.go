@@ -435,3 +435,20 @@ func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
 		require.Less(b, b.srv.Stats().Buffered, before)
 	})
 }
+
+// The end of an earlier grace, which has waited for the publisher that went on, ends
+// nothing when that one is lost as well.
+func TestEndOfAnEarlierGrace(t *testing.T) {
+	inBubble(t, Config{PublishGrace: 5 * time.Second}, func(b *bubble) {
+		pub := b.publish("live/s")
+		require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
+		src := b.srv.Source("live/s")
+		pub.Close()
+		synctest.Wait()
+		src.graceOver()
+		require.Same(b, src, b.srv.Source("live/s"))
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		require.Nil(b, b.srv.Source("live/s"))
+	})
+}
