@@ -58,9 +58,10 @@ type Config struct {
 
 	// Logger gets the Server's log: Info for a stream's start and end, Warn
 	// for a destination that is lost, Debug for protocol detail, nothing
-	// for each message. Connections that fail are logged by cause: 4 lines,
-	// then one every 30 s for the last of them, with its time (at) and how many
-	// are left out (not_logged). Default slog.Default().
+	// for each message. What clients can cause at will, such as connections that
+	// fail, hooks that panic and destinations that cannot be used, is logged by
+	// cause: 4 lines, then one every 30 s for the last of them, with its time (at)
+	// and how many are left out (not_logged). Default slog.Default().
 	Logger *slog.Logger
 
 	// Dial connects to destinations that have no DialContext of their own.
