@@ -125,7 +125,7 @@ func compileRoute(r Route) (c rule, err error) {
 		}
 	}
 	for i, u := range r.To {
-		t, err := endpoint.ParseTemplate(endpoint.Spec{URL: u}, routeVars.ReplaceAllStringFunc, names...)
+		t, err := endpoint.ParseTemplate(endpoint.Spec{URL: u}, &replaceRouteVars, names...)
 		if err == nil {
 			_, err = Destination{}.at(t.Expand(placeholders, nil))
 		}
@@ -138,6 +138,8 @@ func compileRoute(r Route) (c rule, err error) {
 }
 
 var routeVars = regexp.MustCompile(`\[[a-z]+\]|\$[0-9]+|\$\{\w*\}`)
+
+var replaceRouteVars endpoint.Replace = routeVars.ReplaceAllStringFunc
 
 // compilePattern makes a pattern of Route a regular expression that matches
 // only the whole of a string. flags are those of package regexp/syntax.

@@ -90,7 +90,7 @@ type template struct {
 
 // parseTemplate reads a Destination whose URL has one of the forms of Static.
 func parseTemplate(d Destination) (template, error) {
-	t, err := endpoint.ParseTemplate(d.spec(), endpoint.Brackets, endpoint.Names...)
+	t, err := endpoint.ParseTemplate(d.spec(), &endpoint.Brackets, endpoint.Names...)
 	if err != nil {
 		return template{}, err
 	}

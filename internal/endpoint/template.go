@@ -13,7 +13,9 @@ import (
 type Replace func(text string, value func(name string) string) string
 
 // Brackets replaces words of lower-case letters in brackets.
-func Brackets(text string, value func(name string) string) string {
+var Brackets Replace = brackets
+
+func brackets(text string, value func(name string) string) string {
 	var b strings.Builder
 	for {
 		open := strings.IndexByte(text, '[')
@@ -38,17 +40,17 @@ func Brackets(text string, value func(name string) string) string {
 
 // Template makes URL and key of the values of placeholders.
 type Template struct {
-	server     string // scheme://[userinfo@]host[:port]
-	app, key   string // with placeholders; no key where the Spec has a StreamKey
-	carryVhost bool   // as ?vhost= on the app
-	replace    Replace
+	server     string   // scheme://[userinfo@]host[:port]
+	app, key   string   // with placeholders; no key where the Spec has a StreamKey
+	carryVhost bool     // as ?vhost= on the app
+	replace    *Replace // a pointer: of functions reflect.DeepEqual says that they differ
 }
 
 // ParseTemplate reads a Spec whose URL has one of the forms of forward.Static.
 // What replace finds in its app and key must be one of names. A StreamKey is sent
 // as it is; with one the path is the app, and a platform's host does without
 // both scheme and app.
-func ParseTemplate(s Spec, replace Replace, names ...string) (Template, error) {
+func ParseTemplate(s Spec, replace *Replace, names ...string) (Template, error) {
 	full := s.URL
 	if !strings.Contains(full, "://") {
 		if strings.ContainsAny(full, "/?") {
@@ -76,7 +78,7 @@ func ParseTemplate(s Spec, replace Replace, names ...string) (Template, error) {
 	}
 	unknown := false
 	for _, part := range []string{t.app, t.key} {
-		replace(part, func(name string) string {
+		(*replace)(part, func(name string) string {
 			unknown = unknown || !slices.Contains(names, name)
 			return name
 		})
@@ -149,15 +151,15 @@ func (t Template) Expand(r Request, more map[string]string) (url, key string) {
 		}
 		return r.value(name)
 	}
-	app := t.replace(t.app, value)
+	app := (*t.replace)(t.app, value)
 	if !t.carryVhost {
-		return t.server + "/" + app, t.replace(t.key, value)
+		return t.server + "/" + app, (*t.replace)(t.key, value)
 	}
 	if rtmp.FoldVhost(r.Vhost) != "" {
 		app += "?vhost=" + escapeVhost.Replace(r.Vhost)
 	}
 	r.Param = withoutVhost(r.Param)
-	return t.server + "/" + app, t.replace(t.key, value)
+	return t.server + "/" + app, (*t.replace)(t.key, value)
 }
 
 // withoutVhost is a param without what names a vhost in it.

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"reflect"
 	"regexp"
 	"testing"
 
@@ -33,14 +34,18 @@ func TestTemplate(t *testing.T) {
 		{Spec{URL: "x.live-video.net", StreamKey: "k"}, "rtmps://x.live-video.net/app", ""},
 	} {
 		words := regexp.MustCompile(`\[[a-z]+\]|\$1`)
-		tmpl, err := ParseTemplate(c.spec, words.ReplaceAllStringFunc, append(Names, "$1")...)
+		var replace Replace = words.ReplaceAllStringFunc
+		tmpl, err := ParseTemplate(c.spec, &replace, append(Names, "$1")...)
 		require.NoError(t, err)
+		again, err := ParseTemplate(c.spec, &replace, append(Names, "$1")...)
+		require.NoError(t, err)
+		require.True(t, reflect.DeepEqual(tmpl, again), "a Reload finds it unchanged")
 		url, key := tmpl.Expand(req, map[string]string{"$1": "one"})
 		require.Equal(t, c.url, url)
 		require.Equal(t, c.key, key)
 	}
-	_, err := ParseTemplate(Spec{URL: "rtmp://h/[ap]/k"}, Brackets, Names...)
+	_, err := ParseTemplate(Spec{URL: "rtmp://h/[ap]/k"}, &Brackets, Names...)
 	require.EqualError(t, err, "rtmp://h/[ap]/***: unknown placeholder: want one of [vhost] [app] [stream] [param]")
-	_, err = ParseTemplate(Spec{URL: "h/app"}, Brackets, Names...)
+	_, err = ParseTemplate(Spec{URL: "h/app"}, &Brackets, Names...)
 	require.ErrorContains(t, err, "neither a host nor a URL")
 }
