@@ -13,6 +13,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // 700 connections that have not been let in begin messages and do not end them,
@@ -34,7 +35,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			defer cancel()
 			asked, answer := make(chan struct{}), make(chan struct{})
 			log := new(lockedBuffer)
-			s := newServer(t, Config{Logger: slog.New(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
+			s := newServer(t, Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
 				OnPublish: func(_ context.Context, r *PublishRequest) error {
 					if r.Stream == "waits" {
 						close(asked)
