@@ -202,21 +202,3 @@ func redactBackend(s string) string {
 	}
 	return b.String()
 }
-
-// logOf is the log for what is asked in a context: the host's own, that of the
-// Server that asks, or slog's.
-func logOf(ctx context.Context, own *slog.Logger) *slog.Logger {
-	if own != nil {
-		return own
-	}
-	if l, ok := ctx.Value(logKey{}).(*slog.Logger); ok {
-		return l
-	}
-	return slog.Default()
-}
-
-func withLog(ctx context.Context, l *slog.Logger) context.Context {
-	return context.WithValue(ctx, logKey{}, l)
-}
-
-type logKey struct{}

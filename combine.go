@@ -38,7 +38,9 @@ func asRefresh(ctx context.Context) context.Context {
 	return context.WithValue(ctx, refreshKey{}, true)
 }
 
-func isRefresh(ctx context.Context) bool { return ctx.Value(refreshKey{}) != nil }
+// IsRefresh reports whether a resolver is asked again about a stream that is live:
+// an error then leaves its destinations as they are.
+func IsRefresh(ctx context.Context) bool { return ctx.Value(refreshKey{}) != nil }
 
 type refreshKey struct{}
 
@@ -116,7 +118,7 @@ next:
 	for _, d := range ds {
 		k := [2]string{d.URL, string(d.StreamKey)}
 		for _, i := range seen[k] {
-			if out[i].equal(d) {
+			if out[i].Equal(d) {
 				continue next
 			}
 		}

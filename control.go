@@ -338,7 +338,7 @@ func failure(err error, code string) error {
 		return &controlError{http.StatusConflict, "exists", "The stream is pushed to this destination already."}
 	case errors.Is(err, ErrLimit):
 		ce.status, ce.Code = http.StatusConflict, "limit"
-	case errors.Is(err, ErrStreamEnded), errors.Is(err, errReplacing):
+	case errors.Is(err, ErrStreamEnded), errors.Is(err, ErrUpdating):
 		ce.status, ce.Code = http.StatusConflict, "conflict"
 	}
 	return ce

@@ -218,11 +218,11 @@ func (d Destination) withDefaults() Destination {
 	return d
 }
 
-// equal says whether d and o push to the same place in the same way.
+// Equal reports whether d and o push to the same place in the same way.
 // TLSConfig is compared as a pointer and DialContext by its function, not by
 // what that has captured: two answers of a resolver that makes a closure each
 // time are equal.
-func (d Destination) equal(o Destination) bool {
+func (d Destination) Equal(o Destination) bool {
 	if reflect.ValueOf(d.DialContext).Pointer() != reflect.ValueOf(o.DialContext).Pointer() ||
 		d.TLSConfig != o.TLSConfig {
 		return false

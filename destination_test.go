@@ -107,7 +107,7 @@ func TestDestinationEqual(t *testing.T) {
 	dial := func(context.Context, string, string) (net.Conn, error) { return nil, nil }
 	other := func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed }
 	d := Destination{URL: "rtmp://h/a/k", DialContext: dial, TLSConfig: &tls.Config{}}
-	require.True(t, d.equal(d))
+	require.True(t, d.Equal(d))
 	for name, change := range map[string]func(*Destination){
 		"URL":         func(d *Destination) { d.URL += "2" },
 		"StreamKey":   func(d *Destination) { d.StreamKey = "k" },
@@ -122,8 +122,8 @@ func TestDestinationEqual(t *testing.T) {
 	} {
 		o := d
 		change(&o)
-		require.False(t, d.equal(o), name)
-		require.False(t, o.equal(d), name)
+		require.False(t, d.Equal(o), name)
+		require.False(t, o.Equal(d), name)
 	}
 }
 

@@ -169,7 +169,7 @@ func TestDNSResolverSendsToEveryAddress(t *testing.T) {
 	again, err := r.ResolveDestinations(t.Context(), req)
 	require.NoError(t, err)
 	require.Len(t, again, 2)
-	require.True(t, again[0].equal(ds[1]), "who stays is not touched")
+	require.True(t, again[0].Equal(ds[1]), "who stays is not touched")
 
 	for network, want := range map[string]int{"ip": 2, "ip4": 1, "ip6": 1} {
 		s.set(map[string][]string{"media.test": {"10.0.0.3", "2001:db8::1"}}, nil)

@@ -190,6 +190,13 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 // Destination is where f pushes.
 func (f *Forwarder) Destination() Destination { return f.dst }
 
+// ID names the destination in lists and metrics: 8 hex digits, the same for the
+// same URL, stream key and user for as long as the process lives.
+func (f *Forwarder) ID() string { return f.id }
+
+// Source is the stream that f pushes.
+func (f *Forwarder) Source() *Source { return f.src }
+
 // Done is closed when f has ended.
 func (f *Forwarder) Done() <-chan struct{} { return f.done }
 
@@ -339,7 +346,7 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 	f.mu.Unlock()
 	if busy {
 		n.cancel()
-		return nil, fmt.Errorf("destination %s: %w", f.dst, errReplacing)
+		return nil, fmt.Errorf("destination %s: %w", f.dst, ErrUpdating)
 	}
 	if err := f.src.forward(n); err != nil {
 		f.disown(n)
@@ -374,7 +381,8 @@ func (f *Forwarder) replace(ctx context.Context, n *Forwarder) error {
 	return fmt.Errorf("replace %s: %w", f.dst, err)
 }
 
-var errReplacing = errors.New("it is being replaced or closed")
+// ErrUpdating says that a Forwarder is being updated, or closed, already.
+var ErrUpdating = errors.New("forward: the destination is being updated or closed")
 
 // takeOver begins to send by calling attach: where the forwarder stops that f
 // replaces, or where a new one begins.

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -233,7 +234,7 @@ func (h *HTTPHooks) tell(ctx context.Context, c hookCall, urls []string, body an
 	h.once.Do(h.init)
 	for i := range urls {
 		if err := h.call(ctx, c, urls, i, body); err != nil && !errors.As(err, new(reported)) {
-			logOf(ctx, h.Logger).Warn("callback failed", "err", err)
+			cmp.Or(h.Logger, Logger(ctx)).Warn("callback failed", "err", err)
 		}
 	}
 }
@@ -242,7 +243,7 @@ func (h *HTTPHooks) call(ctx context.Context, c hookCall, urls []string, i int, 
 	err := h.err
 	if err == nil {
 		timeout := positive(c.timeout, positive(h.Timeout, defaultHookTimeout))
-		err = h.backends[urls[i]].call(ctx, logOf(ctx, h.Logger), c.action, c.from, body, timeout, checkHookReply)
+		err = h.backends[urls[i]].call(ctx, cmp.Or(h.Logger, Logger(ctx)), c.action, c.from, body, timeout, checkHookReply)
 	}
 	if err != nil && len(urls) > 1 {
 		return fmt.Errorf("%s, URL %d of %d: %w", c.action, i+1, len(urls), err)

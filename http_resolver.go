@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -170,7 +171,7 @@ func (h *HTTPResolver) ResolveTTL(ctx context.Context, req *PublishRequest) ([]D
 		return a.copy()
 	}
 	err = fmt.Errorf("on_forward: %w", err)
-	if h.OnFailure == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || isRefresh(ctx) {
+	if h.OnFailure == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || IsRefresh(ctx) {
 		return nil, 0, err
 	}
 	return h.OnFailure.onFailure(ctx, h, req, err)
@@ -191,7 +192,7 @@ func (h *HTTPResolver) question(ctx context.Context, req *PublishRequest) (answe
 		return answer{}, err
 	}
 	body := newHookStream("on_forward", h.ServiceID, req)
-	log := logOf(ctx, h.Logger)
+	log := cmp.Or(h.Logger, Logger(ctx))
 	var a answer
 	err := h.backend.call(ctx, log, "on_forward", req.RemoteAddr, body, positive(h.Timeout, defaultHookTimeout), func(reply []byte) error {
 		urls, ttl, err := parseHookReply(reply, positive(h.MaxURLs, defaultMaxURLs))
@@ -337,7 +338,7 @@ const (
 func (p failurePolicy) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
 	switch p {
 	case FailOpen:
-		logOf(ctx, h.Logger).Warn("not forwarded: the backend has failed", "source", req.logName())
+		cmp.Or(h.Logger, Logger(ctx)).Warn("not forwarded: the backend has failed", "source", req.logName())
 		return nil, 0, nil
 	case LastGood:
 		h.mu.Lock()
@@ -346,7 +347,7 @@ func (p failurePolicy) onFailure(ctx context.Context, h *HTTPResolver, req *Publ
 		if !ok {
 			return nil, 0, fmt.Errorf("%w (and no earlier answer)", err)
 		}
-		logOf(ctx, h.Logger).Warn("forwarded as before: the backend has failed", "source", req.logName())
+		cmp.Or(h.Logger, Logger(ctx)).Warn("forwarded as before: the backend has failed", "source", req.logName())
 		// Its time is over, but the backend is to be asked again.
 		last.expires = time.Now().Add(last.ttl)
 		last.destinations = slices.Clone(last.destinations)
@@ -367,7 +368,7 @@ func Fallback(r DestinationResolver) FailurePolicy { return fallback{r} }
 type fallback struct{ resolver DestinationResolver }
 
 func (f fallback) onFailure(ctx context.Context, h *HTTPResolver, req *PublishRequest, err error) ([]Destination, time.Duration, error) {
-	logOf(ctx, h.Logger).Warn("resolved by the fallback: the backend has failed", "source", req.logName())
+	cmp.Or(h.Logger, Logger(ctx)).Warn("resolved by the fallback: the backend has failed", "source", req.logName())
 	ds, ttl, ferr := resolveTTL(ctx, f.resolver, req)
 	if ferr != nil {
 		return nil, 0, fmt.Errorf("%w; instead of %w", ferr, err)

@@ -278,7 +278,7 @@ func (r *reentry) run() {
 	ctx := context.Background()
 	tell := func(place string) error { r.at(place); return nil }
 	resolve := ResolverFunc(func(ctx context.Context, req *PublishRequest) ([]Destination, error) {
-		if r.at("Resolver"); isRefresh(ctx) {
+		if r.at("Resolver"); IsRefresh(ctx) {
 			r.at("Resolver of a refresh")
 			return []Destination{{URL: "rtmp://a/live", StreamKey: Secret(req.Stream)}}, nil
 		}

@@ -34,7 +34,7 @@ func (r *fakeResolver) ResolveDestinations(ctx context.Context, req *PublishRequ
 func (r *fakeResolver) ResolveTTL(ctx context.Context, _ *PublishRequest) ([]Destination, time.Duration, error) {
 	r.mu.Lock()
 	r.asked++
-	if isRefresh(ctx) {
+	if IsRefresh(ctx) {
 		r.marked++
 	}
 	ds, ttl, err, hang := slices.Clone(r.dests), r.ttl, r.err, r.hang

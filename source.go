@@ -355,7 +355,7 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forw
 	wanted := make(map[*Forwarder]bool)
 	for _, d := range dests {
 		same := running[d.id()]
-		if i := slices.IndexFunc(same, func(f *Forwarder) bool { return f.dst.equal(d.withDefaults()) }); i >= 0 {
+		if i := slices.IndexFunc(same, func(f *Forwarder) bool { return f.dst.Equal(d.withDefaults()) }); i >= 0 {
 			wanted[same[i]] = true
 		} else if ep, err := d.endpoint(); err != nil || !places[ep.Place()] {
 			fresh = append(fresh, d)

@@ -79,7 +79,7 @@ func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]D
 // equal says whether s and o send every stream to the same servers, in the
 // same way and order.
 func (s static) equal(o static) bool {
-	return slices.EqualFunc(s, o, func(a, b template) bool { return a.of.equal(b.of) })
+	return slices.EqualFunc(s, o, func(a, b template) bool { return a.of.Equal(b.of) })
 }
 
 // template makes a Destination of a request.

@@ -75,7 +75,7 @@ func TestUpdateSwitchesAtKeyframe(t *testing.T) {
 		require.Equal(t, uint64(1), (*n).Stats().Connects)
 
 		_, err := u.old.Update(t.Context(), numbered(2, 3)[0])
-		require.ErrorContains(t, err, "replaced or closed")
+		require.ErrorIs(t, err, ErrUpdating)
 		// The new one can be replaced in turn.
 		u.old = *n
 		_, result = u.update(t.Context(), numbered(2, 3)[0])
@@ -263,7 +263,7 @@ func TestUpdateWhileItWaits(t *testing.T) {
 		{"stream ended", func(u updating) { u.p.Close() }, ErrStreamEnded, nil},
 		{"updated again", func(u updating) {
 			_, err := u.old.Update(context.Background(), numbered(2, 3)[0])
-			require.ErrorContains(u.t, err, "being replaced")
+			require.ErrorIs(u.t, err, ErrUpdating)
 			feed(u.t, u.p, 15, 20)
 			require.NoError(u.t, u.p.WriteTag(TagVideo, 800, frame(true, 20)))
 		}, nil, []int{20, 15}},
