@@ -2,11 +2,12 @@ package forward
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
-	"slices"
-	"strings"
 
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -174,20 +175,6 @@ type Hooks struct {
 	OnCodecChange func(src *Source)
 }
 
-// StatusError is a refusal that a hook or resolver words itself: Code and
-// Description reach the client in onStatus.
-type StatusError struct {
-	Code        string // default NetStream.Publish.Denied or NetStream.Play.Failed
-	Description string
-}
-
-func (e *StatusError) Error() string {
-	if e.Code == "" {
-		return e.Description
-	}
-	return e.Code + ": " + e.Description
-}
-
 // DestinationResolver says where a stream goes. It is asked once for each
 // accepted publish, before the publisher is answered.
 //
@@ -208,44 +195,20 @@ func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishReque
 	return f(ctx, req)
 }
 
-// maxHops is how many Servers a stream may have passed before it comes to one.
-const maxHops = 4
-
-// hopsProperty is a property of our own in the connect command of a Forwarder:
-// the ids of the Servers that the stream has passed, separated by commas.
-// Other servers ignore it, as they ignore all properties that they do not know
-// (RTMP 1.0, 7.2.1.1 leaves the set open). A text, since that is what every
-// reader of AMF can skip.
-const (
-	hopsProperty = "forwardHops"
-	maxHopsLen   = 256
-)
-
-// hops are the Servers that a stream has passed, as its connect says.
-func hops(m *rtmp.Connect) []string {
-	s, _ := m.Properties.GetString(hopsProperty)
-	switch {
-	case s == "":
-		return nil
-	case len(s) > maxHopsLen:
-		return make([]string, maxHops+1)
-	}
-	// One more than allowed is enough to know.
-	return strings.SplitN(s, ",", maxHops+2)
+// logName names the stream for the log. In many set-ups the stream's name is
+// the key that allows publishing, so an id takes its place: the first 8 hex
+// digits of id, which are the same however an encoder splits the path.
+func (r *PublishRequest) logName() string {
+	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.id()[:8]}.String()
 }
 
-// checkHops refuses a stream that has been here, or has come too far.
-func (s *Server) checkHops(hops []string) error {
-	switch {
-	case slices.Contains(hops, s.id):
-		return fmt.Errorf("%w: it has been here", ErrLoop)
-	case len(hops) > maxHops:
-		return fmt.Errorf("%w: it has passed more than %d servers", ErrLoop, maxHops)
-	}
-	return nil
-}
+// id names the stream where its name must not be shown: 16 hex digits, the
+// same for the same name as long as the process lives.
+func (r *PublishRequest) id() string { return hashID(r.Name()) }
 
-// onward is what a stream's Forwarders send as hopsProperty.
-func (r *PublishRequest) onward() string {
-	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
+// hashID is 16 hex digits that tell nothing about s.
+func hashID(s string) string {
+	h := hmac.New(sha256.New, idKey())
+	io.WriteString(h, s)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }

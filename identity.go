@@ -2,6 +2,7 @@ package forward
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -73,4 +74,84 @@ func sameVhosts[V any](m map[string]V) (a, b string, found bool) {
 		by[rtmp.FoldVhost(name)] = name
 	}
 	return "", "", false
+}
+
+// vhost returns the settings for a vhost: those of the Config with what the
+// vhost, or DefaultVhost where it is not listed, has of its own.
+func (c *Config) vhost(name string) Vhost {
+	listed, ok := listedVhost(c.Vhosts, name)
+	if !ok {
+		listed, _ = listedVhost(c.Vhosts, DefaultVhost)
+	}
+	v := c.Vhosts[listed]
+	if v.Resolver == nil {
+		v.Resolver = c.Resolver
+	}
+	def(&v.RefreshInterval, c.RefreshInterval)
+	def(&v.ChunkSize, c.ChunkSize)
+	v.NoGOPCache = v.NoGOPCache || c.NoGOPCache
+	def(&v.MaxLatency, c.MaxLatency)
+	def(&v.MergeWindow, c.MergeWindow)
+	def(&v.FirstMediaTimeout, c.FirstMediaTimeout)
+	def(&v.ReadTimeout, c.ReadTimeout)
+	def(&v.PublishGrace, c.PublishGrace)
+	v.GraceUnpublish = v.GraceUnpublish || c.GraceUnpublish
+	v.Takeover = v.Takeover || c.Takeover
+	v.EndPlayers = v.EndPlayers || c.EndPlayers
+	def(&v.PlayerWait, c.PlayerWait)
+	return v
+}
+
+// resolveVhost returns the vhost of a client that names one, or whose tcUrl has
+// the given host. It is false where that vhost is not served.
+func (c *Config) resolveVhost(named, host string) (string, bool) {
+	if named == "" { // what is named counts alone
+		named = c.vhostOf(host)
+	}
+	def(&named, DefaultVhost)
+	listed, ok := listedVhost(c.Vhosts, named)
+	if !ok {
+		listed, ok = listedVhost(c.Vhosts, DefaultVhost)
+	}
+	if len(c.Vhosts) > 0 && (!ok || c.Vhosts[listed].Disabled) {
+		return "", false
+	}
+	return c.vhostName(named), true
+}
+
+// vhostName is how requests name a vhost, in whatever case it is given.
+func (c *Config) vhostName(vhost string) string {
+	folded := rtmp.FoldVhost(vhost)
+	if folded == "" {
+		return DefaultVhost
+	}
+	if name, ok := listedVhost(c.Vhosts, vhost); ok {
+		return name
+	}
+	return folded
+}
+
+// vhostOf is the vhost with the name of a tcUrl's host, which may end in the
+// dot of the root, or be an address, however it is written.
+func (c *Config) vhostOf(host string) string {
+	if name, ok := listedVhost(c.Vhosts, host); ok {
+		return name
+	}
+	host = plainHost(host)
+	for name := range c.Vhosts {
+		if strings.EqualFold(plainHost(name), host) {
+			return name
+		}
+	}
+	return ""
+}
+
+// plainHost is a host without the dot of the root and the brackets of IPv6, an
+// address in its usual form.
+func plainHost(host string) string {
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().String()
+	}
+	return host
 }

@@ -3,6 +3,10 @@ package forward
 import (
 	"context"
 	"log/slog"
+	"net"
+	"runtime/debug"
+
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // Logger returns the logger of the Server that calls a hook, a resolver or a dialer
@@ -22,3 +26,40 @@ type logKey struct{}
 
 // Logger returns the logger of Config.Logger. It may be called from everywhere.
 func (s *Server) Logger() *slog.Logger { return s.log }
+
+// hostHandler is the host's slog.Handler. One that panics costs its line.
+type hostHandler struct{ h slog.Handler }
+
+func (h hostHandler) Enabled(ctx context.Context, l slog.Level) (enabled bool) {
+	hostcode.Protect(func() { enabled = h.h.Enabled(ctx, l) })
+	return enabled
+}
+
+func (h hostHandler) Handle(ctx context.Context, r slog.Record) (err error) {
+	if perr := hostcode.Protect(func() { err = h.h.Handle(ctx, r) }); perr != nil {
+		return perr
+	}
+	return err
+}
+
+func (h hostHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	hostcode.Protect(func() { h.h = h.h.WithAttrs(attrs) })
+	return h
+}
+
+func (h hostHandler) WithGroup(name string) slog.Handler {
+	hostcode.Protect(func() { h.h = h.h.WithGroup(name) })
+	return h
+}
+
+// logAddr is an address for the log, whatever writes it: to JSON, a
+// *net.TCPAddr would be an object. It is empty inside the process, and for an
+// address of the host's that panics.
+func logAddr(a net.Addr) (text string) {
+	if a != nil {
+		hostcode.Protect(func() { text = a.String() })
+	}
+	return text
+}
+
+func stack() string { return string(debug.Stack()) }

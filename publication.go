@@ -2,10 +2,10 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -84,10 +84,6 @@ func (s *Source) lastMoment() moment {
 	return m
 }
 
-// ErrTakenOver is what a publisher inside the process gets when another one has
-// taken its stream over (Config.Takeover).
-var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
-
 // publication returns a new one. turn is held.
 func (s *Source) publication(req *PublishRequest) *publication {
 	p := &publication{src: s, req: req}
@@ -105,11 +101,6 @@ func (s *Source) publication(req *PublishRequest) *publication {
 // nextHold is for how long a next publisher without a keyframe keeps out others,
 // those from its own address excepted.
 const nextHold = 2 * time.Second
-
-// ErrNoKeyframe is what a publisher inside the process gets that was to go on with
-// a stream (Config.Takeover, PublishGrace) and has brought no keyframe within
-// FirstMediaTimeout.
-var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")
 
 // claim returns the publication of the first publisher, or of one that would be
 // the next; nil where the stream has one that may not be replaced. A next one is
@@ -393,99 +384,47 @@ func (s *Source) forget() {
 	s.now, s.next, s.past = nil, nil, nil
 }
 
-const (
-	// maxWaiting and maxWaitingBytes bound the headers that are kept for the
-	// first keyframe of a publisher that goes on with a stream.
-	maxWaiting      = 64
-	maxWaitingBytes = 1 << 20
-	// noVideo is after how long without video such a publisher begins with
-	// audio.
-	noVideo = 2 * time.Second
-)
+// publication is one publisher's publish of a Source.
+type publication struct {
+	src *Source
+	req *PublishRequest
+	by  interface{ kick(error) } // guarded by src.turn; nil until begin, and from kick or leave on
 
-// ready reports whether the stream can go on with a message of the next
-// publisher, and keeps it where it belongs before that.
-func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
-	if p.first == 0 {
-		p.first = now
-	}
-	p.video = p.video || frame.Type == chunk.TypeVideo
-	media, keyframe, header := gop.Look(frame)
-	switch {
-	case header:
-		p.wait(held{frame.Apart(), wrap})
-		return false
-	case keyframe:
-		return true
-	}
-	return media && !p.video && now-p.first > int64(noVideo)
+	over     error     // why the publisher is replaced; guarded by src.turn
+	accepted time.Time // as the next publisher; guarded by src.turn
+	late     func()    // stops the timer for its first keyframe; guarded by src.turn
+
+	waiting []held       // headers for its first keyframe; guarded by src.turn
+	room    *gop.Account // for them; guarded by src.turn
+
+	hooked atomic.Bool // OnPublish has accepted
+	told   atomic.Bool // OnUnpublish has been called
+
+	framer atomic.Pointer[chunk.Framer] // nil when the publish is over
+
+	// Owned by the publisher's goroutine.
+	pace   pacing
+	heard  int64 // when the last message came, or the publish was accepted
+	begun  bool  // media has come
+	goesOn bool  // players have seen times before these; until media comes
+	first  int64 // when the first message came that had to wait
+	video  bool  // some of that was video
 }
 
-// wait keeps a header, and lets go of the oldest ones of which there is no room.
-// src.turn is held.
-func (p *publication) wait(h held) {
-	if p.room == nil {
-		p.room = p.src.memory.Account(func() {})
-		p.room.Accept()
+// silent returns how long a publisher may send no media, where it has sent none
+// for longer.
+func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
+	limit = p.src.vhost.ReadTimeout
+	if !p.begun {
+		limit = p.src.vhost.FirstMediaTimeout
 	}
-	size := func(h held) int { return gop.Kept(h.frame) }
-	bytes := size(h)
-	for _, w := range p.waiting {
-		bytes += size(w)
-	}
-	n := 0
-	for ; n < len(p.waiting) && (len(p.waiting)-n >= maxWaiting || bytes > maxWaitingBytes); n++ {
-		bytes -= size(p.waiting[n])
-		p.room.Charge(-size(p.waiting[n]))
-	}
-	for p.waiting = slices.Delete(p.waiting, 0, n); bytes > maxWaitingBytes || p.room.Charge(size(h)) != nil; {
-		if len(p.waiting) == 0 {
-			return
-		}
-		p.room.Charge(-size(p.waiting[0]))
-		p.waiting = slices.Delete(p.waiting, 0, 1)
-	}
-	p.waiting = append(p.waiting, h)
+	return limit, limit >= 0 && now-p.heard > int64(limit)
 }
 
-// dropWaiting lets go of the headers. src.turn is held.
-func (p *publication) dropWaiting() {
-	for _, w := range p.waiting {
-		p.room.Charge(-gop.Kept(w.frame))
+// idle is for how many milliseconds nothing has come.
+func (p *publication) idle() int64 {
+	if p.heard == 0 {
+		return 0
 	}
-	p.waiting = nil
-}
-
-// turnTo has p publish from now on. It returns the message, which comes first
-// behind the headers, with a time behind all before. turn is held.
-func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
-	if s.now != nil {
-		s.replace(s.now, ErrTakenOver)
-	}
-	s.now, s.next, s.aired, s.over = p, nil, p.req, false
-	stopTimer(&p.late)
-	stopTimer(&s.grace)
-	at := frame.Time
-	if late := int32(s.last.time - at); late >= 0 && s.last.at != 0 && !s.cfg.RawTimestamps {
-		at += uint32(late) + 1
-		if framer := p.framer.Load(); framer != nil {
-			framer.Shift(uint32(late) + 1)
-		}
-	}
-	s.log.Restart()
-	for _, w := range p.waiting {
-		s.add(retimed(w.frame, at), w.wrap, now)
-	}
-	p.dropWaiting()
-	return retimed(frame, at)
-}
-
-// retimed is the message with another time.
-func retimed(f *chunk.Frame, at uint32) *chunk.Frame {
-	if f.Time == at {
-		return f
-	}
-	h := f.Header
-	h.Time = at
-	return chunk.NewFrame(h, f.Payload(), f.Size())
+	return (fanout.Clock() - p.heard) / int64(time.Millisecond)
 }

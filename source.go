@@ -2,16 +2,10 @@ package forward
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +15,6 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
-	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // Source is one live stream, from its publish to its unpublish, and on with the
@@ -186,39 +179,6 @@ func (s *Source) remove(f *Forwarder) {
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
 }
 
-// SourceStats is a snapshot of a Source. Counters only grow.
-type SourceStats struct {
-	Since      time.Time
-	Bytes      uint64 // received, with their framing
-	Messages   uint64
-	VideoCodec string // empty while none is known
-	AudioCodec string
-	// CodecChanges counts how often a sequence header has been replaced by
-	// another; see Hooks.OnCodecChange.
-	CodecChanges uint64
-	// LogMessages and LogBytes are what is kept for those who lag and for
-	// new players.
-	LogMessages int
-	LogBytes    int
-}
-
-// Stats returns a snapshot.
-func (s *Source) Stats() SourceStats {
-	st := SourceStats{Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecChanges.Load()}
-	info := s.log.Info()
-	if info.Video != 0 {
-		st.VideoCodec = info.Video.String()
-	}
-	if info.Audio != 0 {
-		st.AudioCodec = info.Audio.String()
-	}
-	st.LogMessages, st.LogBytes = s.log.Len()
-	return st
-}
-
-// ErrKicked is what a publisher inside the process gets after Source.Close.
-var ErrKicked = errors.New("forward: the stream was closed by the host")
-
 // Close ends the stream: its publisher is told and disconnected, what is in
 // the log is sent, the destinations are told. It returns at once; see Done.
 func (s *Source) Close() {
@@ -249,11 +209,6 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	s.adopt()
 	return nil
 }
-
-// ErrStreamEnded is wrapped by what is returned where a stream has ended: by the
-// methods of its Source, and to a publisher inside the process that was to go on
-// with it (Config.Takeover, PublishGrace).
-var ErrStreamEnded = errors.New("forward: the stream has ended")
 
 // refreshRetry is how soon the Resolver is asked again at the latest when it
 // has failed and its last answer had a time.
@@ -514,42 +469,3 @@ func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 		Live:   s.vhost.NoGOPCache,
 	}
 }
-
-// kick tells the publisher that its stream is over and disconnects it.
-func (c *conn) kick(cause error) {
-	for id := range uint32(2) {
-		c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
-	}
-	c.out.Shutdown()
-	c.closeWithin(lingerTime)
-}
-
-// logName names the stream for the log. In many set-ups the stream's name is
-// the key that allows publishing, so an id takes its place: the first 8 hex
-// digits of id, which are the same however an encoder splits the path.
-func (r *PublishRequest) logName() string {
-	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.id()[:8]}.String()
-}
-
-// logAddr is an address for the log, whatever writes it: to JSON, a
-// *net.TCPAddr would be an object. It is empty inside the process, and for an
-// address of the host's that panics.
-func logAddr(a net.Addr) (text string) {
-	if a != nil {
-		hostcode.Protect(func() { text = a.String() })
-	}
-	return text
-}
-
-// id names the stream where its name must not be shown: 16 hex digits, the
-// same for the same name as long as the process lives.
-func (r *PublishRequest) id() string { return hashID(r.Name()) }
-
-// hashID is 16 hex digits that tell nothing about s.
-func hashID(s string) string {
-	h := hmac.New(sha256.New, idKey())
-	io.WriteString(h, s)
-	return hex.EncodeToString(h.Sum(nil)[:8])
-}
-
-func stack() string { return string(debug.Stack()) }

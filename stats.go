@@ -1,12 +1,11 @@
 package forward
 
 import (
-	"context"
-	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
 // ServerStats is a snapshot of a Server. Counters only grow.
@@ -37,108 +36,100 @@ func (s *Server) Stats() ServerStats {
 	}
 }
 
-const (
-	// refusalDelay makes it slow to try keys and passwords, one after the
-	// other. It counts from the request.
-	refusalDelay = 250 * time.Millisecond
-	// maxRefusedAddrs bounds the addresses that are counted.
-	maxRefusedAddrs = 1024
-	// refusalTime is that of Limits.RefusalsPerAddress.
-	refusalTime = time.Minute
-)
+// ForwarderStats is a snapshot of a Forwarder. Counters only grow.
+type ForwarderStats struct {
+	// ID names the destination in metrics: 8 hex digits that tell nothing
+	// about it.
+	ID    string
+	State State
+	Since time.Time // of the state
+	// NextAttempt is set while an attempt is waited for. It is zero while
+	// waiting where Config.Retry has given up.
+	NextAttempt time.Time
 
-// refusals counts those who were refused.
-type refusals struct {
-	total  uint64
-	byAddr map[netip.Addr]refusal
+	// Connects counts the connections tried: one with authentication takes
+	// three, one whose server wants the other form of the handshake two.
+	Connects uint64
+	Accepted uint64 // attempts that were publishing
+	Bytes    uint64
+	Messages uint64
+	// DroppedLate counts the messages that were not sent because the
+	// destination was too slow, DroppedNoKeyframe those that would have
+	// referred to a keyframe it did not have.
+	DroppedLate       uint64
+	DroppedNoKeyframe uint64
+	// Lag is how many messages are waiting to be sent.
+	Lag uint64
+	// LastErr is why the last attempt ended, a *DestinationError; nil when
+	// none has failed.
+	LastErr error
+	// Warning is what the destination may not take, though it does not
+	// refuse it: a name that is longer than its kind of server keeps, or a
+	// codec that is not among those it lists (UnsupportedCodecError); or that
+	// no keyframe came within 5 s, so that it got video that it may not be
+	// able to decode at first. A sentence without secrets, empty where there
+	// is nothing to say.
+	Warning string
 }
 
-type refusal struct {
-	count  uint64
-	last   time.Time
-	began  time.Time // the minute in which
-	recent int       // so many were refused
-	until  time.Time // when the address is not shut out any more
-}
-
-// note counts a refusal. Where there are too many addresses, that of the
-// oldest is forgotten. It reports whether the address is shut out from now on:
-// with limit refusals within a minute, where limit is not negative.
-func (r *refusals) note(addr netip.Addr, now time.Time, limit int) (shut bool) {
-	r.total++
-	if !addr.IsValid() {
-		return false
+// Stats returns a snapshot.
+func (f *Forwarder) Stats() ForwarderStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.total
+	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
+	st.Warning = f.ep.Warning()
+	if err := first(f.untaken(f.client), f.missing()); err != nil && st.Warning == "" {
+		st.Warning = err.Error()
 	}
-	if r.byAddr == nil {
-		r.byAddr = make(map[netip.Addr]refusal)
-	}
-	n, known := r.byAddr[addr]
-	if !known && len(r.byAddr) >= maxRefusedAddrs {
-		var oldest netip.Addr
-		for a, n := range r.byAddr {
-			if !oldest.IsValid() || n.last.Before(r.byAddr[oldest].last) {
-				oldest = a
-			}
-		}
-		delete(r.byAddr, oldest)
-	}
-	if now.Sub(n.began) >= refusalTime {
-		n.began, n.recent = now, 0
-	}
-	n.count, n.last, n.recent = n.count+1, now, n.recent+1
-	was := now.Before(n.until)
-	if limit >= 0 && (was || n.recent >= limit) {
-		n.until = now.Add(refusalTime)
-		shut = !was
-	}
-	r.byAddr[addr] = n
-	return shut
-}
-
-// shut reports whether an address is shut out.
-func (r *refusals) shut(addr netip.Addr, now time.Time) bool {
-	return now.Before(r.byAddr[addr].until)
-}
-
-func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
-	for a, n := range r.byAddr {
-		if !yield(a, n.count) {
-			return
+	st.NextAttempt = f.next
+	if f.out != nil {
+		o := f.out.Stats()
+		st.add(o)
+		st.Lag = o.Lag
+		if o.Blind && st.Warning == "" {
+			st.Warning = noKeyframe
 		}
 	}
+	if f.state.publishes() && f.isEnded() {
+		st.State = StateDraining
+	}
+	return st
 }
 
-// refusedError is what OnPublish has refused with.
-type refusedError struct{ error }
-
-func (e refusedError) Unwrap() error { return e.error }
-
-// delayRefusal counts a client that is about to be refused, for what it has
-// asked at the given time, and waits.
-func (c *conn) delayRefusal(asked time.Time) {
-	limit := c.srv.cfg.Load().Limits.RefusalsPerAddress
-	c.srv.mu.Lock()
-	shut := c.srv.refusals.note(c.addr, time.Now(), limit)
-	c.srv.mu.Unlock()
-	if shut {
-		c.srv.notices.write(slog.LevelWarn, "address shut out", "", "client", c.id, "addr", c.peer, "refusals", limit)
-	}
-	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
-	defer cancel()
-	<-ctx.Done()
+func (st *ForwarderStats) add(o fanout.Stats) {
+	st.Bytes += o.Bytes
+	st.Messages += o.Messages
+	st.DroppedLate += o.Overtaken
+	st.DroppedNoKeyframe += o.Waited
 }
 
-// clientAddr is what counts as one address: of IPv6, whoever has one has its
-// first 64 bits. It is not valid where the connection has none.
-func clientAddr(a net.Addr) netip.Addr {
-	at, err := netip.ParseAddrPort(logAddr(a))
-	if err != nil {
-		return netip.Addr{}
+// SourceStats is a snapshot of a Source. Counters only grow.
+type SourceStats struct {
+	Since      time.Time
+	Bytes      uint64 // received, with their framing
+	Messages   uint64
+	VideoCodec string // empty while none is known
+	AudioCodec string
+	// CodecChanges counts how often a sequence header has been replaced by
+	// another; see Hooks.OnCodecChange.
+	CodecChanges uint64
+	// LogMessages and LogBytes are what is kept for those who lag and for
+	// new players.
+	LogMessages int
+	LogBytes    int
+}
+
+// Stats returns a snapshot.
+func (s *Source) Stats() SourceStats {
+	st := SourceStats{Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecChanges.Load()}
+	info := s.log.Info()
+	if info.Video != 0 {
+		st.VideoCodec = info.Video.String()
 	}
-	ip := at.Addr().Unmap()
-	if ip.Is6() {
-		p, _ := ip.WithZone("").Prefix(64)
-		return p.Addr()
+	if info.Audio != 0 {
+		st.AudioCodec = info.Audio.String()
 	}
-	return ip
+	st.LogMessages, st.LogBytes = s.log.Len()
+	return st
 }

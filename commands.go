@@ -1,0 +1,243 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/webhook"
+)
+
+// delayRefusal counts a client that is about to be refused, for what it has
+// asked at the given time, and waits.
+func (c *conn) delayRefusal(asked time.Time) {
+	limit := c.srv.cfg.Load().Limits.RefusalsPerAddress
+	c.srv.mu.Lock()
+	shut := c.srv.refusals.note(c.addr, time.Now(), limit)
+	c.srv.mu.Unlock()
+	if shut {
+		c.srv.notices.write(slog.LevelWarn, "address shut out", "", "client", c.id, "addr", c.peer, "refusals", limit)
+	}
+	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
+	defer cancel()
+	<-ctx.Done()
+}
+
+// request parses what a publish or play asks for.
+func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
+	r, err := rtmp.ParseRequest(c.tcURL, c.app, name)
+	if err != nil {
+		return nil, err
+	}
+	vhost, ok := cfg.resolveVhost(r.Vhost, r.Host)
+	if !ok {
+		named := r.Vhost
+		def(&named, r.Host)
+		return nil, fmt.Errorf("%w: %.100q", errNoVhost, named)
+	}
+	return &PublishRequest{
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
+		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
+		PageURL: c.page, User: c.user, Hops: c.hops, enhanced: c.caps,
+	}, nil
+}
+
+// Connect implements rtmp.Handler.
+func (c *conn) Connect(m *rtmp.Connect) error {
+	asked := time.Now()
+	c.hops = hops(m)
+	if err := c.srv.checkHops(c.hops); err != nil {
+		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream goes in a circle.", err)
+	}
+	if err := c.authenticate(m); err != nil {
+		return err
+	}
+	c.tcURL, c.app, c.caps = m.TcURL, m.App, m.Enhanced()
+	c.rt.Limits = setupLimits
+	c.page, _ = m.Properties.GetString("pageUrl")
+	cfg := c.srv.cfg.Load()
+	req := &ConnectRequest{
+		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote,
+		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
+	}
+	// The name is not known yet; any will do to find vhost and app. Whether
+	// the vhost is served is decided with the name, which may name another.
+	if r, err := rtmp.ParseRequest(c.tcURL, c.app, "stream"); err == nil {
+		req.App = r.App
+		if vhost, ok := cfg.resolveVhost(r.Vhost, r.Host); ok {
+			req.Vhost = vhost
+		}
+	}
+	if f := cfg.Hooks.OnConnect; f != nil {
+		began := time.Now()
+		err := c.ask("OnConnect", func(ctx context.Context) error { return f(ctx, req) })
+		switch {
+		case errors.As(err, new(goneError)):
+			return err
+		case err != nil:
+			c.delayRefusal(asked)
+			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", hide(err, []string{c.page}, []string{m.TcURL, m.App, c.page}))
+		}
+		c.setup = c.setup.Add(time.Since(began))
+		c.in.SetDeadline(c.setup)
+	}
+	if f := cfg.Hooks.OnClose; f != nil {
+		c.hooked, c.onClose = req, f
+	}
+	if req.Vhost != "" {
+		c.rt.SetChunkSize(cfg.vhost(req.Vhost).ChunkSize)
+	}
+	return nil
+}
+
+// asking returns a context for what the host is asked about the client. It ends
+// when the client leaves. done comes before anything is read.
+func (c *conn) asking() (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	stop := c.in.Watch(func(err error) { cancel(goneError{err}) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// ask asks a hook about the client.
+func (c *conn) ask(what string, f func(context.Context) error) error {
+	ctx, done := c.asking()
+	defer done()
+	return orGone(ctx, c.srv.guard(what, func() error { return f(ctx) }))
+}
+
+// askPublish asks for a publish.
+func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error) {
+	ctx, done := c.asking()
+	defer done()
+	c.srv.awaitName(ctx, req)
+	p, err := c.srv.publish(ctx, cfg, req)
+	return p, orGone(ctx, err)
+}
+
+// authenticate asks a publisher for user and password, where that is wanted,
+// and takes the answer out of m. Who may be a player is not asked, but can't
+// publish then.
+func (c *conn) authenticate(m *rtmp.Connect) error {
+	asked := time.Now()
+	if c.srv.cfg.Load().PublishAuth == nil {
+		return nil
+	}
+	var auth, tcAuth string
+	m.App, auth = rtmp.CutAuth(m.App)
+	m.TcURL, tcAuth = rtmp.CutAuth(m.TcURL)
+	def(&auth, tcAuth)
+	// Encoders say "FMLE/3.0 (compatible; FMSc/1.0)" or the like, since
+	// Flash Media Server tells them from players by that.
+	if auth == "" && !strings.HasPrefix(m.FlashVer, "FMLE/") && !strings.Contains(m.FlashVer, "FMSc/") {
+		return nil
+	}
+	method := string(c.srv.cfg.Load().PublishAuthMethod)
+	err := c.srv.guard("PublishAuth", func() (err error) {
+		c.user, err = c.srv.auth.Check(method, m.App, auth)
+		return err
+	})
+	if errors.Is(err, rtmp.ErrWrong) {
+		c.delayRefusal(asked)
+	}
+	return err
+}
+
+// refused makes the error that tells the client, and the log. The words of a
+// host's StatusError are for the client: the log has them in cause.
+func (c *conn) refused(command, code, description string, cause error) error {
+	var st *StatusError
+	if !errors.As(cause, &st) {
+		told := &rtmp.StatusError{Command: command, Code: code, Description: description}
+		both := fmt.Errorf("%w (%w)", told, cause)
+		if strings.Contains(description, cause.Error()) { // the log has it once
+			return hidden{both, told.Error()}
+		}
+		return both
+	}
+	told := &rtmp.StatusError{Command: command, Code: st.Code, Description: st.Description}
+	def(&told.Code, code)
+	return hidden{fmt.Errorf("%w (%w)", told, cause), fmt.Sprintf("%s refused: %v", command, cause)}
+}
+
+// Publish implements rtmp.Handler.
+func (c *conn) Publish(streamID uint32, name string) error {
+	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
+	asked := time.Now()
+	cfg := c.srv.cfg.Load()
+	if cfg.PublishAuth != nil && c.user == "" {
+		return c.refused("publish", denied, "User and password are needed.", errNoUser)
+	}
+	req, err := c.request(cfg, name)
+	if err != nil {
+		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
+	}
+	p, err := c.askPublish(cfg, req)
+	switch {
+	case errors.As(err, new(goneError)):
+		return err
+	case errors.Is(err, ErrStreamBusy):
+		return c.refused("publish", badName, "A stream of this name is being published.", err)
+	case errors.Is(err, errMemory):
+		return c.refused("publish", denied, "The server is short of memory, try again later.", err)
+	case errors.Is(err, webhook.ErrBusy):
+		return c.refused("publish", denied, "The server is busy, try again later.", err)
+	case errors.Is(err, ErrLimit):
+		return c.refused("publish", denied, "The server has no room for another stream.", err)
+	case errors.Is(err, ErrServerClosed):
+		return c.refused("publish", denied, "The server is shutting down.", err)
+	case err != nil:
+		if errors.As(err, new(refusedError)) || errors.Is(err, ErrRefused) {
+			c.delayRefusal(asked)
+		}
+		return c.refused("publish", denied, "Publishing is refused.", err)
+	}
+	p.begin(c)
+	if c.pubs == nil {
+		c.pubs = make(map[uint32]*publication)
+	}
+	c.excuse(time.Since(asked))
+	p.heard = fanout.Clock()
+	c.rejectSilent(p.heard)
+	c.pubs[streamID] = p
+	c.rt.Limits = cfg.mediaLimits()
+	c.held.Accept()
+	c.rt.Resize(publishBuffer)
+	c.in.SetWindow(p.src.vhost.MergeWindow)
+	c.in.Coalesce(c.srv.reads)
+	c.in.SetDeadline(deadline(p.src.vhost.FirstMediaTimeout))
+	// The first media moves the deadline, whatever the clock began with.
+	c.limit = p.heard - 2*int64(time.Second)
+	return nil
+}
+
+// Unpublish implements rtmp.Handler.
+func (c *conn) Unpublish(streamID uint32, lost bool) {
+	p := c.pubs[streamID]
+	delete(c.pubs, streamID)
+	if lost {
+		if c.lost = p.src.vhost.FirstMediaTimeout; p.begun {
+			c.lost = p.src.vhost.ReadTimeout
+		}
+	}
+	if c.last == p {
+		c.last = nil
+	}
+	if len(c.pubs) == 0 {
+		c.in.SetWindow(0)
+		c.in.Coalesce(nil)
+		c.idle()
+	}
+	if p.leave(lost) {
+		c.unpublished = true
+		c.ended = append(slices.DeleteFunc(c.ended, (*Source).isDone), p.src)
+	}
+}

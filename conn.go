@@ -1,0 +1,415 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// conn is a client's connection. Its fields belong to the goroutine that
+// reads it, unless they say otherwise.
+type conn struct {
+	srv     *Server
+	nc      net.Conn
+	remote  net.Addr   // of nc, which is asked once: it may be the host's
+	peer    string     // the same for the log
+	addr    netip.Addr // see clientAddr
+	id      string
+	ctx     context.Context
+	cancel  context.CancelFunc // of ctx; nil until the first byte
+	in      *ingest.Reader
+	out     *fanout.Sender // nil until the handshake is done
+	rt      *rtmp.Server   // nil until the handshake is done
+	held    *gop.Account   // what it holds in unfinished messages; as rt
+	evicted atomic.Bool    // to give that back
+	tcURL   string
+	page    string
+	app     string
+	hops    []string        // that the stream has passed
+	caps    bool            // says that it speaks Enhanced RTMP
+	user    string          // that PublishAuth knows
+	hooked  *ConnectRequest // accepted by OnConnect, for onClose
+	shake   time.Time       // when the handshake must be done
+	setup   time.Time       // when publish or play must be accepted
+	// onClose is that of the Hooks that have accepted, nil before.
+	onClose func(context.Context, *ConnectRequest)
+	result  chan error // of ServeConn, nil for others
+
+	pubs  map[uint32]*publication
+	ended []*Source // to be waited for
+	// unpublished: a stream of it has ended.
+	unpublished bool
+	last        *publication // that got the last message,
+	lastID      uint32       // on this message stream
+	touched     bool         // since the last flush
+	media       int64        // when the last message came
+	limit       int64        // media time that the read deadline counts from
+	// lost is how long media might take of a publish that the connection has
+	// ended with.
+	lost time.Duration
+
+	// Guarded by srv.mu, and written by the reading goroutine alone.
+	player    *player
+	stopDrain func() // the timer of closeWithin
+	readAll   func() // tells readRest that reading has ended
+}
+
+// start begins to serve the connection. When it has ended, srv.wg and result
+// are told.
+func (c *conn) start(ctx context.Context) {
+	c.ctx = ctx
+	cfg, now := c.srv.cfg.Load(), time.Now()
+	c.shake, c.setup = now.Add(orForever(cfg.HandshakeTimeout)), now.Add(orForever(cfg.SetupTimeout))
+	go c.run((*conn).pend)
+}
+
+// run goes through one stage and starts the next. A stack that has grown stays
+// so, and waiting connections are many: each stage has a stack of its own, and
+// those that wait are so shallow that the smallest one does.
+func (c *conn) run(st stage) {
+	err := errGoexit
+	var next stage
+	defer func() {
+		if v := recover(); v != nil {
+			next, err = nil, c.panicked(v)
+		}
+		if next != nil {
+			go c.run(next)
+			return
+		}
+		c.end(err)
+	}()
+	// Its connection may be the host's.
+	hostcode.Call(func() { next, err = st(c) })
+}
+
+// evict ends a connection that holds more of the memory for those who have not
+// been let in than any other. A hook that is being asked is told.
+func (c *conn) evict() {
+	c.evicted.Store(true)
+	c.cancel()
+	s := c.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, open := s.conns[c]; open {
+		s.closeLocked(c) // that of TLS may wait
+	}
+}
+
+func (c *conn) panicked(v any) error {
+	c.logger().Error("panic", "panic", v, "stack", stack())
+	return errors.New("forward: internal error")
+}
+
+// pend waits for the first byte, which many never send.
+func (c *conn) pend() (stage, error) {
+	c.in.SetDeadline(c.shake)
+	c.in.Await()
+	return (*conn).open, nil
+}
+
+// open does the handshake and begins to read.
+func (c *conn) open() (stage, error) {
+	s := c.srv
+	c.ctx, c.cancel = context.WithCancel(c.ctx)
+	c.nc.SetWriteDeadline(c.shake)
+	err := rtmp.ServerHandshake(struct {
+		io.Reader
+		io.Writer
+	}{c.in, c.nc})
+	s.shaken(c)
+	if err != nil {
+		return nil, inTime(err, "no handshake", s.cfg.Load().HandshakeTimeout)
+	}
+	c.nc.SetWriteDeadline(time.Time{})
+	cfg := s.cfg.Load()
+	c.in.Flush = c.flush
+	c.in.SetDeadline(c.setup)
+	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
+	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, connectLimits)
+	rc.Framer = c.framer
+	c.held = s.memory.Load().Account(c.evict)
+	rc.Charge = c.held.Charge
+	c.rt = rtmp.NewServer(rc, c)
+	if s.isClosing() {
+		return nil, ErrServerClosed
+	}
+	return c.read()
+}
+
+// read serves the client until the connection ends, or until a player has
+// nothing more to say.
+func (c *conn) read() (stage, error) {
+	err := c.rt.ServeUntil(c.quiet)
+	if err == nil {
+		return (*conn).rest, nil
+	}
+	if werr := c.out.Err(); werr != nil && !errors.Is(werr, fanout.ErrClosed) {
+		err = werr
+	}
+	var refused *rtmp.StatusError
+	if errors.As(err, &refused) {
+		c.linger()
+	}
+	what, limit := "neither publish nor play", c.srv.cfg.Load().SetupTimeout
+	if c.lost > 0 {
+		what, limit = "no media", c.lost
+	}
+	return nil, inTime(err, what, limit)
+}
+
+// quiet reports whether all is read of a client that does nothing but play.
+func (c *conn) quiet() bool {
+	return c.player != nil && len(c.pubs) == 0 && c.rt.Buffered() == 0
+}
+
+// rest waits for something from a player, which says next to nothing.
+func (c *conn) rest() (stage, error) {
+	c.in.Await()
+	return (*conn).read, nil
+}
+
+// linger waits until the client has closed: closing first would throw away
+// what it has not read yet.
+func (c *conn) linger() {
+	c.out.Shutdown()
+	c.in.SetDeadline(time.Now().Add(lingerTime))
+	io.CopyN(io.Discard, c.in, 1<<20)
+}
+
+// end releases what the connection has and tells why it has ended.
+func (c *conn) end(err error) {
+	s := c.srv
+	defer func() {
+		if c.cancel != nil {
+			c.cancel()
+		}
+		s.wg.Done()
+		if c.result != nil {
+			c.result <- err
+		}
+	}()
+	s.mu.Lock()
+	read := c.readAll
+	c.readAll = func() {}
+	s.mu.Unlock()
+	if read != nil {
+		read()
+	}
+	hostcode.Close(c.nc)
+	c.leave()
+	if c.out != nil {
+		c.out.Close()
+		c.out.Wait()
+	}
+	if c.rt != nil {
+		c.rt.Release()
+	}
+	if f := c.onClose; f != nil {
+		req := *c.hooked
+		req.Sent, req.Received = c.out.Stats().Bytes, c.rt.Received()
+		s.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, &req) })
+	}
+	for _, src := range c.ended {
+		<-src.done
+	}
+	evicted := c.evicted.Load()
+	if evicted {
+		err = errEvicted
+	}
+	switch {
+	case evicted:
+		s.notices.write(slog.LevelInfo, "connection ended", "evicted", "client", c.id, "addr", c.peer, "err", err)
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, ingest.ErrFinished), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
+		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
+		c.logger().Debug("connection ended", "err", err)
+		err = nil
+	default:
+		s.notices.write(slog.LevelInfo, "connection ended", c.causeOf(err), "client", c.id, "addr", c.peer, "err", err)
+	}
+}
+
+// leave has a connection that is closed count no more, whatever it still waits
+// for.
+func (c *conn) leave() {
+	s := c.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.pending, c); i >= 0 {
+		s.pending = slices.Delete(s.pending, i, i+1)
+	}
+	delete(s.conns, c)
+	if s.perAddr[c.addr]--; s.perAddr[c.addr] == 0 {
+		delete(s.perAddr, c.addr)
+	}
+	if c.stopDrain != nil {
+		c.stopDrain()
+	}
+}
+
+func (c *conn) logger() *slog.Logger {
+	return c.srv.log.With("client", c.id, "addr", c.peer)
+}
+
+// finish ends the connection for Shutdown: a player when it has got all, any
+// other at once.
+func (c *conn) finish() {
+	s := c.srv
+	s.mu.Lock()
+	p := c.player
+	waits := p != nil && s.waits(p)
+	idle := p == nil || p.stopped.Load() || waits
+	told := waits && p.played.Load()
+	if _, open := s.conns[c]; open && idle && !told {
+		s.closeLocked(c)
+	}
+	s.mu.Unlock()
+	switch {
+	case told:
+		p.tellEnd()
+		c.out.Shutdown()
+		c.closeWithin(lingerTime)
+	case !idle:
+		c.closeWithin(orForever(s.cfg.Load().DrainTimeout))
+	}
+}
+
+// closeWithin closes the connection unless it ends by itself before.
+func (c *conn) closeWithin(d time.Duration) {
+	c.srv.mu.Lock()
+	defer c.srv.mu.Unlock()
+	if _, open := c.srv.conns[c]; open && c.stopDrain == nil {
+		c.stopDrain = later(d, func() { hostcode.Close(c.nc) })
+	}
+}
+
+// idle sets the read deadline of a connection that does not publish any more,
+// or does not play any more. A player has nothing to say; the system's
+// keep-alive and our writes find out when it has gone.
+func (c *conn) idle() {
+	switch {
+	case len(c.pubs) > 0: // its media counts
+	case c.player != nil:
+		c.in.SetDeadline(time.Time{})
+	default:
+		c.in.SetDeadline(deadline(c.srv.cfg.Load().SetupTimeout))
+	}
+}
+
+// publication is what is published on a message stream, or nil.
+func (c *conn) publication(streamID uint32) *publication {
+	if c.last != nil && c.lastID == streamID {
+		return c.last
+	}
+	return c.pubs[streamID]
+}
+
+// framer places the media of a stream.
+func (c *conn) framer(streamID uint32) *chunk.Framer {
+	if p := c.publication(streamID); p != nil {
+		return p.framer.Load()
+	}
+	return nil
+}
+
+// Message implements rtmp.Handler.
+func (c *conn) Message(m chunk.Message) error {
+	p := c.publication(m.StreamID)
+	now := fanout.Clock()
+	p.heard, p.begun = now, true
+	if p != c.last {
+		c.flush()
+		c.last, c.lastID = p, m.StreamID
+	}
+	c.touched = true
+	c.media = now
+	err := p.message(m, now)
+	switch {
+	case p.pace.tight:
+		c.flush()
+	case p.pace.due():
+		c.holdBack(p)
+	}
+	return err
+}
+
+// flush passes on what has been read.
+func (c *conn) flush() {
+	if !c.touched {
+		return
+	}
+	c.touched = false
+	p := c.last
+	if p == nil {
+		return
+	}
+	src := p.src
+	// Moved now and then only: a deadline costs more than a message.
+	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
+		c.limit = c.media
+		c.in.SetDeadline(deadline(limit))
+		c.rejectSilent(c.media)
+	}
+	if src.group.Early() {
+		c.in.SetWindow(0)
+	} else {
+		c.in.SetWindow(src.vhost.MergeWindow)
+	}
+	if c.in.Merging() {
+		src.group.Wake()
+	} else {
+		src.group.WakeWithin(src.vhost.MergeWindow)
+	}
+	c.holdBack(p)
+}
+
+// rejectSilent ends those of several publishes that send no media. Where none
+// does, the read deadline ends the connection.
+func (c *conn) rejectSilent(now int64) {
+	if len(c.pubs) < 2 {
+		return
+	}
+	for id, p := range c.pubs {
+		if limit, silent := p.silent(now); silent {
+			c.srv.notices.write(slog.LevelInfo, "publish without media", "", "source", p.req.logName(), "limit", limit)
+			c.rt.Reject(id, fmt.Sprintf("No media for %v.", limit))
+		}
+	}
+}
+
+// stage is a part of a connection's life. It returns the next one; nil at the
+// end, and why.
+type stage func(*conn) (stage, error)
+
+// inTime says in place of a deadline what has not come in time.
+func inTime(err error, what string, limit time.Duration) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return hidden{err, fmt.Sprintf("%s within %v", what, limit)}
+}
+
+// kick tells the publisher that its stream is over and disconnects it.
+func (c *conn) kick(cause error) {
+	for id := range uint32(2) {
+		c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
+	}
+	c.out.Shutdown()
+	c.closeWithin(lingerTime)
+}

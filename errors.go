@@ -1,0 +1,99 @@
+package forward
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrServerClosed is returned by Serve and its kin after Shutdown or
+	// Close.
+	ErrServerClosed = errors.New("forward: server closed")
+	// ErrStreamBusy says that a stream of this name is being published. A
+	// client is told so after 200 ms, in which the name may become free.
+	ErrStreamBusy = errors.New("forward: stream is being published")
+	// ErrLimit is wrapped by errors that say a limit of Config is reached.
+	ErrLimit = errors.New("forward: limit reached")
+	// ErrDuplicate says that a stream is pushed to a destination already.
+	ErrDuplicate = errors.New("forward: the stream is pushed to this destination already")
+	// ErrInHook is returned by the methods that wait for something, where they
+	// are called from a hook or from other code that a Server calls: a
+	// resolver, a dialer, a logger, a listener or a connection. The Server waits
+	// for that code, so that it must not wait for the Server. What the method
+	// begins is begun, and goes on without its caller. A goroutine that such
+	// code starts may wait, but then that code must not wait for it.
+	ErrInHook = errors.New("forward: called from a hook: begun, but not waited for")
+	// ErrLoop says that a stream has come back to a Server that it has
+	// passed, or has passed too many. Its publisher is refused.
+	ErrLoop = errors.New("forward: the stream goes in a circle")
+)
+
+// StatusError is a refusal that a hook or resolver words itself: Code and
+// Description reach the client in onStatus.
+type StatusError struct {
+	Code        string // default NetStream.Publish.Denied or NetStream.Play.Failed
+	Description string
+}
+
+func (e *StatusError) Error() string {
+	if e.Code == "" {
+		return e.Description
+	}
+	return e.Code + ": " + e.Description
+}
+
+// ErrTakenOver is what a publisher inside the process gets when another one has
+// taken its stream over (Config.Takeover).
+var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
+
+// ErrNoKeyframe is what a publisher inside the process gets that was to go on with
+// a stream (Config.Takeover, PublishGrace) and has brought no keyframe within
+// FirstMediaTimeout.
+var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")
+
+// ErrKicked is what a publisher inside the process gets after Source.Close.
+var ErrKicked = errors.New("forward: the stream was closed by the host")
+
+// ErrStreamEnded is wrapped by what is returned where a stream has ended: by the
+// methods of its Source, and to a publisher inside the process that was to go on
+// with it (Config.Takeover, PublishGrace).
+var ErrStreamEnded = errors.New("forward: the stream has ended")
+
+// ErrUpdating says that a Forwarder is being updated, or closed, already.
+var ErrUpdating = errors.New("forward: the destination is being updated or closed")
+
+// DestinationError is why a destination is not being sent to.
+type DestinationError struct {
+	// Op is what went wrong: resolve, dial, tls, handshake, connect,
+	// createStream, publish, write, read, or closed by the destination; panic
+	// where a connection of the host's has panicked.
+	Op          string
+	Destination Destination
+	Err         error
+	// Code is the code of a refusal, for example
+	// NetStream.Publish.BadName; empty for other errors.
+	Code string
+}
+
+func (e *DestinationError) Error() string {
+	return fmt.Sprintf("destination %s: %s: %v", e.Destination, e.Op, e.Err)
+}
+
+// Unwrap returns the error below.
+func (e *DestinationError) Unwrap() error { return e.Err }
+
+// Temporary reports whether the next attempt may well succeed: all but
+// refusals, an AddressError, an UnsupportedCodecError, and certificates, or
+// TLS, that one of the two sides does not accept. Those, too, are tried again,
+// but after Backoff.RefusedMin at the earliest. Config.Retry may see it
+// otherwise.
+func (e *DestinationError) Temporary() bool {
+	if e.Code != "" {
+		return false
+	}
+	var cert *tls.CertificateVerificationError
+	var addr *AddressError
+	var codec *UnsupportedCodecError
+	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
+}

@@ -1,0 +1,280 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// Update pushes to d in place of where f pushes: f ends, and the Forwarder
+// that is returned takes over. The new connection is publishing before the old
+// one is closed, and the switch is at a keyframe: the old destination gets all
+// that comes before it and is told that the stream has ended, the new one gets
+// all from there on. Where f is not publishing, the new one begins as with
+// Source.Forward.
+//
+// Where the first attempt to reach d fails, ctx ends or the stream ends before
+// the switch, Update returns why, and f goes on as if nothing had been. That is
+// so, too, where d is where f pushes already, with other options: a server
+// refuses to have the same stream published twice.
+//
+// The limits on destinations do not keep Update from replacing one, for which
+// there are two for a moment. Where the stream is pushed to d by another Forwarder
+// than f, Update returns ErrDuplicate.
+//
+// From a hook Update returns the new Forwarder with ErrInHook: it is on its way,
+// without regard to ctx. It either takes over, or is closed, and f goes on.
+//
+// Like what Source.Forward adds, the new one is not a refresh's business; a
+// refresh brings back what the Resolver still gives.
+func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, error) {
+	n, err := newForwarder(f.src, d)
+	if err != nil {
+		return nil, err
+	}
+	n.replaces, n.begun = f, make(chan struct{})
+	f.mu.Lock()
+	busy := f.heir != nil || f.stop
+	if !busy {
+		f.heir = n
+	}
+	f.mu.Unlock()
+	if busy {
+		n.cancel()
+		return nil, fmt.Errorf("destination %s: %w", f.dst, ErrUpdating)
+	}
+	if err := f.src.forward(n); err != nil {
+		f.disown(n)
+		return nil, err
+	}
+	if hostcode.Within() {
+		f.src.background(func() { f.replace(context.Background(), n) })
+		return n, ErrInHook
+	}
+	if err := f.replace(orBackground(ctx), n); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// replace waits until n has taken over, or does not.
+func (f *Forwarder) replace(ctx context.Context, n *Forwarder) error {
+	var err error
+	select {
+	case <-n.begun:
+		return nil
+	case <-n.done:
+		err = first(n.Stats().LastErr, ErrStreamEnded)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if !f.disown(n) {
+		<-n.begun
+		return nil
+	}
+	n.cancel()
+	return fmt.Errorf("replace %s: %w", f.dst, err)
+}
+
+// takeOver begins to send by calling attach: where the forwarder stops that f
+// replaces, or where a new one begins.
+func (f *Forwarder) takeOver(attach func(from uint64)) {
+	if f.replaces == nil || f.hasBegun() {
+		attach(0)
+		return
+	}
+	f.replaces.yield(f, func(from uint64) {
+		attach(from)
+		close(f.begun)
+	})
+}
+
+func (f *Forwarder) hasBegun() bool {
+	select {
+	case <-f.begun:
+		return true
+	default:
+		return false
+	}
+}
+
+// yield ends f, and then has n begin: at once when f sends nothing, else where
+// f has stopped before a keyframe.
+func (f *Forwarder) yield(n *Forwarder, succeed func(from uint64)) {
+	f.mu.Lock()
+	if f.heir != n {
+		f.mu.Unlock()
+		return
+	}
+	f.succeed = succeed
+	out := f.out
+	f.mu.Unlock()
+	if out != nil {
+		out.StopAtKeyframe()
+		return
+	}
+	f.bequeath(0)
+}
+
+// bequeath has the heir begin, and ends f, if there is one that waits, which it
+// reports. After the end of the stream there is nothing left for an heir.
+func (f *Forwarder) bequeath(from uint64) bool {
+	f.mu.Lock()
+	succeed := f.succeed
+	if f.src.log.Ended() {
+		f.heir, f.succeed, succeed = nil, nil, nil
+	}
+	if succeed != nil {
+		f.heir.inherited = true
+		f.src.srv.countPush(f.heir, true)
+		f.heir, f.succeed = nil, nil
+		f.stop = true
+		f.endLocked()
+	}
+	f.mu.Unlock()
+	if succeed == nil {
+		return false
+	}
+	succeed(from)
+	return true
+}
+
+// disown takes back what Update has promised n. It is false when n has taken
+// over, or is about to.
+func (f *Forwarder) disown(n *Forwarder) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n.inherited {
+		return false
+	}
+	if f.heir == n {
+		f.heir, f.succeed = nil, nil
+	}
+	return true
+}
+
+// move is how a connection gives way to another one. Its fields are guarded by
+// Forwarder.mu.
+type move struct {
+	done    chan struct{} // closed when next is known; nil: nobody has asked
+	cancel  context.CancelFunc
+	next    *successor // nil: nobody
+	passed  bool       // next has the place
+	sending bool       // began in the place of another
+}
+
+// successor is who goes on when a connection ends.
+type successor struct {
+	at   endpoint.Endpoint
+	link *link  // nil: to be made
+	from uint64 // the message to go on with; 0: as a new one
+}
+
+// reconnect does what a ReconnectRequest asks for. It is called by the goroutine
+// that watches l, which later waits in successor.
+func (f *Forwarder) reconnect(l *link, ref string) {
+	at, err := f.redirected(l.at, ref)
+	if err != nil {
+		f.report(slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	soon := !f.moved.IsZero() && time.Since(f.moved) < moveEvery
+	if soon || l.move.done != nil || f.stop || f.out != l.out {
+		return
+	}
+	f.moved = time.Now()
+	ctx, cancel := context.WithCancel(f.ctx)
+	done := make(chan struct{})
+	l.move.done, l.move.cancel = done, cancel
+	go func() {
+		defer close(done)
+		if err := hostcode.Protect(func() { f.prepare(ctx, l, at) }); err != nil {
+			f.log.Error("panic", "err", err)
+		}
+	}()
+}
+
+// prepare makes the connection that takes l's place, and has l stop before a
+// keyframe.
+func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint.Endpoint) {
+	next := &successor{at: at}
+	var err *DestinationError
+	if next.link, err = f.open(ctx, at, false); err != nil {
+		var refused *rtmp.StatusError
+		if !errors.As(err.Err, &refused) || refused.Command != "publish" {
+			f.report(slog.LevelWarn, "request to reconnect not followed", "err", err)
+			return
+		}
+		next.link = nil // it may well take the stream when l has gone
+	}
+	f.mu.Lock()
+	l.move.next = next
+	f.mu.Unlock()
+	l.out.StopAtKeyframe()
+}
+
+// moveOn gives l's place, which has stopped before a message, to its successor.
+// It is false where there is none.
+func (f *Forwarder) moveOn(l *link, from uint64) bool {
+	f.mu.Lock()
+	next := l.move.next
+	if next == nil || f.stop || f.out != l.out || f.src.log.Ended() {
+		f.mu.Unlock()
+		return false
+	}
+	l.move.passed = true
+	next.from = from
+	n := next.link
+	if n != nil {
+		n.move.sending = true
+		f.total.add(l.out.Stats())
+		f.total.Accepted++
+		f.out, f.client = n.out, n.client
+	}
+	f.mu.Unlock()
+	if n != nil {
+		f.attach(n, from)
+		f.stallChanged() // the other connection may have stalled
+	}
+	return true
+}
+
+// successor is who goes on now that l has ended, or nil.
+func (f *Forwarder) successor(l *link) *successor {
+	f.mu.Lock()
+	done, cancel := l.move.done, l.move.cancel
+	f.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	defer cancel()
+	select {
+	case <-done:
+	case <-f.ended:
+		cancel()
+		<-done
+	}
+	f.mu.Lock()
+	next, passed := l.move.next, l.move.passed
+	l.move.next = nil
+	f.mu.Unlock()
+	if next == nil {
+		return nil
+	}
+	if !passed && f.isEnded() {
+		if next.link != nil {
+			next.link.close()
+		}
+		return nil
+	}
+	f.report(slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(next.at.TcURL, true))
+	return next
+}

@@ -1,0 +1,51 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// maxHops is how many Servers a stream may have passed before it comes to one.
+const maxHops = 4
+
+// hopsProperty is a property of our own in the connect command of a Forwarder:
+// the ids of the Servers that the stream has passed, separated by commas.
+// Other servers ignore it, as they ignore all properties that they do not know
+// (RTMP 1.0, 7.2.1.1 leaves the set open). A text, since that is what every
+// reader of AMF can skip.
+const (
+	hopsProperty = "forwardHops"
+	maxHopsLen   = 256
+)
+
+// hops are the Servers that a stream has passed, as its connect says.
+func hops(m *rtmp.Connect) []string {
+	s, _ := m.Properties.GetString(hopsProperty)
+	switch {
+	case s == "":
+		return nil
+	case len(s) > maxHopsLen:
+		return make([]string, maxHops+1)
+	}
+	// One more than allowed is enough to know.
+	return strings.SplitN(s, ",", maxHops+2)
+}
+
+// checkHops refuses a stream that has been here, or has come too far.
+func (s *Server) checkHops(hops []string) error {
+	switch {
+	case slices.Contains(hops, s.id):
+		return fmt.Errorf("%w: it has been here", ErrLoop)
+	case len(hops) > maxHops:
+		return fmt.Errorf("%w: it has passed more than %d servers", ErrLoop, maxHops)
+	}
+	return nil
+}
+
+// onward is what a stream's Forwarders send as hopsProperty.
+func (r *PublishRequest) onward() string {
+	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
+}

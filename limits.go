@@ -1,0 +1,111 @@
+package forward
+
+import (
+	"math"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/sys"
+)
+
+// Limits bounds what peers may ask for. Before a publish or play is accepted
+// the limits are small constants: messages of 64 KiB, in unfinished ones
+// 16 KiB up to connect and 128 KiB after it, 16 chunk streams, 32 commands.
+type Limits struct {
+	// Connections at once; one that is closed does not count, though its stream
+	// still drains. Default 80 % of the file descriptors that the process may
+	// open, 10000 where the system does not tell.
+	Connections int
+	// ConnectionsPerAddress at once, of IPv6 per first 64 bits. Connections
+	// that have no address are not counted. Default none: a cluster, or a
+	// site behind one address, may have many.
+	ConnectionsPerAddress int
+	// RefusalsPerAddress is how many connects, publishes and plays of an
+	// address, as in ServerStats.RefusedFrom, may be refused within a minute,
+	// which begins with the first of them. Then its new connections are closed
+	// as they are accepted, with one line in the log, until a minute has
+	// passed since the last refusal; those that it has go on. Connections that
+	// have no address are not counted. Default none: many may be behind one
+	// address.
+	RefusalsPerAddress int
+	// PendingHandshakes is how many connections may be in their handshake
+	// at once; above, the oldest is closed. Default 1024.
+	PendingHandshakes int
+	// Streams at once. Default 4096.
+	Streams int
+	// Destinations of a stream, and of all streams together. Defaults 1024
+	// and 16384.
+	Destinations      int
+	TotalDestinations int
+	// MediaSize of an audio or video message, DataSize of a data message or
+	// command, of an accepted publisher, in bytes. Defaults 8 MiB, 256 KiB.
+	MediaSize int
+	DataSize  int
+	// PartialSize bounds the bytes of a publisher's unfinished messages.
+	// Default 16 MiB.
+	PartialSize int
+	// ChunkStreams that an accepted publisher or player may use. Default 32.
+	ChunkStreams int
+}
+
+// setupLimits are those of a connection before its publish or play is
+// accepted, and of what a destination sends us.
+var setupLimits = chunk.Limits{
+	Media:    64 << 10,
+	Command:  64 << 10,
+	Partial:  128 << 10,
+	Streams:  16,
+	TinySize: 64 << 10,
+	Step:     1 << 10,
+}
+
+// connectLimits are those before connect.
+var connectLimits = func() chunk.Limits {
+	l := setupLimits
+	l.Partial = 16 << 10
+	return l
+}()
+
+// mediaLimits are those of an accepted publisher or player.
+func (c *Config) mediaLimits() chunk.Limits {
+	return chunk.Limits{
+		Media:    unlimited(c.Limits.MediaSize),
+		Command:  unlimited(c.Limits.DataSize),
+		Partial:  unlimited(c.Limits.PartialSize),
+		Streams:  unlimited(c.Limits.ChunkStreams),
+		TinySize: 64 << 10,
+	}
+}
+
+// logLimits are those of a stream's log.
+func (c *Config) logLimits(v Vhost) gop.Limits {
+	return gop.Limits{
+		Bytes: unlimited(c.MaxBytes),
+		Age:   age(v.MaxLatency),
+		Live:  v.NoGOPCache,
+	}
+}
+
+func age(d time.Duration) int64 {
+	if d < 0 {
+		return math.MaxInt64
+	}
+	return int64(d)
+}
+
+// unlimited turns "negative means none" into a number that is never reached.
+func unlimited(v int) int {
+	if v < 0 {
+		return math.MaxInt32
+	}
+	return v
+}
+
+// defaultMemoryBudget is what the Servers of the process share.
+func defaultMemoryBudget() int {
+	if limit := sys.MemoryLimit(); limit > 0 {
+		return int(min(limit/4, math.MaxInt))
+	}
+	return 512 << 20
+}

@@ -1,0 +1,324 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/ingest"
+)
+
+// ListenAndServe listens on Config.Addr and serves until Shutdown or Close,
+// after which it returns ErrServerClosed.
+func (s *Server) ListenAndServe() error {
+	l, err := net.Listen("tcp", s.cfg.Load().Addr)
+	if err != nil {
+		return err
+	}
+	return s.Serve(l)
+}
+
+// Accept errors back off from acceptMin to acceptMax: the listener outlives a
+// lack of file descriptors.
+const (
+	acceptMin = 5 * time.Millisecond
+	acceptMax = time.Second
+)
+
+// Serve accepts connections on l until Shutdown or Close, after which it
+// returns ErrServerClosed, or until l is closed by others. It closes l. Errors
+// of l that may pass, such as a lack of file descriptors, are waited out. With
+// a listener of crypto/tls it serves RTMPS; DynamicRecordSizingDisabled in its
+// tls.Config suits what is sent, which is large, and SessionTicketsDisabled is
+// needed by librtmp on GnuTLS, which takes a ticket of TLS 1.3 for the end.
+func (s *Server) Serve(l net.Listener) error {
+	own := &servedListener{Listener: l}
+	defer own.Close()
+	if s.err != nil {
+		return s.err
+	}
+	hostcode.Call(func() { own.addr = l.Addr() })
+	if err := s.addListener(own); err != nil {
+		return err
+	}
+	defer s.removeListener(own)
+
+	spare := openSpare()
+	defer func() { spare.Close() }()
+	var delay time.Duration
+	var logged time.Time
+	for {
+		nc, err := own.Accept()
+		if err == nil {
+			delay = 0
+			if c, err := s.admit(nc); err == nil {
+				c.start(s.ctx)
+			} else {
+				hangUp(nc)
+			}
+			continue
+		}
+		if s.isClosing() {
+			return ErrServerClosed
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if now := time.Now(); now.Sub(logged) >= acceptMax {
+			logged = now
+			s.log.Warn("accept", "err", err)
+		}
+		delay = min(max(2*delay, acceptMin), acceptMax)
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			if spare.Close() == nil && turnAway(own, delay) {
+				spare = openSpare()
+				continue
+			}
+			spare = openSpare()
+		}
+		select {
+		case <-time.After(delay):
+		case <-s.ctx.Done():
+			return ErrServerClosed
+		}
+	}
+}
+
+// servedListener is a host's listener that is served.
+type servedListener struct {
+	net.Listener
+	addr   net.Addr
+	closed atomic.Bool
+}
+
+func (l *servedListener) Accept() (nc net.Conn, err error) {
+	hostcode.Call(func() { nc, err = l.Listener.Accept() })
+	return nc, err
+}
+
+// Close closes the host's listener once: Serve does, as well as Close and
+// Shutdown.
+func (l *servedListener) Close() error {
+	if l.closed.Swap(true) {
+		return nil
+	}
+	return hostcode.Close(l.Listener)
+}
+
+func (s *Server) addListener(l *servedListener) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	return nil
+}
+
+func (s *Server) removeListener(l *servedListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+}
+
+// hangUp closes a connection for a caller who must not wait: TLS says goodbye,
+// for which the peer may take 5 s, and a host's connection may do anything.
+func hangUp(nc net.Conn) {
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		tcp.Close()
+		return
+	}
+	go hostcode.Close(nc)
+}
+
+// openSpare opens a file whose descriptor is given up when there is no other.
+// It is nil, which can be closed in vain, where there is none even for it.
+func openSpare() *os.File {
+	f, _ := os.Open(os.DevNull)
+	return f
+}
+
+// turnAway closes the connections that wait at l, so that their clients know,
+// for so long. It is false where l can't be asked for a time.
+func turnAway(l *servedListener, d time.Duration) bool {
+	t, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
+	if !ok || t.SetDeadline(time.Now().Add(d)) != nil {
+		return false
+	}
+	defer t.SetDeadline(time.Time{})
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			return errors.Is(err, os.ErrDeadlineExceeded)
+		}
+		hangUp(nc)
+	}
+}
+
+// ServeConn serves one connection, which it closes, and returns when
+// everything that the connection started has ended, with the reason: nil when
+// the peer has just gone. ctx ends it early.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
+	if s.err != nil {
+		nc.Close()
+		return s.err
+	}
+	c, err := s.admit(nc)
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	ctx, cancel := context.WithCancel(withLog(orBackground(ctx), s.log))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { hostcode.Close(nc) })()
+	defer context.AfterFunc(s.ctx, cancel)()
+	c.result = make(chan error, 1)
+	c.start(ctx)
+	return <-c.result
+}
+
+// admit makes room for a connection, which counts in wg until its caller is
+// done with it.
+func (s *Server) admit(nc net.Conn) (*conn, error) {
+	var remote net.Addr
+	if err := hostcode.Protect(func() { remote = nc.RemoteAddr() }); err != nil {
+		return nil, fmt.Errorf("address of a connection: %w", err)
+	}
+	c := &conn{srv: s, nc: nc, remote: remote, peer: logAddr(remote), id: randomID(), in: ingest.NewReader(nc)}
+	c.addr = clientAddr(remote)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, ErrServerClosed
+	}
+	if l := s.cfg.Load().Limits.Connections; l >= 0 && len(s.conns) >= l {
+		return nil, fmt.Errorf("%w: %d connections", ErrLimit, l)
+	}
+	if l := s.cfg.Load().Limits.ConnectionsPerAddress; l >= 0 && c.addr.IsValid() && s.perAddr[c.addr] >= l {
+		return nil, fmt.Errorf("%w: %d connections of an address", ErrLimit, l)
+	}
+	if l := s.cfg.Load().Limits.RefusalsPerAddress; l >= 0 && s.refusals.shut(c.addr, time.Now()) {
+		return nil, fmt.Errorf("%w: %d refusals of an address within a minute", ErrLimit, l)
+	}
+	s.wg.Add(1)
+	s.conns[c] = struct{}{}
+	s.perAddr[c.addr]++
+	s.pending = append(s.pending, c)
+	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
+		s.closeLocked(s.pending[0])
+		s.pending = slices.Delete(s.pending, 0, 1) // not to keep it
+	}
+	return c, nil
+}
+
+// shaken takes c out of those in their handshake.
+func (s *Server) shaken(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.pending, c); i >= 0 {
+		s.pending = slices.Delete(s.pending, i, i+1)
+	}
+}
+
+// closeLocked closes a connection that is in conns, and so counts in wg, without
+// waiting. s.mu is held.
+func (s *Server) closeLocked(c *conn) { s.wg.Go(func() { hostcode.Close(c.nc) }) }
+
+// refusals counts those who were refused.
+type refusals struct {
+	total  uint64
+	byAddr map[netip.Addr]refusal
+}
+
+// note counts a refusal. Where there are too many addresses, that of the
+// oldest is forgotten. It reports whether the address is shut out from now on:
+// with limit refusals within a minute, where limit is not negative.
+func (r *refusals) note(addr netip.Addr, now time.Time, limit int) (shut bool) {
+	r.total++
+	if !addr.IsValid() {
+		return false
+	}
+	if r.byAddr == nil {
+		r.byAddr = make(map[netip.Addr]refusal)
+	}
+	n, known := r.byAddr[addr]
+	if !known && len(r.byAddr) >= maxRefusedAddrs {
+		var oldest netip.Addr
+		for a, n := range r.byAddr {
+			if !oldest.IsValid() || n.last.Before(r.byAddr[oldest].last) {
+				oldest = a
+			}
+		}
+		delete(r.byAddr, oldest)
+	}
+	if now.Sub(n.began) >= refusalTime {
+		n.began, n.recent = now, 0
+	}
+	n.count, n.last, n.recent = n.count+1, now, n.recent+1
+	was := now.Before(n.until)
+	if limit >= 0 && (was || n.recent >= limit) {
+		n.until = now.Add(refusalTime)
+		shut = !was
+	}
+	r.byAddr[addr] = n
+	return shut
+}
+
+// shut reports whether an address is shut out.
+func (r *refusals) shut(addr netip.Addr, now time.Time) bool {
+	return now.Before(r.byAddr[addr].until)
+}
+
+func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
+	for a, n := range r.byAddr {
+		if !yield(a, n.count) {
+			return
+		}
+	}
+}
+
+type refusal struct {
+	count  uint64
+	last   time.Time
+	began  time.Time // the minute in which
+	recent int       // so many were refused
+	until  time.Time // when the address is not shut out any more
+}
+
+// refusedError is what OnPublish has refused with.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
+
+const (
+	// refusalDelay makes it slow to try keys and passwords, one after the
+	// other. It counts from the request.
+	refusalDelay = 250 * time.Millisecond
+	// maxRefusedAddrs bounds the addresses that are counted.
+	maxRefusedAddrs = 1024
+	// refusalTime is that of Limits.RefusalsPerAddress.
+	refusalTime = time.Minute
+)
+
+// clientAddr is what counts as one address: of IPv6, whoever has one has its
+// first 64 bits. It is not valid where the connection has none.
+func clientAddr(a net.Addr) netip.Addr {
+	at, err := netip.ParseAddrPort(logAddr(a))
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip := at.Addr().Unmap()
+	if ip.Is6() {
+		p, _ := ip.WithZone("").Prefix(64)
+		return p.Addr()
+	}
+	return ip
+}

@@ -1,0 +1,256 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/gop"
+)
+
+// held is a message that waits, and whether destinations get it inside
+// @setDataFrame.
+type held struct {
+	frame *chunk.Frame
+	wrap  bool
+}
+
+// message takes a message of the publisher, whose goroutine it is called by.
+func (p *publication) message(m chunk.Message, now int64) error {
+	p.heard = now
+	if m.Type == chunk.TypeAggregate {
+		return splitAggregate(m, func(h chunk.Header, payload []byte) {
+			p.single(chunk.Message{Header: h, Payload: payload}, now)
+		})
+	}
+	p.single(m, now)
+	return nil
+}
+
+// single takes a message that is no aggregate, and leaves out one that is: they
+// do not nest.
+func (p *publication) single(m chunk.Message, now int64) {
+	switch m.Type {
+	case chunk.TypeAudio, chunk.TypeVideo:
+		if m.Frame == nil {
+			framer := p.framer.Load()
+			if framer == nil {
+				return
+			}
+			m.Frame = framer.Frame(m.Header, m.Payload)
+		}
+		p.goesOn = false
+		p.append(m.Frame, false, now)
+	case chunk.TypeData:
+		p.data(m.Time, m.Payload, false, now)
+	case chunk.TypeDataAMF3:
+		p.data(m.Time, m.Payload, true, now)
+	}
+}
+
+// data takes a data message: to players it goes without @setDataFrame, to
+// destinations metadata goes with it and all else as it came. @clearDataFrame
+// goes to destinations alone. An AMF3 data message is an AMF0 one behind a
+// format byte.
+func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
+	t := flv.Data(body, amf3)
+	body = body[t.Head:]
+	plain := body[t.Payload-t.Head:]
+	if len(plain) == 0 {
+		return
+	}
+	h := chunk.Header{Type: chunk.TypeData, Time: ms}
+	framer := p.framer.Load()
+	if framer == nil {
+		return
+	}
+	frame := framer.Frame
+	if t.OnMetaData {
+		frame = framer.Alone // the header set keeps it
+	}
+	m := frame(h, plain)
+	if p.goesOn && t.OnMetaData {
+		m = retimed(m, 0) // as when a stream begins: see gop.HeaderSet
+	}
+	p.append(m, t.Set || t.OnMetaData && !t.Clear, now)
+}
+
+// append takes a message. One without a body is of no use to anybody, and some
+// servers can't stand it.
+func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
+	if frame.Length == 0 {
+		return
+	}
+	s := p.src
+	s.turn.Lock()
+	if s.log.Ended() {
+		s.turn.Unlock()
+		p.pace.onAir = false
+		return
+	}
+	before := s.now
+	if before != p {
+		if s.next != p || !p.ready(frame, wrap, now) {
+			s.turn.Unlock()
+			p.pace.onAir = false
+			return
+		}
+		frame = s.turnTo(p, frame, now)
+	}
+	changed, cost := s.add(frame, wrap, now)
+	s.turn.Unlock()
+	if changed {
+		s.codecChanged()
+	}
+	s.memory.Shed(now)
+	p.pace.onAir = true
+	p.pace.Note(frame.Time, frame.Len(), cost, now)
+	if before != p {
+		if before != nil {
+			before.kick(ErrTakenOver)
+		}
+		s.background(func() { // the host's code: nobody's media waits for it
+			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
+			if before != nil {
+				before.tell()
+			}
+		})
+	}
+}
+
+// add appends a message to the log. It reports whether a header that was in force
+// is not any more. turn is held.
+func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
+	m := s.log.Append(frame, wrap, now)
+	s.messages.Add(1)
+	s.bytes.Add(uint64(frame.Len()))
+	if frame.Type != chunk.TypeData {
+		s.last.note(frame.Time, now)
+	}
+	return m.Changed, m.Cost()
+}
+
+// maxAggregate bounds the messages in an aggregate.
+const maxAggregate = 1024
+
+// splitAggregate calls f for each message in an aggregate (RTMP 1.0, 7.1.6).
+// Times inside count from that of the first, which is the aggregate's own.
+func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
+	var first uint32
+	p := m.Payload
+	for n := 0; len(p) >= 11; n++ {
+		if n == maxAggregate {
+			return fmt.Errorf("%w: more than %d messages in an aggregate", chunk.ErrLimit, maxAggregate)
+		}
+		size := int(p[1])<<16 | int(p[2])<<8 | int(p[3])
+		at := uint32(p[4])<<16 | uint32(p[5])<<8 | uint32(p[6]) | uint32(p[7])<<24
+		if n == 0 {
+			first = at
+		}
+		if 11+size > len(p) {
+			return fmt.Errorf("%w: a message in an aggregate is longer than the aggregate", chunk.ErrProtocol)
+		}
+		f(chunk.Header{Type: p[0], Time: m.Time + at - first}, p[11:11+size])
+		p = p[min(11+size+4, len(p)):] // behind it lies a back pointer
+	}
+	return nil
+}
+
+const (
+	// maxWaiting and maxWaitingBytes bound the headers that are kept for the
+	// first keyframe of a publisher that goes on with a stream.
+	maxWaiting      = 64
+	maxWaitingBytes = 1 << 20
+	// noVideo is after how long without video such a publisher begins with
+	// audio.
+	noVideo = 2 * time.Second
+)
+
+// ready reports whether the stream can go on with a message of the next
+// publisher, and keeps it where it belongs before that.
+func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
+	if p.first == 0 {
+		p.first = now
+	}
+	p.video = p.video || frame.Type == chunk.TypeVideo
+	media, keyframe, header := gop.Look(frame)
+	switch {
+	case header:
+		p.wait(held{frame.Apart(), wrap})
+		return false
+	case keyframe:
+		return true
+	}
+	return media && !p.video && now-p.first > int64(noVideo)
+}
+
+// wait keeps a header, and lets go of the oldest ones of which there is no room.
+// src.turn is held.
+func (p *publication) wait(h held) {
+	if p.room == nil {
+		p.room = p.src.memory.Account(func() {})
+		p.room.Accept()
+	}
+	size := func(h held) int { return gop.Kept(h.frame) }
+	bytes := size(h)
+	for _, w := range p.waiting {
+		bytes += size(w)
+	}
+	n := 0
+	for ; n < len(p.waiting) && (len(p.waiting)-n >= maxWaiting || bytes > maxWaitingBytes); n++ {
+		bytes -= size(p.waiting[n])
+		p.room.Charge(-size(p.waiting[n]))
+	}
+	for p.waiting = slices.Delete(p.waiting, 0, n); bytes > maxWaitingBytes || p.room.Charge(size(h)) != nil; {
+		if len(p.waiting) == 0 {
+			return
+		}
+		p.room.Charge(-size(p.waiting[0]))
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+	}
+	p.waiting = append(p.waiting, h)
+}
+
+// dropWaiting lets go of the headers. src.turn is held.
+func (p *publication) dropWaiting() {
+	for _, w := range p.waiting {
+		p.room.Charge(-gop.Kept(w.frame))
+	}
+	p.waiting = nil
+}
+
+// turnTo has p publish from now on. It returns the message, which comes first
+// behind the headers, with a time behind all before. turn is held.
+func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
+	if s.now != nil {
+		s.replace(s.now, ErrTakenOver)
+	}
+	s.now, s.next, s.aired, s.over = p, nil, p.req, false
+	stopTimer(&p.late)
+	stopTimer(&s.grace)
+	at := frame.Time
+	if late := int32(s.last.time - at); late >= 0 && s.last.at != 0 && !s.cfg.RawTimestamps {
+		at += uint32(late) + 1
+		if framer := p.framer.Load(); framer != nil {
+			framer.Shift(uint32(late) + 1)
+		}
+	}
+	s.log.Restart()
+	for _, w := range p.waiting {
+		s.add(retimed(w.frame, at), w.wrap, now)
+	}
+	p.dropWaiting()
+	return retimed(frame, at)
+}
+
+// retimed is the message with another time.
+func retimed(f *chunk.Frame, at uint32) *chunk.Frame {
+	if f.Time == at {
+		return f
+	}
+	h := f.Header
+	h.Time = at
+	return chunk.NewFrame(h, f.Payload(), f.Size())
+}
