@@ -220,6 +220,23 @@ func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 	require.Equal(t, keys(documented["error"].(map[string]any)), keys(is["error"].(map[string]any)))
 }
 
+// When a change of a setting takes effect is said of each of them.
+func TestDocumentsSayWhatIsFrozen(t *testing.T) {
+	_, section, ok := strings.Cut(read(t, "docs/architecture.md"), "\n## Frozen and live\n")
+	require.True(t, ok)
+	var said []string
+	for _, word := range quoted(section) {
+		said = append(said, strings.TrimPrefix(word, "Limits."))
+	}
+	for _, of := range []any{forward.Config{}, forward.Hooks{}, forward.Limits{}} {
+		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
+			if f.Name != "Limits" { // of which each field is said
+				require.Contains(t, said, f.Name)
+			}
+		}
+	}
+}
+
 // Packages that the documents name are there.
 func TestDocumentsNamePackagesThatAreThere(t *testing.T) {
 	for _, name := range documents(t) {
