@@ -158,7 +158,11 @@ type Hooks struct {
 	// same req, also where the stream was refused for another reason then.
 	// With Config.PublishGrace or Takeover the stream may go on behind it.
 	OnUnpublish func(ctx context.Context, req *PublishRequest)
-	OnPlay      func(ctx context.Context, req *PlayRequest) error
+	// OnSource is told that a stream is live, before its publisher is answered:
+	// what subscribes here gets the stream from its first message. Source.Done
+	// tells its end. A publisher that goes on with a stream is no new one.
+	OnSource func(src *Source)
+	OnPlay   func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.
 	OnStop func(ctx context.Context, req *PlayRequest)
 	// OnClose follows each accepted OnConnect exactly once, with a copy of

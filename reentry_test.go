@@ -137,7 +137,7 @@ func (h hostLog) WithGroup(string) slog.Handler            { return h }
 
 // places are those that a test must come to.
 var places = []string{
-	"OnConnect", "OnPublish", "OnUnpublish", "OnPlay", "OnStop", "OnClose", "OnCodecChange",
+	"OnConnect", "OnPublish", "OnUnpublish", "OnPlay", "OnStop", "OnClose", "OnSource", "OnCodecChange",
 	"OnForward connecting", "OnForward handshaking", "OnForward publishing", "OnForward waiting", "OnForward stalled", "OnForward draining", "OnForward closed",
 	"Resolver", "Resolver of a refresh", "PublishAuth", "Retry", "Dial", "DialContext",
 	"Listener.Accept", "Listener.Close", "Listener.Addr",
@@ -323,6 +323,7 @@ func (r *reentry) run() {
 			OnStop:        func(context.Context, *PlayRequest) { r.at("OnStop") },
 			OnClose:       func(context.Context, *ConnectRequest) { r.at("OnClose") },
 			OnForward:     func(_ *Forwarder, s State, _ error) { r.at("OnForward " + s.String()) },
+			OnSource:      func(*Source) { r.at("OnSource") },
 			OnCodecChange: func(*Source) { r.at("OnCodecChange") },
 		},
 	})

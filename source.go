@@ -207,6 +207,9 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 		p.attach(s)
 	}
 	s.adopt()
+	if f := s.cfg.Hooks.OnSource; f != nil {
+		s.srv.guard("OnSource", func() error { f(s); return nil })
+	}
 	return nil
 }
 

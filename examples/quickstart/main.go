@@ -64,12 +64,12 @@ func run(ctx context.Context, args []string, out io.Writer, terminal bool) error
 	var receivers []*receiver
 	var urls []string
 	for range slaves {
-		slave, err := serve(forward.Config{})
+		slave, err := newReceiver()
 		if err != nil {
 			return err
 		}
 		defer slave.Close()
-		receivers = append(receivers, &receiver{node: slave})
+		receivers = append(receivers, slave)
 		urls = append(urls, slave.addr)
 	}
 	resolver, err := forward.Static(urls...)

@@ -15,6 +15,7 @@ import (
 // receiver reads the stream as a slave has it, and judges it.
 type receiver struct {
 	*node
+	live chan *forward.Source
 
 	mu        sync.Mutex
 	codecs    []string
@@ -49,11 +50,28 @@ func (r *receiver) received() (string, error) {
 	}
 }
 
-// watch reads the stream whenever there is one, until ctx ends.
+// newReceiver starts a slave.
+func newReceiver() (*receiver, error) {
+	r := &receiver{live: make(chan *forward.Source, 1)}
+	slave, err := serve(forward.Config{Hooks: forward.Hooks{
+		OnSource: func(src *forward.Source) {
+			select {
+			case r.live <- src:
+			default: // nobody watches any more
+			}
+		},
+	}})
+	r.node = slave
+	return r, err
+}
+
+// watch reads each stream, until ctx ends.
 func (r *receiver) watch(ctx context.Context) {
 	for {
-		src := r.await(ctx)
-		if src == nil {
+		var src *forward.Source
+		select {
+		case src = <-r.live:
+		case <-ctx.Done():
 			return
 		}
 		err := r.read(ctx, src)
@@ -65,22 +83,6 @@ func (r *receiver) watch(ctx context.Context) {
 			r.err = err
 			r.mu.Unlock()
 			return
-		}
-	}
-}
-
-// await waits until the stream is published to the slave.
-func (r *receiver) await(ctx context.Context) *forward.Source {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if src := r.Source(app + "/" + stream); src != nil {
-			return src
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
 		}
 	}
 }

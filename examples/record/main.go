@@ -62,14 +62,27 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	srv := forward.NewServer(forward.Config{})
+	// The hook gets each stream before its first message.
+	live := make(chan *forward.Source, 1)
+	srv := forward.NewServer(forward.Config{Hooks: forward.Hooks{
+		OnSource: func(src *forward.Source) {
+			if src.Name() == *name {
+				select {
+				case live <- src:
+				default:
+				}
+			}
+		},
+	}})
 	defer srv.Close()
 	go srv.Serve(l)
 	fmt.Fprintf(out, "publish to rtmp://%s/%s\n", l.Addr(), *name)
 
-	src, err := await(ctx, srv, *name)
-	if err != nil {
-		return err
+	var src *forward.Source
+	select {
+	case src = <-live:
+	case <-ctx.Done():
+		return fmt.Errorf("%s was not published", *name)
 	}
 	f, err := os.Create(path)
 	if err != nil {
@@ -91,22 +104,6 @@ var muxers = map[string]func(f *os.File) av.Muxer{
 	".flv": func(f *os.File) av.Muxer { return flv.NewMuxer(f) },
 	".mp4": func(f *os.File) av.Muxer { return mp4.NewMuxer(f) },
 	".ts":  func(f *os.File) av.Muxer { return ts.NewMuxer(f) },
-}
-
-// await waits until a stream is published.
-func await(ctx context.Context, srv *forward.Server, name string) (*forward.Source, error) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if src := srv.Source(name); src != nil {
-			return src, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%s was not published", name)
-		}
-	}
 }
 
 // record writes a stream to a file until the stream, its context or the limit
