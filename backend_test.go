@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -93,7 +94,7 @@ func TestBackendDownIsLogged(t *testing.T) {
 		require.Equal(t, 20, publishes(20))
 		require.Equal(t, []string{`level=WARN msg="backend failed" url=http://***@backend/api/v1/streams?*** action=on_publish err="dial tcp 10.0.0.9:80: connection refused"`},
 			log.take("backend"))
-		time.Sleep(outageEvery - time.Second)
+		time.Sleep(outage.Every - time.Second)
 		publishes(5)
 		require.Empty(t, log.take("backend"))
 		time.Sleep(time.Second)
@@ -180,7 +181,7 @@ func TestRefreshesThatFailAreLogged(t *testing.T) {
 				lines := log.take("level=WARN")
 				require.Len(t, lines, 1)
 				require.Contains(t, lines[0], tt.failed)
-				time.Sleep(outageEvery)
+				time.Sleep(outage.Every)
 				synctest.Wait()
 				lines = log.take("level=WARN")
 				require.Len(t, lines, 1)
@@ -199,18 +200,45 @@ func TestRefreshesThatFailAreLogged(t *testing.T) {
 	}
 }
 
-func TestOutageTellsSomeCausesApart(t *testing.T) {
+// loggedError is one that a host's resolver has logged itself.
+type loggedError struct{ error }
+
+func (loggedError) Logged() bool { return true }
+
+// The log has once what a resolver has logged itself.
+func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var o outage
-		told := 0
-		for i := range 1000 {
-			if _, ok := o.note(fmt.Sprint(i)); ok {
-				told++
+		var log warnings
+		s := newServer(t, Config{Logger: log.logger(), RefreshInterval: time.Minute, Resolver: ResolverFunc(func(ctx context.Context, _ *PublishRequest) ([]Destination, error) {
+			if IsRefresh(ctx) {
+				return nil, fmt.Errorf("my backend: %w", loggedError{io.EOF})
 			}
-		}
-		require.Equal(t, outageCauses+1, told)
-		require.LessOrEqual(t, len(o.causes), outageCauses+1)
+			return nil, nil
+		})})
+		p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
+		require.NoError(t, err)
+		defer p.Close()
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		require.Empty(t, log.take("level=WARN"))
 	})
+}
+
+// A publisher whose resolver or hook has too much to do is told so.
+func TestPublisherIsToldThatTheHostIsBusy(t *testing.T) {
+	busy := fmt.Errorf("my backend: %w", ErrBusy)
+	for name, cfg := range map[string]Config{
+		"resolver": {Resolver: ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) { return nil, busy })},
+		"hook":     {Hooks: Hooks{OnPublish: func(context.Context, *PublishRequest) error { return busy }}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, cfg, func(b *bubble) {
+				_, err := b.client("live/s").Publish(b.ctx)
+				require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
+				require.ErrorContains(b, err, "The server is busy, try again later.")
+			})
+		})
+	}
 }
 
 func TestRedactBackend(t *testing.T) {

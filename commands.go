@@ -11,7 +11,6 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/rtmp"
-	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
 // delayRefusal counts a client that is about to be refused, for what it has
@@ -188,7 +187,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		return c.refused("publish", badName, "A stream of this name is being published.", err)
 	case errors.Is(err, errMemory):
 		return c.refused("publish", denied, "The server is short of memory, try again later.", err)
-	case errors.Is(err, webhook.ErrBusy):
+	case errors.Is(err, ErrBusy):
 		return c.refused("publish", denied, "The server is busy, try again later.", err)
 	case errors.Is(err, ErrLimit):
 		return c.refused("publish", denied, "The server has no room for another stream.", err)

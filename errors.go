@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+
+	"github.com/rtmp-forward/forward/internal/outage"
 )
 
 var (
@@ -62,6 +64,11 @@ var ErrStreamEnded = errors.New("forward: the stream has ended")
 
 // ErrUpdating says that a Forwarder is being updated, or closed, already.
 var ErrUpdating = errors.New("forward: the destination is being updated or closed")
+
+// ErrBusy is wrapped by the error of a resolver or hook that was not asked because
+// as many questions as it takes are under way. A publisher is told that the server is
+// busy.
+var ErrBusy = outage.ErrBusy
 
 // DestinationError is why a destination is not being sent to.
 type DestinationError struct {

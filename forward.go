@@ -18,6 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -40,7 +41,7 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // connections, streams
 
-	refreshes outage // for the log
+	refreshes outage.Outage // for the log
 
 	mu        sync.Mutex
 	closing   bool

@@ -187,6 +187,10 @@ type Hooks struct {
 // Server closes. No
 // destinations and a nil error mean that the stream is not forwarded; an
 // error refuses the publisher.
+//
+// A resolver that logs its failures itself returns them as errors with a method
+// Logged() bool that is true: where the Server asks again about a live stream, it
+// does not log such an error a second time.
 type DestinationResolver interface {
 	ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error)
 }

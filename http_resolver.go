@@ -18,6 +18,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/mention"
+	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
@@ -127,7 +128,7 @@ type HTTPResolver struct {
 
 	once    sync.Once
 	backend *hookURL
-	entries outage // left out of answers
+	entries outage.Outage // left out of answers
 
 	mu       sync.Mutex
 	lastGood answers[streamKey] // for LastGood only
@@ -216,8 +217,8 @@ func (h *HTTPResolver) answer(log *slog.Logger, urls []json.RawMessage, ttl time
 		}
 		d, err := h.destination(raw, said)
 		if err != nil {
-			if notLogged, ok := h.entries.note(causeOf(err)); ok {
-				log.Warn("on_forward: entry left out", withLeftOut(notLogged, "source", req.logName(), "entry", i, "err", err)...)
+			if notLogged, ok := h.entries.Note(outage.CauseOf(err)); ok {
+				log.Warn("on_forward: entry left out", outage.WithLeftOut(notLogged, "source", req.logName(), "entry", i, "err", err)...)
 			}
 			continue
 		}

@@ -433,7 +433,7 @@ func TestHTTPResolverWaitsForItsTurn(t *testing.T) {
 		for range 3 {
 			wg.Go(func() {
 				_, err := h.ResolveDestinations(t.Context(), seedRequest())
-				if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, webhook.ErrBusy) {
+				if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, ErrBusy) {
 					t.Error(err)
 				}
 			})

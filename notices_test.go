@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -156,7 +157,7 @@ func TestLeftOutEntriesDoNotFillTheLog(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, a.destinations, 1)
 		}
-		time.Sleep(outageEvery)
+		time.Sleep(outage.Every)
 		_, err := h.answer(h.Logger, urls, 0, &PublishRequest{App: "live", Stream: "s"})
 		require.NoError(t, err)
 		lines := entries(t, log, "on_forward: entry left out")

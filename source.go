@@ -15,6 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/outage"
 )
 
 // Source is one live stream, from its publish to its unpublish, and on with the
@@ -338,7 +339,7 @@ func (s *Source) forwardAll(dests []Destination) {
 			err = s.forward(f)
 		}
 		if err != nil {
-			s.srv.notices.write(slog.LevelWarn, "destination skipped", causeOf(err), "source", s.req.logName(), "destination", d, "err", err)
+			s.srv.notices.write(slog.LevelWarn, "destination skipped", outage.CauseOf(err), "source", s.req.logName(), "destination", d, "err", err)
 		}
 	}
 }
@@ -368,16 +369,22 @@ func (s *Source) refreshSelf() {
 	switch failed := s.failing.Swap(err != nil); {
 	case err == nil && !failed:
 	case err == nil:
-		if lasted, notLogged, ok := s.srv.refreshes.over(); ok {
-			log.Info("refresh works again", withLeftOut(notLogged, "source", s.req.logName(), "after", lasted.Round(time.Millisecond))...)
+		if lasted, notLogged, ok := s.srv.refreshes.Over(); ok {
+			log.Info("refresh works again", outage.WithLeftOut(notLogged, "source", s.req.logName(), "after", lasted.Round(time.Millisecond))...)
 		}
-	case errors.As(err, new(reported)):
+	case isLogged(err):
 		log.Debug("refresh", "err", err)
 	default:
-		if notLogged, ok := s.srv.refreshes.note(refreshCause(err)); ok {
-			log.Warn("refresh", withLeftOut(notLogged, "err", err)...)
+		if notLogged, ok := s.srv.refreshes.Note(refreshCause(err)); ok {
+			log.Warn("refresh", outage.WithLeftOut(notLogged, "err", err)...)
 		}
 	}
+}
+
+// isLogged reports whether a resolver has logged its error itself.
+func isLogged(err error) bool {
+	var l interface{ Logged() bool }
+	return errors.As(err, &l) && l.Logged()
 }
 
 // refreshCause is the cause of a refresh that has failed, without the stream.
@@ -385,7 +392,7 @@ func refreshCause(err error) string {
 	if below := errors.Unwrap(err); below != nil {
 		err = below
 	}
-	return causeOf(err)
+	return outage.CauseOf(err)
 }
 
 // background runs f unless the stream has ended, whose end waits for it.

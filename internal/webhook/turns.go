@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/outage"
 )
 
 // turns shares the calls that may be under way among the clients' addresses.
@@ -53,7 +55,7 @@ func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (rel
 	if t.waiting >= maxWaiting || who != "" && l != nil && l.calls.Len() >= maxWaiting/2 {
 		under, waiting := t.inUse, t.waiting
 		t.mu.Unlock()
-		return nil, fmt.Errorf("%w: %d calls are under way, %d wait for a turn", ErrBusy, under, waiting)
+		return nil, fmt.Errorf("%w: %d calls are under way, %d wait for a turn", outage.ErrBusy, under, waiting)
 	}
 	if l == nil {
 		l = &line{who: who}
@@ -73,7 +75,7 @@ func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (rel
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:
-		err = fmt.Errorf("%w: no turn within %v", ErrBusy, atMost)
+		err = fmt.Errorf("%w: no turn within %v", outage.ErrBusy, atMost)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

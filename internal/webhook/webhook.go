@@ -33,9 +33,6 @@ type Options struct {
 // maxWaiting is how many calls may wait for a turn.
 const maxWaiting = 4096
 
-// ErrBusy says that so many calls are under way that another has got no turn.
-var ErrBusy = errors.New("busy")
-
 // Hook is a URL of the host's that takes questions and news in JSON. It may be
 // used concurrently.
 type Hook struct {

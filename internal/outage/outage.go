@@ -1,0 +1,119 @@
+// Package outage decides which of many failures the log is told.
+package outage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ErrBusy says that a host's backend was not asked, since too many ask already.
+var ErrBusy = errors.New("busy")
+
+// Every is how often the log is told that something still fails.
+const Every = 10 * time.Minute
+
+// maxCauses is how many causes of an outage are told apart.
+const maxCauses = 8
+
+// Outage is how something is doing that may fail often, for the log: the first
+// failure of a cause is told at once, the same again every Every with the
+// number of those left out, and once that it works again. The zero value has
+// not failed.
+type Outage struct {
+	mu     sync.Mutex
+	since  time.Time // zero: it works, or nobody knows otherwise
+	causes map[string]*failures
+}
+
+// failures are those of one cause.
+type failures struct {
+	next      time.Time // that one is logged
+	notLogged int
+}
+
+// Note notes a failure. ok says that it is to be logged, with the number of
+// those of its cause that were not.
+func (o *Outage) Note(cause string) (notLogged int, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	f := o.causes[cause]
+	if f == nil && len(o.causes) >= maxCauses {
+		cause = "other"
+		f = o.causes[cause]
+	}
+	if f == nil {
+		if o.causes == nil {
+			o.causes = make(map[string]*failures)
+		}
+		f = &failures{}
+		o.causes[cause] = f
+	}
+	if now.Before(f.next) {
+		f.notLogged++
+		return 0, false
+	}
+	if o.since.IsZero() {
+		o.since = now
+	}
+	notLogged = f.notLogged
+	f.next, f.notLogged = now.Add(Every), 0
+	return notLogged, true
+}
+
+// Over notes that it works. ok says that this is to be logged: a failure has
+// been since the last time.
+func (o *Outage) Over() (lasted time.Duration, notLogged int, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.since.IsZero() {
+		return 0, 0, false
+	}
+	now := time.Now()
+	for cause, f := range o.causes {
+		notLogged += f.notLogged
+		if f.notLogged = 0; !now.Before(f.next) {
+			delete(o.causes, cause)
+		}
+	}
+	lasted = now.Sub(o.since)
+	o.since = time.Time{}
+	return lasted, notLogged, true
+}
+
+// WithLeftOut adds to args how many lines were left out, if any.
+func WithLeftOut(n int, args ...any) []any {
+	if n > 0 {
+		args = append(args, "not_logged", n)
+	}
+	return args
+}
+
+// CauseOf is what failures have in common that differ in addresses and times
+// only.
+func CauseOf(err error) string {
+	var op *net.OpError
+	var dns *net.DNSError
+	var no syscall.Errno
+	switch {
+	case errors.Is(err, ErrBusy):
+		return "busy"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return "no answer"
+	case errors.As(err, &dns):
+		return "name"
+	case errors.As(err, &no):
+		return no.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "closed"
+	case errors.As(err, &op):
+		return op.Op
+	}
+	return err.Error()
+}
