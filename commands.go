@@ -236,7 +236,7 @@ func (c *conn) Unpublish(streamID uint32, lost bool) {
 		c.idle()
 	}
 	if p.leave(lost) {
-		c.unpublished = true
+		c.mayLeave = true
 		c.ended = append(slices.DeleteFunc(c.ended, (*Source).isDone), p.src)
 	}
 }

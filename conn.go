@@ -53,13 +53,13 @@ type conn struct {
 
 	pubs  map[uint32]*publication
 	ended []*Source // to be waited for
-	// unpublished: a stream of it has ended.
-	unpublished bool
-	last        *publication // that got the last message,
-	lastID      uint32       // on this message stream
-	touched     bool         // since the last flush
-	media       int64        // when the last message came
-	limit       int64        // media time that the read deadline counts from
+	// mayLeave: it has unpublished, or played. That it goes is no news.
+	mayLeave bool
+	last     *publication // that got the last message,
+	lastID   uint32       // on this message stream
+	touched  bool         // since the last flush
+	media    int64        // when the last message came
+	limit    int64        // media time that the read deadline counts from
 	// lost is how long media might take of a publish that the connection has
 	// ended with.
 	lost time.Duration
@@ -237,7 +237,7 @@ func (c *conn) end(err error) {
 	case evicted:
 		s.notices.write(slog.LevelInfo, "connection ended", "evicted", "client", c.id, "addr", c.peer, "err", err)
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, ingest.ErrFinished), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
-		c.unpublished && errors.Is(err, syscall.ECONNRESET): // FFmpeg leaves so
+		c.mayLeave && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)): // FFmpeg leaves so
 		c.logger().Debug("connection ended", "err", err)
 		err = nil
 	default:

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -28,4 +29,21 @@ func TestAddressesAreLoggedAsText(t *testing.T) {
 		require.Equal(t, "publish", entry["msg"])
 		require.Equal(t, want, entry["addr"])
 	}
+}
+
+// A player that closes its connection, which the next write finds out, has left.
+func TestLeavingPlayerIsNoNews(t *testing.T) {
+	log := new(lockedBuffer)
+	lo := onLoopback(t, Config{MergeWindow: -1, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
+	pub := lo.publish("live/s")
+	for range 20 {
+		play, err := lo.client("live/s").Play(lo.ctx, nil)
+		require.NoError(t, err)
+		require.NoError(t, pub.Send(lo.ctx, steady.Messages(200*time.Millisecond), 0))
+		require.NoError(t, play.Recorder().WaitFrames(lo.ctx, 1))
+		play.Close()
+		require.NoError(t, pub.Send(lo.ctx, steady.Messages(200*time.Millisecond), 0))
+	}
+	require.Eventually(t, func() bool { return lo.srv.Stats().Connections == 1 }, 10*time.Second, time.Millisecond)
+	require.NotContains(t, log.String(), "connection ended")
 }

@@ -77,6 +77,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	if f := cfg.Hooks.OnStop; f != nil {
 		c.player.req, c.player.onStop = req, f
 	}
+	c.mayLeave = true
 	c.srv.enterLocked(c.player)
 	c.srv.mu.Unlock()
 	c.out.SetPlayer()
