@@ -379,7 +379,7 @@ func (c Config) Validate() error {
 	if m := c.PublishAuthMethod; m != AuthAdobe && m != AuthLimelight {
 		return fmt.Errorf("config: PublishAuthMethod is %q, expected %q or %q", m, AuthAdobe, AuthLimelight)
 	}
-	if a, b, found := sameVhosts(c.Vhosts); found {
+	if a, b, found := rtmp.SameVhosts(c.Vhosts); found {
 		return fmt.Errorf("config: vhosts %q and %q are the same: case does not count", a, b)
 	}
 	for name := range c.Vhosts {

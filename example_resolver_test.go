@@ -39,6 +39,26 @@ func ExampleStatic_malformed() {
 	// entry 2: rtmp://192.168.1.7/live/***: unknown placeholder: want one of [vhost] [app] [stream] [param]
 }
 
+// A platform's key and options, and a server of one's own.
+func ExampleStaticDestinations() {
+	resolver, err := forward.StaticDestinations(
+		forward.Destination{URL: "rtmps://a.rtmps.youtube.com/live2", StreamKey: "abcd-efgh"},
+		forward.Destination{URL: "192.168.1.6:1935", NoFCPublish: true},
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	destinations, _ := resolver.ResolveDestinations(context.Background(),
+		&forward.PublishRequest{App: "live", Stream: "livestream"})
+	for _, d := range destinations {
+		fmt.Println(d, string(d.StreamKey), d.NoFCPublish)
+	}
+	// Output:
+	// rtmps://a.rtmps.youtube.com/live2/*** abcd-efgh false
+	// rtmp://192.168.1.6:1935/live/*** livestream true
+}
+
 func ExampleDestination() {
 	d := forward.Destination{
 		URL:       "rtmps://b.rtmps.youtube.com/live2?backup=1",

@@ -251,7 +251,7 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 // them in old.Config, and Server.Reload asks no backend that is the same.
 func (f *File) Inherit(old *File) {
 	for name, is := range f.backends {
-		if before, ok := listedVhost(old.backends, name); ok && old.backends[before] == is {
+		if before, ok := rtmp.ListedVhost(old.backends, name); ok && old.backends[before] == is {
 			v := f.Config.Vhosts[name]
 			v.Resolver = old.Config.Vhosts[before].Resolver
 			f.Config.Vhosts[name] = v
@@ -509,13 +509,13 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 // vhost, whose settings they have, and none to those that it names without hooks.
 func (f *File) hookDefaults() {
 	h := f.HTTPHooks
-	hooked, ok := listedVhost(h.Vhosts, DefaultVhost)
+	hooked, ok := rtmp.ListedVhost(h.Vhosts, DefaultVhost)
 	if !ok {
 		return
 	}
 	h.URLs = h.Vhosts[hooked]
 	for name := range f.Config.Vhosts {
-		if _, ok := listedVhost(h.Vhosts, name); !ok {
+		if _, ok := rtmp.ListedVhost(h.Vhosts, name); !ok {
 			h.Vhosts[name] = HTTPHookURLs{}
 		}
 	}

@@ -73,6 +73,11 @@ func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 // and the joined path, and not by App alone.
 func (r *PublishRequest) Name() string { return r.key().String() }
 
+// ID names the stream where its name, which may be a secret, must not be shown, as
+// Source.ID does: 16 hex digits, the same for the same Name as long as the process
+// lives.
+func (r *PublishRequest) ID() string { return hashID(r.Name()) }
+
 // Format writes the stream's name as in the log, for every verb.
 func (r PublishRequest) Format(f fmt.State, _ rune) { io.WriteString(f, r.logName()) }
 
@@ -93,6 +98,9 @@ func (r *PlayRequest) IP() string { return addrIP(r.RemoteAddr) }
 
 // Name is the name of the stream to play, as PublishRequest.Name.
 func (r *PlayRequest) Name() string { return (*PublishRequest)(r).Name() }
+
+// ID is that of the stream to play, as PublishRequest.ID.
+func (r *PlayRequest) ID() string { return (*PublishRequest)(r).ID() }
 
 // Format writes the stream's name as in the log, for every verb.
 func (r PlayRequest) Format(f fmt.State, v rune) { PublishRequest(r).Format(f, v) }
@@ -126,6 +134,9 @@ type ConnectRequest struct {
 	// handshake; OnClose alone is told.
 	Sent, Received uint64
 }
+
+// IP is the host part of RemoteAddr, empty when there is none.
+func (r *ConnectRequest) IP() string { return addrIP(r.RemoteAddr) }
 
 // Format writes "client" and the id, for every verb.
 func (r ConnectRequest) Format(f fmt.State, _ rune) { io.WriteString(f, "client "+r.ClientID) }
@@ -205,14 +216,10 @@ func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishReque
 
 // logName names the stream for the log. In many set-ups the stream's name is
 // the key that allows publishing, so an id takes its place: the first 8 hex
-// digits of id, which are the same however an encoder splits the path.
+// digits of ID, which are the same however an encoder splits the path.
 func (r *PublishRequest) logName() string {
-	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.id()[:8]}.String()
+	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.ID()[:8]}.String()
 }
-
-// id names the stream where its name must not be shown: 16 hex digits, the
-// same for the same name as long as the process lives.
-func (r *PublishRequest) id() string { return hashID(r.Name()) }
 
 // hashID is 16 hex digits that tell nothing about s.
 func hashID(s string) string {

@@ -129,7 +129,7 @@ func (shownHooks) MarshalText() ([]byte, error) { return []byte("HTTPHooks"), ni
 // Validate says what is wrong with a URL, a Secret or Vhosts, or nil. Its error
 // shows neither URL nor Secret.
 func (h *HTTPHooks) Validate() error {
-	if a, b, found := sameVhosts(h.Vhosts); found {
+	if a, b, found := rtmp.SameVhosts(h.Vhosts); found {
 		return fmt.Errorf("vhosts %q and %q are the same: case does not count", a, b)
 	}
 	for _, u := range h.all() {
@@ -211,7 +211,7 @@ func (h *HTTPHooks) all() []string {
 }
 
 func (h *HTTPHooks) of(vhost string) HTTPHookURLs {
-	if name, ok := listedVhost(h.Vhosts, vhost); ok {
+	if name, ok := rtmp.ListedVhost(h.Vhosts, vhost); ok {
 		return h.Vhosts[name]
 	}
 	return h.URLs
@@ -278,7 +278,7 @@ func (h *HTTPHooks) streamBody(action string, req *PublishRequest, pageURL *stri
 		PageURL   *string `json:"pageUrl,omitempty"`
 		StreamURL string  `json:"stream_url"`
 		StreamID  string  `json:"stream_id"`
-	}{newHookStream(action, h.ServiceID, req), pageURL, url, req.id()}
+	}{newHookStream(action, h.ServiceID, req), pageURL, url, req.ID()}
 }
 
 func (h *HTTPHooks) connectBody(req *ConnectRequest) any {

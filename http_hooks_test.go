@@ -85,7 +85,7 @@ func TestHTTPHooksBodies(t *testing.T) {
 	)
 	onPlay := strings.Replace(head, DefaultVhost, "video.test.com", 1) + stream
 	ids := func(id, url string) string { return `,"stream_url":"` + url + `","stream_id":"` + id + `"}` }
-	local, remote := ids(req.id(), "/live/livestream"), ids((*PublishRequest)(&play).id(), "video.test.com/live/livestream")
+	local, remote := ids(req.ID(), "/live/livestream"), ids(play.ID(), "video.test.com/live/livestream")
 
 	for _, tt := range []struct {
 		event, want string

@@ -51,37 +51,12 @@ func (k streamKey) isValid() bool {
 // compareNames orders keys by their names.
 func compareNames(a, b streamKey) int { return cmp.Compare(a.String(), b.String()) }
 
-// listedVhost finds the name that a map has for a vhost, in whatever case.
-func listedVhost[V any](m map[string]V, vhost string) (name string, ok bool) {
-	if _, ok := m[vhost]; ok {
-		return vhost, true
-	}
-	for name := range m {
-		if strings.EqualFold(name, vhost) {
-			return name, true
-		}
-	}
-	return "", false
-}
-
-// sameVhosts returns two names of a map that are the same vhost, if it has such.
-func sameVhosts[V any](m map[string]V) (a, b string, found bool) {
-	by := make(map[string]string, len(m))
-	for name := range m {
-		if other, ok := by[rtmp.FoldVhost(name)]; ok {
-			return min(name, other), max(name, other), true
-		}
-		by[rtmp.FoldVhost(name)] = name
-	}
-	return "", "", false
-}
-
 // vhost returns the settings for a vhost: those of the Config with what the
 // vhost, or DefaultVhost where it is not listed, has of its own.
 func (c *Config) vhost(name string) Vhost {
-	listed, ok := listedVhost(c.Vhosts, name)
+	listed, ok := rtmp.ListedVhost(c.Vhosts, name)
 	if !ok {
-		listed, _ = listedVhost(c.Vhosts, DefaultVhost)
+		listed, _ = rtmp.ListedVhost(c.Vhosts, DefaultVhost)
 	}
 	v := c.Vhosts[listed]
 	if v.Resolver == nil {
@@ -109,9 +84,9 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 		named = c.vhostOf(host)
 	}
 	def(&named, DefaultVhost)
-	listed, ok := listedVhost(c.Vhosts, named)
+	listed, ok := rtmp.ListedVhost(c.Vhosts, named)
 	if !ok {
-		listed, ok = listedVhost(c.Vhosts, DefaultVhost)
+		listed, ok = rtmp.ListedVhost(c.Vhosts, DefaultVhost)
 	}
 	if len(c.Vhosts) > 0 && (!ok || c.Vhosts[listed].Disabled) {
 		return "", false
@@ -125,7 +100,7 @@ func (c *Config) vhostName(vhost string) string {
 	if folded == "" {
 		return DefaultVhost
 	}
-	if name, ok := listedVhost(c.Vhosts, vhost); ok {
+	if name, ok := rtmp.ListedVhost(c.Vhosts, vhost); ok {
 		return name
 	}
 	return folded
@@ -134,7 +109,7 @@ func (c *Config) vhostName(vhost string) string {
 // vhostOf is the vhost with the name of a tcUrl's host, which may end in the
 // dot of the root, or be an address, however it is written.
 func (c *Config) vhostOf(host string) string {
-	if name, ok := listedVhost(c.Vhosts, host); ok {
+	if name, ok := rtmp.ListedVhost(c.Vhosts, host); ok {
 		return name
 	}
 	host = plainHost(host)

@@ -252,9 +252,9 @@ func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 	c := &PublishRequest{Vhost: "Studio.Example", App: "live", Stream: "cam"}
 	require.NotEqual(t, a.key(), b.key())
 	require.Equal(t, a.key(), c.key())
-	require.Equal(t, a.id(), c.id())
+	require.Equal(t, a.ID(), c.ID())
 	require.Equal(t, a.logName(), c.logName())
-	require.NotEqual(t, a.id(), b.id())
+	require.NotEqual(t, a.ID(), b.ID())
 	require.NotEqual(t, a.logName(), b.logName())
 	require.Regexp(t, `^//studio\.example/live/#[0-9a-f]{8}$`, c.logName())
 	require.Regexp(t, `^studio\.example/live/#[0-9a-f]{8}$`, b.logName())
@@ -434,7 +434,7 @@ func checkIdentity(t *testing.T, a, b *PublishRequest) {
 	same := sameStream(a, b)
 	require.Equal(t, same, a.key() == b.key(), "%q %q %q, %q %q %q", a.Vhost, a.App, a.Stream, b.Vhost, b.App, b.Stream)
 	require.Equal(t, same, a.Name() == b.Name(), "%q %q", a.Name(), b.Name())
-	require.Equal(t, same, a.id() == b.id())
+	require.Equal(t, same, a.ID() == b.ID())
 	for _, r := range []*PublishRequest{a, b} {
 		key, ok := parseStreamName(r.Name())
 		require.True(t, ok)

@@ -2,10 +2,8 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"strings"
 
@@ -40,7 +38,7 @@ func FromParam(name string, allow ...string) DestinationResolver {
 		allowed[i] = newHostPattern(a)
 	}
 	return ResolverFunc(func(_ context.Context, req *PublishRequest) ([]Destination, error) {
-		values, err := queryValues(req.Param, name)
+		values, err := endpoint.QueryValues(req.Param, name)
 		if err != nil {
 			return nil, err
 		}
@@ -110,21 +108,4 @@ func (p hostPattern) match(e endpoint.Endpoint) bool {
 	}
 	addr, err := netip.ParseAddr(e.Host)
 	return err == nil && p.prefix.Contains(addr.Unmap())
-}
-
-// queryValues gives the decoded values of one parameter of a query, which may
-// begin with "?". A "+" is a plus, as in stream keys.
-func queryValues(query, name string) (values []string, err error) {
-	for pair := range strings.SplitSeq(strings.TrimPrefix(query, "?"), "&") {
-		k, v, _ := strings.Cut(pair, "=")
-		if k, err = url.PathUnescape(k); err != nil || k != name {
-			continue
-		}
-		if v, err = url.PathUnescape(v); err != nil {
-			// err quotes the value.
-			return nil, errors.New("bad percent-encoding in parameter " + name)
-		}
-		values = append(values, v)
-	}
-	return values, nil
 }

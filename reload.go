@@ -1,6 +1,10 @@
 package forward
 
-import "reflect"
+import (
+	"reflect"
+
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
 
 // Reload puts another Config in the place of the Server's, for the connections,
 // publishes and plays that begin from now on. When it is not valid, Reload
@@ -130,7 +134,7 @@ func (c *Config) serves(vhost string, listed bool) bool {
 }
 
 func (c *Config) lists(vhost string) bool {
-	_, ok := listedVhost(c.Vhosts, vhost)
+	_, ok := rtmp.ListedVhost(c.Vhosts, vhost)
 	return ok
 }
 

@@ -88,7 +88,7 @@ func (s *Source) Name() string { return s.key.String() }
 
 // ID names the stream where its name may be a secret: 16 hex digits that tell
 // nothing about it, the same for the same name as long as the process lives.
-func (s *Source) ID() string { return s.req.id() }
+func (s *Source) ID() string { return s.req.ID() }
 
 // Request is what the publisher asked for, of several the last one. It must not
 // be changed.

@@ -41,9 +41,21 @@ import (
 // Destination.String does. A stream whose name cannot make a destination, such
 // as an empty one, is refused when it is published.
 func Static(urls ...string) (DestinationResolver, error) {
-	s := make(static, len(urls))
+	ds := make([]Destination, len(urls))
 	for i, u := range urls {
-		t, err := parseTemplate(Destination{URL: u})
+		ds[i].URL = u
+	}
+	return StaticDestinations(ds...)
+}
+
+// StaticDestinations is Static for destinations with options. The URL of each has one
+// of the forms of Static; every stream is sent there with the other fields as they
+// are, in which nothing is a placeholder. With a StreamKey the whole path of the URL
+// is the app: for a host alone that of the stream, with its vhost, or the platform's.
+func StaticDestinations(ds ...Destination) (DestinationResolver, error) {
+	s := make(static, len(ds))
+	for i, d := range ds {
+		t, err := parseTemplate(d)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i+1, err)
 		}

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -93,6 +94,41 @@ func TestStaticWithoutURLsForwardsNothing(t *testing.T) {
 	ds, err := MustStatic().ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: "s"})
 	require.NoError(t, err)
 	require.Empty(t, ds)
+}
+
+// With options a URL has the same forms; what the options say stands for itself.
+func TestStaticDestinations(t *testing.T) {
+	req := &PublishRequest{Vhost: "a.example", App: "live", Stream: "ls", Param: "?t=1"}
+	r, err := StaticDestinations(
+		Destination{URL: "10.0.0.6", NoMetadata: true, TcURL: "rtmp://h/[app]"},
+		Destination{URL: "rtmp://h/x-[app]/y", StreamKey: "a/[stream]"},
+		Destination{URL: "10.0.0.7", StreamKey: "k"},
+		Destination{URL: "a.rtmps.youtube.com", StreamKey: "k"},
+	)
+	require.NoError(t, err)
+	ds, err := r.ResolveDestinations(t.Context(), req)
+	require.NoError(t, err)
+	for i, want := range []Destination{
+		{URL: "rtmp://10.0.0.6/live?vhost=a.example", StreamKey: "ls?t=1", NoMetadata: true, TcURL: "rtmp://h/[app]"},
+		{URL: "rtmp://h/x-live/y", StreamKey: "a/[stream]"},
+		{URL: "rtmp://10.0.0.7/live?vhost=a.example", StreamKey: "k"},
+		{URL: "rtmps://a.rtmps.youtube.com/live2", StreamKey: "k"},
+	} {
+		require.True(t, want.Equal(ds[i]), "%d: %s %s", i, ds[i].URL, string(ds[i].StreamKey))
+	}
+	require.Len(t, ds, 4)
+
+	_, err = StaticDestinations(Destination{URL: "h"}, Destination{URL: "rtmp://h/a", StreamKey: canary, ChunkSize: 1})
+	require.EqualError(t, err, "entry 2: destination rtmp://h/a/***: ChunkSize 1 is not within 128 and 65536")
+	require.EqualError(t, errors.Unwrap(err), "destination rtmp://h/a/***: ChunkSize 1 is not within 128 and 65536")
+}
+
+// A Server that gets the same destinations again asks for nothing anew.
+func TestStaticDestinationsAreComparedByWhatTheySay(t *testing.T) {
+	of := func(ds ...Destination) DestinationResolver { return must(StaticDestinations(ds...)) }
+	require.True(t, sameResolver(of(Destination{URL: "h"}), MustStatic("h")))
+	require.True(t, sameResolver(of(Destination{URL: "h", NoMetadata: true}), of(Destination{URL: "h", NoMetadata: true})))
+	require.False(t, sameResolver(of(Destination{URL: "h", NoMetadata: true}), of(Destination{URL: "h"})))
 }
 
 // FuzzStaticRequest lets the publisher choose what it can: the destination's

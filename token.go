@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
 // ErrToken is wrapped by the errors of Token. Their texts hold no secret and
@@ -127,12 +129,12 @@ func (t Token) signature(s Secret, name, at string) string {
 
 // onlyParam is the value of a parameter that the request must have once.
 func onlyParam(req *PublishRequest, name string) (string, error) {
-	values, err := queryValues(req.Param, name)
+	values, err := endpoint.QueryValues(req.Param, name)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrToken, err)
 	}
 	_, tcQuery, _ := strings.Cut(req.TcURL, "?")
-	inTcURL, err := queryValues(tcQuery, name)
+	inTcURL, err := endpoint.QueryValues(tcQuery, name)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrToken, err)
 	}

@@ -162,3 +162,15 @@ func TestProfiles(t *testing.T) {
 		require.Equal(t, hint, e.hint(), url)
 	}
 }
+
+func TestQueryValues(t *testing.T) {
+	for query, want := range map[string][]string{
+		"": nil, "?": nil, "?b=1": nil, "?a=1": {"1"}, "a=1&b=2&a=3": {"1", "3"}, "?%61=x%26y+z": {"x&y+z"}, "?a": {""}, "?%zz=1&a=2": {"2"},
+	} {
+		got, err := QueryValues(query, "a")
+		require.NoError(t, err, query)
+		require.Equal(t, want, got, query)
+	}
+	_, err := QueryValues("?a=secret%zz", "a")
+	require.EqualError(t, err, "bad percent-encoding in parameter a")
+}

@@ -39,3 +39,28 @@ func foldRune(r rune) rune {
 	}
 	return first
 }
+
+// ListedVhost finds the name that a map has for a vhost, in whatever case.
+func ListedVhost[V any](m map[string]V, vhost string) (name string, ok bool) {
+	if _, ok := m[vhost]; ok {
+		return vhost, true
+	}
+	for name := range m {
+		if strings.EqualFold(name, vhost) {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// SameVhosts returns two names of a map that are the same vhost, if it has such.
+func SameVhosts[V any](m map[string]V) (a, b string, found bool) {
+	by := make(map[string]string, len(m))
+	for name := range m {
+		if other, ok := by[FoldVhost(name)]; ok {
+			return min(name, other), max(name, other), true
+		}
+		by[FoldVhost(name)] = name
+	}
+	return "", "", false
+}
