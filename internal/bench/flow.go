@@ -19,17 +19,8 @@ const (
 
 // catchUp cuts a publisher off for a while, after which it sends what it has kept.
 func (b *bench) catchUp(servers []server) error {
-	out := table{head: []string{"server", "slower one: lost, gaps", "live again after s", "others: lost, gaps", "live again after s",
-		"others: longest gap ms", "publisher"}}
-	failed, err := b.interleave("catch-up", servers, func(s server) error { return b.catchUpOnce(s, &out) })
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(b.out, "### catch-up\n\n")
-	out.group()
-	out.print(b.out)
-	printFailures(b.out, failed)
-	return nil
+	return b.compare("catch-up", servers, []string{"server", "slower one: lost, gaps", "live again after s", "others: lost, gaps", "live again after s",
+		"others: longest gap ms", "publisher"}, b.catchUpOnce)
 }
 
 func (b *bench) catchUpOnce(s server, out *table) (err error) {
@@ -113,16 +104,7 @@ const slowPlayerRate = 200_000 // bytes a second
 
 // slowPlayer adds a player that can't keep up to a stream as fast as it is let.
 func (b *bench) slowPlayer(servers []server) error {
-	out := table{head: []string{"server", "others: out MB/s before, with it", "others: longest gap ms", "others: lost", "slow player: lost", "publisher"}}
-	failed, err := b.interleave("slow-player", servers, func(s server) error { return b.slowPlayerOnce(s, &out) })
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(b.out, "### slow-player\n\n")
-	out.group()
-	out.print(b.out)
-	printFailures(b.out, failed)
-	return nil
+	return b.compare("slow-player", servers, []string{"server", "others: out MB/s before, with it", "others: longest gap ms", "others: lost", "slow player: lost", "publisher"}, b.slowPlayerOnce)
 }
 
 func (b *bench) slowPlayerOnce(s server, out *table) (err error) {
@@ -131,13 +113,7 @@ func (b *bench) slowPlayerOnce(s server, out *table) (err error) {
 		return err
 	}
 	defer r.end(&err)
-	if err := r.publish(b.chunkSize); err != nil {
-		return err
-	}
-	if err := r.attach(); err != nil {
-		return err
-	}
-	if err := r.run(b.warmup); err != nil {
+	if err := r.begin(b.chunkSize, b.warmup); err != nil {
 		return err
 	}
 	rate := func() (float64, error) {

@@ -138,6 +138,17 @@ func (r *rig) publish(chunkSize int) error {
 	return nil
 }
 
+// begin publishes, attaches and runs for a time.
+func (r *rig) begin(chunkSize int, d time.Duration) error {
+	if err := r.publish(chunkSize); err != nil {
+		return err
+	}
+	if err := r.attach(); err != nil {
+		return err
+	}
+	return r.run(d)
+}
+
 // attach brings in the receivers and returns when each has video:
 // destinations by themselves, players by joining.
 func (r *rig) attach() error {

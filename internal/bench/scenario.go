@@ -188,6 +188,21 @@ func (b *bench) interleave(name string, servers []server, run func(server) error
 	return failed, nil
 }
 
+// compare runs once for each server in turn, rounds times over, and prints what it
+// adds to the table.
+func (b *bench) compare(name string, servers []server, head []string, once func(s server, out *table) error) error {
+	out := table{head: head}
+	failed, err := b.interleave(name, servers, func(s server) error { return once(s, &out) })
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b.out, "### %s\n\n", name)
+	out.group()
+	out.print(b.out)
+	printFailures(b.out, failed)
+	return nil
+}
+
 // memoryOfOne returns the memory of a server with a single destination: what
 // a destination adds is counted over it.
 func (b *bench) memoryOfOne(s server, f fan) (rss float64, err error) {

@@ -122,18 +122,9 @@ const (
 
 // stall stops reading from one of 8 destinations for a while.
 func (b *bench) stall(servers []server) error {
-	out := table{head: []string{"server", "others: p99 before, during, after ms", "others: max during ms",
+	return b.compare("stall", servers, []string{"server", "others: p99 before, during, after ms", "others: max during ms",
 		"publisher late ms", "others: lost, bad gaps",
-		"RSS before→peak MB", "the stalled one", "lost", "gaps (in mid-GOP)", "oldest media after s", "older than 1 s for s"}}
-	failed, err := b.interleave("stall", servers, func(s server) error { return b.stallOnce(s, &out) })
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(b.out, "### stall\n\n")
-	out.group()
-	out.print(b.out)
-	printFailures(b.out, failed)
-	return nil
+		"RSS before→peak MB", "the stalled one", "lost", "gaps (in mid-GOP)", "oldest media after s", "older than 1 s for s"}, b.stallOnce)
 }
 
 func (b *bench) stallOnce(s server, out *table) (err error) {
@@ -144,13 +135,7 @@ func (b *bench) stallOnce(s server, out *table) (err error) {
 	defer r.end(&err)
 	victim := r.destinations[0]
 	victim.tally = new(tally)
-	if err := r.publish(b.chunkSize); err != nil {
-		return err
-	}
-	if err := r.attach(); err != nil {
-		return err
-	}
-	if err := r.run(b.warmup); err != nil {
+	if err := r.begin(b.chunkSize, b.warmup); err != nil {
 		return err
 	}
 	newest := func() *conn { return victim.conns[len(victim.conns)-1] }
@@ -233,17 +218,8 @@ const (
 
 // reconnect resets one of 4 destinations and refuses it for a while.
 func (b *bench) reconnect(servers []server) error {
-	out := table{head: []string{"server", "accept after ms", "first video after ms", "of it from accept ms", "first video",
-		"headers before it", "age of first video ms", "others: p99 ms", "others: lost"}}
-	failed, err := b.interleave("reconnect", servers, func(s server) error { return b.reconnectOnce(s, &out) })
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(b.out, "### reconnect\n\n")
-	out.group()
-	out.print(b.out)
-	printFailures(b.out, failed)
-	return nil
+	return b.compare("reconnect", servers, []string{"server", "accept after ms", "first video after ms", "of it from accept ms", "first video",
+		"headers before it", "age of first video ms", "others: p99 ms", "others: lost"}, b.reconnectOnce)
 }
 
 func (b *bench) reconnectOnce(s server, out *table) (err error) {
@@ -254,13 +230,7 @@ func (b *bench) reconnectOnce(s server, out *table) (err error) {
 	defer r.end(&err)
 	victim := r.destinations[0]
 	victim.tally = new(tally)
-	if err := r.publish(b.chunkSize); err != nil {
-		return err
-	}
-	if err := r.attach(); err != nil {
-		return err
-	}
-	if err := r.run(b.logFills()); err != nil {
+	if err := r.begin(b.chunkSize, b.logFills()); err != nil {
 		return err
 	}
 	others := r.tally.begin(now())
@@ -317,17 +287,8 @@ const (
 
 // joins lets many players join at once and looks at those that are there.
 func (b *bench) joins(servers []server) error {
-	out := table{head: []string{"server", "watchers: p99 before, during ms", "watchers: max during ms", "watchers: lost",
-		"joined", "first video p50, p99, max ms", "keyframe first", "headers before it", "joiners: lost", "CPU % during", "load % during"}}
-	failed, err := b.interleave("joins", servers, func(s server) error { return b.joinsOnce(s, &out) })
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(b.out, "### joins\n\n")
-	out.group()
-	out.print(b.out)
-	printFailures(b.out, failed)
-	return nil
+	return b.compare("joins", servers, []string{"server", "watchers: p99 before, during ms", "watchers: max during ms", "watchers: lost",
+		"joined", "first video p50, p99, max ms", "keyframe first", "headers before it", "joiners: lost", "CPU % during", "load % during"}, b.joinsOnce)
 }
 
 func (b *bench) joinsOnce(s server, out *table) (err error) {
@@ -336,13 +297,7 @@ func (b *bench) joinsOnce(s server, out *table) (err error) {
 		return err
 	}
 	defer r.end(&err)
-	if err := r.publish(b.chunkSize); err != nil {
-		return err
-	}
-	if err := r.attach(); err != nil {
-		return err
-	}
-	if err := r.run(b.logFills()); err != nil {
+	if err := r.begin(b.chunkSize, b.logFills()); err != nil {
 		return err
 	}
 	_, before, err := r.measure(b.duration)
