@@ -48,7 +48,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		MustStatic(u), routes, Route{To: []string{u}}, httpResolver, &DNSResolver{URL: u}, hooks, hooks.URLs, hooks.Hooks(),
 		Cached(MustStatic(u), 0), Union(MustStatic(u)), FromParam("to", "h"), Fallback(MustStatic(u)),
 		Config{Resolver: MustStatic(u), Vhosts: map[string]Vhost{"v": {Resolver: httpResolver}, "r": {Resolver: routes}}},
-		Token{Secrets: []Secret{canary}}, ControlOptions{Tokens: []Secret{canary}}, file, *file, file.Config,
+		Token{Secrets: []Secret{canary}}, file, *file, file.Config,
 		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
 	} {
 		out := secretscan.Prints(v)
@@ -175,8 +175,7 @@ func TestCanary(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, pub.Send(t.Context(), steady.Messages(2*time.Second), 1))
 
-		h, err := s.Handler(ControlOptions{Tokens: []Secret{canary}})
-		require.NoError(t, err)
+		h := ControlHandler(s, canary)
 		ask := func(token, method, path, body string) string {
 			r := httptest.NewRequest(method, path, strings.NewReader(body))
 			r.Header.Set("Authorization", "Bearer "+token)

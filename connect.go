@@ -138,7 +138,7 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 		f.report(slog.LevelInfo, "destination publishing") // before the hook, which may take its time
 		f.setState(StatePublishing, nil)
 		f.stallChanged() // may have come before
-		if f.isEnded() {
+		if f.Ending() {
 			f.drains()
 		}
 		if old := f.replaces; old != nil {
@@ -155,7 +155,7 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 	if next := f.successor(l); next != nil {
 		return next, nil
 	}
-	if f.isEnded() {
+	if f.Ending() {
 		return nil, nil
 	}
 	op := "read"
@@ -461,7 +461,7 @@ func (f *Forwarder) open(ctx context.Context, at endpoint.Endpoint, shown bool) 
 		var asked *rtmp.AuthRequired
 		var sent *rtmp.Redirect
 		switch {
-		case err == nil || f.isEnded():
+		case err == nil || f.Ending():
 			return l, err
 		case errors.As(err.Err, &asked):
 			auth, su = asked.Auth, setup{}

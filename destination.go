@@ -177,7 +177,7 @@ type Destination struct {
 	// NoLinkLocal says that the URL came over the network, though from the
 	// operator: it may lead to every address but link-local ones and those of
 	// metadata services, unless Config.AllowNetworks holds them.
-	// HTTPResolver and the control handler set it.
+	// HTTPResolver and package control set it.
 	NoLinkLocal bool
 }
 

@@ -50,10 +50,10 @@
 // The host reads a stream with [Source.Subscribe] (messages) or [Source.Demuxer]
 // (packets of joy4), and writes one with a [Publisher].
 //
-// [LoadConfig] reads the configuration format of SRS. [Server.Handler] is an
-// HTTP interface for operators.
+// [LoadConfig] reads the configuration format of SRS.
 //
-// Beside this package are forwardtest, which tests hosts with scripted
-// destinations, players and faults, and examples, of which forwardd is a server
-// with a configuration file. The directory docs describes how it works inside.
+// Beside this package are control, an HTTP interface for operators; forwardtest,
+// which tests hosts with scripted destinations, players and faults; and examples,
+// of which forwardd is a server with a configuration file. The directory docs
+// describes how it works inside.
 package forward

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
@@ -200,7 +201,7 @@ func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 	_, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	<-lost
-	handler, err := srv.Handler(forward.ControlOptions{Tokens: []forward.Secret{"token"}})
+	handler, err := control.Handler(srv, control.Options{Tokens: []forward.Secret{"token"}})
 	require.NoError(t, err)
 	r := httptest.NewRequest("GET", "/sources", nil)
 	r.Header.Set("Authorization", "Bearer token")
@@ -369,7 +370,7 @@ func TestDocumentsNameEveryOption(t *testing.T) {
 	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	defer pub.Close()
-	handler, err := srv.Handler(forward.ControlOptions{Tokens: []forward.Secret{"token"}})
+	handler, err := control.Handler(srv, control.Options{Tokens: []forward.Secret{"token"}})
 	require.NoError(t, err)
 	takes := func(option string) bool {
 		r := httptest.NewRequest("POST", "/sources/"+pub.Source().ID()+"/forwarders", strings.NewReader(`{"`+option+`":null}`))

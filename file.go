@@ -447,7 +447,7 @@ func destination(url string, block []*conf.Directive) Destination {
 		case "fingerprint":
 			to.Fingerprint = d.Args[0]
 		case "redirect":
-			to.Redirect = controlRedirects[d.Args[0]]
+			to.Redirect = redirects[d.Args[0]]
 		case "no_release_stream":
 			to.NoReleaseStream = on(d)
 		case "no_fc_publish":
@@ -471,6 +471,11 @@ func destination(url string, block []*conf.Directive) Destination {
 		}
 	}
 	return to
+}
+
+// redirects are the values of a destination's redirect.
+var redirects = map[string]Redirect{
+	"same_host": RedirectSameHost, "never": RedirectNever, "anywhere": RedirectAnywhere,
 }
 
 // httpHooks adds the http_hooks of a vhost.

@@ -85,7 +85,7 @@ func TestFileTakesAllOptionsOfADestination(t *testing.T) {
 		d := destinationsOf(t, "destination rtmp://h/app { stream_key k; profile "+name+"; }")[0]
 		require.Equal(t, Profile(name), d.Profile)
 	}
-	for word, want := range controlRedirects {
+	for word, want := range redirects {
 		if word != "" {
 			require.Equal(t, want, destinationsOf(t, "destination h { redirect "+word+"; }")[0].Redirect, word)
 		}

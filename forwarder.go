@@ -135,6 +135,18 @@ func (f *Forwarder) Source() *Source { return f.src }
 // Done is closed when f has ended.
 func (f *Forwarder) Done() <-chan struct{} { return f.done }
 
+// Ending reports whether f has been closed, or its stream has ended: it sends
+// what is left, and then Done is closed. A new Forwarder of the same stream may
+// have the same ID then.
+func (f *Forwarder) Ending() bool {
+	select {
+	case <-f.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // noKeyframe is the Warning of a destination that began without one.
 const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
 
@@ -244,7 +256,7 @@ func (f *Forwarder) pushAll() {
 	b := backoff{Backoff: f.src.cfg.Backoff}
 	for {
 		err := f.attempt()
-		if f.isEnded() || f.ctx.Err() != nil {
+		if f.Ending() || f.ctx.Err() != nil {
 			return
 		}
 		sent := f.failed(err)
@@ -275,7 +287,7 @@ func (f *Forwarder) takeTurn() (release func(), ok bool) {
 	for {
 		s.mu.Lock()
 		before := s.pushing[key]
-		if before == nil || before.src == f.src && !before.isEnded() {
+		if before == nil || before.src == f.src && !before.Ending() {
 			s.pushing[key] = f
 			s.mu.Unlock()
 			return func() {
@@ -310,15 +322,6 @@ func (f *Forwarder) finish() {
 	f.setState(StateClosed, nil)
 	f.src.remove(f) // before anybody is told
 	close(f.done)
-}
-
-func (f *Forwarder) isEnded() bool {
-	select {
-	case <-f.ended:
-		return true
-	default:
-		return false
-	}
 }
 
 // failed notes why a session has ended. It returns how long the session has
@@ -437,7 +440,7 @@ func (f *Forwarder) tellStalls() {
 // stallStateLocked is the state that f should change to; ok is false where it
 // should not. mu is held.
 func (f *Forwarder) stallStateLocked() (to State, ok bool) {
-	if f.out == nil || !f.state.publishes() || f.isEnded() {
+	if f.out == nil || !f.state.publishes() || f.Ending() {
 		return 0, false
 	}
 	to = StatePublishing

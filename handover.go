@@ -269,7 +269,7 @@ func (f *Forwarder) successor(l *link) *successor {
 	if next == nil {
 		return nil
 	}
-	if !passed && f.isEnded() {
+	if !passed && f.Ending() {
 		if next.link != nil {
 			next.link.close()
 		}

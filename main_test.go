@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -69,8 +71,7 @@ func inspect(t testing.TB, s *Server) {
 			secretscan.Check(t.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
 		}
 	}
-	h, err := s.Handler(ControlOptions{Tokens: []Secret{token}})
-	require.NoError(t, err)
+	h := ControlHandler(s, token)
 	for _, path := range []string{"/sources", "/sources/" + canary} {
 		r := httptest.NewRequest("GET", path, nil)
 		r.Header.Set("Authorization", "Bearer "+token)
@@ -120,6 +121,24 @@ func countingWarnings(n *atomic.Int64) *slog.Logger {
 		n.Add(1)
 		return len(p), nil
 	}), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// lockedBuffer is for several writers.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 type writerFunc func([]byte) (int, error)

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,10 +24,11 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// exportedTypes are all of the package that have values.
+// exportedTypes are all of the package that have values; TypesBeside has those of
+// the packages beside it.
 var exportedTypes = []reflect.Type{
 	reflect.TypeFor[AddressError](), reflect.TypeFor[AuthMethod](), reflect.TypeFor[Backoff](), reflect.TypeFor[Config](),
-	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[ControlOptions](), reflect.TypeFor[DNSResolver](), reflect.TypeFor[Demuxer](),
+	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[DNSResolver](), reflect.TypeFor[Demuxer](),
 	reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](), reflect.TypeFor[File](), reflect.TypeFor[Forwarder](),
 	reflect.TypeFor[ForwarderStats](), reflect.TypeFor[HTTPHookURLs](), reflect.TypeFor[HTTPHooks](), reflect.TypeFor[HTTPResolver](),
 	reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](), reflect.TypeFor[Message](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
@@ -50,11 +52,30 @@ var noSecret = map[string]bool{
 	"shown.text": true,
 }
 
-// declared are the exported types of the package but for interfaces and
-// functions.
+// rootPath is the path of this package.
+var rootPath = reflect.TypeFor[Server]().PkgPath()
+
+// packagesBeside are the directories of the packages that have TypesBeside.
+func packagesBeside() (dirs []string) {
+	for _, typ := range TypesBeside {
+		if dir := strings.TrimPrefix(typ.PkgPath(), rootPath+"/"); !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// declared are the exported types of the package and of those beside it, but for
+// interfaces and functions.
 func declared(t *testing.T) (names []string) {
 	paths, err := filepath.Glob("*.go")
 	require.NoError(t, err)
+	for _, dir := range packagesBeside() {
+		more, err := filepath.Glob(dir + "/*.go")
+		require.NoError(t, err)
+		require.NotEmpty(t, more, dir)
+		paths = append(paths, more...)
+	}
 	for _, path := range paths {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
@@ -74,7 +95,7 @@ func declared(t *testing.T) (names []string) {
 				switch spec.Type.(type) {
 				case *ast.InterfaceType, *ast.FuncType:
 				default:
-					names = append(names, spec.Name.Name)
+					names = append(names, file.Name.Name+"."+spec.Name.Name)
 				}
 			}
 		}
@@ -94,7 +115,7 @@ func plant(v reflect.Value, text string, depth int) {
 			v.SetString(text)
 		}
 	case reflect.Struct:
-		if v.Type().PkgPath() != reflect.TypeFor[Server]().PkgPath() {
+		if path := v.Type().PkgPath(); path != rootPath && !slices.Contains(packagesBeside(), strings.TrimPrefix(path, rootPath+"/")) {
 			return // another's, such as a lock
 		}
 		for i := range v.NumField() {
@@ -141,8 +162,9 @@ func plant(v reflect.Value, text string, depth int) {
 // embedded one and a key, in whatever way fmt, slog and encoding/json print it.
 func TestNoExportedTypePrintsASecret(t *testing.T) {
 	names := make(map[string]bool)
-	for _, typ := range exportedTypes {
-		names[typ.Name()] = true
+	all := slices.Concat(exportedTypes, TypesBeside)
+	for _, typ := range all {
+		names[typ.String()] = true
 	}
 	for _, name := range declared(t) {
 		require.True(t, names[name], "%s is not in exportedTypes", name)
@@ -165,12 +187,12 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 		"Server": s, "Source": p.Source(), "Publisher": p, "Forwarder": p.Source().Forwarders()[0],
 		"Subscription": p.Source().Subscribe(t.Context()), "Demuxer": p.Source().Demuxer(t.Context()),
 	}
-	for _, typ := range exportedTypes {
+	for _, typ := range all {
 		for _, text := range []string{
 			canary, "rtmp://u:" + canary + "@dest.example/live/" + canary + "?t=" + canary, "http://u:" + canary + "@b.example/" + canary + "?t=" + canary,
 		} {
 			ptr := reflect.New(typ)
-			if v, ok := live[typ.Name()]; ok {
+			if v, ok := live[typ.Name()]; ok && typ.PkgPath() == rootPath {
 				ptr = reflect.ValueOf(v)
 			} else {
 				plant(ptr.Elem(), text, 0)
@@ -241,7 +263,7 @@ func TestSecretAsAKey(t *testing.T) {
 			}
 		}
 	}
-	for _, typ := range exportedTypes {
+	for _, typ := range slices.Concat(exportedTypes, TypesBeside) {
 		walk(typ)
 	}
 }

@@ -148,7 +148,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 	replaces, counted := false, 0
 	for _, o := range s.forwarders {
 		switch {
-		case o.isEnded():
+		case o.Ending():
 			continue
 		case o == f.replaces:
 			replaces = true
@@ -306,7 +306,7 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forw
 	running := make(map[string][]*Forwarder)
 	places := make(map[string]bool) // that the host has taken
 	for _, f := range s.Forwarders() {
-		if !f.isEnded() {
+		if !f.Ending() {
 			running[f.id] = append(running[f.id], f)
 			places[f.place] = places[f.place] || !f.resolved
 		}

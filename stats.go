@@ -91,7 +91,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 			st.Warning = noKeyframe
 		}
 	}
-	if f.state.publishes() && f.isEnded() {
+	if f.state.publishes() && f.Ending() {
 		st.State = StateDraining
 	}
 	return st

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
@@ -29,9 +30,9 @@ func TestControlByCurl(t *testing.T) {
 	resolver, err := forward.Static(dest.URL("live/first"))
 	require.NoError(t, err)
 	srv := newServer(t, forward.Config{Resolver: resolver, AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	control, err := srv.Handler(forward.ControlOptions{Tokens: []forward.Secret{"right"}})
+	handler, err := control.Handler(srv.Server, control.Options{Tokens: []forward.Secret{"right"}})
 	require.NoError(t, err)
-	host := httptest.NewServer(http.StripPrefix("/control", control))
+	host := httptest.NewServer(http.StripPrefix("/control", handler))
 	defer host.Close()
 	pub, err := forwardtest.Client{URL: srv.url("live/livestream")}.Publish(ctx)
 	require.NoError(t, err)

@@ -111,7 +111,7 @@ func TestVerdict(t *testing.T) {
 // their output is compared.
 func TestAllTestsAreLookedAt(t *testing.T) {
 	const root = "../../"
-	dirs := []string{root, root + "forwardtest", root + "internal/rtmp"}
+	dirs := []string{root, root + "control", root + "forwardtest", root + "internal/rtmp"}
 	examples, err := filepath.Glob(root + "examples/*/*_test.go")
 	require.NoError(t, err)
 	require.NotEmpty(t, examples)

@@ -1,15 +1,17 @@
-package forward
+package control
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -18,21 +20,70 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/leaktest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-const controlToken = "t0ken-of-the-operator-" + canary
+func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
-// controlled is a server with a control handler, and a stream whose name and
-// destination hold canaries.
-type controlled struct {
-	t    *testing.T
-	srv  *Server
-	http *httptest.Server
-	p    *Publisher
-	got  *received
-	r    *fakeResolver
-	log  *lockedBuffer
+const (
+	canary = secretscan.Canary // in every secret
+	token  = "t0ken-of-the-operator-" + canary
+)
+
+// newServer returns a Server that the end of the test closes.
+func newServer(t *testing.T, cfg forward.Config) *forward.Server {
+	t.Helper()
+	require.NoError(t, cfg.Validate())
+	if cfg.Logger == nil {
+		cfg.Logger = secretscan.Quiet
+	}
+	srv := forward.NewServer(cfg)
+	leaktest.Track(t, srv)
+	t.Cleanup(func() {
+		for _, src := range srv.Sources() {
+			secretscan.Check(t.Name(), src, src.ID(), src.Request(), src.Stats())
+			for _, f := range src.Forwarders() {
+				secretscan.Check(t.Name(), f, f.Destination(), f.Stats(), f.Stats().LastErr)
+			}
+		}
+		srv.Close()
+	})
+	return srv
+}
+
+// publish publishes a stream that the end of the test closes.
+func publish(t *testing.T, srv *forward.Server, app, stream string) *forward.Publisher {
+	t.Helper()
+	p, err := srv.Publish(t.Context(), forward.PublishRequest{App: app, Stream: stream, Param: "?token=" + canary})
+	require.NoError(t, err)
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// writeVideo writes a frame of H.264, in form.
+func writeVideo(p *forward.Publisher, time uint32, key bool) error {
+	body := []byte{0x27, 1, 0, 0, 0, 0xff}
+	if key {
+		body[0] = 0x17
+	}
+	return p.WriteTag(forward.TagVideo, time, body)
+}
+
+// numbered returns n destinations.
+func numbered(n int) (ds []forward.Destination) {
+	for i := range n {
+		ds = append(ds, forward.Destination{URL: fmt.Sprintf("rtmp://dest/live/%s%02d", canary, i)})
+	}
+	return ds
+}
+
+// eventually waits for what is about to be.
+func eventually(t *testing.T, cond func() bool) {
+	t.Helper()
+	require.Eventually(t, cond, 10*time.Second, time.Millisecond)
 }
 
 // lockedBuffer is for several writers.
@@ -53,27 +104,56 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
+// answer is a resolver's.
+type answer struct {
+	mu    sync.Mutex
+	dests []forward.Destination
+	err   error
+}
+
+func (a *answer) ResolveDestinations(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.dests, a.err
+}
+
+func (a *answer) set(dests []forward.Destination, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.dests, a.err = dests, err
+}
+
+// controlled is a server with a control handler, and a stream whose name and
+// destination hold canaries.
+type controlled struct {
+	t      *testing.T
+	http   *httptest.Server
+	p      *forward.Publisher
+	dest   *forward.Server // where rtmp://dest leads; rtmp://down is down
+	answer answer
+	log    lockedBuffer
+}
+
 func newControlled(t *testing.T) *controlled {
-	dest, got := watch(t)
-	dial := dialTo(dest)
-	c := &controlled{t: t, got: got, log: new(lockedBuffer),
-		r: &fakeResolver{dests: []Destination{{URL: "rtmp://dest/live/" + canary}}}}
-	c.srv = newServer(t, Config{
-		MergeWindow: -1, Resolver: c.r, Logger: secretscan.Logger(slog.NewTextHandler(c.log, nil)),
+	c := &controlled{t: t, dest: newServer(t, forward.Config{MergeWindow: -1})}
+	c.answer.dests = []forward.Destination{{URL: "rtmp://dest/live/" + canary}}
+	dial := forwardtest.Direct(c.dest)
+	srv := newServer(t, forward.Config{
+		MergeWindow: -1, Resolver: &c.answer, Logger: secretscan.Logger(slog.NewTextHandler(&c.log, nil)),
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if addr == "down:1935" {
 				return nil, errors.New("connection refused")
 			}
 			return dial(ctx, network, addr)
 		},
-		Limits: Limits{Destinations: 4},
+		Limits: forward.Limits{Destinations: 4},
 	})
-	h, err := c.srv.Handler(ControlOptions{Tokens: []Secret{"another", controlToken}})
+	h, err := Handler(srv, Options{Tokens: []forward.Secret{"another", token}})
 	require.NoError(t, err)
 	c.http = httptest.NewServer(http.StripPrefix("/control", h))
 	t.Cleanup(c.http.Close)
-	c.p = publish(t, c.srv, "live", canary)
-	c.publishing(c.p.Source().Forwarders()[0].id)
+	c.p = publish(t, srv, "live", canary)
+	c.publishing(c.p.Source().Forwarders()[0].ID())
 	return c
 }
 
@@ -101,7 +181,7 @@ func (c *controlled) do(method, path, contentType, body, authorization string) (
 // the answer.
 func (c *controlled) must(status int, method, path, body string, into any) {
 	c.t.Helper()
-	code, _, b := c.do(method, path, "application/json", body, "Bearer "+controlToken)
+	code, _, b := c.do(method, path, "application/json", body, "Bearer "+token)
 	require.Equal(c.t, status, code, "%s", b)
 	if into != nil {
 		require.NoError(c.t, json.Unmarshal(b, into))
@@ -112,17 +192,17 @@ func (c *controlled) must(status int, method, path, body string, into any) {
 
 func (c *controlled) publishing(id string) {
 	c.t.Helper()
-	require.Eventually(c.t, func() bool {
+	eventually(c.t, func() bool {
 		f := find(c.p.Source(), id)
-		return f != nil && f.Stats().State == StatePublishing
-	}, 10*time.Second, time.Millisecond)
+		return f != nil && f.Stats().State == forward.StatePublishing
+	})
 }
 
-func TestControl(t *testing.T) {
+func TestHandler(t *testing.T) {
 	c := newControlled(t)
 	source := "/sources/" + c.p.Source().ID()
 
-	var list struct{ Sources []controlSource }
+	var list struct{ Sources []shownSource }
 	c.must(200, "GET", "/sources", "", &list)
 	require.Len(t, list.Sources, 1)
 	src := list.Sources[0]
@@ -135,47 +215,45 @@ func TestControl(t *testing.T) {
 	require.Equal(t, list.Sources[0], src)
 
 	// Add.
-	var f controlForwarder
+	var f shownForwarder
 	c.must(201, "POST", source+"/forwarders", `{"url":"rtmp://dest/live","stream_key":"added","chunk_size":4096}`, &f)
 	require.Equal(t, "rtmp://dest/live/***", f.URL)
 	c.publishing(f.ID)
 	c.must(200, "GET", source+"/forwarders/"+f.ID, "", &f)
 	require.Equal(t, "publishing", f.State)
 	d := find(c.p.Source(), f.ID).Destination()
-	require.Equal(t, fromOperator, d.origin())
+	require.True(t, d.NoLinkLocal)
+	require.False(t, d.Untrusted)
 	require.Equal(t, 4096, d.ChunkSize)
 
 	// One that is down shows why.
-	var down controlForwarder
+	var down shownForwarder
 	c.must(201, "POST", source+"/forwarders", `{"url":"rtmp://down/live/x"}`, &down)
-	require.Eventually(t, func() bool {
+	eventually(t, func() bool {
 		c.must(200, "GET", source+"/forwarders/"+down.ID, "", &down)
 		return down.Error != nil
-	}, 10*time.Second, time.Millisecond)
-	require.Equal(t, &controlLost{Op: "dial", Message: "Connection refused."}, down.Error)
-	require.Eventually(t, func() bool { // or it is trying again at the moment
+	})
+	require.Equal(t, &shownError{Op: "dial", Message: "Connection refused."}, down.Error)
+	eventually(t, func() bool { // or it is trying again at the moment
 		c.must(200, "GET", source+"/forwarders/"+down.ID, "", &down)
 		return down.State == "waiting" && !down.NextAttempt.IsZero()
-	}, 10*time.Second, time.Millisecond)
+	})
 
 	// Replace; it waits for the next keyframe.
-	begin(t, c.p)
-	require.NoError(t, c.p.WriteTag(TagVideo, 0, frame(true, 0)))
-	arrived := func(stream string, n int) {
-		require.Eventually(t, func() bool { frames, _, _ := c.got.of(stream); return len(frames) == n }, 10*time.Second, time.Millisecond)
-	}
-	arrived("added", 1)
+	require.NoError(t, c.p.WriteTag(forward.TagVideo, 0, []byte{0x17, 0, 0, 0, 0, 1, 0x64, 0, 0x1f, 0xff})) // a header
+	require.NoError(t, writeVideo(c.p, 0, true))
+	eventually(t, func() bool { return c.dest.Source("live/added").Stats().Messages == 2 })
 	old := find(c.p.Source(), f.ID)
 	answer := make(chan []byte)
 	go func() {
-		_, _, b := c.do("PUT", source+"/forwarders/"+f.ID, "application/json", `{"url":"rtmp://dest/live/replaced"}`, "Bearer "+controlToken)
+		_, _, b := c.do("PUT", source+"/forwarders/"+f.ID, "application/json", `{"url":"rtmp://dest/live/replaced"}`, "Bearer "+token)
 		answer <- b
 	}()
-	require.Eventually(t, func() bool {
-		c.p.WriteTag(TagVideo, 40, frame(true, 1))
-		return old.isEnded()
-	}, 10*time.Second, time.Millisecond)
-	var replaced controlForwarder
+	eventually(t, func() bool {
+		writeVideo(c.p, 40, true)
+		return old.Ending()
+	})
+	var replaced shownForwarder
 	require.NoError(t, json.Unmarshal(<-answer, &replaced))
 	require.NotEqual(t, f.ID, replaced.ID)
 	require.Equal(t, "publishing", replaced.State)
@@ -188,14 +266,14 @@ func TestControl(t *testing.T) {
 	c.must(204, "DELETE", source+"/forwarders/"+down.ID, "", nil)
 
 	// Refresh.
-	c.r.set(func(r *fakeResolver) { r.dests = append(r.dests, numbered(7, 8)...) })
+	c.answer.set(append(c.answer.dests, numbered(1)...), nil)
 	c.must(200, "POST", source+"/refresh", "", &src)
 	require.Len(t, src.Forwarders, 2)
 
 	// Kick.
 	c.must(204, "DELETE", source, "", nil)
 	<-c.p.Source().Done()
-	require.ErrorIs(t, c.p.WriteTag(TagVideo, 80, frame(true, 2)), ErrKicked)
+	require.ErrorIs(t, writeVideo(c.p, 80, true), forward.ErrKicked)
 	c.must(200, "GET", "/sources", "", &list)
 	require.Empty(t, list.Sources)
 
@@ -203,14 +281,14 @@ func TestControl(t *testing.T) {
 		require.Contains(t, c.log.String(), "msg=control action="+action)
 	}
 	require.NotContains(t, c.log.String(), canary)
-	require.NotContains(t, c.log.String(), controlToken)
+	require.NotContains(t, c.log.String(), token)
 }
 
-func TestControlTakesAllOptions(t *testing.T) {
-	read := func(body string) Destination {
+func TestHandlerTakesAllOptions(t *testing.T) {
+	read := func(body string) forward.Destination {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
-		d, err := new(control).readDestination(r)
+		d, err := new(handler).readDestination(r)
 		require.NoError(t, err)
 		return d
 	}
@@ -219,42 +297,42 @@ func TestControlTakesAllOptions(t *testing.T) {
 		"flash_ver":"X/1","chunk_size":4096,"server_name":"n","fingerprint":"` + pin + `","no_release_stream":true,
 		"no_fc_publish":true,"plain_metadata":true,"no_metadata":true,"digest_handshake":true,"redirect":"anywhere",
 		"timestamps":"zero","merge_window_ms":350,"dial_timeout_ms":3000,"setup_timeout_ms":30000,"publish_timeout_ms":60000}`)
-	require.Equal(t, Destination{
-		URL: "rtmps://h/app", Profile: ProfileSRS, StreamKey: "k", User: "u", Password: "p", TcURL: "rtmp://t/app",
+	require.Equal(t, forward.Destination{
+		URL: "rtmps://h/app", Profile: forward.ProfileSRS, StreamKey: "k", User: "u", Password: "p", TcURL: "rtmp://t/app",
 		FlashVer: "X/1", ChunkSize: 4096, ServerName: "n", Fingerprint: pin, NoReleaseStream: true,
-		NoFCPublish: true, PlainMetadata: true, NoMetadata: true, DigestHandshake: true, Redirect: RedirectAnywhere,
-		Timestamps: TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, PublishTimeout: time.Minute, NoLinkLocal: true,
+		NoFCPublish: true, PlainMetadata: true, NoMetadata: true, DigestHandshake: true, Redirect: forward.RedirectAnywhere,
+		Timestamps: forward.TimestampsZero, MergeWindow: 350 * time.Millisecond, DialTimeout: 3 * time.Second, SetupTimeout: 30 * time.Second, PublishTimeout: time.Minute, NoLinkLocal: true,
 	}, all)
 	v := reflect.ValueOf(all)
 	for i := range v.NumField() {
 		switch name := v.Type().Field(i).Name; name {
 		case "DialContext", "TLSConfig": // what JSON cannot say
-		case "Untrusted": // for ControlOptions to say
-			strict := &control{untrusted: true}
+		case "Untrusted": // for Options to say
+			strict := &handler{untrusted: true}
 			r := httptest.NewRequest("POST", "/", strings.NewReader(`{"url":"rtmp://h/app/k"}`))
 			r.Header.Set("Content-Type", "application/json")
 			d, err := strict.readDestination(r)
 			require.NoError(t, err)
-			require.Equal(t, fromOutside, d.origin())
+			require.True(t, d.Untrusted)
 		default:
 			require.False(t, v.Field(i).IsZero(), name)
 		}
 	}
 
-	for value, want := range map[string]Redirect{
-		`""`: RedirectSameHost, `"same_host"`: RedirectSameHost, `"never"`: RedirectNever, `"anywhere"`: RedirectAnywhere, `null`: RedirectSameHost,
+	for value, want := range map[string]forward.Redirect{
+		`""`: forward.RedirectSameHost, `"same_host"`: forward.RedirectSameHost, `"never"`: forward.RedirectNever, `"anywhere"`: forward.RedirectAnywhere, `null`: forward.RedirectSameHost,
 	} {
 		require.Equal(t, want, read(`{"url":"rtmp://a/b/c","redirect":`+value+`}`).Redirect, value)
 	}
 }
 
-func TestControlRefuses(t *testing.T) {
+func TestHandlerRefuses(t *testing.T) {
 	c := newControlled(t)
 	src := "/sources/" + c.p.Source().ID()
-	own := src + "/forwarders/" + c.p.Source().Forwarders()[0].id
+	own := src + "/forwarders/" + c.p.Source().Forwarders()[0].ID()
 	add := src + "/forwarders"
 	const (
-		bearer = "Bearer " + controlToken
+		bearer = "Bearer " + token
 		jsonCT = "application/json"
 		good   = `{"url":"rtmp://dest/live/x"}`
 	)
@@ -267,8 +345,8 @@ func TestControlRefuses(t *testing.T) {
 		{"wrong token", "GET", "/sources", "", "", "Bearer wrong", 401, "unauthorized"},
 		{"empty token", "GET", "/sources", "", "", "Bearer ", 401, "unauthorized"},
 		{"part of the token", "GET", "/sources", "", "", bearer[:len(bearer)-1], 401, "unauthorized"},
-		{"another scheme", "GET", "/sources", "", "", "Basic " + controlToken, 401, "unauthorized"},
-		{"no scheme", "GET", "/sources", "", "", controlToken, 401, "unauthorized"},
+		{"another scheme", "GET", "/sources", "", "", "Basic " + token, 401, "unauthorized"},
+		{"no scheme", "GET", "/sources", "", "", token, 401, "unauthorized"},
 		{"no token, nothing there", "GET", "/nothing", "", "", "", 401, "unauthorized"},
 		{"no token, wrong method", "PATCH", "/sources", "", "", "", 401, "unauthorized"},
 		{"nothing there", "GET", "/nothing", "", "", bearer, 404, "not_found"},
@@ -298,8 +376,8 @@ func TestControlRefuses(t *testing.T) {
 		{"unknown field", "POST", add, jsonCT, `{"url":"rtmp://dest/live/x","` + canary + `":1}`, bearer, 400, "bad_json"},
 		{"wrong type", "POST", add, jsonCT, `{"url":["` + canary + `"]}`, bearer, 400, "bad_json"},
 		{"number out of range", "POST", add, jsonCT, `{"url":"rtmp://a/b/c","chunk_size":1e40}`, bearer, 400, "bad_json"},
-		{"too long", "POST", add, jsonCT, `{"url":"` + strings.Repeat("a", maxControlBody) + `"}`, bearer, 413, "too_large"},
-		{"too long behind", "POST", add, jsonCT, good + strings.Repeat(" ", maxControlBody), bearer, 413, "too_large"},
+		{"too long", "POST", add, jsonCT, `{"url":"` + strings.Repeat("a", maxBody) + `"}`, bearer, 413, "too_large"},
+		{"too long behind", "POST", add, jsonCT, good + strings.Repeat(" ", maxBody), bearer, 413, "too_large"},
 		{"null", "POST", add, jsonCT, "null", bearer, 400, "bad_destination"},
 		{"no URL", "POST", add, jsonCT, "{}", bearer, 400, "bad_destination"},
 		{"http", "POST", add, jsonCT, `{"url":"http://dest/live/` + canary + `"}`, bearer, 400, "bad_destination"},
@@ -332,11 +410,11 @@ func TestControlRefuses(t *testing.T) {
 	}
 	require.Len(t, c.p.Source().Forwarders(), 1)
 
-	c.r.set(func(r *fakeResolver) { r.err = errors.New("no answer") })
-	var e controlError
+	c.answer.set(nil, errors.New("no answer"))
+	var e failure
 	c.must(502, "POST", src+"/refresh", "", &e)
 	require.Equal(t, "resolver_failed", e.Code)
-	for _, d := range numbered(0, 3) {
+	for _, d := range numbered(3) {
 		_, err := c.p.Source().Forward(d)
 		require.NoError(t, err)
 	}
@@ -345,48 +423,69 @@ func TestControlRefuses(t *testing.T) {
 	require.NotContains(t, c.log.String(), canary)
 }
 
-func TestControlHidesWhatServersRepeat(t *testing.T) {
-	dest := newServer(t, Config{Hooks: Hooks{OnPublish: func(_ context.Context, req *PublishRequest) error {
-		return &StatusError{Code: "No", Description: "There is no " + req.Stream + req.Param}
+func TestHandlerHidesWhatServersRepeat(t *testing.T) {
+	dest := newServer(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		return &forward.StatusError{Code: "No", Description: "There is no " + req.Stream + req.Param}
 	}}})
 	lost := make(chan error, 1)
-	s := newServer(t, Config{Dial: dialTo(dest), Hooks: Hooks{OnForward: func(_ *Forwarder, s State, err error) {
-		if s == StateWaiting {
+	s := newServer(t, forward.Config{Dial: forwardtest.Direct(dest), Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, s forward.State, err error) {
+		if s == forward.StateWaiting {
 			lost <- err
 		}
 	}}})
-	f, err := publish(t, s, "live", canary).Source().Forward(Destination{URL: "rtmp://dest/live/" + canary + "?q=" + canary})
+	f, err := publish(t, s, "live", canary).Source().Forward(forward.Destination{URL: "rtmp://dest/live/" + canary + "?q=" + canary})
 	require.NoError(t, err)
 	require.ErrorContains(t, <-lost, "No: There is no ***")
-	require.Equal(t, &controlLost{
+	require.Equal(t, &shownError{
 		Op: "publish", Code: "No", Message: "Publish refused: No: There is no ***.",
 	}, showForwarder(f).Error)
 }
 
-func TestControlShowsNamesWhenTold(t *testing.T) {
-	s := newServer(t, Config{})
+func TestHandlerShowsNamesWhenTold(t *testing.T) {
+	s := newServer(t, forward.Config{})
 	publish(t, s, "live", "name")
-	h, err := s.Handler(ControlOptions{Tokens: []Secret{controlToken}, Names: true})
+	h, err := Handler(s, Options{Tokens: []forward.Secret{token}, Names: true})
 	require.NoError(t, err)
 	r := httptest.NewRequest("GET", "/sources", nil)
-	r.Header.Set("Authorization", "bearer "+controlToken)
+	r.Header.Set("Authorization", "bearer "+token)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	require.Equal(t, 200, w.Code)
 	require.Contains(t, w.Body.String(), `"name":"live/name"`)
 }
 
-func TestControlNeedsToken(t *testing.T) {
-	for _, tokens := range [][]Secret{nil, {}, {""}, {"a", ""}} {
-		h, err := NewServer(Config{Logger: quiet}).Handler(ControlOptions{Tokens: tokens})
+func TestHandlerNeedsToken(t *testing.T) {
+	for _, tokens := range [][]forward.Secret{nil, {}, {""}, {"a", ""}} {
+		h, err := Handler(newServer(t, forward.Config{}), Options{Tokens: tokens})
 		require.ErrorContains(t, err, "token")
 		require.Nil(t, h)
 	}
 }
 
+func TestHandlerLogsWhereTold(t *testing.T) {
+	var own lockedBuffer
+	srv := newServer(t, forward.Config{})
+	src := publish(t, srv, "live", canary).Source()
+	h, err := Handler(srv, Options{Tokens: []forward.Secret{token}, Logger: secretscan.Logger(slog.NewTextHandler(&own, nil))})
+	require.NoError(t, err)
+	r := httptest.NewRequest("DELETE", "/sources/"+src.ID(), nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	require.Regexp(t, `msg=control action=kick source="?live/#[0-9a-f]{8}"? id=""`, own.String())
+}
+
+// The tokens are not shown by the options that hold them.
+func TestOptionsHoldNoSecretWhenPrinted(t *testing.T) {
+	o := Options{Tokens: []forward.Secret{token}}
+	for _, v := range []any{o, &o, []Options{o}, struct{ O Options }{o}} {
+		require.NotContains(t, secretscan.Prints(v), canary)
+	}
+	require.Equal(t, "Options with 1 tokens", fmt.Sprint(o))
+}
+
 // A body is a destination that can be used, or is refused in words that quote
 // nothing of it but names of fields.
-func FuzzControlBody(f *testing.F) {
+func FuzzBody(f *testing.F) {
 	f.Add(`{"url":"rtmp://dest/live/x"}`)
 	f.Add(`{"url":"rtmp://dest/live","stream_key":"k","chunk_size":4096,"no_metadata":true}`)
 	f.Add(`{"url":"rtmp://dest/live/x"}{}`)
@@ -397,14 +496,14 @@ func FuzzControlBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json; charset=utf-8")
-		d, err := new(control).readDestination(r)
+		d, err := new(handler).readDestination(r)
 		if err == nil {
 			require.NoError(t, d.Validate())
-			require.Equal(t, fromOperator, d.origin())
+			require.True(t, d.NoLinkLocal)
 			require.True(t, json.Valid([]byte(body)))
 			return
 		}
-		var ce *controlError
+		var ce *failure
 		require.ErrorAs(t, err, &ce)
 		require.Contains(t, known[ce.status], ce.Code)
 		require.Regexp(t, `(?s)^\P{Ll}.*\.$`, ce.Message)

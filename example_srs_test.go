@@ -2,7 +2,6 @@ package forward_test
 
 import (
 	"log"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,20 +22,6 @@ func ExampleHTTPHooks() {
 		log.Fatal(err)
 	}
 	srv := forward.NewServer(forward.Config{Hooks: hooks.Hooks()})
-	log.Fatal(srv.ListenAndServe())
-}
-
-// The control handler, for this machine alone. Then
-//
-//	curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:9000/control/sources
-func ExampleServer_Handler() {
-	srv := forward.NewServer(forward.Config{})
-	handler, err := srv.Handler(forward.ControlOptions{Tokens: []forward.Secret{forward.Secret(os.Getenv("TOKEN"))}})
-	if err != nil {
-		log.Fatal(err)
-	}
-	http.Handle("/control/", http.StripPrefix("/control", handler))
-	go http.ListenAndServe("127.0.0.1:9000", nil)
 	log.Fatal(srv.ListenAndServe())
 }
 

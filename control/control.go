@@ -1,0 +1,540 @@
+// Package control has an HTTP handler that shows the live streams of a
+// forward.Server and changes them while they run.
+package control
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rtmp-forward/forward"
+)
+
+// maxBody bounds the body of a request, in bytes.
+const maxBody = 64 << 10
+
+// Options are for Handler.
+type Options struct {
+	// Tokens are the valid tokens: a request must bring one of them, as
+	// "Authorization: Bearer TOKEN". That there may be several allows to
+	// replace them one after the other. At least one is needed, and none may
+	// be empty.
+	Tokens []forward.Secret
+
+	// Names shows the names of streams. In many set-ups they are the keys
+	// that allow publishing.
+	Names bool
+
+	// Untrusted checks the destinations as if a publisher had named them (see
+	// forward.Destination.Untrusted). Set it if others than the operator have
+	// tokens.
+	Untrusted bool
+
+	// Logger gets a line for each change. Default: that of the Server.
+	Logger *slog.Logger
+}
+
+// Format writes how many tokens it has, for every verb.
+func (o Options) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "Options with %d tokens", len(o.Tokens))
+}
+
+// MarshalText gives the same as Format.
+func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil }
+
+// Handler returns a handler that shows the live streams of srv and changes them
+// while they run. It is not mounted anywhere: the host does that, with TLS or on
+// an address of its own, and with http.StripPrefix unless at the root. It is safe
+// for concurrent use. An error says that the tokens can't be used.
+//
+//	GET    /sources                         the live streams
+//	GET    /sources/SOURCE                  one of them
+//	DELETE /sources/SOURCE                  ends it and disconnects its publisher
+//	POST   /sources/SOURCE/refresh          Source.Refresh
+//	POST   /sources/SOURCE/forwarders       Source.Forward
+//	GET    /sources/SOURCE/forwarders/FORWARDER
+//	PUT    /sources/SOURCE/forwarders/FORWARDER   Forwarder.Update
+//	DELETE /sources/SOURCE/forwarders/FORWARDER   Forwarder.Close
+//
+// SOURCE is that of Source.ID, which callbacks bring as stream_id, FORWARDER
+// that of Forwarder.ID. Neither tells anything about names and keys, and both
+// are the same for the same stream and destination as long as the process lives.
+//
+// GET /sources answers {"sources":[…]}. A source is
+//
+//	{"id":"…","stream":"app/#…","client_id":"…","ip":"…","since":"…","bytes":0,
+//	 "messages":0,"video_codec":"…","audio_codec":"…","forwarders":[…]}
+//
+// where stream is as in the log. With Options.Names it has name, too. A forwarder
+// is
+//
+//	{"id":"…","url":"rtmp://host/app/***","state":"publishing","since":"…",
+//	 "connects":1,"accepted":1,"bytes":0,"messages":0,"dropped_late":0,
+//	 "dropped_no_keyframe":0,"lag":0,
+//	 "error":{"op":"publish","code":"NetStream.Publish.BadName","message":"…"}}
+//
+// with the fields of forward.ForwarderStats: next_attempt and warning are left
+// out where there is none, and so is error where LastErr is nil. A destination,
+// the body of POST and PUT, is
+//
+//	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",
+//	 "password":"…","tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
+//	 "fingerprint":"…","no_release_stream":false,"no_fc_publish":false,
+//	 "plain_metadata":false,"no_metadata":false,"digest_handshake":false,
+//	 "redirect":"same_host","timestamps":"stream","merge_window_ms":0,
+//	 "dial_timeout_ms":5000,"setup_timeout_ms":10000,"publish_timeout_ms":35000}
+//
+// of which only url is needed. redirect is same_host, never or anywhere,
+// timestamps is stream, zero or increasing, and a time of 0 is the default. The
+// Content-Type is application/json, other fields are refused, and a body has at
+// most 64 KiB. A destination may lead to every address but link-local ones and
+// those of metadata services, which forward.Config.AllowNetworks must hold; see
+// also Options.Untrusted.
+//
+// POST of a forwarder answers 201 and the forwarder at once, PUT 200 and the
+// new one when it has taken over, refresh 200 and the source. DELETE answers
+// 204: of a source at once, of a forwarder when it is gone. A request that is
+// broken off breaks off what it waits for.
+//
+// Every failure answers {"code":"…","message":"A sentence."} with one of
+//
+//	400 bad_json, bad_destination   409 exists, limit, conflict
+//	401 unauthorized                413 too_large
+//	404 not_found                   415 unsupported_media_type
+//	405 method_not_allowed          502 resolver_failed, destination_failed
+func Handler(srv *forward.Server, o Options) (http.Handler, error) {
+	if len(o.Tokens) == 0 || slices.Contains(o.Tokens, "") {
+		return nil, errors.New("forward: control handler without a token, or with an empty one")
+	}
+	h := &handler{srv: srv, tokens: slices.Clone(o.Tokens), names: o.Names, untrusted: o.Untrusted, logger: o.Logger}
+	if h.logger == nil {
+		h.logger = srv.Logger()
+	}
+	mux := http.NewServeMux()
+	for path, m := range map[string]methods{
+		"/sources":                     {http.MethodGet: h.list},
+		"/sources/{source}":            {http.MethodGet: h.source, http.MethodDelete: h.kick},
+		"/sources/{source}/refresh":    {http.MethodPost: h.refresh},
+		"/sources/{source}/forwarders": {http.MethodPost: h.add},
+		"/sources/{source}/forwarders/{forwarder}": {
+			http.MethodGet: h.forwarder, http.MethodPut: h.replace, http.MethodDelete: h.remove,
+		},
+		"/": nil,
+	} {
+		mux.Handle(path, h.authorized(m))
+	}
+	return mux, nil
+}
+
+// handler does not change once it is made.
+type handler struct {
+	srv       *forward.Server
+	tokens    []forward.Secret
+	names     bool
+	untrusted bool
+	logger    *slog.Logger
+}
+
+// methods are what a path takes. Each returns a status and what is sent
+// with it, or an error, a *failure.
+type methods map[string]func(*http.Request) (status int, body any, err error)
+
+// failure is an error as a client sees it.
+type failure struct {
+	status  int
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *failure) Error() string { return e.Message }
+
+func (h *handler) authorized(m methods) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, body, err := h.serve(m, w, r)
+		var ce *failure
+		if errors.As(err, &ce) {
+			status, body = ce.status, ce
+		}
+		header := w.Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		if status == http.StatusNoContent {
+			w.WriteHeader(status)
+			return
+		}
+		header.Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		json.NewEncoder(w).Encode(body)
+	})
+}
+
+func (h *handler) serve(of methods, w http.ResponseWriter, r *http.Request) (int, any, error) {
+	if !h.knows(r.Header.Get("Authorization")) {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return 0, nil, &failure{http.StatusUnauthorized, "unauthorized", "A valid bearer token is needed."}
+	}
+	if of == nil {
+		return 0, nil, notFound("There is nothing at this path.")
+	}
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	f := of[method]
+	if f == nil {
+		var allow []string
+		for m := range of {
+			allow = append(allow, m)
+		}
+		slices.Sort(allow)
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		return 0, nil, &failure{http.StatusMethodNotAllowed, "method_not_allowed",
+			"This path takes " + strings.Join(allow, ", ") + "."}
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	return f(r)
+}
+
+// knows reports whether the header brings one of the tokens.
+func (h *handler) knows(header string) bool {
+	scheme, given, _ := strings.Cut(header, " ")
+	ok := 0
+	for _, t := range h.tokens {
+		ok |= constantTimeEqual(strings.TrimSpace(given), string(t))
+	}
+	return ok == 1 && strings.EqualFold(scheme, "Bearer")
+}
+
+// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths the
+// same, so that time does not tell those either.
+func constantTimeEqual(a, b string) int {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:])
+}
+
+func notFound(message string) error {
+	return &failure{http.StatusNotFound, "not_found", message}
+}
+
+func (h *handler) list(*http.Request) (int, any, error) {
+	sources := make([]shownSource, 0)
+	for _, src := range h.srv.Sources() {
+		sources = append(sources, h.show(src))
+	}
+	return http.StatusOK, map[string]any{"sources": sources}, nil
+}
+
+func (h *handler) source(r *http.Request) (int, any, error) {
+	src, err := h.findSource(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, h.show(src), nil
+}
+
+func (h *handler) kick(r *http.Request) (int, any, error) {
+	src, err := h.findSource(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	h.log(src, "kick", "")
+	src.Close()
+	return http.StatusNoContent, nil, nil
+}
+
+func (h *handler) refresh(r *http.Request) (int, any, error) {
+	src, err := h.findSource(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	h.log(src, "refresh", "")
+	if err := src.Refresh(r.Context()); err != nil {
+		return 0, nil, failed(err, "resolver_failed")
+	}
+	return http.StatusOK, h.show(src), nil
+}
+
+func (h *handler) add(r *http.Request) (int, any, error) {
+	src, err := h.findSource(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	d, err := h.readDestination(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	f, err := src.Forward(d)
+	if err != nil {
+		return 0, nil, failed(err, "destination_failed")
+	}
+	h.log(src, "add", f.ID())
+	return http.StatusCreated, showForwarder(f), nil
+}
+
+func (h *handler) forwarder(r *http.Request) (int, any, error) {
+	_, f, err := h.findForwarder(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, showForwarder(f), nil
+}
+
+func (h *handler) replace(r *http.Request) (int, any, error) {
+	src, f, err := h.findForwarder(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	d, err := h.readDestination(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	h.log(src, "replace", f.ID())
+	n, err := f.Update(r.Context(), d)
+	if err != nil {
+		return 0, nil, failed(err, "destination_failed")
+	}
+	return http.StatusOK, showForwarder(n), nil
+}
+
+func (h *handler) remove(r *http.Request) (int, any, error) {
+	src, f, err := h.findForwarder(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	h.log(src, "remove", f.ID())
+	f.Close(r.Context()) // an error says no more than that nobody waits for the answer
+	return http.StatusNoContent, nil, nil
+}
+
+// log notes who changes what: those who did not will want to know.
+func (h *handler) log(src *forward.Source, action, forwarder string) {
+	h.logger.Info("control", "action", action, "source", fmt.Sprint(src), "id", forwarder)
+}
+
+func (h *handler) findSource(r *http.Request) (*forward.Source, error) {
+	id := r.PathValue("source")
+	for _, src := range h.srv.Sources() {
+		if src.ID() == id {
+			return src, nil
+		}
+	}
+	return nil, notFound("There is no live stream with this id.")
+}
+
+func (h *handler) findForwarder(r *http.Request) (*forward.Source, *forward.Forwarder, error) {
+	src, err := h.findSource(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f := find(src, r.PathValue("forwarder")); f != nil {
+		return src, f, nil
+	}
+	return nil, nil, notFound("The stream has no forwarder with this id.")
+}
+
+// find returns a stream's forwarder that has not ended.
+func find(src *forward.Source, id string) *forward.Forwarder {
+	for _, f := range src.Forwarders() {
+		if f.ID() == id && !f.Ending() {
+			return f
+		}
+	}
+	return nil
+}
+
+// failed makes an error of the library's one of the handler's. code says what
+// has failed where nothing else is known.
+func failed(err error, code string) error {
+	ce := &failure{http.StatusBadGateway, code, sentence(err)}
+	switch {
+	case errors.Is(err, forward.ErrDuplicate):
+		return &failure{http.StatusConflict, "exists", "The stream is pushed to this destination already."}
+	case errors.Is(err, forward.ErrLimit):
+		ce.status, ce.Code = http.StatusConflict, "limit"
+	case errors.Is(err, forward.ErrStreamEnded), errors.Is(err, forward.ErrUpdating):
+		ce.status, ce.Code = http.StatusConflict, "conflict"
+	}
+	return ce
+}
+
+// sentence makes a sentence of an error.
+func sentence(err error) string {
+	s := strings.TrimPrefix(err.Error(), "forward: ")
+	first, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[n:] + "."
+}
+
+// redirects are the values of a destination's redirect.
+var redirects = map[string]forward.Redirect{
+	"": forward.RedirectSameHost, "same_host": forward.RedirectSameHost, "never": forward.RedirectNever, "anywhere": forward.RedirectAnywhere,
+}
+
+// readDestination reads the body of a request.
+func (h *handler) readDestination(r *http.Request) (forward.Destination, error) {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return forward.Destination{}, &failure{http.StatusUnsupportedMediaType, "unsupported_media_type",
+			"The body must be application/json."}
+	}
+	var b struct {
+		URL             string             `json:"url"`
+		Profile         forward.Profile    `json:"profile"`
+		StreamKey       forward.Secret     `json:"stream_key"`
+		User            string             `json:"user"`
+		Password        forward.Secret     `json:"password"`
+		TcURL           string             `json:"tc_url"`
+		FlashVer        string             `json:"flash_ver"`
+		ChunkSize       int                `json:"chunk_size"`
+		ServerName      string             `json:"server_name"`
+		Fingerprint     string             `json:"fingerprint"`
+		NoReleaseStream bool               `json:"no_release_stream"`
+		NoFCPublish     bool               `json:"no_fc_publish"`
+		PlainMetadata   bool               `json:"plain_metadata"`
+		NoMetadata      bool               `json:"no_metadata"`
+		DigestHandshake bool               `json:"digest_handshake"`
+		Redirect        string             `json:"redirect"`
+		Timestamps      forward.Timestamps `json:"timestamps"`
+		MergeWindow     int32              `json:"merge_window_ms"`
+		DialTimeout     int32              `json:"dial_timeout_ms"`
+		SetupTimeout    int32              `json:"setup_timeout_ms"`
+		PublishTimeout  int32              `json:"publish_timeout_ms"`
+	}
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(&b)
+	if err == nil {
+		if _, more := dec.Token(); more == nil {
+			err = errors.New("more than one value")
+		} else if more != io.EOF {
+			err = more
+		}
+	}
+	if err != nil {
+		return forward.Destination{}, badJSON(err)
+	}
+	d := forward.Destination{
+		URL: b.URL, Profile: b.Profile, StreamKey: b.StreamKey, User: b.User, Password: b.Password,
+		TcURL: b.TcURL, FlashVer: b.FlashVer, ChunkSize: b.ChunkSize,
+		ServerName: b.ServerName, Fingerprint: b.Fingerprint,
+		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
+		PlainMetadata: b.PlainMetadata, NoMetadata: b.NoMetadata,
+		DigestHandshake: b.DigestHandshake, Timestamps: b.Timestamps,
+		MergeWindow:    time.Duration(b.MergeWindow) * time.Millisecond,
+		DialTimeout:    time.Duration(b.DialTimeout) * time.Millisecond,
+		SetupTimeout:   time.Duration(b.SetupTimeout) * time.Millisecond,
+		PublishTimeout: time.Duration(b.PublishTimeout) * time.Millisecond,
+		Untrusted:      h.untrusted, NoLinkLocal: true,
+	}
+	var ok bool
+	if d.Redirect, ok = redirects[b.Redirect]; !ok {
+		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination",
+			"The redirect is none of same_host, never and anywhere."}
+	}
+	if err := d.Validate(); err != nil {
+		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination", sentence(err)}
+	}
+	return d, nil
+}
+
+// badJSON words what the decoder says, which quotes nothing but field names.
+func badJSON(err error) error {
+	var tooLarge *http.MaxBytesError
+	var typ *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	what := "The body is not the JSON object of a destination."
+	switch {
+	case errors.As(err, &tooLarge):
+		return &failure{http.StatusRequestEntityTooLarge, "too_large",
+			fmt.Sprintf("The body is longer than %d bytes.", maxBody)}
+	case errors.As(err, &syntax):
+		what = fmt.Sprintf("The body is no JSON at byte %d.", syntax.Offset)
+	case errors.As(err, &typ) && typ.Field != "":
+		what = fmt.Sprintf("The field %s has the wrong type, a %s.", typ.Field, typ.Value)
+	case strings.Contains(err.Error(), "unknown field"):
+		what = "The body has a field that a destination does not have."
+	}
+	return &failure{http.StatusBadRequest, "bad_json", what}
+}
+
+type (
+	shownSource struct {
+		ID         string           `json:"id"`
+		Stream     string           `json:"stream"`
+		Name       string           `json:"name,omitempty"`
+		ClientID   string           `json:"client_id"`
+		IP         string           `json:"ip"`
+		Since      time.Time        `json:"since"`
+		Bytes      uint64           `json:"bytes"`
+		Messages   uint64           `json:"messages"`
+		VideoCodec string           `json:"video_codec"`
+		AudioCodec string           `json:"audio_codec"`
+		Forwarders []shownForwarder `json:"forwarders"`
+	}
+	shownForwarder struct {
+		ID                string      `json:"id"`
+		URL               string      `json:"url"`
+		State             string      `json:"state"`
+		Since             time.Time   `json:"since"`
+		NextAttempt       time.Time   `json:"next_attempt,omitzero"`
+		Connects          uint64      `json:"connects"`
+		Accepted          uint64      `json:"accepted"`
+		Bytes             uint64      `json:"bytes"`
+		Messages          uint64      `json:"messages"`
+		DroppedLate       uint64      `json:"dropped_late"`
+		DroppedNoKeyframe uint64      `json:"dropped_no_keyframe"`
+		Lag               uint64      `json:"lag"`
+		Warning           string      `json:"warning,omitempty"`
+		Error             *shownError `json:"error,omitempty"`
+	}
+	shownError struct {
+		Op      string `json:"op"`
+		Code    string `json:"code,omitempty"`
+		Message string `json:"message"`
+	}
+)
+
+func (h *handler) show(src *forward.Source) shownSource {
+	st := src.Stats()
+	out := shownSource{
+		ID: src.ID(), Stream: fmt.Sprint(src), ClientID: src.Request().ClientID, IP: src.Request().IP(),
+		Since: st.Since, Bytes: st.Bytes, Messages: st.Messages,
+		VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec,
+		Forwarders: make([]shownForwarder, 0),
+	}
+	if h.names {
+		out.Name = src.Name()
+	}
+	for _, f := range src.Forwarders() {
+		out.Forwarders = append(out.Forwarders, showForwarder(f))
+	}
+	return out
+}
+
+func showForwarder(f *forward.Forwarder) shownForwarder {
+	st := f.Stats()
+	out := shownForwarder{
+		ID: st.ID, URL: f.Destination().String(), State: st.State.String(), Since: st.Since, NextAttempt: st.NextAttempt,
+		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
+		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
+		Warning: st.Warning,
+	}
+	if st.LastErr != nil {
+		out.Error = &shownError{Message: sentence(st.LastErr)}
+		var de *forward.DestinationError
+		if errors.As(st.LastErr, &de) {
+			out.Error.Op, out.Error.Code = de.Op, de.Code
+			out.Error.Message = sentence(de.Err)
+		}
+	}
+	return out
+}
