@@ -52,7 +52,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	asked := time.Now()
 	c.hops = hops(m)
 	if err := c.srv.checkHops(c.hops); err != nil {
-		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream goes in a circle.", err)
+		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream has already passed through this server.", err)
 	}
 	if err := c.authenticate(m); err != nil {
 		return err

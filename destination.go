@@ -154,7 +154,7 @@ type Destination struct {
 	// TLSConfig is for rtmps. By default certificates are verified against
 	// the system's roots and the URL's host, which is also the SNI, with
 	// TLS 1.2 or later. Its own ServerName, if set, comes before the other.
-	// Who reconnects resumes the session. InsecureSkipVerify is logged as a
+	// Reconnects resume the TLS session. InsecureSkipVerify is logged as a
 	// warning, once for each destination of a stream. TLSConfig must not be
 	// changed once it is in use.
 	TLSConfig *tls.Config

@@ -19,16 +19,16 @@ var (
 	ErrLimit = errors.New("forward: limit reached")
 	// ErrDuplicate says that a stream is pushed to a destination already.
 	ErrDuplicate = errors.New("forward: the stream is pushed to this destination already")
-	// ErrInHook is returned by the methods that wait for something, where they
-	// are called from a hook or from other code that a Server calls: a
-	// resolver, a dialer, a logger, a listener or a connection. The Server waits
-	// for that code, so that it must not wait for the Server. What the method
-	// begins is begun, and goes on without its caller. A goroutine that such
-	// code starts may wait, but then that code must not wait for it.
+	// ErrInHook is returned by methods that would wait, when they are called from
+	// a hook or from other code that a Server calls: a resolver, a dialer, a
+	// logger, a listener or a connection. The Server waits for that code, so the
+	// code must not wait for the Server. What the method does is begun and
+	// continues without its caller. A goroutine started by such code may wait,
+	// but the code must not wait for the goroutine.
 	ErrInHook = errors.New("forward: called from a hook: begun, but not waited for")
-	// ErrLoop says that a stream has come back to a Server that it has
-	// passed, or has passed too many. Its publisher is refused.
-	ErrLoop = errors.New("forward: the stream goes in a circle")
+	// ErrLoop says that a stream has come back to a Server that it has passed
+	// through, or has passed through too many. Its publisher is refused.
+	ErrLoop = errors.New("forward: the stream loops")
 )
 
 // StatusError is a refusal that a hook or resolver words itself: Code and
@@ -49,17 +49,17 @@ func (e *StatusError) Error() string {
 // taken its stream over (Config.Takeover).
 var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
 
-// ErrNoKeyframe is what a publisher inside the process gets that was to go on with
-// a stream (Config.Takeover, PublishGrace) and has brought no keyframe within
+// ErrNoKeyframe is what a publisher inside the process gets that was to continue a
+// stream (Config.Takeover, PublishGrace) and has sent no keyframe within
 // FirstMediaTimeout.
 var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")
 
 // ErrKicked is what a publisher inside the process gets after Source.Close.
 var ErrKicked = errors.New("forward: the stream was closed by the host")
 
-// ErrStreamEnded is wrapped by what is returned where a stream has ended: by the
-// methods of its Source, and to a publisher inside the process that was to go on
-// with it (Config.Takeover, PublishGrace).
+// ErrStreamEnded says that the stream has ended. Methods of its Source return it,
+// and a publisher inside the process gets it that was to continue the stream
+// (Config.Takeover, PublishGrace).
 var ErrStreamEnded = errors.New("forward: the stream has ended")
 
 // ErrUpdating says that a Forwarder is being updated, or closed, already.

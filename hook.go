@@ -19,26 +19,26 @@ const DefaultVhost = rtmp.DefaultVhost
 // rtmp://host/stream: encoders send that as the app or as the name.
 const DefaultApp = rtmp.DefaultApp
 
-// PublishRequest says who asks to publish what, in the terms of SRS's HTTP
-// callbacks. Once a publisher is accepted its request is frozen: neither the
-// Server nor the host changes it.
+// PublishRequest describes a publish, in the terms of SRS's HTTP callbacks. Once
+// the publisher is accepted the request is frozen: neither the Server nor the host
+// may change it.
 type PublishRequest struct {
 	// ServerID identifies the Server, ClientID the connection; both are
 	// random and hold no secret.
 	ServerID string
 	ClientID string
 
-	// User is whom Config.PublishAuth has let in, else empty.
+	// User is the user that Config.PublishAuth has authenticated, or empty.
 	User string
 
 	// RemoteAddr is the publisher's address, nil for a publisher inside
 	// the process.
 	RemoteAddr net.Addr
-	// LocalAddr is the address of ours that the publisher has connected to,
+	// LocalAddr is the Server's address that the publisher has connected to,
 	// nil inside the process.
 	LocalAddr net.Addr
 
-	// Vhost is DefaultVhost when the encoder names none. One in
+	// Vhost is DefaultVhost if the encoder names none. A vhost of
 	// Config.Vhosts is spelled as there, any other is in lower case.
 	Vhost  string
 	App    string // without vhost, query and trailing slash; DefaultApp where there is none
@@ -53,10 +53,10 @@ type PublishRequest struct {
 	// a secret.
 	PageURL string
 
-	// Hops are the ServerIDs of the Servers of this library that the stream
-	// has passed on its way here, the nearest last, as the one before says.
-	// A stream that has been here, or has passed more than 4, is refused
-	// with ErrLoop before anybody is asked.
+	// Hops are the ServerIDs of the Servers of this library that the stream has
+	// passed through, the nearest last, as reported by that one. A stream that
+	// has already passed through this Server, or through more than 4, is
+	// refused with ErrLoop before hooks are called.
 	Hops []string
 
 	enhanced bool // connect tells that Enhanced RTMP will come
@@ -66,16 +66,15 @@ type PublishRequest struct {
 func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 
 // Name is the stream's name: "app/stream" in DefaultVhost, and
-// "//vhost/app/stream" in another one, which stands there in lower case. Two
-// requests have the same name if and only if they are about the same stream.
-// Of a path with several levels encoders send now more, now less as the app:
-// App and Stream may differ then, Name does not. So decide by Name, or by Vhost
-// and the joined path, and not by App alone.
+// "//vhost/app/stream" in another, with the vhost in lower case. Two requests
+// have the same name if and only if they are about the same stream. Encoders
+// split multi-level paths differently between App and Stream; Name is the same
+// either way. Decide by Name, or by Vhost and the joined path, not by App alone.
 func (r *PublishRequest) Name() string { return r.key().String() }
 
-// ID names the stream where its name, which may be a secret, must not be shown, as
-// Source.ID does: 16 hex digits, the same for the same Name as long as the process
-// lives.
+// ID identifies the stream where its name, which may be a secret, must not be
+// shown, as Source.ID does: 16 hex digits, the same for the same Name for as long
+// as the process lives.
 func (r *PublishRequest) ID() string { return hashID(r.Name()) }
 
 // Format writes the stream's name as in the log, for every verb.
@@ -89,8 +88,7 @@ func (r *PublishRequest) hide(err error) error {
 	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
 }
 
-// PlayRequest says who asks to play what. Its fields are those of
-// PublishRequest.
+// PlayRequest describes a play. Its fields are those of PublishRequest.
 type PlayRequest PublishRequest
 
 // IP is the host part of RemoteAddr, empty when there is none.
@@ -144,34 +142,35 @@ func (r ConnectRequest) Format(f fmt.State, _ rune) { io.WriteString(f, "client 
 // MarshalText gives the same as Format.
 func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " + r.ClientID), nil }
 
-// Hooks are asked and told what clients do. All are optional. Each call has a
-// goroutine, for which the client or the destination that it is about waits. Calls
-// for different ones are concurrent, and no lock is held. A hook that hangs holds
-// up that client or destination, and the end of the Server. One that panics, or
-// ends its goroutine, refuses what it was asked about.
+// Hooks decide about clients and are told what they do. All are optional. The
+// client or destination that a call is about waits for it; calls for different
+// ones are concurrent, and no lock is held. A hook that blocks delays only its own
+// client or destination, and the end of the Server. A hook that panics, or ends
+// its goroutine, refuses the request.
 //
-// A hook may call every method of this package. Those that wait for something do
-// not wait there: see ErrInHook.
+// A hook may call every method of this package. Methods that would wait return
+// ErrInHook instead.
 //
 // The context of OnConnect, OnPublish and OnPlay ends when the client leaves, with
-// Server.Close, and with that of ServeConn or Publish. That a client leaves is seen
-// unless it has sent more than 1 KiB since it has asked. A hook that goes on has the
-// name of the stream for as long.
-// That of OnUnpublish, OnStop and OnClose, which tell of what has ended, lasts for
-// 30 s, and for 5 s after the beginning of Server.Close.
+// Server.Close, and with the context of ServeConn or Publish. The Server notices
+// that a client leaves unless it has sent more than 1 KiB since its request. The
+// name of the stream stays taken until OnPublish returns. The context of
+// OnUnpublish, OnStop and OnClose, which report what has ended, lasts 30 s, and
+// 5 s after Server.Close has begun.
 //
-// An error refuses: the client is told the code and description of a
-// *StatusError, else only that it is refused.
+// An error refuses. The client gets the code and description of a *StatusError;
+// with any other error it learns only that it is refused.
 type Hooks struct {
 	OnConnect func(ctx context.Context, req *ConnectRequest) error
 	OnPublish func(ctx context.Context, req *PublishRequest) error
-	// OnUnpublish follows each accepted OnPublish exactly once, with the
-	// same req, also where the stream was refused for another reason then.
-	// With Config.PublishGrace or Takeover the stream may go on behind it.
+	// OnUnpublish follows each accepted OnPublish exactly once, with the same
+	// req, even if the stream was then refused for another reason. With
+	// Config.PublishGrace or Takeover the stream may continue after it.
 	OnUnpublish func(ctx context.Context, req *PublishRequest)
 	// OnSource is told that a stream is live, before its publisher is answered:
-	// what subscribes here gets the stream from its first message. Source.Done
-	// tells its end. A publisher that goes on with a stream is no new one.
+	// a Subscription made here gets the stream from its first message.
+	// Source.Done tells its end. OnSource is not called again when another
+	// publisher continues the stream.
 	OnSource func(src *Source)
 	OnPlay   func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.
@@ -179,14 +178,14 @@ type Hooks struct {
 	// OnClose follows each accepted OnConnect exactly once, with a copy of
 	// its request.
 	OnClose func(ctx context.Context, req *ConnectRequest)
-	// OnForward is told each change of a forwarder's state, in order, with the
-	// error that caused it, if one did. That includes StateStalled, and
-	// StatePublishing again when the destination takes something.
+	// OnForward is told each change of a Forwarder's state, in order, with the
+	// error that caused it, if any. That includes StateStalled, and
+	// StatePublishing again when the destination takes data.
 	OnForward func(f *Forwarder, state State, err error)
-	// OnCodecChange is told that a live stream goes on with another sequence
+	// OnCodecChange is told that a live stream continues with another sequence
 	// header, and so with another codec, size or layout: some platforms
-	// (Facebook) end such a broadcast. It is called from a goroutine of the
-	// stream's, one call at a time, and once for what changes meanwhile.
+	// (Facebook) end such a broadcast. Calls for a stream are not concurrent,
+	// and changes during a call cause one more.
 	OnCodecChange func(src *Source)
 }
 

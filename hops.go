@@ -38,9 +38,9 @@ func hops(m *rtmp.Connect) []string {
 func (s *Server) checkHops(hops []string) error {
 	switch {
 	case slices.Contains(hops, s.id):
-		return fmt.Errorf("%w: it has been here", ErrLoop)
+		return fmt.Errorf("%w: it has passed through this server", ErrLoop)
 	case len(hops) > maxHops:
-		return fmt.Errorf("%w: it has passed more than %d servers", ErrLoop, maxHops)
+		return fmt.Errorf("%w: it has passed through more than %d servers", ErrLoop, maxHops)
 	}
 	return nil
 }

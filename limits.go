@@ -13,39 +13,39 @@ import (
 // the limits are small constants: messages of 64 KiB, in unfinished ones
 // 16 KiB up to connect and 128 KiB after it, 16 chunk streams, 32 commands.
 type Limits struct {
-	// Connections at once; one that is closed does not count, though its stream
-	// still drains. Default 80 % of the file descriptors that the process may
-	// open, 10000 where the system does not tell.
+	// Connections is how many connections may be open. A closed one does not
+	// count, even while its stream drains. Default 80 % of the file descriptors
+	// that the process may open, or 10000 if the system does not say.
 	Connections int
-	// ConnectionsPerAddress at once, of IPv6 per first 64 bits. Connections
-	// that have no address are not counted. Default none: a cluster, or a
-	// site behind one address, may have many.
+	// ConnectionsPerAddress is the same for one address (of IPv6 the first 64
+	// bits). Connections without an address are not counted. Default none: a
+	// cluster, or a site behind one address, may have many.
 	ConnectionsPerAddress int
-	// RefusalsPerAddress is how many connects, publishes and plays of an
-	// address, as in ServerStats.RefusedFrom, may be refused within a minute,
-	// which begins with the first of them. Then its new connections are closed
-	// as they are accepted, with one line in the log, until a minute has
-	// passed since the last refusal; those that it has go on. Connections that
-	// have no address are not counted. Default none: many may be behind one
-	// address.
+	// RefusalsPerAddress is how many connects, publishes and plays of an address
+	// (as in ServerStats.RefusedFrom) may be refused within a minute of the
+	// first. After that, new connections of the address are closed at once,
+	// with one line in the log, until a minute has passed since the last
+	// refusal; open ones stay. Connections without an address are not counted.
+	// Default none: many clients may share one address.
 	RefusalsPerAddress int
-	// PendingHandshakes is how many connections may be in their handshake
-	// at once; above, the oldest is closed. Default 1024.
+	// PendingHandshakes is how many connections may be in their handshake. One
+	// more closes the oldest. Default 1024.
 	PendingHandshakes int
-	// Streams at once. Default 4096.
+	// Streams is how many streams may be live. Default 4096.
 	Streams int
-	// Destinations of a stream, and of all streams together. Defaults 1024
-	// and 16384.
+	// Destinations limits the destinations of one stream, TotalDestinations
+	// those of all streams. Defaults 1024 and 16384.
 	Destinations      int
 	TotalDestinations int
-	// MediaSize of an audio or video message, DataSize of a data message or
-	// command, of an accepted publisher, in bytes. Defaults 8 MiB, 256 KiB.
+	// MediaSize limits an audio or video message of an accepted publisher,
+	// DataSize a data message or command, in bytes. Defaults 8 MiB and 256 KiB.
 	MediaSize int
 	DataSize  int
-	// PartialSize bounds the bytes of a publisher's unfinished messages.
+	// PartialSize limits a publisher's unfinished messages, in bytes.
 	// Default 16 MiB.
 	PartialSize int
-	// ChunkStreams that an accepted publisher or player may use. Default 32.
+	// ChunkStreams is how many chunk streams an accepted publisher or player may
+	// use. Default 32.
 	ChunkStreams int
 }
 

@@ -33,12 +33,13 @@ const (
 	acceptMax = time.Second
 )
 
-// Serve accepts connections on l until Shutdown or Close, after which it
-// returns ErrServerClosed, or until l is closed by others. It closes l. Errors
-// of l that may pass, such as a lack of file descriptors, are waited out. With
-// a listener of crypto/tls it serves RTMPS; DynamicRecordSizingDisabled in its
-// tls.Config suits what is sent, which is large, and SessionTicketsDisabled is
-// needed by librtmp on GnuTLS, which takes a ticket of TLS 1.3 for the end.
+// Serve accepts connections on l and closes it. After Shutdown or Close it returns
+// ErrServerClosed; if l is closed by others, that error. It waits out temporary
+// errors of l, such as a lack of file descriptors.
+//
+// With a listener of crypto/tls it serves RTMPS. In the tls.Config set
+// DynamicRecordSizingDisabled, since writes are large, and SessionTicketsDisabled
+// for GnuTLS builds of librtmp, which mistake a TLS 1.3 ticket for end of stream.
 func (s *Server) Serve(l net.Listener) error {
 	own := &servedListener{Listener: l}
 	defer own.Close()
@@ -140,7 +141,7 @@ func hangUp(nc net.Conn) {
 }
 
 // openSpare opens a file whose descriptor is given up when there is no other.
-// It is nil, which can be closed in vain, where there is none even for it.
+// It returns nil, which is safe to Close, if no descriptor is left.
 func openSpare() *os.File {
 	f, _ := os.Open(os.DevNull)
 	return f

@@ -60,7 +60,7 @@ func TestLoops(t *testing.T) {
 				require.ErrorAs(b, f.Stats().LastErr, &de)
 				require.Equal(b, "connect", de.Op, "refused within one round trip")
 				require.Equal(b, "NetConnection.Connect.Rejected", de.Code)
-				require.ErrorContains(b, de, "The stream goes in a circle.")
+				require.ErrorContains(b, de, "The stream has already passed through this server.")
 				require.False(b, de.Temporary())
 
 				// Nobody is asked about it, also when it is tried again.

@@ -166,12 +166,12 @@ func TestLongNamesAreWarnedOf(t *testing.T) {
 		want string
 	}{
 		{Destination{URL: "rtmp://h/live", StreamKey: key(255)}, ""},
-		{Destination{URL: "rtmp://h/live", StreamKey: key(256)}, "the stream key is 256 bytes long; nginx-rtmp and those made from it take 255, without what is behind"},
-		{Destination{URL: "rtmp://h/live", StreamKey: key(256), Profile: ProfileNginx}, "the stream key is 256 bytes long; nginx-rtmp takes 255, without what is behind"},
+		{Destination{URL: "rtmp://h/live", StreamKey: key(256)}, "the stream key is 256 bytes long; nginx-rtmp and those made from it take only the first 255"},
+		{Destination{URL: "rtmp://h/live", StreamKey: key(256), Profile: ProfileNginx}, "the stream key is 256 bytes long; nginx-rtmp takes only the first 255"},
 		{Destination{URL: "rtmp://h/live", StreamKey: key(256), Profile: ProfileSRS}, ""},
 		{Destination{URL: "rtmps://live-api-s.facebook.com/rtmp/", StreamKey: key(300)}, ""},
-		{Destination{URL: "rtmp://h/" + strings.Repeat("a", 250), StreamKey: "k"}, "the tcUrl is 259 bytes long; nginx-rtmp and those made from it take 255, without what is behind"},
-		{Destination{URL: "rtmp://h/" + strings.Repeat("a", 256), StreamKey: "k"}, "the app is 256 bytes long; nginx-rtmp and those made from it take 255, without what is behind"},
+		{Destination{URL: "rtmp://h/" + strings.Repeat("a", 250), StreamKey: "k"}, "the tcUrl is 259 bytes long; nginx-rtmp and those made from it take only the first 255"},
+		{Destination{URL: "rtmp://h/" + strings.Repeat("a", 256), StreamKey: "k"}, "the app is 256 bytes long; nginx-rtmp and those made from it take only the first 255"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var network forwardtest.Network

@@ -32,12 +32,15 @@ type Publisher struct {
 
 var _ av.MuxCloser = (*Publisher)(nil)
 
-// Publish publishes a stream from inside the process. It goes the way of an
-// encoder's publish: hooks and the resolver are asked, the name must be free.
-// req needs App and Stream; ServerID, and Vhost and ClientID where they are
-// empty, are filled in. Vhost is taken in any case and need not be in
-// Config.Vhosts. Hops are those of a stream that comes from another
-// Server. The stream ends with Close, with ctx, or with the Server.
+// Publish publishes a stream from inside the process. It is treated like an
+// encoder's publish: hooks and the resolver decide, and the name must be free.
+// req needs App and Stream. ServerID is filled in, and Vhost and ClientID if they
+// are empty. Vhost is not case-sensitive and need not be in Config.Vhosts. Set
+// Hops for a stream that comes from another Server. The stream ends with Close,
+// with ctx, or with the Server.
+//
+// Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or
+// what a hook or the resolver has returned.
 func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, error) {
 	if s.err != nil {
 		return nil, s.err
@@ -67,7 +70,7 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	return p, nil
 }
 
-// Source is the stream that p publishes.
+// Source returns the stream that p publishes.
 func (p *Publisher) Source() *Source { return p.pub.src }
 
 // The message types of WriteTag.
@@ -77,11 +80,13 @@ const (
 	TagData  = chunk.TypeData
 )
 
-// WriteTag publishes one message: the body of an FLV tag, of any codec, which
-// is copied. typ is TagAudio, TagVideo or TagData, ms the timestamp in
-// milliseconds, modulo 2^32. It waits, for 200 ms at most, while receivers that
-// keep up are far behind; what is written in real time is not delayed by more than
-// that in all. After the end of the stream it returns the cause.
+// WriteTag publishes one message: the body of an FLV tag, of any codec, which is
+// copied. typ is TagAudio, TagVideo or TagData, ms the timestamp in milliseconds,
+// modulo 2^32. WriteTag waits up to 200 ms while receivers that keep up are far
+// behind; media written in real time is not delayed by more than that in all.
+// After the end of the stream it returns the cause: ErrKicked, ErrTakenOver,
+// ErrNoKeyframe, ErrStreamEnded or ErrServerClosed. ErrLimit is for a body above
+// Limits.MediaSize.
 func (p *Publisher) WriteTag(typ uint8, ms uint32, body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,33 +10,32 @@ import (
 	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
-// Redirect says where a destination may send us. Two kinds of servers do so:
-// Adobe's answer connect with an error that holds the URL of another (302);
-// those of Enhanced RTMP v2 ask a client to reconnect, to another tcUrl or the
-// same, before they are shut down. Then the new connection is publishing before
-// the old one is closed, and the switch is at a keyframe; a server that refuses
-// to have the stream published twice gets it after the old connection has
-// stopped there.
+// Redirect sets which redirects of a destination are followed. There are two
+// kinds. Adobe's servers answer connect with an error that holds another URL
+// (302). Servers of Enhanced RTMP v2 send a ReconnectRequest, with another tcUrl
+// or without one, before they shut down: the new connection then publishes
+// before the old one is closed, and the switch is at a keyframe. If the server
+// refuses the second publish, the new connection publishes after the old one has
+// stopped.
 //
-// Nobody is sent from rtmps to rtmp, more than 3 times in a row, or by
-// ReconnectRequest more than once in 10 s. The Forwarder stays the same, and
-// Hooks.OnForward is not told. A connection that is lost begins again at
-// Destination.URL.
+// Never followed: rtmps to rtmp; more than 3 in a row; more than one
+// ReconnectRequest per 10 s. The Forwarder stays the same, and Hooks.OnForward is
+// not told. A lost connection is retried at Destination.URL.
 type Redirect int
 
 const (
-	// RedirectSameHost, the default, follows to other ports, apps and
-	// instances of the host in Destination.URL (or ServerName), so that key
-	// and password stay where they belong. Another port is 443, at least
-	// 1024, or one of Config.AllowPorts.
+	// RedirectSameHost, the default, follows to other ports and apps of the
+	// host in Destination.URL (or ServerName), so that key and password stay
+	// with that host. Another port must be 443, at least 1024, or one of
+	// Config.AllowPorts.
 	RedirectSameHost Redirect = iota
-	// RedirectNever follows nowhere, which for a 302 is a refusal, and does
-	// not announce that it honours ReconnectRequest.
+	// RedirectNever follows none. A 302 is then a refusal, and support for
+	// ReconnectRequest is not announced.
 	RedirectNever
-	// RedirectAnywhere follows to any host, which gets the stream key, and
-	// an answer if it asks for user and password. Where it leads is checked
-	// as of a Destination that is Untrusted: see Config.AllowNetworks.
-	// ServerName does not hold there, Fingerprint does.
+	// RedirectAnywhere follows to any host. That host gets the stream key, and
+	// user and password if it asks for them. Its address is checked like that
+	// of an Untrusted Destination: see Config.AllowNetworks. ServerName does
+	// not apply there, Fingerprint does.
 	RedirectAnywhere
 )
 

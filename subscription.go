@@ -22,8 +22,8 @@ type Message struct {
 	Payload   []byte // the body of an FLV tag; the receiver's own
 }
 
-// Subscription reads a stream inside the process. It is for one goroutine; but
-// Close may be called by any.
+// Subscription reads a stream inside the process. One goroutine may use it; Close
+// may be called from any.
 type Subscription struct {
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -40,10 +40,10 @@ type Subscription struct {
 
 // Subscribe reads the stream from its last keyframe on: metadata and sequence
 // headers first, then every message as it comes. A subscriber that falls behind
-// goes on at the newest keyframe, as a slow player would. The Subscription ends
-// with ctx, with Close or with the stream, of whose end it may read the rest: one
-// whose Next is not called for Config.DrainTimeout after the end is closed, and
-// keeps nothing of the stream any more.
+// skips to the newest keyframe, like a slow player. The Subscription ends with
+// ctx, with Close, or after the rest of a stream that has ended. If Next is not
+// called for Config.DrainTimeout after the end, the Subscription is closed and
+// releases the stream's memory.
 func (s *Source) Subscribe(ctx context.Context) *Subscription {
 	sub := &Subscription{tap: s.group.Tap(), drain: s.cfg.DrainTimeout}
 	sub.ctx, sub.cancel = context.WithCancel(orBackground(ctx))

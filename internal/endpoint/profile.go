@@ -178,7 +178,7 @@ func (e *Endpoint) Warning() string {
 	}
 	for _, f := range []struct{ what, value string }{{"stream key", e.Key}, {"app", e.App}, {"tcUrl", e.TcURL}} {
 		if limit > 0 && len(f.value) > limit {
-			return fmt.Sprintf("the %s is %d bytes long; %s %d, without what is behind", f.what, len(f.value), title, limit)
+			return fmt.Sprintf("the %s is %d bytes long; %s only the first %d", f.what, len(f.value), title, limit)
 		}
 	}
 	return ""

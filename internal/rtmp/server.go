@@ -265,7 +265,7 @@ func (s *Server) command(m chunk.Message) error {
 		}
 		return s.result(&cmd, nil, amf.Undefined{})
 	case "seek":
-		return s.send(s.appendStatus(nil, cmd.StreamID, "error", "NetStream.Seek.Failed", "A live stream can't be seeked."))
+		return s.send(s.appendStatus(nil, cmd.StreamID, "error", "NetStream.Seek.Failed", "Seeking is not possible in a live stream."))
 	case "_result", "_error", "onStatus": // no calls
 		return nil
 	}
