@@ -26,17 +26,16 @@ func (b *Budget) Account(evict func()) *Account {
 	return a
 }
 
-// Accept says that the peer has been let in.
+// Accept says that the peer has been let in. It comes too late for one that was
+// evicted while it was decided about.
 func (a *Account) Accept() {
 	b := a.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a.guest.Load() {
+	if a.guest.Load() && !a.gone { // for one that is gone nothing counts any more
 		a.guest.Store(false)
-		if !a.gone {
-			b.guests.Add(-a.held.Load())
-			delete(b.hold, a)
-		}
+		b.guests.Add(-a.held.Load())
+		delete(b.hold, a)
 	}
 }
 

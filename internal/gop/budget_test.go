@@ -153,6 +153,23 @@ func TestBudgetGuests(t *testing.T) {
 	require.False(t, *nextGone)
 }
 
+// A guest may be evicted while it is being let in. What it held was given back
+// then, and is not given back a second time.
+func TestBudgetGuestLetInTooLate(t *testing.T) {
+	b := NewBudget(800)
+	late, gone := b.guest(t, 60)
+	other, _ := b.guest(t, 50)
+	require.True(t, *gone)
+	late.Accept()
+	require.ErrorIs(t, late.Charge(1), ErrBudget)
+	require.NoError(t, late.Charge(-60))
+	require.Equal(t, 50, b.Used())
+	require.NoError(t, other.Charge(-50))
+	require.Zero(t, b.Used())
+	require.Zero(t, b.partial.Load())
+	require.Zero(t, b.guests.Load())
+}
+
 // What Logs may hold is what unfinished messages leave, but half of it in any
 // case.
 func TestBudgetShare(t *testing.T) {
