@@ -260,7 +260,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	if next {
 		defer s.wg.Done()
 	}
-	p := src.claim(req, next)
+	p := src.claim(cfg, req, next)
 	if p == nil {
 		return nil, err
 	}

@@ -85,8 +85,8 @@ func (s *Source) lastMoment() moment {
 }
 
 // publication returns a new one. turn is held.
-func (s *Source) publication(req *PublishRequest) *publication {
-	p := &publication{src: s, req: req}
+func (s *Source) publication(cfg *Config, req *PublishRequest) *publication {
+	p := &publication{src: s, req: req, onUnpublish: cfg.Hooks.OnUnpublish}
 	framer := &chunk.Framer{
 		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab, Media: flv.Coded, Idle: p.idle,
 	}
@@ -104,18 +104,19 @@ const nextHold = 2 * time.Second
 
 // claim returns the publication of the first publisher, or of one that would be
 // the next; nil where the stream has one that may not be replaced. A next one is
-// none before the host has accepted it: see succeed.
-func (s *Source) claim(req *PublishRequest, next bool) *publication {
+// none before the host has accepted it: see succeed. cfg is the Config that req was
+// made with, which for a next one may be another than the stream's.
+func (s *Source) claim(cfg *Config, req *PublishRequest, next bool) *publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	if !next {
-		s.now, s.aired = s.publication(req), req
+		s.now, s.aired = s.publication(cfg, req), req
 		return s.now
 	}
 	if !s.claimable(req) {
 		return nil
 	}
-	return s.publication(req)
+	return s.publication(cfg, req)
 }
 
 // succeed makes p, which the host has accepted, the next publisher.
@@ -355,7 +356,7 @@ func (p *publication) tell() {
 	if over != nil {
 		p.kick(over)
 	}
-	if f := s.cfg.Hooks.OnUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
+	if f := p.onUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
 		s.srv.tell(s.ctx, "OnUnpublish", func(ctx context.Context) { f(ctx, p.req) })
 	}
 	s.turn.Lock()
@@ -397,8 +398,9 @@ type publication struct {
 	waiting []held       // headers for its first keyframe; guarded by src.turn
 	room    *gop.Account // for them; guarded by src.turn
 
-	hooked atomic.Bool // OnPublish has accepted
-	told   atomic.Bool // OnUnpublish has been called
+	hooked      atomic.Bool // OnPublish has accepted
+	told        atomic.Bool // OnUnpublish has been called
+	onUnpublish func(context.Context, *PublishRequest)
 
 	framer atomic.Pointer[chunk.Framer] // nil when the publish is over
 

@@ -185,6 +185,34 @@ func TestReloadLeavesTheEndToTheHooksOfTheBeginning(t *testing.T) {
 	})
 }
 
+// So it is where a publisher goes on with a stream that others have begun.
+func TestReloadLeavesANextPublisherToItsHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		cfg := func(name string) Config {
+			return Config{Takeover: true, Logger: quiet, Hooks: Hooks{
+				OnPublish:   func(context.Context, *PublishRequest) error { told = append(told, name+" publish"); return nil },
+				OnUnpublish: func(context.Context, *PublishRequest) { told = append(told, name+" unpublish") },
+			}}
+		}
+		s := newServer(t, cfg("old"))
+		p := publish(t, s, "live", canary)
+		begin(t, p)
+		require.NoError(t, s.Reload(cfg("new")))
+		next := publish(t, s, "live", canary)
+		begin(t, next)
+		feed(t, next, 0, 1)
+		synctest.Wait()
+		require.Same(t, p.Source(), next.Source())
+		require.Equal(t, []string{"old publish", "new publish", "old unpublish"}, told)
+		require.NoError(t, s.Reload(Config{Takeover: true, Logger: quiet}))
+		next.Close()
+		<-p.Source().Done()
+		require.Equal(t, "new unpublish", told[len(told)-1])
+		require.Len(t, told, 4)
+	})
+}
+
 func TestReloadLeavesAConnectionToItsHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

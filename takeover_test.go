@@ -160,7 +160,7 @@ func TestPublishGraceEnds(t *testing.T) {
 		"one about whom the host decides": {func(b *bubble, p *forwardtest.Publisher, src *Source) {
 			p.Close()
 			time.Sleep(10 * time.Second)
-			require.NotNil(b, src.claim(src.req, true)) // and is asked about
+			require.NotNil(b, src.claim(src.cfg, src.req, true)) // and is asked about
 		}, grace},
 	} {
 		t.Run(name, func(t *testing.T) {
