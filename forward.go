@@ -50,10 +50,10 @@ type Server struct {
 	pending   []*conn // in their handshake, the oldest first
 	sources   map[streamKey]*Source
 	audiences map[streamKey]*audience
-	pushing   map[pushKey]*Forwarder
-	pushes    int                // forwarders
-	counted   int                // of them, those that Limits.TotalDestinations counts
-	perAddr   map[netip.Addr]int // connections
+	pushing   map[pushKey][]*Forwarder // those that may be at the destination
+	pushes    int                      // forwarders
+	counted   int                      // of them, those that Limits.TotalDestinations counts
+	perAddr   map[netip.Addr]int       // connections
 	refusals  refusals
 }
 
@@ -69,7 +69,7 @@ func NewServer(cfg Config) *Server {
 		conns:     make(map[*conn]struct{}),
 		sources:   make(map[streamKey]*Source),
 		audiences: make(map[streamKey]*audience),
-		pushing:   make(map[pushKey]*Forwarder),
+		pushing:   make(map[pushKey][]*Forwarder),
 		perAddr:   make(map[netip.Addr]int),
 	}
 	s.shown.text = "Server " + s.id

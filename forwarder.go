@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -282,23 +283,12 @@ type pushKey struct {
 // being closed, is gone from the same destination, which would refuse a second
 // one.
 func (f *Forwarder) takeTurn() (release func(), ok bool) {
-	s := f.src.srv
 	key := pushKey{f.src.key, f.place}
 	for {
-		s.mu.Lock()
-		before := s.pushing[key]
-		if before == nil || before.src == f.src && !before.Ending() {
-			s.pushing[key] = f
-			s.mu.Unlock()
-			return func() {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				if s.pushing[key] == f {
-					delete(s.pushing, key)
-				}
-			}, true
+		before := f.src.srv.enterPush(key, f)
+		if before == nil {
+			return func() { f.src.srv.leavePush(key, f) }, true
 		}
-		s.mu.Unlock()
 		select {
 		case <-before.done:
 		case <-f.ended:
@@ -306,6 +296,29 @@ func (f *Forwarder) takeTurn() (release func(), ok bool) {
 		case <-f.ctx.Done():
 			return nil, false
 		}
+	}
+}
+
+// enterPush notes that f pushes to the destination of key, or returns whom it has
+// to wait for. What f is to replace goes on there, and may outlive it.
+func (s *Server) enterPush(key pushKey, f *Forwarder) (before *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.pushing[key] {
+		if o.src != f.src || o.Ending() {
+			return o
+		}
+	}
+	s.pushing[key] = append(s.pushing[key], f)
+	return nil
+}
+
+func (s *Server) leavePush(key pushKey, f *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := slices.DeleteFunc(s.pushing[key], func(o *Forwarder) bool { return o == f })
+	if s.pushing[key] = left; len(left) == 0 {
+		delete(s.pushing, key)
 	}
 }
 

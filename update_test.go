@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
 )
 
 // updating is a stream that is pushed to the first destination of numbered.
@@ -227,6 +229,30 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A Forwarder that an Update has failed to replace is waited for by the next publish
+// of its stream as before: the destination would refuse a second one.
+func TestUpdateThatFailsKeepsTheTurn(t *testing.T) {
+	inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
+		d := b.destination("a:1935",
+			forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: 20_000}}},
+			forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Refuse: "NetStream.Publish.BadName"}}})
+		pub := b.publish("live/s")
+		b.published(d, 1)
+		old := b.srv.Source("live/s").Forwarders()[0]
+		dst := old.Destination()
+		dst.FlashVer = "another"
+		_, err := old.Update(b.ctx, dst)
+		require.ErrorContains(b, err, "BadName")
+
+		require.NoError(b, pub.Send(b.ctx, steady.Messages(2*time.Second), 0))
+		require.NoError(b, pub.Unpublish())
+		b.publish("live/s")
+		require.Equal(b, StateDraining, old.Stats().State)
+		b.published(d, 3)
+		require.Equal(b, StateClosed, old.Stats().State, "the next publish has not waited")
+	})
 }
 
 func TestUpdateOfWhatDoesNotPublish(t *testing.T) {
