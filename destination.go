@@ -29,17 +29,18 @@ const (
 	maxOutChunkSize = 65536 // above, some servers take the size for an attack
 )
 
-// Destination is where a stream is pushed, and how. The zero value of each
-// option is its default, which suits the platforms known to us; where one wants
-// something else, its Profile says so, and what is set here comes first. A
-// Destination is a value: copies are independent, and the library never changes one.
+// Destination is where a stream is pushed, and how. The zero value of each option
+// is its default, which suits all platforms known to us. If a kind of server needs
+// something else, its Profile knows; an option that is set here takes precedence.
+// A Destination is a value: copies are independent, and the library never changes
+// one.
 //
 // String, LogValue and everything else that prints a Destination masks its
 // secrets: see String.
 type Destination struct {
 	// URL is where to push, in one of two forms.
 	//
-	// Without a StreamKey it holds all:
+	// Without a StreamKey it holds everything:
 	//
 	//	rtmp[s]://[user[:password]@]host[:port]/app[/more]/key[?query]
 	//
@@ -51,28 +52,28 @@ type Destination struct {
 	// rtmps://b.rtmps.youtube.com/live2?backup=1/key, the query belongs to
 	// the app and the key follows the last "/".
 	//
-	// With a StreamKey the whole path and query is the app, and a "/" at
-	// its end does not count.
+	// With a StreamKey the whole path and query is the app; a "/" at its end is
+	// ignored.
 	//
 	// App, query and key are sent as they stand: nothing in them is decoded,
 	// "#" included. The port is 1935 for rtmp and 443 for rtmps unless
 	// given. IPv6 addresses stand in brackets, with their zone if need be.
 	// At most 4096 bytes, without control characters.
 	//
-	// Where the host is that of a platform (see Profile), the scheme may be
-	// missing, and the app: then a single path element is the key.
+	// If the host is that of a platform (see Profile), scheme and app may be
+	// missing: a single path element is then the key.
 	URL string
 
-	// Profile is what server it is. By default it is known by the host of
-	// URL, for the platforms that can be known so.
+	// Profile is the kind of server. By default platforms are recognised by
+	// the host of URL.
 	Profile Profile
 
-	// StreamKey is the name to publish, sent exactly as it is. Keys that
-	// hold a "/" can be given in this way only.
+	// StreamKey is the name to publish, sent exactly as given. A key that
+	// contains a "/" can be given only here.
 	StreamKey Secret
 
-	// User and Password answer a server that asks for authentication (Adobe
-	// or Limelight). If either is set, both replace those of URL.
+	// User and Password answer a server that requires authentication (Adobe or
+	// Limelight). If either is set, both replace those of URL.
 	User     string
 	Password Secret
 
@@ -80,80 +81,79 @@ type Destination struct {
 	// scheme://host[:port]/app with the port as in URL, as OBS does.
 	TcURL string
 
-	// FlashVer replaces flashVer in connect, by default one that begins
-	// with "FMLE/3.0": some servers ask only such clients to authenticate.
-	// Servers cut off what is longer than 31 bytes.
+	// FlashVer replaces flashVer in connect. The default begins with
+	// "FMLE/3.0", because some servers challenge only such clients. Some
+	// servers keep only the first 31 bytes.
 	FlashVer string
 
-	// ChunkSize is the size of the chunks sent, 128 to 65536 bytes, by
-	// default that of the Server. A destination with its own does not share
-	// its framing with the others and costs a little more.
+	// ChunkSize is the size of the chunks sent, 128 to 65536 bytes, by default
+	// that of the Server. A destination with a size of its own costs a little
+	// more, because it does not share the chunks of the others.
 	ChunkSize int
 
-	// NoReleaseStream and NoFCPublish leave out these commands, and with
-	// NoFCPublish also FCUnpublish.
+	// NoReleaseStream and NoFCPublish omit these commands; NoFCPublish also
+	// omits FCUnpublish.
 	NoReleaseStream bool
 	NoFCPublish     bool
 
-	// PlainMetadata sends onMetaData without @setDataFrame in front of it, and
-	// no @clearDataFrame.
+	// PlainMetadata sends onMetaData without @setDataFrame, and no
+	// @clearDataFrame.
 	PlainMetadata bool
 	// NoMetadata sends no onMetaData.
 	NoMetadata bool
 
-	// Timestamps says what times the destination gets. All but those of the
-	// stream cost a little more, as they can't be shared.
+	// Timestamps sets the timestamps that the destination gets. All but those of
+	// the stream cost a little more, because they cannot be shared.
 	Timestamps Timestamps
 
-	// DigestHandshake begins with the handshake that has digests, which some
-	// old servers insist on; by default the plain one of RTMP 1.0, 5.2, comes
-	// first. Until one has succeeded they take turns: where the server breaks
-	// one off, the other follows at once, on a new connection within the same
-	// SetupTimeout; where it answers nothing, or as TLS or HTTP do, with the
-	// next attempt. The one that has succeeded stays. Where both fail in an
-	// attempt, its error is that of the first.
+	// DigestHandshake tries the handshake with digests first, which some old
+	// servers require. By default the plain one (RTMP 1.0, 5.2) is first. Until
+	// one succeeds the two alternate: if the server breaks one off, the other
+	// follows at once, on a new connection within the same SetupTimeout; if it
+	// does not answer, or answers like TLS or HTTP, the other follows with the
+	// next attempt. The one that has succeeded is kept. If both fail in one
+	// attempt, the error is that of the first.
 	DigestHandshake bool
 
-	// Redirect says where the destination may send us instead: with a 302 in
-	// its answer to connect, or later with a ReconnectRequest.
+	// Redirect sets which redirects are followed: a 302 in the answer to connect,
+	// or a later ReconnectRequest.
 	Redirect Redirect
 
-	// MergeWindow is how long messages may be held back to send more of
-	// them in one write, at most 10 s; by default that of the Server.
-	// Negative sends at once. One that is shorter than the Server's has the
-	// stream read as it comes, for all its receivers.
+	// MergeWindow is how long messages may be held back to send more of them in
+	// one write, at most 10 s; by default that of the Server. Negative sends at
+	// once. With a window shorter than the Server's the stream is read as it
+	// arrives, for all its receivers.
 	MergeWindow time.Duration
 
-	// DialTimeout limits name resolution, TCP and TLS together, by default
-	// 5 s. SetupTimeout limits what follows TCP, from TLS and the handshake
-	// to the answer to connect, by default 10 s, with ProfileSRS 20 s; each
-	// of these steps may take half of it. PublishTimeout limits createStream
-	// and publish together, by default 35 s: servers ask their own backends
-	// before they answer, and SRS gives those 30 s.
+	// DialTimeout limits name resolution, TCP and TLS together, by default 5 s.
+	// SetupTimeout limits the steps after TCP, from TLS and the handshake to the
+	// answer to connect, by default 10 s, with ProfileSRS 20 s; each step may
+	// take half of it. PublishTimeout limits createStream and publish together,
+	// by default 35 s: servers call their own backends before they answer, and
+	// SRS allows those 30 s.
 	DialTimeout    time.Duration
 	SetupTimeout   time.Duration
 	PublishTimeout time.Duration
 
-	// DialContext makes the TCP connection to host:port; TLS is put on top of
-	// what it returns. It is called again at each reconnect, maybe
-	// concurrently for several streams. By default the name is looked up and
-	// its first 32 addresses are tried, the families in turn, each as soon as
-	// the one before has failed or has not answered for 300 ms: the first
-	// that answers is taken (RFC 8305).
+	// DialContext makes the TCP connection to host:port; TLS is put on top of it.
+	// It is called at each attempt, possibly concurrently for several streams.
+	// By default the name is looked up and its first 32 addresses are tried,
+	// the address families in turn, each as soon as the previous one has failed
+	// or has not answered for 300 ms. The first that answers is used (RFC 8305).
 	//
-	// What a destination has not got yet counts in how far it lags (see
-	// Config.MaxLatency). A connection that is not TCP below, or NetConn,
-	// may tell how many bytes that are with a method Unsent() int. Options of
-	// the socket are its own: by default TCP_NODELAY and keep-alive are on.
+	// Bytes that a destination has not received yet count in its lag (see
+	// Config.MaxLatency). A connection that is neither TCP nor wraps it (with a
+	// method NetConn) can report them with a method Unsent() int. DialContext
+	// sets the socket's options; by default TCP_NODELAY and keep-alive are on.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// ServerName replaces the URL's host in TLS, as SNI and as the name
-	// that the certificate must have, for a URL with a bare address.
+	// ServerName replaces the URL's host in TLS, as SNI and as the name that the
+	// certificate must have, for a URL with an IP address.
 	ServerName string
 
-	// TLSConfig is for rtmps. By default certificates are verified against
-	// the system's roots and the URL's host, which is also the SNI, with
-	// TLS 1.2 or later. Its own ServerName, if set, comes before the other.
+	// TLSConfig is for rtmps. By default certificates are verified against the
+	// system's roots and the URL's host, which is also the SNI, with TLS 1.2 or
+	// later. TLSConfig.ServerName, if set, takes precedence over ServerName.
 	// Reconnects resume the TLS session. InsecureSkipVerify is logged as a
 	// warning, once for each destination of a stream. TLSConfig must not be
 	// changed once it is in use.
@@ -166,33 +166,32 @@ type Destination struct {
 	// signed it, and no other is.
 	Fingerprint string
 
-	// Untrusted says that the URL comes from outside, such as from a
-	// publisher: it may lead to public addresses and ports alone, and to
-	// what Config.AllowNetworks and AllowPorts hold besides. That is checked
-	// at each dial, behind the name resolution. FromParam sets it, and
-	// HTTPResolver for a host that the publisher has named; a resolver of
-	// the host's own sets it where it passes on what it was told.
+	// Untrusted says that the URL comes from outside, for example from a
+	// publisher. It may then lead only to public addresses and to ports 443 and
+	// 1024 upwards, besides those in Config.AllowNetworks and AllowPorts. This
+	// is checked at each dial, after the name is resolved. FromParam sets it,
+	// and HTTPResolver for a host that the publisher has named. A resolver of
+	// your own sets it when it passes on what a client said.
 	Untrusted bool
 
-	// NoLinkLocal says that the URL came over the network, though from the
-	// operator: it may lead to every address but link-local ones and those of
-	// metadata services, unless Config.AllowNetworks holds them.
-	// HTTPResolver and package control set it.
+	// NoLinkLocal says that the URL came from the operator over the network. It
+	// may lead to any address except link-local ones and those of metadata
+	// services, unless they are in Config.AllowNetworks. HTTPResolver and the
+	// handler of package control set it.
 	NoLinkLocal bool
 }
 
-// Validate says what is wrong with d, or nil. The error names d as String
-// does and holds no secret.
+// Validate reports what is wrong with d, or nil. The error names d as String does
+// and contains no secret.
 func (d Destination) Validate() error {
 	_, err := d.endpoint()
 	return err
 }
 
-// String is the URL with its secrets masked, such as rtmps://host/app/***.
-// Masked are user and password, every query, the stream key, and the last
-// path element except when it is the only one and StreamKey is set (a URL
-// that holds a key by mistake must not show it either). What is no URL is
-// masked altogether.
+// String returns the URL with its secrets masked, such as rtmps://host/app/***:
+// user and password, every query, the stream key, and the last path element unless
+// it is the only one and StreamKey is set (a URL that contains a key by mistake
+// must not show it either). Text that is not a URL is masked altogether.
 func (d Destination) String() string { return endpoint.Redact(d.URL, d.StreamKey != "") }
 
 // GoString is as String, for %#v.

@@ -12,27 +12,26 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Update pushes to d in place of where f pushes: f ends, and the Forwarder
-// that is returned takes over. The new connection is publishing before the old
-// one is closed, and the switch is at a keyframe: the old destination gets all
-// that comes before it and is told that the stream has ended, the new one gets
-// all from there on. Where f is not publishing, the new one begins as with
-// Source.Forward.
+// Update replaces f's destination by d: the Forwarder that it returns takes over,
+// and f ends. The new connection publishes before the old one is closed, and the
+// switch is at a keyframe. The old destination gets everything before it and is
+// told that the stream has ended; the new one gets everything from there on. If f
+// is not publishing, the new one begins as with Source.Forward.
 //
-// Where the first attempt to reach d fails, ctx ends or the stream ends before
-// the switch, Update returns why, and f goes on as if nothing had been. That is
-// so, too, where d is where f pushes already, with other options: a server
-// refuses to have the same stream published twice.
+// If the first attempt to reach d fails, or ctx or the stream ends before the
+// switch, Update returns the error and f continues unchanged. The same holds if d
+// is the place that f already pushes to, with other options: a server refuses to
+// have one stream published twice.
 //
-// The limits on destinations do not keep Update from replacing one, for which
-// there are two for a moment. Where the stream is pushed to d by another Forwarder
-// than f, Update returns ErrDuplicate.
+// Limits on destinations do not apply, although there are two for a moment. Update
+// returns ErrDuplicate if another Forwarder pushes the stream to d, and
+// ErrUpdating if f is being updated or closed.
 //
-// From a hook Update returns the new Forwarder with ErrInHook: it is on its way,
-// without regard to ctx. It either takes over, or is closed, and f goes on.
+// From a hook Update returns the new Forwarder with ErrInHook and ignores ctx: the
+// new one either takes over, or is closed while f continues.
 //
-// Like what Source.Forward adds, the new one is not a refresh's business; a
-// refresh brings back what the Resolver still gives.
+// Refresh does not remove the new one, as with Source.Forward, and brings back a
+// destination that the Resolver still gives.
 func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, error) {
 	n, err := newForwarder(f.src, d)
 	if err != nil {

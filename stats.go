@@ -21,7 +21,7 @@ type ServerStats struct {
 	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
 	// each comes 250 ms after the request at the earliest.
 	Refused uint64
-	// RefusedFrom has them by address, of IPv6 the first 64 bits, for the
+	// RefusedFrom counts them by address (of IPv6 the first 64 bits), for the
 	// 1024 addresses that were refused last.
 	RefusedFrom map[netip.Addr]uint64
 }
@@ -43,32 +43,31 @@ type ForwarderStats struct {
 	ID    string
 	State State
 	Since time.Time // of the state
-	// NextAttempt is set while an attempt is waited for. It is zero while
-	// waiting where Config.Retry has given up.
+	// NextAttempt is when the next attempt begins, in StateWaiting. It is zero
+	// if Config.Retry has given up.
 	NextAttempt time.Time
 
-	// Connects counts the connections tried: one with authentication takes
+	// Connects counts connections tried. An attempt with authentication takes
 	// three, one whose server wants the other form of the handshake two.
 	Connects uint64
 	Accepted uint64 // attempts that were publishing
 	Bytes    uint64
 	Messages uint64
-	// DroppedLate counts the messages that were not sent because the
-	// destination was too slow, DroppedNoKeyframe those that would have
-	// referred to a keyframe it did not have.
+	// DroppedLate counts messages not sent because the destination was too
+	// slow, DroppedNoKeyframe messages that refer to a keyframe that it did not
+	// get.
 	DroppedLate       uint64
 	DroppedNoKeyframe uint64
 	// Lag is how many messages are waiting to be sent.
 	Lag uint64
-	// LastErr is why the last attempt ended, a *DestinationError; nil when
-	// none has failed.
+	// LastErr is why the last attempt ended, a *DestinationError; nil if none
+	// has failed.
 	LastErr error
-	// Warning is what the destination may not take, though it does not
-	// refuse it: a name that is longer than its kind of server keeps, or a
-	// codec that is not among those it lists (UnsupportedCodecError); or that
-	// no keyframe came within 5 s, so that it got video that it may not be
-	// able to decode at first. A sentence without secrets, empty where there
-	// is nothing to say.
+	// Warning is one sentence, without secrets, about something that the
+	// destination does not refuse but may not handle: a name that is longer
+	// than its kind of server keeps, a codec that it does not list
+	// (UnsupportedCodecError), or video that began without a keyframe because
+	// none came within 5 s. Empty if there is nothing to say.
 	Warning string
 }
 
