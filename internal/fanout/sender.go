@@ -14,7 +14,6 @@ package fanout
 import (
 	"errors"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -153,54 +152,6 @@ func (s *Sender) SetWindow(own, groups time.Duration) {
 	}
 }
 
-// OnStall has f called when Stalled changes: the peer has taken nothing for so long
-// although there is something to send, or takes something again. f must not block.
-// OnStall comes before the first Send.
-func (s *Sender) OnStall(after time.Duration, f func()) {
-	s.stallAfter, s.onStall = after, f
-	ref := new(atomic.Pointer[Sender])
-	ref.Store(s)
-	s.stalls = ref
-	s.stall = time.AfterFunc(after, func() {
-		if s := ref.Load(); s != nil {
-			s.checkStall()
-		}
-	})
-	s.stall.Stop()
-}
-
-// Stalled is what OnStall tells of.
-func (s *Sender) Stalled() bool { return s.stalled.Load() }
-
-// checkStall is called when the peer may have taken nothing for long enough.
-func (s *Sender) checkStall() {
-	left := s.stallAfter - s.full()
-	switch {
-	case s.state.Load() != parked || s.closed.Load():
-	case left > 0:
-		s.stall.Reset(left)
-	case !s.stalled.Swap(true):
-		if s.state.Load() != parked { // meanwhile
-			s.stalled.Store(false)
-			return
-		}
-		s.onStall()
-	}
-}
-
-// goesOn notes that the peer has taken something, or that there is nothing left.
-func (s *Sender) goesOn() {
-	if s.stalled.Load() && s.stalled.Swap(false) {
-		s.stall.Reset(s.stallAfter)
-		s.onStall()
-	}
-}
-
-// full is how long the socket has taken nothing, where it is waited for.
-func (s *Sender) full() time.Duration {
-	return time.Duration(Clock() - max(s.progress.Load(), s.blocked.Load()))
-}
-
 // SetPlayer says that the receiver is a player, for which a publisher waits only
 // where no other receiver keeps up. It comes before Group.Add.
 func (s *Sender) SetPlayer() { s.player = true }
@@ -335,33 +286,6 @@ func (s *Sender) Err() error {
 	return s.err
 }
 
-// Stats is a snapshot of a Sender.
-type Stats struct {
-	Bytes, Messages   uint64
-	Overtaken, Waited uint64 // messages not sent: too slow, no keyframe yet
-	Lag               uint64 // messages
-	Blind             bool   // it was begun without a keyframe
-	// Full is how long the socket has taken nothing although there is
-	// something to send.
-	Full time.Duration
-}
-
-// Stats returns a snapshot. Its counters only grow, whatever is attached.
-func (s *Sender) Stats() Stats {
-	st := Stats{
-		Bytes: s.bytes.Load(), Messages: s.messages.Load(),
-		Overtaken: s.skipped.Overtaken.Load(), Waited: s.skipped.Waited.Load(),
-		Blind: s.skipped.Blind.Load(),
-	}
-	if a := s.current.Load(); a != nil {
-		st.Lag = a.cursor.Lag()
-	}
-	if s.state.Load() == parked {
-		st.Full = s.full()
-	}
-	return st
-}
-
 // needs is the first message that s still needs of the log.
 func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
 	a := s.sends(l)
@@ -441,134 +365,9 @@ func (s *Sender) run(w *walk) {
 	}
 }
 
-// park hands the sender, whose state is parked, to a goroutine of its own.
-func (s *Sender) park() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
-		s.state.Store(idle)
-		return
-	}
-	if s.raw == nil {
-		s.wg.Go(s.catchUpWith)
-	} else {
-		s.wg.Go(s.catchUp)
-	}
-}
-
 // Wait waits, after Close, until nobody sends any more and the connection is
 // closed.
 func (s *Sender) Wait() { s.wg.Wait() }
-
-// catchUpWith is catchUp with a connection that may be the host's.
-func (s *Sender) catchUpWith() {
-	err := errGoexit
-	defer func() {
-		if err != nil {
-			s.fail(err)
-		}
-	}()
-	err = hostcode.Protect(s.catchUp)
-}
-
-var errGoexit = errors.New("the connection has ended its goroutine")
-
-// catchUp sends until everything is sent, waiting for the socket.
-func (s *Sender) catchUp() {
-	w := newWalk()
-	defer w.put()
-	s.blocked.Store(Clock())
-	if s.stall != nil {
-		s.stall.Reset(s.stallAfter)
-		defer func() {
-			if !s.closed.Load() { // else it ends as it is
-				s.goesOn()
-			}
-			s.stall.Stop()
-		}()
-	}
-	for {
-		var q queue
-		s.beginQueue(&q)
-		p := progress{sender: s}
-		for !s.closed.Load() {
-			iov, batch := s.next(w, q.limit)
-			if iov == nil {
-				break
-			}
-			if !p.demanded {
-				now := Clock()
-				p.demand(now, now)
-			}
-			n, err := s.wait(iov, batch, q.limit, w)
-			now := Clock()
-			if n > 0 {
-				s.sent(batch, iov, n, now)
-				s.goesOn()
-				s.look(&q, now)
-			}
-			if err = p.check(n, err, now); err != nil {
-				s.fail(err)
-				break
-			}
-		}
-		s.endQueue(&q)
-		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
-		s.state.Store(idle)
-		if !s.pending() || !s.state.CompareAndSwap(idle, parked) {
-			return
-		}
-	}
-}
-
-// leastProgress is how many bytes a peer must take within a Sender's timeout,
-// however much it is given at a time: a byte now and then is no progress.
-const leastProgress = 16 << 10
-
-// progress is that of a peer for which a Sender waits. Bytes count that the peer
-// has got, where that is known, or else that the connection has taken.
-type progress struct {
-	sender   *Sender
-	written  int
-	last     int64 // when something was written
-	demanded bool
-	at       int64 // when progress was demanded last
-	asked    int   // of written, when it was demanded
-	got      int   // of written, what the peer had got then
-}
-
-// demand gives the peer the timeout, from a time on, to make progress.
-func (p *progress) demand(from, now int64) {
-	p.demanded, p.at, p.asked = true, from, p.written
-	p.got = p.written - sys.Outstanding(p.sender.conn)
-	p.sender.conn.SetWriteDeadline(time.Now().Add(p.sender.timeout - time.Duration(now-from)))
-}
-
-// check takes into account that n bytes were written. It returns err, but not that
-// a write has taken too long of a peer that makes progress.
-func (p *progress) check(n int, err error, now int64) error {
-	if p.written += n; n > 0 {
-		p.last = now
-	}
-	took, timeout := p.written-p.asked, int64(p.sender.timeout)
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		outstanding := sys.Outstanding(p.sender.conn)
-		from := now
-		if outstanding == 0 { // or nobody tells
-			from = p.last
-		}
-		if p.written-outstanding-p.got < leastProgress || now-from >= timeout {
-			return ErrStalled
-		}
-		p.demand(from, now)
-	case err != nil:
-		return err
-	case took >= catchUp, took >= leastProgress && now-p.at > timeout/4:
-		p.demand(now, now)
-	}
-	return nil
-}
 
 // pending reports whether there is something to do. It may say so in vain.
 func (s *Sender) pending() bool {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"unicode"
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
@@ -294,27 +292,6 @@ func (s *Server) deleting(cmd *Command) *serverStream {
 	return nil
 }
 
-// has reports whether there is an argument i that is neither null nor undefined.
-func (c *Command) has(i int) bool {
-	if i >= len(c.Args) {
-		return false
-	}
-	switch c.Args[i].(type) {
-	case nil, amf.Undefined:
-		return false
-	}
-	return true
-}
-
-// id returns argument i as the id of a message stream.
-func (c *Command) id(i int) (id uint32, ok bool) {
-	n, ok := c.Number(i)
-	if !ok || !(n >= 0 && n < 1<<32) {
-		return 0, false
-	}
-	return uint32(n), true
-}
-
 func (s *Server) connect(cmd *Command) error {
 	if s.connected {
 		return fmt.Errorf("%w: second connect", chunk.ErrProtocol)
@@ -485,24 +462,6 @@ func (s *Server) cease(cmd *Command, does func(*serverStream) bool) error {
 	return s.result(cmd, nil, amf.Undefined{})
 }
 
-// isFalse reports whether argument i is false.
-func (c *Command) isFalse(i int) bool {
-	if i >= len(c.Args) {
-		return false
-	}
-	v, ok := c.Args[i].(bool)
-	return ok && !v
-}
-
-// refuse tells the client why and ends the connection.
-func (s *Server) refuse(streamID uint32, err error) error {
-	var st *StatusError
-	if errors.As(err, &st) {
-		s.send(s.appendStatus(nil, streamID, "error", st.Code, st.Description))
-	}
-	return err
-}
-
 func (s *Server) pause(cmd *Command) error {
 	st := s.stream(cmd.StreamID)
 	if st == nil || !st.playing {
@@ -538,103 +497,4 @@ func (s *Server) unpublishName(name string) error {
 		}
 	}
 	return nil
-}
-
-// fail answers a call that can't be carried out. No client that we know ends
-// because of it where the call is not one that it needs.
-func (s *Server) fail(cmd *Command, description string) error {
-	if cmd.Txn == 0 {
-		return nil
-	}
-	return s.send(s.appendCommand(nil, 0, "_error", cmd.Txn, nil, statusInfo("error", "NetConnection.Call.Failed", description)))
-}
-
-// result answers cmd. A command with transaction id 0 wants no answer
-// (RTMP 1.0, 7.1.1).
-func (s *Server) result(cmd *Command, values ...any) error {
-	if b := s.appendResult(nil, cmd, values...); b != nil {
-		return s.send(b)
-	}
-	return nil
-}
-
-func (s *Server) appendResult(b []byte, cmd *Command, values ...any) []byte {
-	if cmd.Txn == 0 {
-		return b
-	}
-	return s.appendCommand(b, 0, append([]any{"_result", cmd.Txn}, values...)...)
-}
-
-// AppendPlayEnd appends what tells a player that the publisher has gone.
-func (s *Server) AppendPlayEnd(b []byte, streamID uint32) []byte {
-	b = chunk.AppendUserControl(b, eventStreamEOF, streamID)
-	return s.appendStatus(b, streamID, "status", "NetStream.Play.UnpublishNotify", "The publisher has gone.")
-}
-
-// AppendPlayBegin appends what tells a waiting player that a publisher has
-// come.
-func (s *Server) AppendPlayBegin(b []byte, streamID uint32) []byte {
-	b = chunk.AppendUserControl(b, eventStreamBegin, streamID)
-	return s.appendStatus(b, streamID, "status", "NetStream.Play.PublishNotify", "A publisher has come.")
-}
-
-// AppendKick appends what tells a publisher that its stream is ended by the
-// server.
-func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byte {
-	return s.appendStatus(b, streamID, "error", "NetStream.Publish.Rejected", description)
-}
-
-// Reject ends a publish that was accepted, and tells the client. It is for the
-// goroutine of Serve.
-func (s *Server) Reject(streamID uint32, description string) {
-	s.send(s.AppendKick(nil, streamID, description))
-	if st := s.stream(streamID); st != nil {
-		s.stop(st, false)
-	}
-}
-
-// AppendPlayFailed appends what tells a player that it gets nothing more.
-func (s *Server) AppendPlayFailed(b []byte, streamID uint32, description string) []byte {
-	return s.appendStatus(b, streamID, "error", "NetStream.Play.Failed", description)
-}
-
-// noString is what a client is told whose publish or play has anything but a
-// string in the place of the name.
-const noString = "The stream's name is not a string."
-
-// streamName is the name of a publish or play, which is argument 1. It is empty
-// where the command ends before it; ok is false where something else stands
-// there: what follows is not the name.
-func (c *Command) streamName() (name string, ok bool) {
-	if len(c.Args) < 2 {
-		return "", true
-	}
-	name, ok = c.Args[1].(string)
-	return name, ok
-}
-
-// fillObject puts a null in the place of the command object, argument 0, where
-// the client has left it out. The arguments of a NetStream's commands have
-// their places behind it (RTMP 1.0, 7.2.2).
-func (c *Command) fillObject() {
-	if len(c.Args) == 0 {
-		return
-	}
-	switch c.Args[0].(type) {
-	case string, float64, bool:
-		c.Args = slices.Insert(c.Args, 0, nil)
-	}
-}
-
-// clip makes a peer's words fit for an error.
-func clip(s string, n int) string {
-	if len(s) > n {
-		s = s[:n] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
 }

@@ -1,0 +1,89 @@
+package rtmp
+
+import (
+	"errors"
+	"strings"
+	"unicode"
+
+	"github.com/rtmp-forward/forward/internal/chunk"
+)
+
+// fail answers a call that can't be carried out. No client that we know ends
+// because of it where the call is not one that it needs.
+func (s *Server) fail(cmd *Command, description string) error {
+	if cmd.Txn == 0 {
+		return nil
+	}
+	return s.send(s.appendCommand(nil, 0, "_error", cmd.Txn, nil, statusInfo("error", "NetConnection.Call.Failed", description)))
+}
+
+// result answers cmd. A command with transaction id 0 wants no answer
+// (RTMP 1.0, 7.1.1).
+func (s *Server) result(cmd *Command, values ...any) error {
+	if b := s.appendResult(nil, cmd, values...); b != nil {
+		return s.send(b)
+	}
+	return nil
+}
+
+func (s *Server) appendResult(b []byte, cmd *Command, values ...any) []byte {
+	if cmd.Txn == 0 {
+		return b
+	}
+	return s.appendCommand(b, 0, append([]any{"_result", cmd.Txn}, values...)...)
+}
+
+// AppendPlayEnd appends what tells a player that the publisher has gone.
+func (s *Server) AppendPlayEnd(b []byte, streamID uint32) []byte {
+	b = chunk.AppendUserControl(b, eventStreamEOF, streamID)
+	return s.appendStatus(b, streamID, "status", "NetStream.Play.UnpublishNotify", "The publisher has gone.")
+}
+
+// AppendPlayBegin appends what tells a waiting player that a publisher has
+// come.
+func (s *Server) AppendPlayBegin(b []byte, streamID uint32) []byte {
+	b = chunk.AppendUserControl(b, eventStreamBegin, streamID)
+	return s.appendStatus(b, streamID, "status", "NetStream.Play.PublishNotify", "A publisher has come.")
+}
+
+// AppendKick appends what tells a publisher that its stream is ended by the
+// server.
+func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byte {
+	return s.appendStatus(b, streamID, "error", "NetStream.Publish.Rejected", description)
+}
+
+// Reject ends a publish that was accepted, and tells the client. It is for the
+// goroutine of Serve.
+func (s *Server) Reject(streamID uint32, description string) {
+	s.send(s.AppendKick(nil, streamID, description))
+	if st := s.stream(streamID); st != nil {
+		s.stop(st, false)
+	}
+}
+
+// AppendPlayFailed appends what tells a player that it gets nothing more.
+func (s *Server) AppendPlayFailed(b []byte, streamID uint32, description string) []byte {
+	return s.appendStatus(b, streamID, "error", "NetStream.Play.Failed", description)
+}
+
+// refuse tells the client why and ends the connection.
+func (s *Server) refuse(streamID uint32, err error) error {
+	var st *StatusError
+	if errors.As(err, &st) {
+		s.send(s.appendStatus(nil, streamID, "error", st.Code, st.Description))
+	}
+	return err
+}
+
+// clip makes a peer's words fit for an error.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
