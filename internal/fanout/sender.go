@@ -531,18 +531,6 @@ func (s *Sender) fail(err error) {
 	}
 }
 
-func dropFirst(iov [][]byte, n int) [][]byte {
-	for len(iov) > 0 && n >= len(iov[0]) {
-		n -= len(iov[0])
-		iov = iov[1:]
-	}
-	if len(iov) == 0 {
-		return nil
-	}
-	iov[0] = iov[0][n:]
-	return iov
-}
-
 func closeWrite(c net.Conn) error {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
