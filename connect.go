@@ -141,13 +141,11 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 		if f.Ending() {
 			f.drains()
 		}
-		if old := f.replaces; old != nil {
-			defer func() {
-				if !old.disown(f) {
-					<-f.begun
-				}
-			}()
-		}
+		defer func() {
+			if old := f.replaces.Load(); old != nil && !old.disown(f) {
+				<-f.begun
+			}
+		}()
 	}
 	defer later(codecsKnown, func() { f.warnOfCodec(l.client) })()
 	began := time.Now()

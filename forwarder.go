@@ -61,11 +61,13 @@ type Forwarder struct {
 	log   *slog.Logger
 	done  chan struct{}
 
-	resolved bool          // by the Resolver, not added by the host
-	replaces *Forwarder    // see Update
-	begun    chan struct{} // where replaces is set: closed when f has taken over
-	// inherited is decided when f is to take over; guarded by replaces.mu.
-	inherited bool
+	resolved bool // by the Resolver, not added by the host
+	// replaces is whom f is to replace, see Update; nil when it has, so that a
+	// chain of those that were replaced is not kept.
+	replaces atomic.Pointer[Forwarder]
+	begun    chan struct{} // of one that Update has made: closed when it has taken over
+	// inherited: f is to take over; written under mu of whom it replaces.
+	inherited atomic.Bool
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -261,7 +263,7 @@ func (f *Forwarder) pushAll() {
 			return
 		}
 		sent := f.failed(err)
-		if f.replaces != nil && !f.hasBegun() {
+		if f.isHeir() {
 			f.report(slog.LevelWarn, "destination lost", "err", err)
 			return
 		}
@@ -331,6 +333,7 @@ func (f *Forwarder) finish() {
 	f.gone = true
 	f.mu.Unlock()
 	f.cancel()
+	f.replaces.Store(nil)
 	f.draining.Wait()
 	f.setState(StateClosed, nil)
 	f.src.remove(f) // before anybody is told

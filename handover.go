@@ -37,7 +37,8 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 	if err != nil {
 		return nil, err
 	}
-	n.replaces, n.begun = f, make(chan struct{})
+	n.begun = make(chan struct{})
+	n.replaces.Store(f)
 	f.mu.Lock()
 	busy := f.heir != nil || f.stop
 	if !busy {
@@ -84,22 +85,28 @@ func (f *Forwarder) replace(ctx context.Context, n *Forwarder) error {
 // takeOver begins to send by calling attach: where the forwarder stops that f
 // replaces, or where a new one begins.
 func (f *Forwarder) takeOver(attach func(from uint64)) {
-	if f.replaces == nil || f.hasBegun() {
+	old := f.replaces.Load()
+	if old == nil {
 		attach(0)
 		return
 	}
-	f.replaces.yield(f, func(from uint64) {
+	old.yield(f, func(from uint64) {
 		attach(from)
+		f.replaces.Store(nil)
 		close(f.begun)
 	})
 }
 
-func (f *Forwarder) hasBegun() bool {
+// isHeir reports whether f is to replace another, and has not done so yet.
+func (f *Forwarder) isHeir() bool {
+	if f.begun == nil {
+		return false
+	}
 	select {
 	case <-f.begun:
-		return true
-	default:
 		return false
+	default:
+		return true
 	}
 }
 
@@ -130,7 +137,7 @@ func (f *Forwarder) bequeath(from uint64) bool {
 		f.heir, f.succeed, succeed = nil, nil, nil
 	}
 	if succeed != nil {
-		f.heir.inherited = true
+		f.heir.inherited.Store(true)
 		f.src.srv.countPush(f.heir, true)
 		f.heir, f.succeed = nil, nil
 		f.stop = true
@@ -149,7 +156,7 @@ func (f *Forwarder) bequeath(from uint64) bool {
 func (f *Forwarder) disown(n *Forwarder) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n.inherited {
+	if n.inherited.Load() {
 		return false
 	}
 	if f.heir == n {

@@ -150,12 +150,12 @@ func (s *Source) forward(f *Forwarder) (err error) {
 		switch {
 		case o.Ending():
 			continue
-		case o == f.replaces:
+		case o == f.replaces.Load():
 			replaces = true
 		case o.place == f.place:
 			return fmt.Errorf("%w: %s", ErrDuplicate, f.dst)
 		}
-		if o.replaces == nil || o.hasBegun() {
+		if !o.isHeir() {
 			counted++
 		}
 	}

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -252,6 +255,32 @@ func TestUpdateThatFailsKeepsTheTurn(t *testing.T) {
 		require.Equal(b, StateDraining, old.Stats().State)
 		b.published(d, 3)
 		require.Equal(b, StateClosed, old.Stats().State, "the next publish has not waited")
+	})
+}
+
+// Of those that were replaced the one that pushes keeps none: a host may replace
+// one destination for as long as the stream lasts.
+func TestUpdateKeepsNoneOfTheReplaced(t *testing.T) {
+	const updates = 100
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		begin(t, u.p)
+		feed(t, u.p, 0, 15)
+		var replaced []weak.Pointer[Forwarder]
+		for i := range updates {
+			d := numbered(1+i%2, 2+i%2)[0]
+			d.FlashVer = strconv.Itoa(i)
+			replaced = append(replaced, weak.Make(u.old))
+			n, result := u.update(t.Context(), d)
+			feed(t, u.p, 15+i*10, 25+i*10) // with a keyframe
+			require.NoError(t, <-result)
+			u.old = *n
+			synctest.Wait()
+		}
+		require.Equal(t, []*Forwarder{u.old}, u.p.Source().Forwarders())
+		runtime.GC()
+		kept := slices.DeleteFunc(replaced, func(w weak.Pointer[Forwarder]) bool { return w.Value() == nil })
+		require.Less(t, len(kept), 5, "but for what stacks still hold")
 	})
 }
 
