@@ -14,18 +14,18 @@ import (
 	"github.com/rtmp-forward/forward/internal/special"
 )
 
-// AddressError says that a destination leads to an address, or a port, to
-// which it may not lead: the Server's own listener, a link-local address or that
-// of a metadata service, which neither a backend nor the control handler may
-// name; or any other that is not public, which a publisher may not name. See
-// Config.AllowNetworks and Config.AllowPorts. What the host's own code and
-// configuration name is not checked.
+// AddressError says that a destination leads to an address or port that is not
+// allowed: the Server's own listener; a link-local address or that of a metadata
+// service, for a URL from a backend or the control handler; any address that is
+// not public, for a URL from a publisher. See Config.AllowNetworks and
+// Config.AllowPorts. URLs of the host's own code and configuration are not
+// checked.
 type AddressError struct {
-	// Addr is where it leads, not valid where only the port is known.
+	// Addr is the address, not valid if only the port is known.
 	Addr netip.AddrPort
-	// Allow is what Config.AllowNetworks would have to hold to let it have
-	// that address; not valid where nothing does. Where Addr is an IPv6
-	// address that holds an IPv4 one, it may be the prefix of that.
+	// Allow is the prefix to add to Config.AllowNetworks to allow the address;
+	// not valid if nothing allows it. If Addr is an IPv6 address that embeds an
+	// IPv4 one, it may be a prefix of the latter.
 	Allow  netip.Prefix
 	reason string
 }

@@ -57,8 +57,8 @@ type Server struct {
 	refusals  refusals
 }
 
-// NewServer returns a Server. A Config that is not valid is reported by the
-// methods that serve.
+// NewServer returns a Server. It does not fail: the methods that serve return the
+// error of an invalid Config.
 func NewServer(cfg Config) *Server {
 	s := &Server{
 		err:       cfg.Validate(),
@@ -90,9 +90,9 @@ func NewServer(cfg Config) *Server {
 	return s
 }
 
-// Source returns a live stream by its name, as PublishRequest.Name gives it:
-// "live/cam", or "//studio.example/live/cam" in a vhost, which is taken in any
-// case. It is nil when there is none.
+// Source returns a live stream by its name (see PublishRequest.Name): "live/cam",
+// or "//studio.example/live/cam" in a vhost, in any case. It is nil if there is
+// none.
 func (s *Server) Source(name string) *Source {
 	key, ok := parseStreamName(name)
 	if !ok {
@@ -119,12 +119,12 @@ func (s *Server) Sources() []*Source {
 	return out
 }
 
-// Shutdown closes the listeners and ends every stream: what is in its log is
-// sent, with what publishers have sent and was not read yet, then its destinations
-// are told that it has ended. It returns when all of it is gone, or with ctx's error when that ends before; then Close ends
-// the rest. It does not wait for publishers to leave: an encoder that is cut
-// off connects elsewhere. From a hook it returns ErrInHook at once, and all of
-// this is done without its caller and without ctx.
+// Shutdown closes the listeners and ends every stream: everything that has been
+// received is sent, then the destinations are told that the stream has ended. It
+// returns when all of this is done, or ctx's error if ctx ends earlier; call Close
+// to end the rest. It does not wait for publishers to leave: an encoder that is
+// cut off connects elsewhere. From a hook it returns ErrInHook at once and
+// continues without its caller and without ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.beginClosing()
 	if hostcode.Within() {
@@ -189,9 +189,9 @@ func (s *Server) readRest(ctx context.Context) {
 	}
 }
 
-// Close ends everything at once and returns when all of it is gone, and no hook
-// is running any more; the contexts of hooks end. From a hook it returns
-// ErrInHook at once, and everything ends when the hook has returned.
+// Close ends everything at once, including the contexts of hooks. It returns when
+// everything is gone and no hook is running. From a hook it returns ErrInHook at
+// once, and everything ends when the hook has returned.
 func (s *Server) Close() error {
 	s.beginClosing()
 	s.cancel()

@@ -125,7 +125,7 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 	return f, nil
 }
 
-// Destination is where f pushes.
+// Destination returns where f pushes.
 func (f *Forwarder) Destination() Destination { return f.dst }
 
 // ID names the destination in lists and metrics: 8 hex digits, the same for the
@@ -153,10 +153,10 @@ func (f *Forwarder) Ending() bool {
 // noKeyframe is the Warning of a destination that began without one.
 const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
 
-// Close ends the destination: it is told that the stream has ended, and
-// disconnected. Close returns when it is gone; when ctx ends before, it is cut
-// off, and Close returns ctx's error at once. From a hook Close returns ErrInHook
-// at once. Done tells when it is gone.
+// Close ends pushing: the destination is told that the stream has ended and is
+// disconnected. Close returns when this is done. If ctx ends earlier the
+// destination is cut off, and Close returns ctx's error at once. From a hook Close
+// returns ErrInHook at once; see Done.
 func (f *Forwarder) Close(ctx context.Context) error {
 	ctx = orBackground(ctx)
 	f.beginClose()

@@ -20,12 +20,10 @@ import (
 // any more is closed, as by Source.Close; its players, and those that wait for
 // one there, are told and disconnected.
 //
-// Resolvers are the same when they are equal in Go; those that can't be
-// compared, such as a ResolverFunc, count as other ones, which costs no more
-// than asking them.
+// Resolvers are the same if they are equal in Go. Those that cannot be compared,
+// such as a ResolverFunc, count as changed, which costs no more than one call.
 //
-// Addr and Logger stay as they are until the program is started anew; when one
-// of them is another, a warning names it.
+// Addr and Logger need a restart; a warning names those that differ.
 func (s *Server) Reload(cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err

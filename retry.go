@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// RetryInfo is what Config.Retry is asked about: a destination that was not
-// reached, or has been lost.
+// RetryInfo describes to Config.Retry a destination that was not reached or has
+// been lost.
 type RetryInfo struct {
 	// Request is that of the stream's publisher. It must not be changed.
 	Request *PublishRequest
-	// Err is why the attempt has ended. Its Destination is the one meant.
+	// Err is why the attempt ended. It names the destination.
 	Err *DestinationError
-	// Attempt counts the attempts in a row that have failed, from 1. One
-	// that was sent to for Backoff.Healthy begins a new row.
+	// Attempt counts consecutive failed attempts, from 1. It starts again after
+	// a session of Backoff.Healthy.
 	Attempt int
-	// Delay is how long Backoff has the next attempt wait.
+	// Delay is the delay before the next attempt, from Config.Backoff.
 	Delay time.Duration
 }
 
@@ -29,9 +29,9 @@ type backoff struct {
 	refused int // attempts in a row
 }
 
-// shortSteps is how many steps one makes who was publishing, but not for long
-// enough: a destination that comes and goes is worse than one that is down, as
-// each time it makes the stream begin anew for those behind it.
+// shortSteps is how many doublings a session that was too short costs. A
+// destination that comes and goes is worse than one that is down: the stream
+// restarts for its viewers each time.
 const shortSteps = 2
 
 // next is the delay after an attempt that has failed. sent is how long it has

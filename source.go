@@ -18,9 +18,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/outage"
 )
 
-// Source is one live stream, from its publish to its unpublish, and on with the
-// next publisher where Config.PublishGrace or Takeover has it so. Its methods are
-// safe for concurrent use.
+// Source is one live stream, from its publish to its unpublish. With
+// Config.PublishGrace or Takeover it may continue with another publisher. Its
+// methods are safe for concurrent use.
 type Source struct {
 	shown
 	srv   *Server
@@ -86,12 +86,13 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 // Name is the stream's name, as PublishRequest.Name gives it.
 func (s *Source) Name() string { return s.key.String() }
 
-// ID names the stream where its name may be a secret: 16 hex digits that tell
-// nothing about it, the same for the same name as long as the process lives.
+// ID identifies the stream where its name, which may be a secret, must not be
+// shown: 16 hex digits that reveal nothing about it, the same for the same name for
+// as long as the process lives.
 func (s *Source) ID() string { return s.req.ID() }
 
-// Request is what the publisher asked for, of several the last one. It must not
-// be changed.
+// Request is the publisher's request; of several publishers that of the last one.
+// It must not be changed.
 func (s *Source) Request() *PublishRequest { return s.latest.Load() }
 
 // Done is closed when the stream and everything that sent it have ended.
@@ -106,21 +107,20 @@ func (s *Source) isDone() bool {
 	}
 }
 
-// Forwarders returns those that push the stream now.
+// Forwarders returns the Forwarders that push the stream now.
 func (s *Source) Forwarders() []*Forwarder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.forwarders)
 }
 
-// Forward pushes the stream to one more destination, from its last keyframe
-// on, until the stream ends or the Forwarder is closed. A refresh leaves it
-// alone.
+// Forward pushes the stream to one more destination, from its last keyframe on,
+// until the stream ends or the Forwarder is closed. Refresh does not remove it.
 //
-// It returns ErrDuplicate where the stream is pushed to the same server, app
-// and key already, whatever the other options, and an error that wraps ErrLimit
-// where Limits.Destinations or TotalDestinations is reached. Neither counts a
-// Forwarder that is being closed.
+// It returns ErrDuplicate if the stream is already pushed to the same server, app
+// and key, whatever the other options; an error that wraps ErrLimit if
+// Limits.Destinations or TotalDestinations is reached; ErrStreamEnded; or the error
+// of an invalid Destination. A Forwarder that is being closed does not count.
 func (s *Source) Forward(d Destination) (*Forwarder, error) {
 	f, err := newForwarder(s, d)
 	if err != nil {
@@ -180,8 +180,8 @@ func (s *Source) remove(f *Forwarder) {
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
 }
 
-// Close ends the stream: its publisher is told and disconnected, what is in
-// the log is sent, the destinations are told. It returns at once; see Done.
+// Close ends the stream: the publisher is told and disconnected, the rest of the
+// log is sent, and the destinations are told. It returns at once; see Done.
 func (s *Source) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -246,17 +246,16 @@ func distinctPlaces(ds []Destination) []Destination {
 	})
 }
 
-// Refresh asks the Resolver again where the stream goes. Destinations that it
-// gives as before are not disturbed, new ones begin with the last keyframe,
-// those it does not give any more are told that the stream has ended and
-// disconnected, for which Refresh does not wait. What Forward has added stays.
-// When the Resolver returns an error, so does Refresh, and nothing changes.
+// Refresh asks the Resolver again where the stream goes. Destinations that are
+// still in the answer are not disturbed, new ones begin with the last keyframe,
+// and the others are told that the stream has ended and are disconnected; Refresh
+// does not wait for that. Destinations added with Forward stay. If the Resolver
+// returns an error, so does Refresh, and nothing changes.
 //
-// The Server calls Refresh by itself every RefreshInterval, or when the
-// time of an answer (TTLResolver) has passed, whichever is earlier.
+// The Server calls Refresh by itself every RefreshInterval, or when the TTL of an
+// answer (TTLResolver) has passed, whichever is earlier.
 //
-// From a hook it returns ErrInHook, and the refresh comes behind one that is under
-// way.
+// From a hook it returns ErrInHook; the refresh follows one that is in progress.
 func (s *Source) Refresh(ctx context.Context) error {
 	if hostcode.Within() && s.publishing.Err() == nil {
 		if !s.again.Swap(true) {

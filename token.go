@@ -14,27 +14,25 @@ import (
 	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
-// ErrToken is wrapped by the errors of Token. Their texts hold no secret and
-// nothing of the request but the parameter's name.
+// ErrToken is wrapped by the errors of Token. Their texts contain no secret, and of
+// the request only the parameter's name.
 var ErrToken = errors.New("token refused")
 
-// Token checks what a publisher or player brings in the query of its URL:
-// either one of the Secrets as it is (Check) or a signature made with one, for
-// one stream and until some time (Sign, Verify). It is a value and may be used
+// Token checks a parameter in the query of a publisher's or player's URL: either
+// one of the Secrets itself (Check), or a signature made with one, valid for one
+// stream and until a given time (Sign, Verify). It is a value and may be used
 // concurrently. Use it in a hook; for a PlayRequest, convert the pointer:
 // t.Verify((*PublishRequest)(req)).
 //
-// Values are compared in constant time. A parameter that comes twice, or in
-// tcUrl with another value than in the query, is refused: which of them counts
-// must not be a matter of opinion.
+// Values are compared in constant time. A parameter that comes twice, or in tcUrl
+// with another value than in the query, is refused as ambiguous.
 type Token struct {
-	// Secrets are all valid, so that they can be replaced one after the
-	// other; the first one signs. Empty ones count for nothing, and without
-	// any all is refused.
+	// Secrets are all valid, so that they can be rotated; the first one signs.
+	// Empty ones are ignored. Without a secret everything is refused.
 	Secrets []Secret
 
-	// Purpose, such as "publish" or "play", is signed too: a URL signed for
-	// one is not valid for the other.
+	// Purpose, such as "publish" or "play", is signed too. A URL signed for one
+	// is not valid for the other.
 	Purpose string
 
 	// Param is the name of the parameter for Check, "token" by default.
@@ -75,10 +73,10 @@ func (t Token) Check(req *PublishRequest) error {
 	return nil
 }
 
-// Sign gives the query, without "?", that makes a URL valid for the stream of
-// that name before expires: "live/cam", or "//studio.example/live/cam" in a
-// vhost, as PublishRequest.Name. It is an error to sign without a secret, or
-// for what can't be a name.
+// Sign returns the query, without "?", that makes a URL valid until expires for the
+// stream of that name: "live/cam", or "//studio.example/live/cam" in a vhost, as
+// PublishRequest.Name. Signing fails without a secret, and for a text that cannot
+// be a stream's name.
 func (t Token) Sign(name string, expires time.Time) (query string, err error) {
 	if len(t.Secrets) == 0 || t.Secrets[0] == "" {
 		return "", errors.New("sign: no secret")
