@@ -87,6 +87,7 @@ type received struct {
 // Config.
 func watch(t *testing.T) (*Server, *received) {
 	r := &received{messages: make(map[string][]Message), ended: make(map[string]bool)}
+	t.Cleanup(r.wg.Wait) // after the server is closed, which begins no more then
 	var s *Server
 	s = newServer(t, Config{MergeWindow: -1, Resolver: ResolverFunc(
 		func(_ context.Context, req *PublishRequest) ([]Destination, error) {
@@ -111,7 +112,6 @@ func watch(t *testing.T) (*Server, *received) {
 			})
 			return nil, nil
 		})})
-	t.Cleanup(r.wg.Wait)
 	return s, r
 }
 
