@@ -363,7 +363,7 @@ func TestDocumentsNameEveryLimit(t *testing.T) {
 }
 
 // The table of options has each field of a Destination, and those that the control
-// handler takes. That they are those of the file is tested in package conf.
+// handler takes. That it is the table of package option is tested there.
 func TestDocumentsNameEveryOption(t *testing.T) {
 	srv := forward.NewServer(quietly(forward.Config{}))
 	defer srv.Close()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/conf"
+	"github.com/rtmp-forward/forward/internal/option"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -429,53 +430,25 @@ func valueError(d *conf.Directive, i int, what string, err error) error {
 func destination(url string, block []*conf.Directive) Destination {
 	to := Destination{URL: url}
 	for _, d := range block {
-		switch d.Name {
-		case "stream_key":
-			to.StreamKey = Secret(d.Args[0])
-		case "user":
-			to.User, to.Password = d.Args[0], Secret(d.Args[1])
-		case "profile":
-			to.Profile = Profile(d.Args[0])
-		case "tc_url":
-			to.TcURL = d.Args[0]
-		case "flash_ver":
-			to.FlashVer = d.Args[0]
-		case "chunk_size":
-			to.ChunkSize = number(d)
-		case "server_name":
-			to.ServerName = d.Args[0]
-		case "fingerprint":
-			to.Fingerprint = d.Args[0]
-		case "redirect":
-			to.Redirect = redirects[d.Args[0]]
-		case "no_release_stream":
-			to.NoReleaseStream = on(d)
-		case "no_fc_publish":
-			to.NoFCPublish = on(d)
-		case "plain_metadata":
-			to.PlainMetadata = on(d)
-		case "no_metadata":
-			to.NoMetadata = on(d)
-		case "digest_handshake":
-			to.DigestHandshake = on(d)
-		case "timestamps":
-			to.Timestamps = Timestamps(d.Args[0])
-		case "merge_window_ms":
-			to.MergeWindow = milliseconds(d)
-		case "dial_timeout_ms":
-			to.DialTimeout = milliseconds(d)
-		case "setup_timeout_ms":
-			to.SetupTimeout = milliseconds(d)
-		case "publish_timeout_ms":
-			to.PublishTimeout = milliseconds(d)
+		for i, o := range option.OfDirective(d.Name) {
+			o.Set(&to, optionValue(o, d.Args[i]))
 		}
 	}
 	return to
 }
 
-// redirects are the values of a destination's redirect.
-var redirects = map[string]Redirect{
-	"same_host": RedirectSameHost, "never": RedirectNever, "anywhere": RedirectAnywhere,
+// optionValue is a value that Check has found to be one of the option.
+func optionValue(o option.Option, arg string) any {
+	switch o.Kind {
+	case option.Switch:
+		return arg == "on"
+	case option.Number:
+		return integer(arg)
+	case option.Milliseconds:
+		return orNone(time.Duration(integer(arg)) * time.Millisecond)
+	default:
+		return arg
+	}
 }
 
 // httpHooks adds the http_hooks of a vhost.
@@ -595,8 +568,10 @@ func addresses(args []string) []string {
 func on(d *conf.Directive) bool { return d.Args[0] == "on" }
 
 // number is a value that Check has found to be one.
-func number(d *conf.Directive) int {
-	n, _ := strconv.Atoi(d.Args[0])
+func number(d *conf.Directive) int { return integer(d.Args[0]) }
+
+func integer(arg string) int {
+	n, _ := strconv.Atoi(arg)
 	return n
 }
 

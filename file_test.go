@@ -85,10 +85,8 @@ func TestFileTakesAllOptionsOfADestination(t *testing.T) {
 		d := destinationsOf(t, "destination rtmp://h/app { stream_key k; profile "+name+"; }")[0]
 		require.Equal(t, Profile(name), d.Profile)
 	}
-	for word, want := range redirects {
-		if word != "" {
-			require.Equal(t, want, destinationsOf(t, "destination h { redirect "+word+"; }")[0].Redirect, word)
-		}
+	for word, want := range map[string]Redirect{"same_host": RedirectSameHost, "never": RedirectNever, "anywhere": RedirectAnywhere} {
+		require.Equal(t, want, destinationsOf(t, "destination h { redirect "+word+"; }")[0].Redirect, word)
 	}
 	// Switches that are off and a window of none.
 	require.Equal(t, fields(Destination{URL: "rtmp://h/a", StreamKey: "k", MergeWindow: -1}), fields(destinationsOf(t,

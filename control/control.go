@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/option"
 )
 
 // maxBody bounds the body of a request, in bytes.
@@ -375,10 +377,21 @@ func sentence(err error) string {
 	return string(unicode.ToUpper(first)) + s[n:] + "."
 }
 
-// redirects are the values of a destination's redirect.
-var redirects = map[string]forward.Redirect{
-	"": forward.RedirectSameHost, "same_host": forward.RedirectSameHost, "never": forward.RedirectNever, "anywhere": forward.RedirectAnywhere,
-}
+// bodyType is the JSON of a destination: a field for each option, by its name.
+var bodyType = func() reflect.Type {
+	kinds := map[option.Kind]reflect.Type{
+		option.Switch: reflect.TypeFor[bool](), option.Number: reflect.TypeFor[int](), option.Milliseconds: reflect.TypeFor[int32](),
+	}
+	var fields []reflect.StructField
+	for _, o := range option.All {
+		typ := kinds[o.Kind]
+		if typ == nil {
+			typ = reflect.TypeFor[string]()
+		}
+		fields = append(fields, reflect.StructField{Name: o.Field, Type: typ, Tag: reflect.StructTag(`json:"` + o.Name + `"`)})
+	}
+	return reflect.StructOf(fields)
+}()
 
 // readDestination reads the body of a request.
 func (h *handler) readDestination(r *http.Request) (forward.Destination, error) {
@@ -386,32 +399,10 @@ func (h *handler) readDestination(r *http.Request) (forward.Destination, error) 
 		return forward.Destination{}, &failure{http.StatusUnsupportedMediaType, "unsupported_media_type",
 			"The body must be application/json."}
 	}
-	var b struct {
-		URL             string             `json:"url"`
-		Profile         forward.Profile    `json:"profile"`
-		StreamKey       forward.Secret     `json:"stream_key"`
-		User            string             `json:"user"`
-		Password        forward.Secret     `json:"password"`
-		TcURL           string             `json:"tc_url"`
-		FlashVer        string             `json:"flash_ver"`
-		ChunkSize       int                `json:"chunk_size"`
-		ServerName      string             `json:"server_name"`
-		Fingerprint     string             `json:"fingerprint"`
-		NoReleaseStream bool               `json:"no_release_stream"`
-		NoFCPublish     bool               `json:"no_fc_publish"`
-		PlainMetadata   bool               `json:"plain_metadata"`
-		NoMetadata      bool               `json:"no_metadata"`
-		DigestHandshake bool               `json:"digest_handshake"`
-		Redirect        string             `json:"redirect"`
-		Timestamps      forward.Timestamps `json:"timestamps"`
-		MergeWindow     int32              `json:"merge_window_ms"`
-		DialTimeout     int32              `json:"dial_timeout_ms"`
-		SetupTimeout    int32              `json:"setup_timeout_ms"`
-		PublishTimeout  int32              `json:"publish_timeout_ms"`
-	}
+	body := reflect.New(bodyType)
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
-	err := dec.Decode(&b)
+	err := dec.Decode(body.Interface())
 	if err == nil {
 		if _, more := dec.Token(); more == nil {
 			err = errors.New("more than one value")
@@ -422,23 +413,21 @@ func (h *handler) readDestination(r *http.Request) (forward.Destination, error) 
 	if err != nil {
 		return forward.Destination{}, badJSON(err)
 	}
-	d := forward.Destination{
-		URL: b.URL, Profile: b.Profile, StreamKey: b.StreamKey, User: b.User, Password: b.Password,
-		TcURL: b.TcURL, FlashVer: b.FlashVer, ChunkSize: b.ChunkSize,
-		ServerName: b.ServerName, Fingerprint: b.Fingerprint,
-		NoReleaseStream: b.NoReleaseStream, NoFCPublish: b.NoFCPublish,
-		PlainMetadata: b.PlainMetadata, NoMetadata: b.NoMetadata,
-		DigestHandshake: b.DigestHandshake, Timestamps: b.Timestamps,
-		MergeWindow:    time.Duration(b.MergeWindow) * time.Millisecond,
-		DialTimeout:    time.Duration(b.DialTimeout) * time.Millisecond,
-		SetupTimeout:   time.Duration(b.SetupTimeout) * time.Millisecond,
-		PublishTimeout: time.Duration(b.PublishTimeout) * time.Millisecond,
-		Untrusted:      h.untrusted, NoLinkLocal: true,
-	}
-	var ok bool
-	if d.Redirect, ok = redirects[b.Redirect]; !ok {
-		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination",
-			"The redirect is none of same_host, never and anywhere."}
+	d := forward.Destination{Untrusted: h.untrusted, NoLinkLocal: true}
+	for i, o := range option.All {
+		value := body.Elem().Field(i)
+		if value.IsZero() {
+			continue // as if it were not there
+		}
+		of := value.Interface()
+		if ms, ok := of.(int32); ok {
+			of = time.Duration(ms) * time.Millisecond
+		}
+		if !o.Set(&d, of) {
+			last := len(o.Words) - 1
+			return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination",
+				fmt.Sprintf("The %s is none of %s and %s.", o.Name, strings.Join(o.Words[:last], ", "), o.Words[last])}
+		}
 	}
 	if err := d.Validate(); err != nil {
 		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination", sentence(err)}

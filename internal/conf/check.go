@@ -13,6 +13,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/rtmp-forward/forward/internal/option"
 )
 
 // Ignored is a directive of the format that this module does not do.
@@ -59,8 +61,8 @@ type Ignored struct {
 // other a second one in the same block is an error, and so is a second vhost of
 // a name. publish_auth, grace, grace_unpublish, takeover, end_players,
 // player_wait, timeout_ms, refresh_ms, on_failure and the block of a destination
-// are this module's own, all else is SRS's. The names in that block are those of
-// the control handler, except user.
+// are this module's own, all else is SRS's. What may be in that block is the table
+// of package option.
 //
 // What include, ${NAME}, NAME_file and SRS's variables stand for is put in
 // before, by Load.
@@ -116,21 +118,7 @@ var (
 	httpURL      = &value{expected: "an http:// or https:// URL", valid: isHTTPURL, secret: true}
 	onFailure    = &value{expected: `"closed", "open", "last_good", an http:// or https:// URL, or a destination`, valid: isFailure, secret: true}
 	refresh      = integer("whole milliseconds", 1000, 1<<31-1)
-)
-
-// The options of a destination: what Destination.Validate accepts of each.
-var (
-	streamKey   = text("a stream key", 1, 4096, true)
-	destUser    = text("a user's name", 1, 4096, true)
-	destPass    = text("a password", 0, 4096, true)
-	tcURL       = text("a URL", 1, 4096, true)
-	flashVer    = text("a flashVer", 1, 255, false)
-	serverName  = text("a server's name", 1, 4096, false)
-	fingerprint = &value{expected: "a SHA-256 in 64 hex digits", valid: isSHA256}
-	redirect    = oneOf("same_host", "never", "anywhere")
-	profile     = oneOf("none", "youtube", "facebook", "twitch", "ivs", "akamai", "wowza", "srs", "nginx-rtmp", "mediamtx")
-	mergeWindow = integer("whole milliseconds", 0, 10000)
-	timeLimit   = integer("whole milliseconds", 1, 1<<31-1)
+	timeLimit    = integer("whole milliseconds", 1, 1<<31-1)
 )
 
 var (
@@ -213,27 +201,7 @@ var (
 	}
 	destinationOptions = &context{
 		name: "destination",
-		done: map[string]rule{
-			"stream_key":         {value: streamKey},
-			"user":               {value: destUser, pair: destPass},
-			"profile":            {value: profile},
-			"tc_url":             {value: tcURL},
-			"flash_ver":          {value: flashVer},
-			"chunk_size":         {value: chunkSize},
-			"server_name":        {value: serverName},
-			"fingerprint":        {value: fingerprint},
-			"redirect":           {value: redirect},
-			"timestamps":         {value: oneOf("stream", "zero", "increasing")},
-			"no_release_stream":  {value: onOff},
-			"no_fc_publish":      {value: onOff},
-			"plain_metadata":     {value: onOff},
-			"no_metadata":        {value: onOff},
-			"digest_handshake":   {value: onOff},
-			"merge_window_ms":    {value: mergeWindow},
-			"dial_timeout_ms":    {value: timeLimit},
-			"setup_timeout_ms":   {value: timeLimit},
-			"publish_timeout_ms": {value: timeLimit},
-		},
+		done: optionRules(),
 	}
 	play = &context{
 		name: "play",
@@ -275,6 +243,38 @@ var (
 
 	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, vhost, forward, destinationOptions, play, publish, httpHooks}
 )
+
+// optionRules are the rules of the options of a destination.
+func optionRules() map[string]rule {
+	rules := make(map[string]rule)
+	for _, o := range option.All {
+		switch {
+		case o.Kind == option.URL: // the value of destination itself
+		case o.After != "":
+			r := rules[o.After]
+			r.pair = optionValue(o)
+			rules[o.After] = r
+		default:
+			rules[o.Name] = rule{value: optionValue(o)}
+		}
+	}
+	return rules
+}
+
+func optionValue(o option.Option) *value {
+	switch o.Kind {
+	case option.Switch:
+		return onOff
+	case option.Choice:
+		return oneOf(o.Words...)
+	case option.Hash:
+		return &value{expected: "a SHA-256 in 64 hex digits", valid: isSHA256}
+	case option.Number, option.Milliseconds:
+		return integer(o.What, uint64(o.Min), uint64(o.Max))
+	default:
+		return text(o.What, o.Min, o.Max, o.Secret)
+	}
+}
 
 func names(lists ...string) map[string]bool {
 	set := map[string]bool{}

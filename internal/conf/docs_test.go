@@ -53,20 +53,3 @@ func TestDocumentsNameEveryDirective(t *testing.T) {
 	}
 	require.Empty(t, named)
 }
-
-func TestDocumentsNameEveryOption(t *testing.T) {
-	var named []string
-	for _, row := range table(t, "routing.md", "| option | field | default | meaning |") {
-		names := wordsOf(row[0])
-		named = append(named, names...)
-		if slices.Contains(names, "profile") {
-			var values []string
-			for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(profile.expected, -1) {
-				values = append(values, m[1])
-			}
-			require.ElementsMatch(t, values, wordsOf(row[3]))
-		}
-	}
-	// The URL is the value of destination, and the password follows user.
-	require.ElementsMatch(t, append(slices.Collect(maps.Keys(destinationOptions.done)), "url", "password"), named)
-}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/rtmp-forward/forward/internal/flv"
@@ -98,7 +99,7 @@ func ProfileNames() []string {
 	for _, p := range profiles {
 		names = append(names, p.Name)
 	}
-	return names
+	return slices.Compact(names) // one may have several kinds of hosts
 }
 
 // ProfileOf is the profile of that name, or where it is empty the one for a
