@@ -3,6 +3,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -68,10 +69,25 @@ func Client(c *http.Client) *http.Client {
 			MaxResponseHeaderBytes: 64 << 10,
 		}
 	}
+	client.Transport = located{cmp.Or(client.Transport, http.DefaultTransport)}
 	if client.CheckRedirect == nil {
 		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	}
 	return &client
+}
+
+// located leaves out where an answer sends us when that is no URL: it would stand in
+// the error, with what secrets it has.
+type located struct{ http.RoundTripper }
+
+func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err == nil {
+		if _, bad := r.URL.Parse(resp.Header.Get("Location")); bad != nil {
+			resp.Header.Del("Location")
+		}
+	}
+	return resp, err
 }
 
 // UnderWay is how many calls are.

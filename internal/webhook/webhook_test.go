@@ -261,6 +261,20 @@ func TestHook_Refusing(t *testing.T) {
 	})
 }
 
+// Where a backend sends us is not followed, and may hold its token: it is shown
+// nowhere, also where it is no URL.
+func TestHook_RedirectIsNotShown(t *testing.T) {
+	const token = "sesame-sesame"
+	for _, to := range []string{"/other?token=" + token, "http://h:bad port/?token=" + token, "http://%zz/" + token} {
+		client := Client(&http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusFound, Header: http.Header{"Location": {to}}, Body: http.NoBody}, nil
+		})})
+		h := New(Options{URL: "http://backend/", Client: client, MaxReply: 100, Turns: 1})
+		_, err := h.Call(t.Context(), "", nil, timeout)
+		require.EqualError(t, err, "status 302")
+	}
+}
+
 func TestReply(t *testing.T) {
 	for _, tt := range []struct{ name, in, want string }{
 		{"0", "0", "0"},
