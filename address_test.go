@@ -263,7 +263,7 @@ func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 			}
 			var de *DestinationError
 			require.ErrorAs(t, err, &de)
-			require.Equal(t, "dial", de.Op)
+			require.Equal(t, OpDial, de.Op)
 			require.False(t, de.Temporary())
 			var refused *AddressError
 			require.ErrorAs(t, err, &refused)

@@ -108,7 +108,7 @@ func TestForwarderIsRefused(t *testing.T) {
 
 				var de *DestinationError
 				require.ErrorAs(t, st.LastErr, &de)
-				require.Equal(t, "connect", de.Op)
+				require.Equal(t, OpConnect, de.Op)
 				require.Equal(t, "NetConnection.Connect.Rejected", de.Code)
 				require.False(t, de.Temporary())
 				mu.Lock()

@@ -67,9 +67,9 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint.Endpoint, auth stri
 		f.connected()
 		f.setState(StateHandshaking, nil)
 	}
-	nc.SetDeadline(su.begins("handshake", su.by))
+	nc.SetDeadline(su.begins(OpHandshake, su.by))
 	if err := rtmp.ClientHandshake(nc, fm.digest); err != nil {
-		return nil, f.error("handshake", cause(nc, err), su.limit)
+		return nil, f.error(OpHandshake, cause(nc, err), su.limit)
 	}
 	fm.known = true
 	nc.SetDeadline(time.Time{}) // writing is limited by the sender
@@ -104,7 +104,7 @@ func (f *Forwarder) connect(ctx context.Context, at endpoint.Endpoint, auth stri
 		User: at.User, Password: at.Password, Auth: auth,
 		NoReleaseStream: f.dst.NoReleaseStream, NoFCPublish: f.dst.NoFCPublish,
 		Properties: properties,
-		Step:       func(name string) { nc.SetReadDeadline(su.begins(name, su.by)) },
+		Step:       func(name string) { nc.SetReadDeadline(su.begins(Op(name), su.by)) },
 		Reconnect:  func(to string) { f.reconnect(l, to) },
 	})
 	if err := l.client.Publish(); err != nil {
@@ -156,9 +156,9 @@ func (f *Forwarder) push(l *link, from uint64) (*successor, *DestinationError) {
 	if f.Ending() {
 		return nil, nil
 	}
-	op := "read"
+	op := OpRead
 	if werr := l.out.Err(); werr != nil {
-		op, err = "write", werr
+		op, err = OpWrite, werr
 	}
 	if codec := f.untaken(l.client); codec != nil && time.Since(began) < f.src.cfg.Backoff.Healthy {
 		err = fmt.Errorf("%w: %w", codec, err)
@@ -261,7 +261,7 @@ func (f *Forwarder) formAt(at endpoint.Endpoint) *form {
 // whether at once: where the server has broken off, and not because it speaks
 // another protocol.
 func (fm *form) turn(err *DestinationError) (atOnce bool) {
-	if err.Op != "handshake" {
+	if err.Op != OpHandshake {
 		return false
 	}
 	fm.digest = !fm.digest
@@ -273,7 +273,7 @@ func (fm *form) turn(err *DestinationError) (atOnce bool) {
 // setup is how far a connection has come: its step, how long that may take, and
 // when all must be done, which holds for another one in its place, too.
 type setup struct {
-	step    string
+	step    Op
 	limit   time.Duration
 	by      time.Time     // zero until it is connected
 	whole   time.Duration // Destination.SetupTimeout
@@ -283,15 +283,15 @@ type setup struct {
 // begins notes a step. It returns until when it may take: up to the answer to
 // connect half of whole, but no longer than by. With createStream the time of
 // createStream and publish begins.
-func (su *setup) begins(step string, by time.Time) time.Time {
+func (su *setup) begins(step Op, by time.Time) time.Time {
 	now := time.Now()
 	limit := su.whole / 2
 	switch step {
-	case "createStream":
+	case OpCreateStream:
 		limit = su.publish
 		su.by = now.Add(limit)
 		by = su.by
-	case "publish":
+	case OpPublish:
 		limit = su.publish
 	}
 	su.step, su.limit = step, min(limit, by.Sub(now))
@@ -300,20 +300,20 @@ func (su *setup) begins(step string, by time.Time) time.Time {
 
 // error makes the typed error of a session's end; limit is how long the step
 // might take.
-func (f *Forwarder) error(op string, err error, limit time.Duration) *DestinationError {
-	if op == "handshake" && isAlert(err) {
-		op = "tls" // TLS 1.3 tells only now that our certificate is refused
+func (f *Forwarder) error(op Op, err error, limit time.Duration) *DestinationError {
+	if op == OpHandshake && isAlert(err) {
+		op = OpTLS // TLS 1.3 tells only now that our certificate is refused
 	}
 	de := &DestinationError{Op: op, Destination: f.dst, Err: err}
 	var st *rtmp.StatusError
 	var noTLS tls.RecordHeaderError
-	hint := f.ep.HintAt(op)
+	hint := f.ep.HintAt(string(op))
 	switch {
 	case errors.As(err, &st):
 		de.Code = st.Code
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		de.Err = fmt.Errorf("closed by the destination%s: %w", hint, err)
-	case errors.Is(err, os.ErrDeadlineExceeded) && op != "write", isTimeout(err) && (op == "tls" || op == "dial" || op == "resolve"):
+	case errors.Is(err, os.ErrDeadlineExceeded) && op != OpWrite, isTimeout(err) && (op == OpTLS || op == OpDial || op == OpResolve):
 		de.Err = hidden{err, fmt.Sprintf("no answer within %v%s", limit.Round(time.Millisecond), hint)}
 	case errors.As(err, &noTLS), errors.Is(err, rtmp.ErrVersion):
 		de.Err = fmt.Errorf("%w%s", err, hint)
@@ -356,10 +356,10 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (
 		return err
 	})
 	if err != nil {
-		op := "dial"
+		op := OpDial
 		var dns *net.DNSError
 		if errors.As(err, &dns) {
-			op = "resolve"
+			op = OpResolve
 		}
 		return nil, f.error(op, err, su.limit)
 	}
@@ -374,12 +374,12 @@ func (f *Forwarder) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (
 	if su.by.Before(by) {
 		by = su.by
 	}
-	ctx, cancel = context.WithDeadline(whole, su.begins("tls", by))
+	ctx, cancel = context.WithDeadline(whole, su.begins(OpTLS, by))
 	defer cancel()
 	tc := fanout.TLSClient(nc, f.tlsConfig(at))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		hostcode.Close(nc)
-		return nil, f.error("tls", err, su.limit)
+		return nil, f.error(OpTLS, err, su.limit)
 	}
 	return tc, nil
 }
@@ -469,7 +469,7 @@ func (f *Forwarder) open(ctx context.Context, at endpoint.Endpoint, shown bool) 
 				why = errRedirectTimes
 			}
 			if why != nil {
-				return nil, f.error("connect", fmt.Errorf("%w; sent to %s: %w", sent, endpoint.Redact(sent.URL(), true), why), 0)
+				return nil, f.error(OpConnect, fmt.Errorf("%w; sent to %s: %w", sent, endpoint.Redact(sent.URL(), true), why), 0)
 			}
 			f.log.Debug("destination redirects", "to", endpoint.Redact(to.TcURL, true))
 			at, auth = to, ""

@@ -70,12 +70,29 @@ var ErrUpdating = errors.New("forward: the destination is being updated or close
 // busy.
 var ErrBusy = outage.ErrBusy
 
+// Op is the step of pushing that has failed.
+type Op string
+
+// The steps, in order. The name server, the TCP connection, TLS, the RTMP handshake
+// and the commands come before media is written. OpRead is for a connection that the
+// destination ends while it is published to, OpPanic for a connection of the host's
+// that has panicked.
+const (
+	OpResolve      Op = "resolve"
+	OpDial         Op = "dial"
+	OpTLS          Op = "tls"
+	OpHandshake    Op = "handshake"
+	OpConnect      Op = "connect"
+	OpCreateStream Op = "createStream"
+	OpPublish      Op = "publish"
+	OpWrite        Op = "write"
+	OpRead         Op = "read"
+	OpPanic        Op = "panic"
+)
+
 // DestinationError is why a destination is not being sent to.
 type DestinationError struct {
-	// Op is what went wrong: resolve, dial, tls, handshake, connect,
-	// createStream, publish, write, read, or closed by the destination; panic
-	// where a connection of the host's has panicked.
-	Op          string
+	Op          Op // what failed
 	Destination Destination
 	Err         error
 	// Code is the code of a refusal, for example
@@ -102,5 +119,5 @@ func (e *DestinationError) Temporary() bool {
 	var cert *tls.CertificateVerificationError
 	var addr *AddressError
 	var codec *UnsupportedCodecError
-	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, errPin) && !(e.Op == "tls" && isAlert(e.Err))
+	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, errPin) && !(e.Op == OpTLS && isAlert(e.Err))
 }

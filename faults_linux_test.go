@@ -135,7 +135,7 @@ func TestFault02_BlackHole_Sockets(t *testing.T) {
 	f := lo.forwarder("live/ok", url)
 	lo.await("the end of the dial", func() bool { _, at := st.losses(f); return len(at) > 0 })
 	errs, lost := st.losses(f)
-	require.Equal(t, "dial", errs[0].Op)
+	require.Equal(t, OpDial, errs[0].Op)
 	var ne net.Error
 	require.ErrorAs(t, errs[0], &ne)
 	require.True(t, ne.Timeout())
@@ -254,7 +254,7 @@ func TestFault05_NeverReads_Sockets(t *testing.T) {
 			})
 			at := st.of(f, StatePublishing)
 			errs, _ := st.losses(f)
-			require.Equal(t, "write", errs[0].Op)
+			require.Equal(t, OpWrite, errs[0].Op)
 			require.ErrorIs(t, errs[0], fanout.ErrStalled)
 			require.True(t, errs[0].Temporary())
 			require.Positive(t, stalled, "it was seen")

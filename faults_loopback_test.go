@@ -360,7 +360,7 @@ func TestFault27_Loops_Sockets(t *testing.T) {
 			})
 			var de *DestinationError
 			require.ErrorAs(t, st.LastErr, &de)
-			require.Equal(t, "connect", de.Op)
+			require.Equal(t, OpConnect, de.Op)
 			require.Equal(t, "NetConnection.Connect.Rejected", de.Code)
 			require.False(t, de.Temporary())
 			require.Len(t, last.srv.Sources(), 1)

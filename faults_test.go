@@ -224,7 +224,7 @@ func TestFault01_Refused(t *testing.T) {
 			}
 			attempts := f.delays(fwd)
 			errs, lost := f.states.losses(fwd)
-			require.Equal(f, "dial", errs[0].Op)
+			require.Equal(f, OpDial, errs[0].Op)
 			require.True(f, errs[0].Temporary())
 			seen = max(seen, lost[0]-attempts[0])
 			first := 0
@@ -309,7 +309,7 @@ func TestFault02_BlackHole(t *testing.T) {
 		time.Sleep(time.Minute)
 		errs, lost := f.states.losses(f.fwd)
 		took := lost[0] - f.states.of(f.fwd, StateConnecting)[0]
-		require.Equal(f, "dial", errs[0].Op)
+		require.Equal(f, OpDial, errs[0].Op)
 		require.LessOrEqual(f, took, 5*time.Second)
 		measured(2, "black hole: the dial gives up after", "<= 5 s", "%v", took)
 	})
@@ -333,7 +333,7 @@ func TestFault03_NeverSpeaks(t *testing.T) {
 		require.Equal(f, StateHandshaking, f.fwd.Stats().State)
 		time.Sleep(7 * time.Second)
 		errs, lost := f.states.losses(f.fwd)
-		require.Equal(f, "handshake", errs[0].Op)
+		require.Equal(f, OpHandshake, errs[0].Op)
 		require.LessOrEqual(f, lost[0], 10*time.Second)
 		measured(3, "never speaks: given up after", "<= 10 s, state handshaking", "%v", lost[0])
 	})
@@ -341,7 +341,7 @@ func TestFault03_NeverSpeaks(t *testing.T) {
 	withFault(t, 3, tls, steady, at("faulty:1935", silent), func(f *faulty) {
 		time.Sleep(11 * time.Second)
 		errs, lost := f.states.losses(f.fwd)
-		require.Equal(f, "tls", errs[0].Op)
+		require.Equal(f, OpTLS, errs[0].Op)
 		require.LessOrEqual(f, lost[0], 10*time.Second)
 		measured(3, "TLS hello unanswered: given up after", "<= 10 s", "%v", lost[0])
 	})
@@ -365,7 +365,7 @@ func TestFault04_SetUpStops(t *testing.T) {
 			withFault(t, 4, cfg, steady, at, func(f *faulty) {
 				time.Sleep(limit + 3*time.Second)
 				errs, lost := f.states.losses(f.fwd)
-				require.Equal(f, step, errs[0].Op)
+				require.Equal(f, Op(step), errs[0].Op)
 				require.ErrorContains(f, errs[0], fmt.Sprintf("%s: no answer within %v", step, limit))
 				require.True(f, errs[0].Temporary())
 				require.Equal(f, limit, lost[0])
@@ -444,7 +444,7 @@ func TestFault04_SetUpStops(t *testing.T) {
 				require.Equal(f, StatePublishing, f.fwd.Stats().State)
 				return
 			}
-			require.Equal(f, row.op, errs[0].Op)
+			require.Equal(f, Op(row.op), errs[0].Op)
 			require.Equal(f, row.lost, lost[0])
 		})
 	}
@@ -475,7 +475,7 @@ func TestFault05_NeverReads(t *testing.T) {
 				require.Less(f, time.Since(f.states.began), 2*time.Minute)
 			}
 			errs, _ := f.states.losses(f.fwd)
-			require.Equal(f, "write", errs[0].Op)
+			require.Equal(f, OpWrite, errs[0].Op)
 			require.ErrorIs(f, errs[0], fanout.ErrStalled)
 			back := f.states.of(f.fwd, StatePublishing)[1] - stalled
 			require.LessOrEqual(f, back, 15*time.Second)
@@ -584,7 +584,7 @@ func TestFault08_Refusals(t *testing.T) {
 			time.Sleep(row.lasts)
 			errs, _ := f.states.losses(f.fwd)
 			for _, err := range errs {
-				require.Equal(f, row.step, err.Op)
+				require.Equal(f, Op(row.step), err.Op)
 				require.Equal(f, row.code, err.Code)
 				require.ErrorContains(f, err, "AccessManager.Reject")
 				require.False(f, err.Temporary())
@@ -772,7 +772,7 @@ func TestFault10_Flaps(t *testing.T) {
 			}
 		}
 		require.Contains(f, last, "destination publishing")
-		causes, was := 0, ""
+		causes, was := 0, Op("")
 		for _, c := range f.states.all {
 			var de *DestinationError
 			switch {
@@ -856,7 +856,7 @@ func TestFault11_DNS(t *testing.T) {
 		withFault(t, 11, cfg, steady, func(b *bubble) { in = b; b.destination("faulty:1935") }, func(f *faulty) {
 			time.Sleep(40 * time.Second)
 			errs, lost := f.states.losses(f.fwd)
-			require.Equal(f, row.op, errs[0].Op)
+			require.Equal(f, Op(row.op), errs[0].Op)
 			took := lost[0] - f.states.of(f.fwd, StateConnecting)[0]
 			require.LessOrEqual(f, took, 5*time.Second)
 			require.Equal(f, 3, asked)

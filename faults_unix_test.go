@@ -128,7 +128,7 @@ func TestFault01_Refused_Sockets(t *testing.T) {
 		lo.await("publishing", func() bool { return len(st.of(f, StatePublishing)) > 0 })
 		errs, lost := st.losses(f)
 		for _, err := range errs {
-			require.Equal(t, "dial", err.Op)
+			require.Equal(t, OpDial, err.Op)
 			require.ErrorIs(t, err, syscall.ECONNREFUSED)
 			require.True(t, err.Temporary())
 		}

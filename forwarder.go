@@ -41,6 +41,9 @@ func (s State) String() string {
 	return stateNames[s]
 }
 
+// MarshalText gives String.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // publishes reports whether media is sent, or would be if it were taken.
 func (s State) publishes() bool { return s == StatePublishing || s == StateStalled }
 
@@ -418,7 +421,7 @@ func (f *Forwarder) attempt() (err *DestinationError) {
 	defer func() {
 		if v := recover(); v != nil {
 			f.log.Error("panic", "panic", v, "stack", stack())
-			err = f.error("panic", errors.New("the host's code has panicked"), 0)
+			err = f.error(OpPanic, errors.New("the host's code has panicked"), 0)
 		}
 	}()
 	return f.session()

@@ -230,7 +230,7 @@ func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 				require.Equal(b, forms[:1], seen.seen())
 				require.Len(b, d.Sessions(), 1)
 				de := lastLoss(b, f)
-				require.Equal(b, "handshake", de.Op)
+				require.Equal(b, OpHandshake, de.Op)
 				require.ErrorContains(b, de, "no answer within 5s")
 				time.Sleep(time.Second)
 				b.published(d, 2).Close()
@@ -299,7 +299,7 @@ func TestHandshakeInNeitherForm(t *testing.T) {
 				require.NotEmpty(b, errs)
 				require.LessOrEqual(b, len(errs), 8)
 				for _, err := range errs {
-					require.Equal(b, "handshake", err.Op)
+					require.Equal(b, OpHandshake, err.Op)
 					require.ErrorContains(b, err, c.text)
 					require.True(b, err.Temporary())
 				}
@@ -335,7 +335,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 				errs, _ := st.losses(f)
 				require.NotEmpty(b, errs)
 				for _, err := range errs {
-					require.Equal(b, "handshake", err.Op)
+					require.Equal(b, OpHandshake, err.Op)
 					require.ErrorContains(b, err, c.text)
 					require.True(b, err.Temporary())
 				}
@@ -387,7 +387,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			defer d.Close()
 			f := b.forward(Destination{URL: "rtmps://dest/live/" + canary})
 			require.Equal(b, StateWaiting, f.Stats().State)
-			require.Equal(b, "tls", lastLoss(b, f).Op)
+			require.Equal(b, OpTLS, lastLoss(b, f).Op)
 			require.Len(b, d.Sessions(), 1)
 			b.published(d, 2)
 			require.Equal(b, "p", p.seen())
@@ -441,7 +441,7 @@ func TestHandshakeInTheOtherFormInTime(t *testing.T) {
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			require.Equal(b, StateWaiting, f.Stats().State)
-			require.Equal(b, op, lastLoss(b, f).Op)
+			require.Equal(b, Op(op), lastLoss(b, f).Op)
 			require.ErrorContains(b, lastLoss(b, f), text)
 			require.Len(b, d.Sessions(), 2)
 			require.Equal(b, "pd", seen.seen())
@@ -488,7 +488,7 @@ func TestHandshakeInTheOtherFormNotReached(t *testing.T) {
 			b.published(d, 2)
 			errs, at := st.losses(f)
 			require.Len(b, errs, 1)
-			require.Equal(b, "handshake", errs[0].Op)
+			require.Equal(b, OpHandshake, errs[0].Op)
 			require.ErrorContains(b, errs[0], "closed by the destination")
 			require.Equal(b, c.took, at[0])
 			require.Equal(b, "pd", seen.seen(), "it is still its turn")

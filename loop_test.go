@@ -58,7 +58,7 @@ func TestLoops(t *testing.T) {
 				require.Equal(b, StateWaiting, f.Stats().State)
 				var de *DestinationError
 				require.ErrorAs(b, f.Stats().LastErr, &de)
-				require.Equal(b, "connect", de.Op, "refused within one round trip")
+				require.Equal(b, OpConnect, de.Op, "refused within one round trip")
 				require.Equal(b, "NetConnection.Connect.Rejected", de.Code)
 				require.ErrorContains(b, de, "The stream has already passed through this server.")
 				require.False(b, de.Temporary())

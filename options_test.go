@@ -108,7 +108,7 @@ func TestDialersAreCalledForEachAttempt(t *testing.T) {
 		synctest.Wait()
 		var de *DestinationError
 		require.ErrorAs(t, f.Stats().LastErr, &de)
-		require.Equal(t, "resolve", de.Op)
+		require.Equal(t, OpResolve, de.Op)
 		require.True(t, de.Temporary())
 		_, err = p.Source().Forward(Destination{URL: "rtmp://dest/app/other", DialContext: func(ctx context.Context, nw, addr string) (net.Conn, error) {
 			own = append(own, nw+" "+addr)

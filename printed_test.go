@@ -31,7 +31,7 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[DNSResolver](), reflect.TypeFor[Demuxer](),
 	reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](), reflect.TypeFor[File](), reflect.TypeFor[Forwarder](),
 	reflect.TypeFor[ForwarderStats](), reflect.TypeFor[HTTPHookURLs](), reflect.TypeFor[HTTPHooks](), reflect.TypeFor[HTTPResolver](),
-	reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](), reflect.TypeFor[Message](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
+	reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](), reflect.TypeFor[Message](), reflect.TypeFor[Op](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
 	reflect.TypeFor[PublishRequest](), reflect.TypeFor[Publisher](), reflect.TypeFor[RTMPSFile](), reflect.TypeFor[Redirect](),
 	reflect.TypeFor[RetryInfo](), reflect.TypeFor[Route](), reflect.TypeFor[RouteMode](), reflect.TypeFor[Secret](), reflect.TypeFor[Server](),
 	reflect.TypeFor[ServerStats](), reflect.TypeFor[Source](), reflect.TypeFor[SourceStats](), reflect.TypeFor[State](),

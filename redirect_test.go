@@ -134,7 +134,7 @@ func TestForwarderFollowsRedirects(t *testing.T) {
 					require.Equal(t, StateWaiting, st.State)
 					var de *DestinationError
 					require.ErrorAs(t, st.LastErr, &de)
-					require.Equal(t, "connect", de.Op)
+					require.Equal(t, OpConnect, de.Op)
 					require.Equal(t, "NetConnection.Connect.Rejected", de.Code)
 					require.False(t, de.Temporary())
 					require.ErrorIs(t, de, c.err)

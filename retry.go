@@ -116,13 +116,13 @@ type report struct {
 // lost reports that an attempt has failed. One that fails like the one before
 // is no change.
 func (f *Forwarder) lost(err *DestinationError, published bool, attempt int, retry time.Duration) {
-	cause := err.Op + " " + err.Code
+	cause := string(err.Op) + " " + err.Code
 	f.mu.Lock()
 	same := !published && retry >= 0 && cause == f.reports.cause
 	f.reports.cause = cause
 	f.mu.Unlock()
 	// The line names the destination already.
-	args := []any{"err", hidden{err, err.Op + ": " + err.Err.Error()}, "attempt", attempt}
+	args := []any{"err", hidden{err, string(err.Op) + ": " + err.Err.Error()}, "attempt", attempt}
 	switch {
 	case retry < 0:
 		f.report(slog.LevelWarn, "destination given up", args...)

@@ -178,7 +178,7 @@ func TestRTMPS(t *testing.T) {
 				}
 				var de *DestinationError
 				require.ErrorAs(t, st.LastErr, &de)
-				require.Equal(t, c.op, de.Op, "%v", de)
+				require.Equal(t, Op(c.op), de.Op, "%v", de)
 				require.ErrorContains(t, de, c.text)
 				require.Equal(t, c.temp, de.Temporary(), "%v", de)
 				require.NotContains(t, de.Error(), canary)

@@ -521,7 +521,7 @@ func showForwarder(f *forward.Forwarder) shownForwarder {
 		out.Error = &shownError{Message: sentence(st.LastErr)}
 		var de *forward.DestinationError
 		if errors.As(st.LastErr, &de) {
-			out.Error.Op, out.Error.Code = de.Op, de.Code
+			out.Error.Op, out.Error.Code = string(de.Op), de.Code
 			out.Error.Message = sentence(de.Err)
 		}
 	}

@@ -96,7 +96,7 @@ func TestStepsThatEndAnAttempt(t *testing.T) {
 				a := <-failed
 				var de *forward.DestinationError
 				require.ErrorAs(w, a.err, &de)
-				require.Equal(w, test.op, de.Op)
+				require.Equal(w, forward.Op(test.op), de.Op)
 				require.Equal(w, test.code, de.Code)
 				require.Equal(w, test.after, a.after)
 				require.Equal(w, test.code == "", de.Temporary())
@@ -196,7 +196,7 @@ func TestAtAMessage(t *testing.T) {
 					require.True(w, errors.Is(de, test.is), "%v", de)
 				}
 				if test.name == "stall" {
-					require.Equal(w, "write", de.Op)
+					require.Equal(w, forward.OpWrite, de.Op)
 				}
 				require.NoError(w, second.Recorder().WaitFrames(w.ctx, 100))
 				second.Recorder().Check(w)

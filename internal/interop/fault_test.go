@@ -223,7 +223,7 @@ func (e *encoder) awaitError(url string, ops ...string) {
 	f := e.forwarder(url)
 	eventually(e.t, fmt.Sprint(ops, " failing"), func() bool {
 		var de *forward.DestinationError
-		return errors.As(f.Stats().LastErr, &de) && slices.Contains(ops, de.Op)
+		return errors.As(f.Stats().LastErr, &de) && slices.Contains(ops, string(de.Op))
 	})
 }
 
