@@ -52,7 +52,8 @@
 //
 // [LoadConfig] reads the configuration format of SRS.
 //
-// Beside this package are control, an HTTP interface for operators; forwardtest,
+// Beside this package are control, an HTTP interface for operators; flv, which
+// reads and writes files of messages; forwardtest,
 // which tests hosts with scripted destinations, players and faults; and examples,
 // of which forwardd is a server with a configuration file. The directory docs
 // describes how it works inside.
