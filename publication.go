@@ -268,10 +268,25 @@ func (p *publication) kick(cause error) {
 	p.src.turn.Lock()
 	by := p.by
 	p.by = nil
+	if c, ok := by.(*conn); ok && cause == ErrTakenOver && p.src.isWith(c) {
+		by = nil
+	}
 	p.src.turn.Unlock()
 	if by != nil {
 		by.kick(cause)
 	}
+}
+
+// isWith reports whether a connection publishes s, now or next: one that has taken
+// over from itself, on another message stream, is not disconnected for that. turn is
+// held.
+func (s *Source) isWith(c *conn) bool {
+	for _, p := range []*publication{s.now, s.next} {
+		if p != nil && p.req.ClientID == c.id {
+			return true
+		}
+	}
+	return false
 }
 
 // publications returns those that OnUnpublish has not been told of.

@@ -356,6 +356,38 @@ func TestTakeoverWithRawTimestamps(t *testing.T) {
 }
 
 // One after the other inside the process; the last has audio alone.
+// An encoder may begin again on another message stream of its connection, without
+// an end of the first. It goes on, and so does what else it publishes.
+func TestTakeoverFromItself(t *testing.T) {
+	var told pairs
+	s := newServer(t, Config{Takeover: true, Hooks: told.hooks(), MergeWindow: -1})
+	c := rawPublisher(t, overLoopback(t, s))
+	c.publish("other")
+	c.publish("cam")
+	src := s.Source("live/cam")
+	require.NoError(t, c.write(TagVideo, 0, videoHeader))
+	require.NoError(t, c.write(TagVideo, 0, frame(true, 0)))
+	for n := 1; n < 3; n++ { // once in the place of one on air, once of one that waits
+		c.publish("cam")
+	}
+	require.NoError(t, c.write(TagVideo, 0, videoHeader))
+	sub := src.Subscribe(t.Context())
+	defer sub.Close()
+	require.NoError(t, c.write(TagVideo, 40, frame(true, 1)))
+	require.NoError(t, c.write(TagVideo, 80, frame(false, 2)))
+	for last := 0; last != 2; {
+		m, err := sub.Next()
+		require.NoError(t, err)
+		if m.Type == TagVideo && m.Payload[1] == 1 {
+			last = int(m.Payload[7])
+		}
+	}
+	c.publish("third") // is answered
+	require.Equal(t, 1, s.Stats().Connections)
+	require.Equal(t, 3, s.Stats().Streams)
+	require.Eventually(t, func() bool { return told.open(t) == 3 }, 5*time.Second, time.Millisecond)
+}
+
 func TestTakeoverInsideTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network forwardtest.Network
