@@ -36,7 +36,7 @@
 //
 // Each live stream is a [Source], found by name with [Server.Source]. Each of
 // its destinations is a [Forwarder], which reconnects for as long as the stream
-// lives. [Source.Forward] adds one, [Forwarder.Update] and [Forwarder.Close]
+// lives. [Source.Forward] adds one, [Forwarder.Update] and [Forwarder.Shutdown]
 // change it.
 //
 // A [DestinationResolver] decides where a stream goes: [Static], [Routes],

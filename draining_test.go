@@ -17,11 +17,11 @@ import (
 func TestDraining(t *testing.T) {
 	for name, end := range map[string]func(b *bubble, p *forwardtest.Publisher, f *Forwarder){
 		"unpublish": func(_ *bubble, p *forwardtest.Publisher, _ *Forwarder) { p.Close() },
-		"Close of the Source": func(_ *bubble, _ *forwardtest.Publisher, f *Forwarder) {
-			f.src.Close()
+		"Shutdown of the Source": func(_ *bubble, _ *forwardtest.Publisher, f *Forwarder) {
+			f.src.beginClose()
 		},
-		"Shutdown": func(b *bubble, _ *forwardtest.Publisher, _ *Forwarder) { go b.srv.Shutdown(b.ctx) },
-		"Close":    func(b *bubble, _ *forwardtest.Publisher, f *Forwarder) { go f.Close(b.ctx) },
+		"Shutdown":                  func(b *bubble, _ *forwardtest.Publisher, _ *Forwarder) { go b.srv.Shutdown(b.ctx) },
+		"Shutdown of the Forwarder": func(b *bubble, _ *forwardtest.Publisher, f *Forwarder) { go f.Shutdown(b.ctx) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var lines logLines
@@ -54,7 +54,7 @@ func TestDraining(t *testing.T) {
 				require.Equal(b, StateDraining, f.Stats().State)
 				require.Equal(b, began, f.Stats().Since)
 				<-f.Done()
-				if name != "Close" { // which sends no more than the message it is at
+				if name != "Shutdown of the Forwarder" { // which sends no more than the message it is at
 					require.Greater(b, time.Since(began), 2*time.Second)
 					require.NoError(b, s.Recorder().WaitFrames(b.ctx, 50))
 				}

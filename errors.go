@@ -54,7 +54,8 @@ var ErrTakenOver = errors.New("forward: another publisher has taken the stream o
 // FirstMediaTimeout.
 var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")
 
-// ErrKicked is what a publisher inside the process gets after Source.Close.
+// ErrKicked is what a publisher inside the process gets after Source.Close
+// or Shutdown.
 var ErrKicked = errors.New("forward: the stream was closed by the host")
 
 // ErrStreamEnded says that the stream has ended. Methods of its Source return it,

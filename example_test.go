@@ -111,7 +111,7 @@ func ExampleSource_Forward() {
 		return
 	}
 	fmt.Println(f.Destination(), len(src.Forwarders()))
-	f.Close(ctx)
+	f.Shutdown(ctx)
 	<-f.Done()
 	// Output: rtmps://ingest.example/app/*** 1
 }

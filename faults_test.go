@@ -694,7 +694,7 @@ func TestFault08_HostDecides(t *testing.T) {
 					require.Equal(f, StatePublishing, n.Stats().State)
 				}
 			default:
-				require.NoError(f, f.fwd.Close(f.ctx))
+				require.NoError(f, f.fwd.Shutdown(f.ctx))
 			}
 			<-f.fwd.Done()
 		})

@@ -156,11 +156,11 @@ func (f *Forwarder) Ending() bool {
 // noKeyframe is the Warning of a destination that began without one.
 const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
 
-// Close ends pushing: the destination is told that the stream has ended and is
-// disconnected. Close returns when this is done. If ctx ends earlier the
-// destination is cut off, and Close returns ctx's error at once. From a hook Close
-// returns ErrInHook at once; see Done.
-func (f *Forwarder) Close(ctx context.Context) error {
+// Shutdown ends pushing: the destination is told that the stream has ended and is
+// disconnected. It returns when this is done. If ctx ends earlier the destination is
+// cut off, and Shutdown returns ctx's error at once. From a hook it returns ErrInHook
+// at once; see Done.
+func (f *Forwarder) Shutdown(ctx context.Context) error {
 	ctx = orBackground(ctx)
 	f.beginClose()
 	if hostcode.Within() {
@@ -176,6 +176,18 @@ func (f *Forwarder) Close(ctx context.Context) error {
 		f.cancel()
 		return ctx.Err()
 	}
+}
+
+// Close cuts the destination off at once. It returns when the destination is gone;
+// from a hook it returns ErrInHook at once.
+func (f *Forwarder) Close() error {
+	f.beginClose()
+	f.cancel()
+	if hostcode.Within() {
+		return ErrInHook
+	}
+	<-f.done
+	return nil
 }
 
 // beginClose tells the destination that the stream has ended, without waiting.

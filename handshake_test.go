@@ -394,10 +394,11 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 		})
 	})
 	for name, end := range map[string]func(*bubble, *Forwarder){
-		"Forwarder.Close": func(b *bubble, f *Forwarder) {
+		"Forwarder.Close": func(b *bubble, f *Forwarder) { require.NoError(b, f.Close()) },
+		"Forwarder.Shutdown": func(b *bubble, f *Forwarder) {
 			ctx, cancel := context.WithCancel(b.ctx)
 			cancel()
-			require.ErrorIs(b, f.Close(ctx), context.Canceled)
+			require.ErrorIs(b, f.Shutdown(ctx), context.Canceled)
 		},
 		"Source.Close": func(b *bubble, f *Forwarder) { f.src.Close() },
 		"Server.Close": func(b *bubble, _ *Forwarder) { b.srv.Close() },

@@ -127,7 +127,7 @@ func TestNoContextIsBackground(t *testing.T) {
 		require.NoError(b, err)
 		require.NoError(b, dem.Close())
 		require.NoError(b, p.Source().Refresh(none))
-		require.NoError(b, f.Close(none))
+		require.NoError(b, f.Shutdown(none))
 		near, far := forwardtest.Pipe()
 		near.Close()
 		require.NoError(b, b.srv.ServeConn(none, far))
@@ -156,8 +156,8 @@ func TestContextsEndWaits(t *testing.T) {
 		require.NoError(t, err)
 		synctest.Wait()
 		for name, wait := range map[string]func(ctx context.Context) error{
-			"Close":    f.Close,
-			"Shutdown": s.Shutdown,
+			"Forwarder": f.Shutdown,
+			"Shutdown":  s.Shutdown,
 			"Update": func(ctx context.Context) error {
 				_, err := g.Update(ctx, Destination{URL: "rtmp://c/live", StreamKey: canary})
 				return err
@@ -284,7 +284,7 @@ func TestNothingIsAppendedAfterTheEnd(t *testing.T) {
 			}
 		}()
 		<-writing
-		go p.Source().Close()
+		go p.Source().Shutdown(context.Background())
 		for !log.Ended() {
 			runtime.Gosched()
 		}

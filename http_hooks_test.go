@@ -439,7 +439,7 @@ func TestHTTPHooksOfServer(t *testing.T) {
 			} else {
 				require.NoError(t, err)
 			}
-			require.NoError(t, f.Close(t.Context()))
+			require.NoError(t, f.Shutdown(t.Context()))
 			require.Eventually(t, func() bool {
 				c.mu.Lock()
 				defer c.mu.Unlock()

@@ -374,7 +374,7 @@ func TestReconnectRequestMeetsOtherEnds(t *testing.T) {
 				require.Empty(m, frames)
 			},
 			"the forwarder is closed": func(m *moving) {
-				require.NoError(m, m.f.Close(m.Context()))
+				require.NoError(m, m.f.Shutdown(m.Context()))
 				m.requireFrames(m.a.Sessions()[0], sequence(0, 15), true)
 				frames, _ := numbers(m.b.Sessions()[0])
 				require.Empty(m, frames)

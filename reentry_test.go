@@ -212,8 +212,9 @@ var methods = map[string]func(r *reentry){
 			_ = fmt.Sprint(src, src.Name(), src.ID(), src.Request(), src.Done(), src.Forwarders(), src.Stats())
 		})
 	},
-	"Source.Close":   func(r *reentry) { r.sources((*Source).Close) },
-	"Source.Refresh": func(r *reentry) { r.sources(func(src *Source) { src.Refresh(background) }) },
+	"Source.Close":    func(r *reentry) { r.sources(func(src *Source) { src.Close() }) },
+	"Source.Shutdown": func(r *reentry) { r.sources(func(src *Source) { src.Shutdown(background) }) },
+	"Source.Refresh":  func(r *reentry) { r.sources(func(src *Source) { src.Refresh(background) }) },
 	"Source.Forward": func(r *reentry) {
 		r.sources(func(src *Source) {
 			src.Forward(Destination{URL: "rtmp://a/live", StreamKey: "another"})
@@ -246,11 +247,12 @@ var methods = map[string]func(r *reentry){
 	"Forwarder's getters": func(r *reentry) {
 		r.forwarders(func(f *Forwarder) { _ = fmt.Sprint(f, f.Destination(), f.Stats(), f.Done()) })
 	},
-	"Forwarder.Close": func(r *reentry) { r.forwarders(func(f *Forwarder) { f.Close(background) }) },
-	"Forwarder.Close with a context that has ended": func(r *reentry) {
+	"Forwarder.Close":    func(r *reentry) { r.forwarders(func(f *Forwarder) { f.Close() }) },
+	"Forwarder.Shutdown": func(r *reentry) { r.forwarders(func(f *Forwarder) { f.Shutdown(background) }) },
+	"Forwarder.Shutdown with a context that has ended": func(r *reentry) {
 		ctx, cancel := context.WithCancel(background)
 		cancel()
-		r.forwarders(func(f *Forwarder) { f.Close(ctx) })
+		r.forwarders(func(f *Forwarder) { f.Shutdown(ctx) })
 	},
 	"Forwarder.Update": func(r *reentry) {
 		r.forwarders(func(f *Forwarder) { f.Update(background, Destination{URL: "rtmp://a/live", StreamKey: "new"}) })

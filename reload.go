@@ -17,7 +17,7 @@ import (
 // wait. Destinations that are given as before are not disturbed. While the new
 // Resolver returns an error, which is logged, they all stay, and it is asked
 // again within little more than a minute. A stream whose vhost is not served
-// any more is closed, as by Source.Close; its players, and those that wait for
+// any more is closed, as by Source.Shutdown; its players, and those that wait for
 // one there, are told and disconnected.
 //
 // Resolvers are the same if they are equal in Go. Those that cannot be compared,
@@ -83,7 +83,7 @@ func (s *Source) adopt() {
 	cfg := s.srv.cfg.Load()
 	if s.dropped(cfg) {
 		s.srv.log.Info("vhost is gone", "source", s.req.logName())
-		s.Close()
+		s.beginClose()
 		return
 	}
 	s.mu.Lock()

@@ -180,9 +180,41 @@ func (s *Source) remove(f *Forwarder) {
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
 }
 
-// Close ends the stream: the publisher is told and disconnected, the rest of the
-// log is sent, and the destinations are told. It returns at once; see Done.
-func (s *Source) Close() {
+// Shutdown ends the stream: the publisher is told and disconnected, the rest of the
+// log is sent, and the destinations are told. It returns when this is done (see Done
+// and Config.DrainTimeout), or ctx's error if ctx ends earlier; the stream ends all
+// the same. From a hook it returns ErrInHook at once.
+func (s *Source) Shutdown(ctx context.Context) error {
+	ctx = orBackground(ctx)
+	s.beginClose()
+	if hostcode.Within() {
+		return ErrInHook
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends the stream at once: the publisher is told and disconnected, and so are
+// the destinations, which do not get the rest of the log. It returns when they are
+// gone. From a hook it returns ErrInHook at once.
+func (s *Source) Close() error {
+	s.beginClose()
+	for _, f := range s.Forwarders() {
+		f.cancel()
+	}
+	if hostcode.Within() {
+		return ErrInHook
+	}
+	<-s.done
+	return nil
+}
+
+// beginClose is Shutdown without waiting.
+func (s *Source) beginClose() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()

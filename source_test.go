@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -55,4 +56,48 @@ func TestOnSource(t *testing.T) {
 		b.publish("live/s")
 		require.Len(b, live, 2)
 	})
+}
+
+// Shutdown sends the rest, Close does not, and both wait.
+func TestEndsOfASource(t *testing.T) {
+	for name, row := range map[string]struct {
+		end   func(b *bubble, src *Source) error
+		whole bool
+		err   error
+	}{
+		"Shutdown": {func(b *bubble, src *Source) error { return src.Shutdown(b.ctx) }, true, nil},
+		"Shutdown without time": {func(b *bubble, src *Source) error {
+			ctx, cancel := context.WithCancel(b.ctx)
+			cancel()
+			return src.Shutdown(ctx)
+		}, true, context.Canceled},
+		"Close":                  {func(_ *bubble, src *Source) error { return src.Close() }, false, nil},
+		"Close of the Forwarder": {func(_ *bubble, src *Source) error { return src.Forwarders()[0].Close() }, false, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, Config{Resolver: MustStatic("rtmp://a/live/" + canary), DrainTimeout: time.Minute}, func(b *bubble) {
+				d := b.destination("a:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: 200_000}}})
+				p := b.publish("live/s")
+				s := b.published(d, 1)
+				src := b.srv.Source("live/s")
+				f := src.Forwarders()[0]
+				require.NoError(b, p.Send(b.ctx, bitrate(4_000_000).Messages(2*time.Second), 0))
+				synctest.Wait()
+				began := time.Now()
+				require.ErrorIs(b, row.end(b, src), row.err)
+				if row.err == nil {
+					<-f.Done()
+				}
+				if !row.whole {
+					require.Zero(b, time.Since(began))
+					require.Empty(b, src.Forwarders())
+					return
+				}
+				<-src.Done()
+				require.Greater(b, time.Since(began), 2*time.Second)
+				require.NoError(b, s.Recorder().WaitFrames(b.ctx, 50))
+				<-p.Done()
+			})
+		})
+	}
 }

@@ -144,8 +144,8 @@ func TestPublishGraceEnds(t *testing.T) {
 	}{
 		"nobody comes":    {func(_ *bubble, p *forwardtest.Publisher, _ *Source) { p.Close() }, grace},
 		"unpublish":       {func(_ *bubble, p *forwardtest.Publisher, _ *Source) { p.Unpublish() }, 0},
-		"closed by host":  {func(_ *bubble, _ *forwardtest.Publisher, src *Source) { src.Close() }, 0},
-		"closed while it": {func(_ *bubble, p *forwardtest.Publisher, src *Source) { p.Close(); synctest.Wait(); src.Close() }, 0},
+		"closed by host":  {func(_ *bubble, _ *forwardtest.Publisher, src *Source) { src.beginClose() }, 0},
+		"closed while it": {func(_ *bubble, p *forwardtest.Publisher, src *Source) { p.Close(); synctest.Wait(); src.beginClose() }, 0},
 		"Shutdown": {func(b *bubble, p *forwardtest.Publisher, _ *Source) {
 			p.Close()
 			synctest.Wait()
@@ -303,8 +303,7 @@ func TestTakeoverOfAStreamThatEnds(t *testing.T) {
 			refused <- err
 		}()
 		synctest.Wait()
-		first.Source().Close()
-		<-first.Source().Done()
+		require.NoError(b, first.Source().Shutdown(b.ctx))
 		require.ErrorIs(b, <-refused, ErrStreamEnded)
 		require.Equal(b, 2, got.get()["publish"])
 		require.Equal(b, 2, got.get()["unpublish"])
@@ -481,7 +480,6 @@ func TestTakeoverChurn(t *testing.T) {
 		require.Same(t, src, lo.srv.Source("live/s"))
 	}
 	require.NoError(t, s.Recorder().Err())
-	src.Close()
-	<-src.Done()
+	require.NoError(t, src.Shutdown(t.Context()))
 	require.Len(t, d.Sessions(), 1)
 }

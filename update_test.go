@@ -314,7 +314,7 @@ func TestUpdateWhileItWaits(t *testing.T) {
 			u.old.mu.Unlock()
 			out.Close()
 		}, nil, sequence(10, 16)},
-		{"old forwarder closed", func(u updating) { u.old.Close(context.Background()) }, nil, sequence(10, 16)},
+		{"old forwarder closed", func(u updating) { u.old.Shutdown(context.Background()) }, nil, sequence(10, 16)},
 		{"stream ended", func(u updating) { u.p.Close() }, ErrStreamEnded, nil},
 		{"updated again", func(u updating) {
 			_, err := u.old.Update(context.Background(), numbered(2, 3)[0])

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -67,7 +68,7 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	POST   /sources/SOURCE/forwarders       Source.Forward
 //	GET    /sources/SOURCE/forwarders/FORWARDER
 //	PUT    /sources/SOURCE/forwarders/FORWARDER   Forwarder.Update
-//	DELETE /sources/SOURCE/forwarders/FORWARDER   Forwarder.Close
+//	DELETE /sources/SOURCE/forwarders/FORWARDER   Forwarder.Shutdown
 //
 // SOURCE is that of Source.ID, which callbacks bring as stream_id, FORWARDER
 // that of Forwarder.ID. Neither tells anything about names and keys, and both
@@ -251,7 +252,7 @@ func (h *handler) kick(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	h.log(src, "kick", "")
-	src.Close()
+	go src.Shutdown(context.WithoutCancel(r.Context())) // which Config.DrainTimeout bounds
 	return http.StatusNoContent, nil, nil
 }
 
@@ -315,7 +316,7 @@ func (h *handler) remove(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	h.log(src, "remove", f.ID())
-	f.Close(r.Context()) // an error says no more than that nobody waits for the answer
+	f.Shutdown(r.Context()) // an error says no more than that nobody waits for the answer
 	return http.StatusNoContent, nil, nil
 }
 

@@ -346,14 +346,18 @@ func (s *Soak) operator(ctx context.Context, r *rand.Rand, _ int) {
 		to := forward.Destination{URL: "rtmp://" + destination(r.IntN(s.opt.Destinations)) + "/extra/" + fmt.Sprint(r.IntN(4))}
 		switch r.IntN(5) {
 		case 0:
-			src.Close()
+			if r.IntN(2) == 0 {
+				src.Close()
+			} else {
+				src.Shutdown(ctx)
+			}
 		case 1:
 			src.Refresh(ctx)
 		case 2:
 			src.Forward(to)
 		case 3:
 			if all := src.Forwarders(); len(all) > 0 {
-				all[r.IntN(len(all))].Close(ctx)
+				all[r.IntN(len(all))].Shutdown(ctx)
 			}
 		case 4:
 			if all := src.Forwarders(); len(all) > 0 {
