@@ -12,6 +12,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/dialer"
 	"github.com/rtmp-forward/forward/internal/special"
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 // AddressError says that a destination leads to an address or port that is not
@@ -150,23 +151,7 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 		anywhere = anywhere || at.IsUnspecified()
 	}
 	s.mu.Unlock()
-	return anywhere && isOurs(ip)
-}
-
-// isOurs reports whether an address leads to this machine.
-func isOurs(ip netip.Addr) bool {
-	if ip.IsLoopback() || ip.IsUnspecified() {
-		return true
-	}
-	addrs, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(addrs, func(a net.Addr) bool {
-		n, ok := a.(*net.IPNet)
-		if !ok {
-			return false
-		}
-		at, ok := netip.AddrFromSlice(n.IP)
-		return ok && at.Unmap() == ip
-	})
+	return anywhere && sys.IsOurs(ip)
 }
 
 // guarded makes dial, or a dialer.Dialer where it is nil, go only where check

@@ -26,12 +26,6 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 	const u = "rtmp://u:" + canary + "@dest.example/live/" + canary + "?t=" + canary
 	const backend = "http://u:" + canary + "@backend.example/?t=" + canary
 	req := PublishRequest{App: "live", Stream: canary, Param: "?t=" + canary, TcURL: "rtmp://h/live?t=" + canary, PageURL: canary}
-	routes, err := Routes(FirstMatch, Route{To: []string{u}})
-	require.NoError(t, err)
-	hooks := &HTTPHooks{URLs: HTTPHookURLs{OnPublish: []string{backend}}, Secret: canary}
-	httpResolver := &HTTPResolver{URL: backend, Secret: canary}
-	file, err := ParseConfig("c", []byte("vhost v { forward { enabled on; destination "+u+"; } http_hooks { enabled on; on_publish "+backend+"; } }"))
-	require.NoError(t, err)
 	s := newServer(t, Config{Resolver: MustStatic("rtmp://dest/live/" + canary),
 		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("down") }})
 	p, err := s.Publish(t.Context(), req)
@@ -39,18 +33,15 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 	defer p.Close()
 	src := p.Source()
 	f := src.Forwarders()[0]
-	for _, v := range []any{
+	for _, v := range append(ValuesBeside(u, backend),
 		Secret(canary), Destination{URL: u}, &Destination{URL: u, StreamKey: canary, User: canary, Password: canary, TcURL: u},
 		&DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}, DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")},
 		RetryInfo{Request: &req, Err: &DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}},
 		req, &req, PlayRequest(req), (*PlayRequest)(&req), ConnectRequest{TcURL: u, PageURL: u}, &ConnectRequest{TcURL: u, PageURL: u},
 		s, *s.cfg.Load(), s.cfg.Load(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
-		MustStatic(u), routes, Route{To: []string{u}}, httpResolver, &DNSResolver{URL: u}, hooks, hooks.URLs, hooks.Hooks(),
-		Cached(MustStatic(u), 0), Union(MustStatic(u)), FromParam("to", "h"), Fallback(MustStatic(u)),
-		Config{Resolver: MustStatic(u), Vhosts: map[string]Vhost{"v": {Resolver: httpResolver}, "r": {Resolver: routes}}},
-		Token{Secrets: []Secret{canary}}, file, *file, file.Config,
+		MustStatic(u), Config{Resolver: MustStatic(u)}, Token{Secrets: []Secret{canary}},
 		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
-	} {
+	) {
 		out := secretscan.Prints(v)
 		if at := strings.Index(out, canary); at >= 0 {
 			t.Errorf("%T: %s", v, out[max(at-200, 0):at+len(canary)])
@@ -76,12 +67,12 @@ func TestCanary(t *testing.T) {
 	}
 	const backendURL = "http://u:" + canary + "@backend/?t=" + canary
 	var network forwardtest.Network
-	backends := map[string]*HTTPResolver{
-		"down":     {URL: backendURL, Client: answers("", errors.New("connection refused"))},
-		"nonsense": {URL: backendURL, Client: answers(`{"code":"`+canary+`"}`, nil)},
-		"bad-urls": {URL: backendURL, Client: answers(`{"code":0,"data":{"urls":["rtmp://`+canary+`\u0000/a/b"]}}`, nil)},
-		"private":  {URL: backendURL, Client: answers(`{"code":0,"data":{"urls":["rtmp://10.0.0.1/live/`+canary+`"]}}`, nil)},
-		"open":     {URL: backendURL, Client: answers("", errors.New("down")), OnFailure: FailOpen, Secret: canary},
+	backends := map[string]DestinationResolver{
+		"down":     ResolveHTTP(HTTPBackend{URL: backendURL, Client: answers("", errors.New("connection refused"))}),
+		"nonsense": ResolveHTTP(HTTPBackend{URL: backendURL, Client: answers(`{"code":"`+canary+`"}`, nil)}),
+		"bad-urls": ResolveHTTP(HTTPBackend{URL: backendURL, Client: answers(`{"code":0,"data":{"urls":["rtmp://`+canary+`\u0000/a/b"]}}`, nil)}),
+		"private":  ResolveHTTP(HTTPBackend{URL: backendURL, Client: answers(`{"code":0,"data":{"urls":["rtmp://10.0.0.1/live/`+canary+`"]}}`, nil)}),
+		"open":     ResolveHTTP(HTTPBackend{URL: backendURL, Client: answers("", errors.New("down")), OnFailure: "FailOpen", Secret: canary}),
 	}
 	to := func(host string) Destination {
 		return Destination{URL: "rtmp://u:" + canary + "@" + host + "/live?t=" + canary, StreamKey: canary + "?t=" + canary}
@@ -216,15 +207,10 @@ func TestCanary(t *testing.T) {
 			d.Close()
 		}
 	})
-	for _, f := range []func(string) error{
-		func(s string) error { return second(Static(s)) },
-		func(s string) error {
-			return second(ParseConfig("c", []byte("vhost v { forward { destination "+s+"; } }")))
-		},
-		func(s string) error { return (&HTTPResolver{URL: s}).Validate() },
-		func(s string) error { return (&HTTPHooks{URLs: HTTPHookURLs{OnPlay: []string{s}}}).Validate() },
-	} {
-		note("config", f("rtmp://u:"+canary+"@h:x/a/"+canary+"?t="+url.QueryEscape(canary)))
+	malformed := "rtmp://u:" + canary + "@h:x/a/" + canary + "?t=" + url.QueryEscape(canary)
+	for _, err := range append(ErrorsBeside(malformed), second(Static(malformed))) {
+		require.Error(t, err)
+		note("config", err)
 	}
 
 	out := log.String()

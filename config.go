@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -73,10 +72,10 @@ type Config struct {
 	//
 	//   - the host's code or configuration (Static and the like,
 	//     Source.Forward): any address;
-	//   - the operator over the network (the backend of an HTTPResolver, the
+	//   - the operator over the network (the backend of a resolve.HTTP, the
 	//     control handler): any address except link-local ones and those of
 	//     metadata services, such as 169.254.169.254 and fd00:ec2::254;
-	//   - anyone else (a publisher through FromParam, or through its param,
+	//   - anyone else (a publisher through resolve.FromParam, or through its param,
 	//     tcUrl or pageUrl that a backend repeats; another server through
 	//     RedirectAnywhere; Destination.Untrusted): public addresses.
 	//
@@ -387,13 +386,4 @@ func (c Config) Validate() error {
 		}
 	}
 	return nil
-}
-
-// positive is v, or def if v is not above 0.
-func positive[T cmp.Ordered](v, def T) T {
-	var zero T
-	if v > zero {
-		return v
-	}
-	return def
 }

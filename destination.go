@@ -169,14 +169,14 @@ type Destination struct {
 	// Untrusted says that the URL comes from outside, for example from a
 	// publisher. It may then lead only to public addresses and to ports 443 and
 	// 1024 upwards, besides those in Config.AllowNetworks and AllowPorts. This
-	// is checked at each dial, after the name is resolved. FromParam sets it,
-	// and HTTPResolver for a host that the publisher has named. A resolver of
+	// is checked at each dial, after the name is resolved. resolve.FromParam sets
+	// it, and resolve.HTTP for a host that the publisher has named. A resolver of
 	// your own sets it when it passes on what a client said.
 	Untrusted bool
 
 	// NoLinkLocal says that the URL came from the operator over the network. It
 	// may lead to any address except link-local ones and those of metadata
-	// services, unless they are in Config.AllowNetworks. HTTPResolver and the
+	// services, unless they are in Config.AllowNetworks. resolve.HTTP and the
 	// handler of package control set it.
 	NoLinkLocal bool
 }

@@ -39,21 +39,20 @@
 // lives. [Source.Forward] adds one, [Forwarder.Update] and [Forwarder.Shutdown]
 // change it.
 //
-// A [DestinationResolver] decides where a stream goes: [Static], [Routes],
-// [HTTPResolver], [DNSResolver], [FromParam], or a function as [ResolverFunc].
-// [FirstOf], [Union], [With] and [Cached] combine them. A [Destination] is a URL
-// and its options.
+// A [DestinationResolver] decides where a stream goes: [Static], a function as
+// [ResolverFunc], or one of package resolve. A [Destination] is a URL and its
+// options.
 //
-// [Hooks] decide who may publish and play, and are told what happens;
-// [HTTPHooks] are those of SRS over HTTP. [Token] checks and signs URLs.
+// [Hooks] decide who may publish and play, and are told what happens. [Token]
+// checks and signs URLs.
 //
 // The host reads a stream with [Source.Subscribe] (messages) or [Source.Demuxer]
 // (packets of joy4), and writes one with a [Publisher].
 //
-// [LoadConfig] reads the configuration format of SRS.
-//
-// Beside this package are control, an HTTP interface for operators; flv, which
-// reads and writes files of messages; forwardtest,
+// Beside this package are resolve, whose resolvers ask a backend over HTTP, a table,
+// DNS or the publisher; srs, which reads SRS's configuration file and calls its HTTP
+// callbacks; control, an HTTP interface for operators; flv, which reads and writes
+// files of messages; forwardtest,
 // which tests hosts with scripted destinations, players and faults; and examples,
 // of which forwardd is a server with a configuration file. The directory docs
 // describes how it works inside.

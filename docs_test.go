@@ -23,6 +23,7 @@ import (
 	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/sys"
+	"github.com/rtmp-forward/forward/srs"
 )
 
 // documents returns the names of all documents.
@@ -136,7 +137,7 @@ func TestDocumentsShowConfigurationThatIsRead(t *testing.T) {
 	t.Setenv("YOUTUBE_KEY", "key")
 	for _, name := range documents(t) {
 		for _, block := range blocks(t, name, "conf") {
-			file, err := forward.ParseConfig(name, []byte(block))
+			file, err := srs.ParseConfig(name, []byte(block))
 			require.NoError(t, err)
 			require.Empty(t, file.Ignored)
 			require.Empty(t, file.Warnings)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/resolve"
 )
 
 // A publisher names where its stream goes. Of private addresses it may name those
@@ -23,7 +24,7 @@ import (
 func ExampleConfig_allowNetworks() {
 	refused := make(chan error, 1)
 	srv := forward.NewServer(quietly(forward.Config{
-		Resolver:      forward.FromParam("to", "10.0.0.0/8"),
+		Resolver:      resolve.FromParam("to", "10.0.0.0/8"),
 		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")},
 		Hooks: forward.Hooks{
 			OnForward: func(_ *forward.Forwarder, state forward.State, err error) {

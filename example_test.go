@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"time"
 
 	"github.com/rtmp-forward/forward"
 )
@@ -44,18 +43,6 @@ func ExampleServer_ServeConn() {
 	defer pub.Close()
 	fmt.Println(<-arrived)
 	// Output: live/livestream
-}
-
-// Where streams go is asked of an HTTP backend, and again each minute.
-func ExampleHTTPResolver_refresh() {
-	srv := forward.NewServer(forward.Config{
-		Resolver: &forward.HTTPResolver{
-			URL:       "http://127.0.0.1:8085/api/v1/forward",
-			OnFailure: forward.LastGood,
-		},
-		RefreshInterval: time.Minute,
-	})
-	srv.Close()
 }
 
 // Only those who bring a token may publish: rtmp://server/live/stream?token=…

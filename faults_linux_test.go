@@ -22,6 +22,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/dialer"
+	"github.com/rtmp-forward/forward/internal/dnstest"
 	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
@@ -169,11 +170,11 @@ func TestFault02_NextAddress_Sockets(t *testing.T) {
 			d := forwardtest.NewDestinationAt(l)
 			t.Cleanup(func() { d.Close() })
 			port := blackHoleAt(t, row.family, row.at(l.Addr().(*net.TCPAddr).Port))
-			dns := newDNSServer(t)
-			dns.set(map[string][]string{"two.example": {row.first, row.second}}, nil)
+			dns := dnstest.New(t)
+			dns.Set(map[string][]string{"two.example": {row.first, row.second}}, nil)
 			dial := dialer.New(nil)
 			dial.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-				return dialer.Lookup(ctx, dns.resolver(), host)
+				return dialer.Lookup(ctx, dns.Resolver(), host)
 			}
 
 			st := &states{began: time.Now()}

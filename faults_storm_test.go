@@ -63,17 +63,17 @@ func TestFault16_HookStorm(t *testing.T) {
 		{"no answer", time.Hour, 0, 5 * time.Second},
 	} {
 		ask := &gauge{takes: row.takes, reply: "0"}
-		where := &gauge{takes: row.takes, reply: seedReply}
-		hooks := &HTTPHooks{
-			URLs: HTTPHookURLs{OnPublish: []string{"http://backend/"}}, Client: &http.Client{Transport: ask},
+		where := &gauge{takes: row.takes, reply: `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/test/teststream"]}}`}
+		hooks := SRSHooks(HTTPBackend{
+			URL: "http://backend/", Client: &http.Client{Transport: ask},
 			MaxQuestions: turns, Timeout: 2500 * time.Millisecond, Logger: quiet,
-		}
-		resolver := &HTTPResolver{
+		})
+		resolver := ResolveHTTP(HTTPBackend{
 			URL: "http://backend/", Client: &http.Client{Transport: where},
 			MaxQuestions: turns, Timeout: 2500 * time.Millisecond, Logger: quiet,
-		}
+		})
 		cfg := Config{
-			Hooks: hooks.Hooks(), Limits: Limits{Streams: streams + 1},
+			Hooks: hooks, Limits: Limits{Streams: streams + 1},
 			Resolver: ResolverFunc(func(ctx context.Context, r *PublishRequest) ([]Destination, error) {
 				if r.Stream == "ok" {
 					return nil, nil
@@ -137,12 +137,12 @@ func TestFault16_HookStorm(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		g := &gauge{takes: time.Second, reply: seedReply}
-		r := Cached(&HTTPResolver{URL: "http://backend/", Client: &http.Client{Transport: g}, MaxQuestions: turns, Logger: quiet}, 0)
+		g := &gauge{takes: time.Second, reply: `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/test/teststream"]}}`}
+		r := ResolveCached(ResolveHTTP(HTTPBackend{URL: "http://backend/", Client: &http.Client{Transport: g}, MaxQuestions: turns, Logger: quiet}), 0)
 		var wg sync.WaitGroup
 		for range publishes {
 			wg.Go(func() {
-				_, err := r.ResolveDestinations(t.Context(), seedRequest())
+				_, err := r.ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: "livestream"})
 				require.NoError(t, err)
 			})
 		}

@@ -941,21 +941,20 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 
 func TestFault14_HookWithoutAnswer(t *testing.T) {
 	for _, row := range []struct {
-		name   string
-		policy FailurePolicy
-		ok     bool
+		name, policy string
+		ok           bool
 	}{
-		{"FailClosed", FailClosed, false}, {"FailOpen", FailOpen, true}, {"LastGood without one", LastGood, false},
-		{"Fallback", Fallback(MustStatic("rtmp://faulty/live/" + canary)), true},
+		{"FailClosed", "FailClosed", false}, {"FailOpen", "FailOpen", true}, {"LastGood without one", "LastGood", false},
+		{"Fallback", "Fallback", true},
 	} {
 		asked := 0
-		silent := &HTTPResolver{URL: "http://backend/", OnFailure: row.policy, Logger: quiet, Client: &http.Client{
+		silent := ResolveHTTP(HTTPBackend{URL: "http://backend/", OnFailure: row.policy, Fallback: MustStatic("rtmp://faulty/live/" + canary), Logger: quiet, Client: &http.Client{
 			Transport: transport(func(r *http.Request) (*http.Response, error) {
 				asked++
 				<-r.Context().Done()
 				return nil, r.Context().Err()
 			}),
-		}}
+		}})
 		cfg := Config{Resolver: ResolverFunc(func(ctx context.Context, r *PublishRequest) ([]Destination, error) {
 			if r.Stream == "ok" {
 				return MustStatic("rtmp://healthy/live/"+canary).ResolveDestinations(ctx, r)
@@ -977,7 +976,7 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 	}
 }
 
-// What an answer may be is in TestHTTPResolver and the fuzz target of the
+// What an answer may be is in the tests of resolve.HTTP and the fuzz target of its
 // decoder; here are those that cost.
 func TestFault15_HookTalksNonsense(t *testing.T) {
 	for name, body := range map[string]io.Reader{
@@ -987,11 +986,11 @@ func TestFault15_HookTalksNonsense(t *testing.T) {
 		"1 byte a second": nil,
 		"257 urls":        strings.NewReader(`{"code":0,"data":{"urls":[` + strings.Repeat(`"rtmp://a/b/c",`, 256) + `"rtmp://a/b/c"]}}`),
 	} {
-		r := &HTTPResolver{URL: "http://backend/", Logger: quiet, Client: &http.Client{
+		r := ResolveHTTP(HTTPBackend{URL: "http://backend/", Logger: quiet, Client: &http.Client{
 			Transport: transport(func(r *http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(bodyOf{r.Context(), body})}, nil
 			}),
-		}}
+		}})
 		cfg := Config{Resolver: ResolverFunc(func(ctx context.Context, req *PublishRequest) ([]Destination, error) {
 			if req.Stream == "ok" {
 				return MustStatic("rtmp://healthy/live/"+canary).ResolveDestinations(ctx, req)

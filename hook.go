@@ -189,30 +189,6 @@ type Hooks struct {
 	OnCodecChange func(src *Source)
 }
 
-// DestinationResolver says where a stream goes. It is asked once for each
-// accepted publish, before the publisher is answered.
-//
-// ResolveDestinations is called concurrently for different streams and must
-// not change req. ctx ends when the publisher leaves, as that of OnPublish, or the
-// Server closes. No
-// destinations and a nil error mean that the stream is not forwarded; an
-// error refuses the publisher.
-//
-// A resolver that logs its failures itself returns them as errors with a method
-// Logged() bool that is true: where the Server asks again about a live stream, it
-// does not log such an error a second time.
-type DestinationResolver interface {
-	ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error)
-}
-
-// ResolverFunc makes a function a DestinationResolver.
-type ResolverFunc func(ctx context.Context, req *PublishRequest) ([]Destination, error)
-
-// ResolveDestinations calls f.
-func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error) {
-	return f(ctx, req)
-}
-
 // logName names the stream for the log. In many set-ups the stream's name is
 // the key that allows publishing, so an id takes its place: the first 8 hex
 // digits of ID, which are the same however an encoder splits the path.

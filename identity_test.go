@@ -8,8 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -284,65 +282,6 @@ func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 		require.ErrorContains(t, err, "not a stream's name")
 	}
 
-	hooks := &HTTPHooks{Vhosts: map[string]HTTPHookURLs{"STUDIO.example": {OnPublish: []string{"http://h/"}}}}
-	require.Len(t, hooks.of(a.Vhost).OnPublish, 1)
-	require.Len(t, hooks.of(c.Vhost).OnPublish, 1)
-	require.Empty(t, hooks.of(b.Vhost).OnPublish)
-	require.ErrorContains(t, (&HTTPHooks{Vhosts: map[string]HTTPHookURLs{"a": {}, "A": {}}}).Validate(), `vhosts "A" and "a" are the same`)
-
-	routes, err := Routes(FirstMatch, Route{Vhost: "STUDIO.*", To: []string{"rtmp://a/$1/k"}}, Route{Vhost: "~Studio[.]e.*", To: []string{"rtmp://b/x/k"}}, Route{To: []string{"rtmp://c/x/k"}})
-	require.NoError(t, err)
-	for r, want := range map[*PublishRequest]string{a: "rtmp://a/example", b: "rtmp://c/x", c: "rtmp://a/Example"} {
-		ds, err := routes.ResolveDestinations(t.Context(), r)
-		require.NoError(t, err)
-		require.Equal(t, want, ds[0].URL)
-	}
-}
-
-// What a backend has answered about one vhost is not given out for another.
-func TestAnswersOfTwoVhostsAreKeptApart(t *testing.T) {
-	studio := &PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
-	spelled := &PublishRequest{Vhost: "STUDIO.example", App: "live", Stream: "cam"}
-	others := []*PublishRequest{
-		{Vhost: DefaultVhost, App: "studio.example/live", Stream: "cam"},
-		{App: "live", Stream: "cam"},
-		{Vhost: "other.example", App: "live", Stream: "cam"},
-	}
-
-	down := false
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if down {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		io.WriteString(w, `{"code":0,"data":{"urls":["rtmp://192.0.2.1/studio/only"]}}`)
-	}))
-	defer backend.Close()
-	lastGood := &HTTPResolver{URL: backend.URL, OnFailure: LastGood, Logger: quiet}
-	_, err := lastGood.ResolveDestinations(t.Context(), studio)
-	require.NoError(t, err)
-	down = true
-	ds, err := lastGood.ResolveDestinations(t.Context(), spelled)
-	require.NoError(t, err)
-	require.Len(t, ds, 1)
-
-	asked := 0
-	cached := Cached(ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
-		asked++
-		return nil, nil
-	}), time.Hour)
-	for _, r := range []*PublishRequest{studio, spelled} {
-		_, err := cached.ResolveDestinations(t.Context(), r)
-		require.NoError(t, err)
-		require.Equal(t, 1, asked)
-	}
-	for i, r := range others {
-		_, err := lastGood.ResolveDestinations(t.Context(), r)
-		require.ErrorContains(t, err, "no earlier answer", r.Name())
-		_, err = cached.ResolveDestinations(t.Context(), r)
-		require.NoError(t, err)
-		require.Equal(t, 2+i, asked, r.Name())
-	}
 }
 
 // Two destinations that differ in the stream's vhost alone do not wait for each
@@ -514,7 +453,7 @@ func slashes(s string) map[int]bool {
 }
 
 // A vhost that is not listed is one of its own, under the rules of the default
-// one: also where a file has hooks for that one alone.
+// one.
 func TestUnlistedVhost(t *testing.T) {
 	var cfg Config
 	cfg.Vhosts = map[string]Vhost{DefaultVhost: {MaxLatency: 7 * time.Second}, "studio.example": {}}
@@ -524,17 +463,4 @@ func TestUnlistedVhost(t *testing.T) {
 	require.True(t, cfg.serves(r.Vhost, false))
 	require.Equal(t, "live/cam", asked{"rtmp://other.example/live", "live", "cam"}.request(&cfg).Name())
 
-	f, err := ParseConfig("f", []byte(`
-		vhost __defaultVhost__ { http_hooks { enabled on; on_publish http://127.0.0.1/default; } }
-		vhost studio.example   { http_hooks { enabled on; on_publish http://127.0.0.1/studio; } }
-		vhost free.example     { }`))
-	require.NoError(t, err)
-	for vhost, want := range map[string][]string{
-		DefaultVhost:     {"http://127.0.0.1/default"},
-		"other.example":  {"http://127.0.0.1/default"},
-		"Studio.example": {"http://127.0.0.1/studio"},
-		"free.example":   nil,
-	} {
-		require.Equal(t, want, f.HTTPHooks.of(vhost).OnPublish, vhost)
-	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -144,24 +143,5 @@ func TestClientsDoNotFillTheLogThroughTheHost(t *testing.T) {
 			require.Len(t, lines, lineBurst+1, msg)
 			require.EqualValues(t, publishes-lineBurst-1, lines[lineBurst]["not_logged"], msg)
 		}
-	})
-}
-
-func TestLeftOutEntriesDoNotFillTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		log := new(lockedBuffer)
-		h := &HTTPResolver{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
-		urls := []json.RawMessage{json.RawMessage(`"rtmp://a/live/s"`), json.RawMessage("7")}
-		for range 1000 {
-			a, err := h.answer(h.Logger, urls, 0, &PublishRequest{App: "live", Stream: "s"})
-			require.NoError(t, err)
-			require.Len(t, a.destinations, 1)
-		}
-		time.Sleep(outage.Every)
-		_, err := h.answer(h.Logger, urls, 0, &PublishRequest{App: "live", Stream: "s"})
-		require.NoError(t, err)
-		lines := entries(t, log, "on_forward: entry left out")
-		require.Len(t, lines, 2)
-		require.EqualValues(t, 999, lines[1]["not_logged"])
 	})
 }

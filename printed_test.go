@@ -28,12 +28,11 @@ import (
 // the packages beside it.
 var exportedTypes = []reflect.Type{
 	reflect.TypeFor[AddressError](), reflect.TypeFor[AuthMethod](), reflect.TypeFor[Backoff](), reflect.TypeFor[Config](),
-	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[DNSResolver](), reflect.TypeFor[Demuxer](),
-	reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](), reflect.TypeFor[File](), reflect.TypeFor[Forwarder](),
-	reflect.TypeFor[ForwarderStats](), reflect.TypeFor[HTTPHookURLs](), reflect.TypeFor[HTTPHooks](), reflect.TypeFor[HTTPResolver](),
-	reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](), reflect.TypeFor[Message](), reflect.TypeFor[Op](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
-	reflect.TypeFor[PublishRequest](), reflect.TypeFor[Publisher](), reflect.TypeFor[RTMPSFile](), reflect.TypeFor[Redirect](),
-	reflect.TypeFor[RetryInfo](), reflect.TypeFor[Route](), reflect.TypeFor[RouteMode](), reflect.TypeFor[Secret](), reflect.TypeFor[Server](),
+	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[Demuxer](), reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](),
+	reflect.TypeFor[Forwarder](), reflect.TypeFor[ForwarderStats](), reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](),
+	reflect.TypeFor[Message](), reflect.TypeFor[Op](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
+	reflect.TypeFor[PublishRequest](), reflect.TypeFor[Publisher](), reflect.TypeFor[Redirect](), reflect.TypeFor[RetryInfo](),
+	reflect.TypeFor[Secret](), reflect.TypeFor[Server](),
 	reflect.TypeFor[ServerStats](), reflect.TypeFor[Source](), reflect.TypeFor[SourceStats](), reflect.TypeFor[State](),
 	reflect.TypeFor[StatusError](), reflect.TypeFor[Subscription](), reflect.TypeFor[Timestamps](), reflect.TypeFor[Token](),
 	reflect.TypeFor[UnsupportedCodecError](), reflect.TypeFor[Vhost](),
@@ -147,7 +146,7 @@ func plant(v reflect.Value, text string, depth int) {
 		plant(v.Elem(), text, depth+1)
 	case reflect.Interface:
 		for _, to := range []reflect.Value{
-			reflect.ValueOf(&HTTPResolver{URL: text, Secret: Secret(text)}),
+			reflect.ValueOf(ResolveHTTP(HTTPBackend{URL: text, Secret: Secret(text)})),
 			reflect.ValueOf(&DestinationError{Destination: Destination{URL: text}, Err: errors.New("x")}),
 		} {
 			if to.Type().AssignableTo(v.Type()) && v.NumMethod() > 0 {

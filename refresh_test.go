@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -319,5 +320,66 @@ func TestRefreshTriesAgainAfterFailure(t *testing.T) {
 		r.set(func(r *fakeResolver) { r.err, r.dests = nil, numbered(0, 1) })
 		time.Sleep(70 * time.Second)
 		require.Equal(t, []string{"rtmp://dest/live/00"}, urls(p.Source().Forwarders()))
+	})
+}
+
+// As the destinations see it: of 20, 10 are replaced by a refresh.
+func TestRefreshAsTheDestinationsSeeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network forwardtest.Network
+		var dests []*forwardtest.Destination
+		var all []Destination
+		for i := range 30 {
+			addr := fmt.Sprintf("d%02d:1935", i)
+			dests = append(dests, network.NewDestination(addr))
+			all = append(all, Destination{URL: "rtmp://" + addr + "/live/key"})
+		}
+		r := &fakeResolver{dests: all[:20]}
+		s := newServer(t, Config{Resolver: r, Dial: network.Dial})
+		pub, err := forwardtest.Client{Dial: forwardtest.Direct(s)}.Publish(t.Context())
+		require.NoError(t, err)
+		media := forwardtest.Media{KeyframeInterval: time.Second}
+		const length = 4 * time.Second
+		total := -3 // without metadata and the two sequence headers
+		for range media.Messages(length) {
+			total++
+		}
+		synctest.Wait() // all destinations are publishing
+
+		sent := make(chan error, 1)
+		go func() { sent <- pub.Send(t.Context(), media.Messages(length), 1) }()
+		time.Sleep(2500 * time.Millisecond)
+		r.set(func(r *fakeResolver) { r.dests = all[10:] })
+		require.NoError(t, s.Source("live/stream").Refresh(t.Context()))
+		require.NoError(t, <-sent)
+		require.NoError(t, pub.Unpublish())
+		time.Sleep(time.Second)
+		synctest.Wait()
+
+		for i, d := range dests {
+			sessions := d.Sessions()
+			require.Len(t, sessions, 1, i)
+			rec := sessions[0].Recorder()
+			rec.Check(t) // headers and a keyframe first, and no gap
+			rep := rec.Report()
+			var commands []string
+			for _, c := range sessions[0].Commands() {
+				commands = append(commands, c.Name)
+			}
+			require.Equal(t, []string{"FCUnpublish", "deleteStream"}, commands[len(commands)-2:], i)
+			switch {
+			case i < 10:
+				require.Less(t, rep.Frames, total*3/4, i)
+				require.Equal(t, uint64(1), rep.First, i)
+			case i < 20:
+				require.Equal(t, total, rep.Frames, i)
+			default:
+				require.Equal(t, 2, rep.Keyframes, "those at 2 s and at 3 s")
+				require.Less(t, rep.Frames, total*3/4, i)
+			}
+		}
+		for _, d := range dests {
+			d.Close()
+		}
 	})
 }

@@ -122,7 +122,7 @@ func TestReloadWithResolverThatFails(t *testing.T) {
 
 // A resolver that is the same is not asked, whatever else has changed.
 func TestReloadAsksOnlyOtherResolvers(t *testing.T) {
-	one := &HTTPResolver{URL: "http://a/"}
+	one := &fakeResolver{}
 	ofFunc := ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) { return nil, nil })
 	for _, tt := range []struct {
 		name string
@@ -130,7 +130,7 @@ func TestReloadAsksOnlyOtherResolvers(t *testing.T) {
 		same bool
 	}{
 		{"the same pointer", one, one, true},
-		{"another pointer", &HTTPResolver{URL: "http://a/"}, &HTTPResolver{URL: "http://a/"}, false},
+		{"another pointer", &fakeResolver{}, &fakeResolver{}, false},
 		{"the same entries", MustStatic("a", "rtmp://b/c"), MustStatic("a", "rtmp://b/c"), true},
 		{"another order", MustStatic("a", "b"), MustStatic("b", "a"), false},
 		{"no entries", static(nil), MustStatic(), true},
@@ -407,39 +407,4 @@ func TestReloadDuringPublish(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestInheritTakesOverWhatIsTheSame(t *testing.T) {
-	const text = `
-vhost a { forward { enabled on; backend http://a/; } http_hooks { enabled on; on_publish http://h/; } }
-vhost b { forward { enabled on; backend http://b/; } }
-vhost c { forward { enabled on; destination c; } }
-`
-	parse := func(text string) *File {
-		f, err := ParseConfig("forward.conf", []byte(text))
-		require.NoError(t, err)
-		return f
-	}
-	old := parse(text)
-	a, b := old.Config.Vhosts["a"], old.Config.Vhosts["b"]
-	a.Resolver.(*HTTPResolver).OnFailure = LastGood
-	b.Resolver = Cached(b.Resolver, time.Minute)
-	old.Config.Vhosts["b"] = b
-
-	same := parse(text)
-	same.Inherit(old)
-	require.Same(t, a.Resolver, same.Config.Vhosts["a"].Resolver)
-	require.IsType(t, ttlFunc(nil), same.Config.Vhosts["b"].Resolver, "as the host has wrapped it")
-	require.Same(t, old.HTTPHooks, same.HTTPHooks)
-	require.Equal(t, backendFile{url: "http://b/"}, same.backends["b"], "to be inherited again")
-
-	other := parse(strings.NewReplacer("http://a/", "http://x/", "http://h/", "http://y/").Replace(text))
-	other.Inherit(old)
-	require.Equal(t, "http://x/", other.Config.Vhosts["a"].Resolver.(*HTTPResolver).URL)
-	require.NotSame(t, old.HTTPHooks, other.HTTPHooks)
-
-	none := parse("vhost a { }")
-	none.Inherit(old)
-	require.Nil(t, none.HTTPHooks)
-	require.Nil(t, none.Config.Vhosts["a"].Resolver)
 }

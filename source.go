@@ -250,6 +250,9 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 // has failed and its last answer had a time.
 const refreshRetry = time.Minute
 
+// minRefresh is how soon the Resolver is asked again at the earliest.
+const minRefresh = time.Second
+
 // resolve asks where the stream goes. The same destination twice counts once,
 // the first time.
 func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
@@ -386,7 +389,7 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 	if d <= 0 || s.ending {
 		return
 	}
-	d = max(d, minHookTTL) + rand.N(max(d/10, 1))
+	d = max(d, minRefresh) + rand.N(max(d/10, 1))
 	s.stopRefresh = later(d, func() { s.background(s.refreshSelf) })
 }
 

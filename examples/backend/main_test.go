@@ -15,6 +15,8 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/secretscan"
+	"github.com/rtmp-forward/forward/resolve"
+	"github.com/rtmp-forward/forward/srs"
 )
 
 func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
@@ -50,7 +52,7 @@ func urls(ds []forward.Destination) []string {
 
 func TestResolverGetsWhatTheTableSays(t *testing.T) {
 	_, url := start(t, 20*time.Second)
-	r := &forward.HTTPResolver{URL: url + "/api/v1/forward"}
+	r := &resolve.HTTP{URL: url + "/api/v1/forward"}
 	for name, want := range map[string][]string{
 		"live/news":    {"rtmp://10.0.0.6/live/news", "rtmps://cdn.example/live/c4nary5ecret"},
 		"live/weather": {"rtmp://10.0.0.7/live/weather"},
@@ -69,7 +71,7 @@ func TestResolverGetsWhatTheTableSays(t *testing.T) {
 
 func TestTableIsReadAgain(t *testing.T) {
 	file, url := start(t, 0)
-	r := &forward.HTTPResolver{URL: url}
+	r := &resolve.HTTP{URL: url}
 	ask := func() []string {
 		ds, ttl, err := r.ResolveTTL(t.Context(), request("live", "news"))
 		require.NoError(t, err)
@@ -91,9 +93,9 @@ func TestTableIsReadAgain(t *testing.T) {
 func TestHooks(t *testing.T) {
 	_, url := start(t, 0)
 	all := []string{url}
-	hooks := (&forward.HTTPHooks{
+	hooks := (&srs.Hooks{
 		Logger: secretscan.Quiet,
-		URLs:   forward.HTTPHookURLs{OnConnect: all, OnClose: all, OnPublish: all, OnUnpublish: all, OnPlay: all, OnStop: all},
+		URLs:   srs.HookURLs{OnConnect: all, OnClose: all, OnPublish: all, OnUnpublish: all, OnPlay: all, OnStop: all},
 	}).Hooks()
 	ctx := context.Background()
 	require.NoError(t, hooks.OnConnect(ctx, &forward.ConnectRequest{}))

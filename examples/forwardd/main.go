@@ -48,6 +48,8 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/sys"
+	"github.com/rtmp-forward/forward/resolve"
+	"github.com/rtmp-forward/forward/srs"
 )
 
 func main() {
@@ -214,13 +216,13 @@ var flagNames = strings.NewReplacer("Config.AllowNetworks holds", "-allow has", 
 
 // config is a file that has been checked, with what it refers to.
 type config struct {
-	*forward.File
+	*srs.File
 	cert *tls.Certificate // of rtmps
 }
 
 // load reads the file and checks all that can be checked without serving.
 func load(o options) (*config, error) {
-	file, err := forward.LoadConfig(o.file)
+	file, err := srs.LoadConfig(o.file)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +235,7 @@ func load(o options) (*config, error) {
 	// The file has no words for these.
 	file.Config.AllowNetworks, file.Config.AllowPorts = o.allow, o.ports
 	for _, v := range file.Config.Vhosts {
-		if backend, ok := v.Resolver.(*forward.HTTPResolver); ok {
+		if backend, ok := v.Resolver.(*resolve.HTTP); ok {
 			backend.Untrusted = o.strict
 		}
 	}
@@ -361,7 +363,7 @@ func (d *daemon) reload(listeners []listener) {
 }
 
 // rtmps is what the file says of TLS.
-func rtmps(f *forward.File) (listen []string, files [2]string) {
+func rtmps(f *srs.File) (listen []string, files [2]string) {
 	if f.RTMPS == nil {
 		return nil, files
 	}
@@ -370,7 +372,7 @@ func rtmps(f *forward.File) (listen []string, files [2]string) {
 
 // needRestart names what the file says otherwise than what runs does, and only a
 // restart changes.
-func needRestart(running, now *forward.File) (directives []string) {
+func needRestart(running, now *srs.File) (directives []string) {
 	if !slices.Equal(running.Listen, now.Listen) {
 		directives = append(directives, "listen")
 	}
@@ -386,7 +388,7 @@ func needRestart(running, now *forward.File) (directives []string) {
 
 // changes names what differs between two readings of the file and has taken
 // effect.
-func changes(old, now *forward.File) (changed []string) {
+func changes(old, now *srs.File) (changed []string) {
 	note := func(name string, old, now any) {
 		if !reflect.DeepEqual(old, now) {
 			changed = append(changed, name)
@@ -399,9 +401,9 @@ func changes(old, now *forward.File) (changed []string) {
 	note("publish_auth", [2]any{old.Config.PublishAuthMethod, old.Users}, [2]any{now.Config.PublishAuthMethod, now.Users})
 	note("chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)
 
-	hooks := func(f *forward.File, vhost string) forward.HTTPHookURLs {
+	hooks := func(f *srs.File, vhost string) srs.HookURLs {
 		if f.HTTPHooks == nil {
-			return forward.HTTPHookURLs{}
+			return srs.HookURLs{}
 		}
 		return f.HTTPHooks.Vhosts[vhost]
 	}
@@ -491,7 +493,7 @@ func writePID(path string) error {
 }
 
 // openVhosts returns the vhosts that anybody may publish to.
-func openVhosts(conf *forward.File) (open []string) {
+func openVhosts(conf *srs.File) (open []string) {
 	if conf.Config.PublishAuth != nil {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/srs"
 )
 
 // The dynamic example of SRS's page, character for character: its file, its
@@ -46,7 +47,7 @@ vhost __defaultVhost__ {
 		require.NoError(t, err, "the example's own address is taken")
 		return l
 	}
-	conf, err := forward.ParseConfig("srs.conf", []byte(file))
+	conf, err := srs.ParseConfig("srs.conf", []byte(file))
 	require.NoError(t, err)
 	master := listen(conf.Listen[0])
 	backend := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

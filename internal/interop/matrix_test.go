@@ -17,6 +17,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/leaktest"
+	"github.com/rtmp-forward/forward/srs"
 )
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -390,7 +391,7 @@ func startLate(t *testing.T, s *server, c *clip) *process {
 // fromFile is a server with one of the page's configurations. Its addresses
 // lead where dial says.
 func fromFile(t *testing.T, name string, dial map[string]string) *server {
-	file, err := forward.LoadConfig(filepath.Join("../../testdata/conf", name))
+	file, err := srs.LoadConfig(filepath.Join("../../testdata/conf", name))
 	require.NoError(t, err)
 	cfg := file.Config
 	cfg.Dial = dialTo(dial)

@@ -2,8 +2,8 @@
 // block of a destination in a configuration file, and the body of a request to the
 // control handler. Both read it, and the documents are compared with it.
 //
-// It does not import the package that has the Destination, which reads files
-// itself: an option names its field there, and Set sets it by that name.
+// It does not import the package that has the Destination: an option names its field
+// there, and Set sets it by that name.
 package option
 
 import (

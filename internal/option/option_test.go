@@ -204,7 +204,7 @@ func TestCommentsNameEveryOption(t *testing.T) {
 	has := func(text, name string) bool {
 		return regexp.MustCompile(`(^|\W)` + name + `(\W|$)`).MatchString(text)
 	}
-	handler, load, check := doc(t, "control/control.go", "Handler"), doc(t, "file.go", "LoadConfig"), doc(t, "internal/conf/check.go", "Check")
+	handler, load, check := doc(t, "control/control.go", "Handler"), doc(t, "srs/file.go", "LoadConfig"), doc(t, "internal/conf/check.go", "Check")
 	for _, o := range option.All {
 		require.Contains(t, handler, `"`+o.Name+`":`)
 		if o.Kind == option.URL || o.After != "" { // a value of another directive

@@ -1,0 +1,128 @@
+// Package backend calls a host's HTTP backend about clients, in the terms of SRS's HTTP
+// callbacks.
+package backend
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/outage"
+	"github.com/rtmp-forward/forward/internal/webhook"
+)
+
+// Defaults.
+const (
+	// Timeout is what SRS gives its backends, some of which first create a
+	// broadcast at a platform.
+	Timeout      = 30 * time.Second
+	MaxReply     = 1 << 20
+	MaxQuestions = 512
+)
+
+// Backend is a URL of the host's that is asked or told, with how it is doing. It may
+// be used concurrently.
+type Backend struct {
+	hook   *webhook.Hook
+	outage outage.Outage
+	name   string // the URL as the log has it
+}
+
+// New returns a Backend.
+func New(o webhook.Options) *Backend {
+	return &Backend{hook: webhook.New(o), name: redact(o.URL)}
+}
+
+// UnderWay is how many calls are.
+func (b *Backend) UnderWay() int { return b.hook.UnderWay() }
+
+// Call sends body about a client, and reads the reply with parse. What fails is
+// logged, except a refusal, which is an answer: IsLogged tells.
+func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, from net.Addr, body any, timeout time.Duration, parse func(reply []byte) error) error {
+	text, err := webhook.Encode(body)
+	if err != nil {
+		return err
+	}
+	reply, err := b.hook.Call(ctx, clientAddr(from), text, timeout)
+	if err == nil {
+		err = parse(reply)
+	}
+	switch {
+	case err == nil || errors.Is(err, forward.ErrRefused):
+		if lasted, notLogged, ok := b.outage.Over(); ok {
+			log.Info("backend answers again", outage.WithLeftOut(notLogged, "url", b.name, "after", lasted.Round(time.Millisecond))...)
+		}
+		return err
+	case ctx.Err() != nil: // the client is gone
+		return err
+	}
+	if notLogged, ok := b.outage.Note(outage.CauseOf(err)); ok {
+		log.Warn("backend failed", outage.WithLeftOut(notLogged, "url", b.name, "action", action, "err", err)...)
+	}
+	return logged{err}
+}
+
+// clientAddr is what counts as one client, or empty where there is no address: of
+// IPv6, whoever has one has its first 64 bits.
+func clientAddr(a net.Addr) (who string) {
+	if a != nil {
+		hostcode.Protect(func() { who = a.String() })
+	}
+	at, err := netip.ParseAddrPort(who)
+	if err != nil {
+		return ""
+	}
+	ip := at.Addr().Unmap()
+	if ip.Is6() {
+		p, _ := ip.WithZone("").Prefix(64)
+		ip = p.Addr()
+	}
+	return ip.String()
+}
+
+// logged is an error that the log has already.
+type logged struct{ error }
+
+func (e logged) Unwrap() error { return e.error }
+
+// Logged says so: see forward.DestinationResolver.
+func (e logged) Logged() bool { return true }
+
+// IsLogged reports whether Call has logged an error.
+func IsLogged(err error) bool { return errors.As(err, new(logged)) }
+
+// redact is a backend's URL without its secrets: user and password, the
+// query, and elements of the path that look like a token.
+func redact(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return endpoint.Masked
+	}
+	var b strings.Builder
+	b.WriteString(u.Scheme + "://")
+	if u.User != nil {
+		b.WriteString(endpoint.Masked + "@")
+	}
+	b.WriteString(u.Host)
+	for i, part := range strings.Split(u.EscapedPath(), "/") {
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		if len(part) >= 16 || strings.ContainsAny(part, "%0123456789") && len(part) >= 8 {
+			part = endpoint.Masked
+		}
+		b.WriteString(part)
+	}
+	if u.RawQuery != "" {
+		b.WriteString("?" + endpoint.Masked)
+	}
+	return b.String()
+}

@@ -1,0 +1,186 @@
+package resolve
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// maxAnswers is how many answers a cache keeps, the latest used ones.
+const maxAnswers = 4096
+
+// Cached asks r once where the same is asked again within ttl, or while r is
+// still thinking. Questions are the same if vhost, app, stream, param, tcUrl,
+// pageUrl, the publisher's address without port and the one it has connected to
+// are: an answer is never given to who brings another token. An answer that says
+// itself how long it holds (see forward.TTLResolver) is kept for that long; a ttl of 0
+// keeps others only until all who asked meanwhile have it. Errors go to those
+// who waited and are not kept.
+//
+// The 4096 answers used last are kept. r is asked in the context of the first
+// who asks; should that end, the next of those who wait asks again. A panic of r
+// is one of whoever asked first.
+func Cached(r forward.DestinationResolver, ttl time.Duration) forward.DestinationResolver {
+	c := &cache{resolver: r, ttl: ttl}
+	return ttlFunc(c.resolve)
+}
+
+type cache struct {
+	resolver forward.DestinationResolver
+	ttl      time.Duration
+	flights  singleflight.Group // of *flight
+
+	mu      sync.Mutex
+	answers answers[question]
+}
+
+// question is what an answer may depend on.
+type question struct {
+	vhost, app, stream, param, tcURL, pageURL, ip, local string
+}
+
+// ipOf is the host part of an address, empty where there is none.
+func ipOf(a net.Addr) string {
+	return (&forward.PublishRequest{RemoteAddr: a}).IP()
+}
+
+// flight is what came of asking.
+type flight struct {
+	answered bool // else whoever asked gave up or panicked
+	answer   answer
+	err      error
+	panicked any
+}
+
+func (c *cache) resolve(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	q := question{rtmp.FoldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.PageURL, req.IP(), ipOf(req.LocalAddr)}
+	for {
+		if a, ok := c.kept(q); ok {
+			return a.copy()
+		}
+		var own *flight // where it was not another's
+		done := c.flights.DoChan(fmt.Sprintf("%q", q), func() (any, error) {
+			own = c.ask(ctx, q, req)
+			return own, nil
+		})
+		select {
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		case r := <-done:
+			f := r.Val.(*flight)
+			switch {
+			case f == own && f.panicked != nil:
+				panic(f.panicked)
+			case f == own && f.err != nil, f.answered && f.err != nil:
+				return nil, 0, f.err
+			case f.answered:
+				return f.answer.copy()
+			}
+		}
+	}
+}
+
+// kept is the answer that is still good.
+func (c *cache) kept(q question) (answer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, ok := c.answers.get(q)
+	return a, ok && time.Now().Before(a.expires)
+}
+
+// ask asks for all who wait. It runs in a goroutine of its own, where nobody
+// could catch a panic.
+func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest) (f *flight) {
+	if a, ok := c.kept(q); ok { // since resolve has looked
+		return &flight{answered: true, answer: a}
+	}
+	f = &flight{}
+	defer func() {
+		if v := recover(); v != nil {
+			f.panicked = fmt.Errorf("%v\n\n%s", v, debug.Stack())
+		}
+	}()
+	var ds []forward.Destination
+	var ttl time.Duration
+	var err error
+	hostcode.Call(func() { ds, ttl, err = resolveTTL(ctx, c.resolver, req) }) // here, too: this goroutine is waited for
+	f.answered = err == nil || ctx.Err() == nil
+	if f.err = err; err != nil {
+		return f
+	}
+	f.answer = answer{destinations: ds, ttl: ttl}
+	if ttl == 0 {
+		ttl = c.ttl
+	}
+	f.answer.expires = time.Now().Add(ttl)
+	if ttl > 0 {
+		c.mu.Lock()
+		c.answers.put(q, f.answer)
+		c.mu.Unlock()
+	}
+	return f
+}
+
+// answer is what a resolver said.
+type answer struct {
+	destinations []forward.Destination
+	ttl          time.Duration // as the resolver said, 0 if it did not
+	expires      time.Time
+}
+
+// copy gives the answer to a caller, who may change the slice. A ttl is
+// counted down.
+func (a answer) copy() ([]forward.Destination, time.Duration, error) {
+	ttl := a.ttl
+	if ttl != 0 {
+		ttl = max(time.Until(a.expires), time.Millisecond)
+	}
+	return slices.Clone(a.destinations), ttl, nil
+}
+
+// answers keeps the maxAnswers answers used last. The zero value is empty.
+type answers[K comparable] struct {
+	byKey map[K]*list.Element
+	used  list.List // of keyedAnswer[K], latest first
+}
+
+type keyedAnswer[K comparable] struct {
+	key K
+	answer
+}
+
+func (s *answers[K]) get(key K) (answer, bool) {
+	e := s.byKey[key]
+	if e == nil {
+		return answer{}, false
+	}
+	s.used.MoveToFront(e)
+	return e.Value.(keyedAnswer[K]).answer, true
+}
+
+func (s *answers[K]) put(key K, a answer) {
+	if e := s.byKey[key]; e != nil {
+		e.Value = keyedAnswer[K]{key, a}
+		s.used.MoveToFront(e)
+		return
+	}
+	if s.byKey == nil {
+		s.byKey = make(map[K]*list.Element)
+	}
+	s.byKey[key] = s.used.PushFront(keyedAnswer[K]{key, a})
+	if s.used.Len() > maxAnswers {
+		oldest := s.used.Remove(s.used.Back()).(keyedAnswer[K])
+		delete(s.byKey, oldest.key)
+	}
+}

@@ -1,0 +1,111 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+)
+
+// resolveTTL asks any resolver.
+func resolveTTL(ctx context.Context, r forward.DestinationResolver, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	if t, ok := r.(forward.TTLResolver); ok {
+		return t.ResolveTTL(ctx, req)
+	}
+	ds, err := r.ResolveDestinations(ctx, req)
+	return ds, 0, err
+}
+
+// ttlFunc makes a function a forward.TTLResolver.
+type ttlFunc func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error)
+
+func (f ttlFunc) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	return f(ctx, req)
+}
+
+func (f ttlFunc) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	ds, _, err := f(ctx, req)
+	return ds, err
+}
+
+// Union sends a stream to the destinations of all resolvers, which it asks one
+// after the other. The same destination twice counts once. An error of any is
+// the error of all, and the answer holds as long as the shortest-lived of
+// theirs.
+func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
+	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+		var all []forward.Destination
+		var ttl time.Duration
+		for _, r := range resolvers {
+			ds, t, err := resolveTTL(ctx, r, req)
+			if err != nil {
+				return nil, 0, err
+			}
+			all = append(all, ds...)
+			ttl = shorterTTL(ttl, t)
+		}
+		return distinct(all), ttl, nil
+	})
+}
+
+// FirstOf asks one resolver after the other until one answers without an
+// error; that may be with no destinations. If none does, its error joins
+// theirs. forward.ErrRefused and the end of ctx stop it. It does so each time it is
+// asked: to keep what a live stream has while a backend is down, use Fallback.
+func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
+	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+		var errs []error
+		for _, r := range resolvers {
+			ds, ttl, err := resolveTTL(ctx, r, req)
+			if err == nil {
+				return ds, ttl, nil
+			}
+			errs = append(errs, err)
+			if errors.Is(err, forward.ErrRefused) || ctx.Err() != nil {
+				break
+			}
+		}
+		return nil, 0, errors.Join(errs...)
+	})
+}
+
+// With lets set change the options of each destination that r gives, such as
+// the ones that a URL cannot say.
+func With(r forward.DestinationResolver, set func(req *forward.PublishRequest, d *forward.Destination)) forward.DestinationResolver {
+	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+		ds, ttl, err := resolveTTL(ctx, r, req)
+		ds = slices.Clone(ds)
+		for i := range ds {
+			set(req, &ds[i])
+		}
+		return ds, ttl, err
+	})
+}
+
+// distinct drops, in place, what equals an earlier destination.
+func distinct(ds []forward.Destination) []forward.Destination {
+	out := ds[:0]
+	seen := make(map[[2]string][]int, len(ds)) // by URL and key, indexes into out
+next:
+	for _, d := range ds {
+		k := [2]string{d.URL, string(d.StreamKey)}
+		for _, i := range seen[k] {
+			if out[i].Equal(d) {
+				continue next
+			}
+		}
+		seen[k] = append(seen[k], len(out))
+		out = append(out, d)
+	}
+	return out
+}
+
+// shorterTTL is the shorter of two times, of which 0 is none.
+func shorterTTL(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,212 @@
+package resolve
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/endpoint"
+)
+
+// Route sends the streams that match to To, and to what Resolver says.
+type Route struct {
+	// Vhost, App and Stream must all match the request's. Each is a glob,
+	// in which "*" stands for any characters, "/" included, and "?" for
+	// one; or, after "~", a regular expression of package regexp that must
+	// match the whole of it. Empty matches anything. Vhosts have no case.
+	// Of a path with several levels encoders send now more, now less as the
+	// app; see forward.PublishRequest.Name.
+	Vhost, App, Stream string
+
+	// To are URLs as for forward.Static. In app and key, $1, $2 … (or ${1} …) and
+	// ${name} are what the patterns have captured: each "*" and "?" of a
+	// glob and each group of a regular expression, counted from Vhost over
+	// App to Stream. A "$" before anything else is just that.
+	To []string
+
+	// Resolver, if not nil, is asked too.
+	Resolver forward.DestinationResolver
+}
+
+// Format writes the patterns for vhost and app, for every verb. That for the
+// stream may be a stream key.
+func (r Route) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "Route vhost %q app %q stream %v to %d URLs", r.Vhost, r.App, forward.Secret(r.Stream), len(r.To))
+}
+
+// MarshalText gives the same as Format.
+func (r Route) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
+
+// RouteMode says which of several routes that match count.
+type RouteMode int
+
+const (
+	FirstMatch RouteMode = iota // only the first
+	AllMatches                  // all; the same destination twice counts once
+)
+
+// Routes is a table of rules. A stream that matches none is not forwarded. The
+// error of a malformed route tells its place, counted from 1, and masks
+// secrets as forward.Destination.String does.
+func Routes(mode RouteMode, routes ...Route) (forward.DestinationResolver, error) {
+	t := routeTable{mode: mode, rules: make([]rule, len(routes))}
+	for i, r := range routes {
+		compiled, err := compileRoute(r)
+		if err != nil {
+			return nil, fmt.Errorf("route %d: %w", i+1, err)
+		}
+		t.rules[i] = compiled
+	}
+	return t, nil
+}
+
+type routeTable struct {
+	mode  RouteMode
+	rules []rule
+}
+
+func (t routeTable) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	ds, _, err := t.ResolveTTL(ctx, req)
+	return ds, err
+}
+
+func (t routeTable) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Routes of %d", len(t.rules)) }
+
+func (t routeTable) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	var all []forward.Destination
+	var ttl time.Duration
+	for _, r := range t.rules {
+		captures, ok := r.match(req)
+		if !ok {
+			continue
+		}
+		ds, d, err := r.resolve(ctx, req, captures)
+		if err != nil {
+			return nil, 0, err
+		}
+		all = append(all, ds...)
+		ttl = shorterTTL(ttl, d)
+		if t.mode == FirstMatch {
+			break
+		}
+	}
+	return distinct(all), ttl, nil
+}
+
+// rule is a compiled Route.
+type rule struct {
+	vhost, app, stream *regexp.Regexp
+	to                 []endpoint.Template
+	resolver           forward.DestinationResolver
+}
+
+func compileRoute(r Route) (c rule, err error) {
+	c.resolver = r.Resolver
+	names := slices.Clone(endpoint.Names)
+	captures := 0
+	for _, p := range []struct {
+		name, pattern, flags string
+		re                   **regexp.Regexp
+	}{{"Vhost", r.Vhost, "i", &c.vhost}, {"App", r.App, "", &c.app}, {"Stream", r.Stream, "", &c.stream}} {
+		if *p.re, err = compilePattern(p.pattern, p.flags); err != nil {
+			return rule{}, fmt.Errorf("%s: %w", p.name, err)
+		}
+		for _, name := range (*p.re).SubexpNames()[1:] {
+			captures++
+			n := strconv.Itoa(captures)
+			names = append(names, "$"+n, "${"+n+"}")
+			if name != "" {
+				names = append(names, "${"+name+"}")
+			}
+		}
+	}
+	for i, u := range r.To {
+		t, err := parseTemplate(u, &replaceRouteVars, names...)
+		if err != nil {
+			return rule{}, fmt.Errorf("entry %d of To: %w", i+1, err)
+		}
+		c.to = append(c.to, t)
+	}
+	return c, nil
+}
+
+var routeVars = regexp.MustCompile(`\[[a-z]+\]|\$[0-9]+|\$\{\w*\}`)
+
+var replaceRouteVars endpoint.Replace = routeVars.ReplaceAllStringFunc
+
+// compilePattern makes a pattern of Route a regular expression that matches
+// only the whole of a string. flags are those of package regexp/syntax.
+func compilePattern(p, flags string) (*regexp.Regexp, error) {
+	if p == "" {
+		return regexp.MustCompile(``), nil
+	}
+	if re, ok := strings.CutPrefix(p, "~"); ok {
+		if _, err := regexp.Compile(re); err != nil {
+			return nil, err
+		}
+		return regexp.Compile(`\A(?` + flags + `:` + re + `)\z`)
+	}
+	return globPattern(p, flags), nil
+}
+
+// globPattern is a glob as a regular expression; "*" and "?" are groups.
+func globPattern(glob, flags string) *regexp.Regexp {
+	var b strings.Builder
+	for _, r := range glob {
+		switch r {
+		case '*':
+			b.WriteString(`(.*)`)
+		case '?':
+			b.WriteString(`(.)`)
+		default:
+			b.WriteString(regexp.QuoteMeta(string(r)))
+		}
+	}
+	return regexp.MustCompile(`(?s` + flags + `)\A` + b.String() + `\z`)
+}
+
+// match gives what the patterns of r capture, by placeholder.
+func (r rule) match(req *forward.PublishRequest) (captures map[string]string, ok bool) {
+	captures = make(map[string]string)
+	n := 0
+	for _, p := range []struct {
+		re    *regexp.Regexp
+		value string
+	}{{r.vhost, req.Vhost}, {r.app, req.App}, {r.stream, req.Stream}} {
+		groups := p.re.FindStringSubmatch(p.value)
+		if groups == nil {
+			return nil, false
+		}
+		for i, name := range p.re.SubexpNames()[1:] {
+			n++
+			captures["$"+strconv.Itoa(n)] = groups[i+1]
+			captures["${"+strconv.Itoa(n)+"}"] = groups[i+1]
+			if name != "" {
+				captures["${"+name+"}"] = groups[i+1]
+			}
+		}
+	}
+	return captures, true
+}
+
+func (r rule) resolve(ctx context.Context, req *forward.PublishRequest, captures map[string]string) (ds []forward.Destination, ttl time.Duration, err error) {
+	if r.resolver != nil {
+		if ds, ttl, err = resolveTTL(ctx, r.resolver, req); err != nil {
+			return nil, 0, err
+		}
+		ds = slices.Clip(ds) // it is the resolver's
+	}
+	for _, t := range r.to {
+		d, err := at(t.Expand(values(req), captures))
+		if err != nil {
+			return nil, 0, err
+		}
+		ds = append(ds, d)
+	}
+	return ds, ttl, nil
+}

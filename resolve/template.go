@@ -1,0 +1,57 @@
+package resolve
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/endpoint"
+)
+
+// parse takes a destination apart that is valid; otherwise its error is that of
+// Validate.
+func parse(d forward.Destination) (endpoint.Endpoint, error) {
+	if err := d.Validate(); err != nil {
+		return endpoint.Endpoint{}, err
+	}
+	return endpoint.Spec{
+		URL: d.URL, StreamKey: string(d.StreamKey), User: d.User, Password: string(d.Password),
+		TcURL: d.TcURL, ServerName: d.ServerName, Fingerprint: d.Fingerprint,
+		Profile: string(d.Profile), Times: string(d.Timestamps),
+	}.Parse()
+}
+
+// at is a destination at a URL with the key that goes with it.
+func at(url, key string) (forward.Destination, error) {
+	d := forward.Destination{URL: url, StreamKey: forward.Secret(key)}
+	if key == "" {
+		return d, fmt.Errorf("destination %s: no stream key", endpoint.Redact(url, true))
+	}
+	return d, d.Validate()
+}
+
+// values are those of the placeholders.
+func values(r *forward.PublishRequest) endpoint.Request {
+	return endpoint.Request{Vhost: r.Vhost, App: r.App, Stream: r.Stream, Param: r.Param}
+}
+
+// placeholders is a request whose values are their own placeholders.
+var placeholders = endpoint.Request{Vhost: "[vhost]", App: "[app]", Stream: "[stream]", Param: "[param]"}
+
+// parseTemplate reads a URL for which each of names may stand in app and key.
+func parseTemplate(url string, replace *endpoint.Replace, names ...string) (endpoint.Template, error) {
+	t, err := endpoint.ParseTemplate(endpoint.Spec{URL: url}, replace, names...)
+	if err == nil {
+		_, err = at(t.Expand(placeholders, nil))
+	}
+	return t, err
+}
+
+// positive is v, or def if v is not above 0.
+func positive[T cmp.Ordered](v, def T) T {
+	var zero T
+	if v > zero {
+		return v
+	}
+	return def
+}

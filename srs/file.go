@@ -1,0 +1,489 @@
+package srs
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/conf"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+// File is what a configuration file says.
+type File struct {
+	// Config is for forward.NewServer. Addr is the first of Listen; where the file has
+	// none, it is one that ListenAndServe fails with, and not the default.
+	// Hooks are those of HTTPHooks.
+	Config forward.Config
+	// HTTPHooks are the http_hooks of the vhosts, nil where none has any
+	// enabled.
+	HTTPHooks *Hooks
+	// Listen has the addresses to listen on, each once. It is empty where the
+	// file names none.
+	Listen []string
+	// Users are those of publish_auth with their passwords, for whom
+	// Config.PublishAuth asks; nil where it is not enabled.
+	Users map[string]forward.Secret
+	// RTMPS has what to listen on with TLS, nil where the file says nothing
+	// of it or has not enabled it.
+	RTMPS *RTMPSFile
+	// PID is the file to write the process id to, empty for none.
+	PID string
+	// Ignored names what the format has and this library does not do, with
+	// the place: "srs.conf:3:1: daemon".
+	Ignored []string
+	// Warnings are what is likely to be a mistake, with the place:
+	// "srs.conf:5:9: there is no \"enabled on\": the destinations are not used".
+	// They hold no value that may be a secret.
+	Warnings []string
+
+	backends map[string]backendFile // of the vhosts that have one
+}
+
+// backendFile is what the file says of a backend.
+type backendFile struct {
+	url, onFailure string
+	timeout        time.Duration
+}
+
+// noAddr is the Config.Addr of a file that names no address.
+const noAddr = "no listen in the file"
+
+// Format writes how many addresses and vhosts it has, for every verb: the
+// backends' URLs may hold tokens.
+func (f File) Format(w fmt.State, _ rune) {
+	fmt.Fprintf(w, "File with %d addresses and %d vhosts", len(f.Listen), len(f.Config.Vhosts))
+}
+
+// MarshalText gives the same as Format.
+func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
+
+// RTMPSFile is the rtmps block of a configuration file.
+type RTMPSFile struct {
+	Listen            []string
+	CertFile, KeyFile string
+
+	certFrom, keyFrom *string // where the paths come from, if not from the file
+}
+
+// Certificate reads CertFile and KeyFile. Its errors do not show a path that
+// stands for a variable of the environment.
+func (r *RTMPSFile) Certificate() (tls.Certificate, error) {
+	cert, err := readPath(r.CertFile, r.certFrom)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := readPath(r.KeyFile, r.keyFrom)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// readPath reads a file. from is what errors show in place of its path, unless it
+// is nil.
+func readPath(path string, from *string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	var at *fs.PathError
+	if from != nil && errors.As(err, &at) {
+		return nil, fmt.Errorf("%s: %s: %w", *from, at.Op, at.Err)
+	}
+	return b, err
+}
+
+// LoadConfig reads a file in SRS's configuration format. It takes what the
+// format has about receiving, forwarding and playing RTMP:
+//
+//	listen, max_connections, chunk_size, pid;
+//	rtmp { listen; chunk_size; }
+//	rtmps { enabled; listen; cert; key; }
+//	publish_auth { enabled; method; user; }
+//	vhost NAME { enabled; chunk_size;
+//	  forward { enabled; destination; backend; timeout_ms; on_failure; refresh_ms; }
+//	  play { gop_cache; queue_length; mw_latency; end_players; player_wait; }
+//	  publish { firstpkt_timeout; normal_timeout; grace; grace_unpublish; takeover; }
+//	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; timeout_ms; } }
+//
+// What else the format has is listed in File.Ignored. Any other word, and what
+// does not fit, is an error that tells file, line, column and what was
+// expected. As in SRS, blocks that have enabled do nothing until it is on, and
+// with a backend the destinations of forward are not used. What SRS 1 and 2
+// spelled otherwise, such as forward with destinations and no block, is taken
+// with a warning.
+//
+// include PATH…; stands for the directives of other files, at the top level and
+// in blocks. Their paths begin in the directory of the file that they stand in;
+// only regular files are read, at most 8 within one another. ${NAME} in a value
+// stands for a variable of the environment, which must be set, and $${ for ${.
+// Where a value may be a secret, as those of stream_key, user, destination,
+// backend and on_publish, NAME_file has the path of a file with it instead:
+// stream_key_file PATH, user_file NAME PATH.
+//
+// The variables of the environment that SRS has for these directives take their
+// place, as in SRS: SRS_LISTEN (and SRS_RTMP_LISTEN), SRS_MAX_CONNECTIONS,
+// SRS_PID, SRS_VHOST_CHUNK_SIZE, SRS_VHOST_PLAY_GOP_CACHE and so on, those of a
+// vhost in every vhost.
+//
+// The values of destination are those of forward.Static. Behind a single one a block
+// may stand for the ";", with the options of a Destination:
+//
+//	destination rtmps://a.rtmps.youtube.com/live2 {
+//	  stream_key KEY; user NAME PASSWORD; profile youtube; tc_url URL;
+//	  flash_ver TEXT; chunk_size BYTES; server_name NAME; fingerprint HEX;
+//	  redirect same_host; merge_window_ms 50; dial_timeout_ms 5000;
+//	  setup_timeout_ms 10000; publish_timeout_ms 35000;
+//	  no_release_stream on; no_fc_publish on;
+//	  plain_metadata on; no_metadata on; digest_handshake on; timestamps zero; }
+//
+// Names and values are those of the control handler's JSON, but that user has
+// the password with it, on and off are its booleans, and a merge_window_ms of 0
+// sends at once, as mw_latency does. All values but the URL are sent as they
+// are, without placeholders. With a stream_key the whole path of the URL is the
+// app: for a host alone that of the stream, with its vhost, or the platform's.
+//
+// The timeout_ms of forward is resolve.HTTP.Timeout, refresh_ms is
+// forward.Vhost.RefreshInterval, and on_failure is resolve.HTTP.OnFailure: closed, open
+// or last_good, or for resolve.Fallback the URL of another backend, or a destination.
+// The timeout_ms of http_hooks is HookURLs.Timeout.
+//
+// publish_auth has user NAME PASSWORD, which may come several times, for who may
+// publish, and method, adobe or llnw, which is forward.Config.PublishAuthMethod. When it
+// is enabled without users nobody may publish. grace and player_wait, in
+// milliseconds, are forward.Config.PublishGrace and PlayerWait; grace_unpublish,
+// takeover and end_players are the fields of these names. These, timeout_ms,
+// on_failure, refresh_ms and the block of a destination are not SRS's.
+func LoadConfig(path string) (*File, error) {
+	src, err := conf.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseConfig(path, src)
+}
+
+// ParseConfig is LoadConfig for a file that has been read; name is for errors,
+// and relative paths in it begin in its directory.
+func ParseConfig(name string, src []byte) (*File, error) {
+	return parseConfig(name, src, conf.Environment{LookupEnv: os.LookupEnv})
+}
+
+func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
+	tree, notes, err := conf.Load(name, src, env)
+	if err != nil {
+		return nil, err
+	}
+	ignored, err := conf.Check(tree)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{Config: forward.Config{Vhosts: make(map[string]forward.Vhost)}, backends: make(map[string]backendFile)}
+	for _, n := range notes {
+		f.warn(n.Pos, n.Text)
+	}
+	for _, i := range ignored {
+		f.ignore(i.Pos, i.Name)
+	}
+	for _, d := range tree.Root {
+		switch d.Name {
+		case "listen":
+			f.listen(d)
+		case "max_connections":
+			f.Config.Limits.Connections = number(d)
+		case "chunk_size":
+			f.Config.ChunkSize = cmp.Or(f.Config.ChunkSize, number(d))
+		case "pid":
+			f.PID = d.Args[0]
+		case "rtmp":
+			for _, d := range d.Block {
+				switch d.Name {
+				case "listen":
+					f.listen(d)
+				case "chunk_size":
+					f.Config.ChunkSize = number(d)
+				}
+			}
+		case "rtmps":
+			f.RTMPS = rtmpsFile(d)
+		case "publish_auth":
+			f.publishAuth(d)
+		case "vhost":
+			if err := rtmp.CheckVhost(d.Args[0]); err != nil {
+				name := fmt.Sprintf("vhost %q", d.Args[0])
+				if from := d.Origin(0); from != "" {
+					name = "the vhost's name, " + from
+				}
+				return nil, fmt.Errorf("%s: %s: %w", d.ArgPos(0), name, err)
+			}
+			v, err := f.vhost(d)
+			if err != nil {
+				return nil, err
+			}
+			f.Config.Vhosts[d.Args[0]] = v
+			f.httpHooks(d)
+		}
+	}
+	f.Config.Addr = noAddr
+	if len(f.Listen) > 0 {
+		f.Config.Addr = f.Listen[0]
+	}
+	if f.HTTPHooks != nil {
+		f.hookDefaults()
+		if err := f.HTTPHooks.Validate(); err != nil {
+			return nil, fmt.Errorf("%s: http_hooks: %w", name, err)
+		}
+		f.Config.Hooks = f.HTTPHooks.Hooks()
+	}
+	f.findWarnings(tree)
+	return f, nil
+}
+
+// Inherit takes over what does not differ from an earlier reading of the file,
+// which is in use: the Resolver of each vhost that has the same backend, and
+// Hooks and HTTPHooks where all http_hooks are the same. So what they remember
+// is not lost, such as the answers for resolve.LastGood, nor what the host has made of
+// them in old.Config, and forward.Server.Reload asks no backend that is the same.
+func (f *File) Inherit(old *File) {
+	for name, is := range f.backends {
+		if before, ok := rtmp.ListedVhost(old.backends, name); ok && old.backends[before] == is {
+			v := f.Config.Vhosts[name]
+			v.Resolver = old.Config.Vhosts[before].Resolver
+			f.Config.Vhosts[name] = v
+		}
+	}
+	if f.sameHooks(old) {
+		f.HTTPHooks, f.Config.Hooks = old.HTTPHooks, old.Config.Hooks
+	}
+}
+
+func (f *File) sameHooks(old *File) bool {
+	if f.HTTPHooks == nil || old.HTTPHooks == nil {
+		return f.HTTPHooks == old.HTTPHooks
+	}
+	return reflect.DeepEqual(f.HTTPHooks.Vhosts, old.HTTPHooks.Vhosts)
+}
+
+func (f *File) ignore(pos conf.Position, what string) {
+	f.Ignored = append(f.Ignored, fmt.Sprintf("%s: %s", pos, what))
+}
+
+func (f *File) warn(pos conf.Position, text string) {
+	f.Warnings = append(f.Warnings, fmt.Sprintf("%s: %s", pos, text))
+}
+
+// listen adds addresses to listen on, each once.
+func (f *File) listen(d *conf.Directive) {
+	for _, a := range addresses(d.Args) {
+		if !slices.Contains(f.Listen, a) {
+			f.Listen = append(f.Listen, a)
+		}
+	}
+}
+
+func (f *File) vhost(vhost *conf.Directive) (v forward.Vhost, err error) {
+	for _, d := range vhost.Block {
+		switch d.Name {
+		case "enabled":
+			v.Disabled = !on(d)
+		case "chunk_size":
+			v.ChunkSize = number(d)
+		case "tcp_nodelay":
+			if !on(d) {
+				f.ignore(d.Pos, "tcp_nodelay off: what belongs together leaves in one write anyway")
+			}
+		case "forward":
+			if err := f.forward(vhost.Args[0], d, &v); err != nil {
+				return v, err
+			}
+		case "play":
+			for _, d := range d.Block {
+				switch d.Name {
+				case "gop_cache":
+					v.NoGOPCache = !on(d)
+				case "queue_length":
+					v.MaxLatency = orNone(time.Duration(number(d)) * time.Second)
+				case "mw_latency":
+					if v.MergeWindow = milliseconds(d); v.MergeWindow > maxMergeWindow {
+						return v, valueError(d, 0, "mw_latency", fmt.Errorf("mw_latency is %v, expected at most %v", v.MergeWindow, maxMergeWindow))
+					}
+				case "end_players":
+					v.EndPlayers = on(d)
+				case "player_wait":
+					v.PlayerWait = milliseconds(d)
+				}
+			}
+		case "publish":
+			for _, d := range d.Block {
+				switch d.Name {
+				case "firstpkt_timeout":
+					v.FirstMediaTimeout = milliseconds(d)
+				case "normal_timeout":
+					v.ReadTimeout = milliseconds(d)
+				case "grace":
+					v.PublishGrace = milliseconds(d)
+				case "grace_unpublish":
+					v.GraceUnpublish = on(d)
+				case "takeover":
+					v.Takeover = on(d)
+				}
+			}
+		}
+	}
+	return v, nil
+}
+
+// maxMergeWindow is that of forward.Config.MergeWindow.
+const maxMergeWindow = 10 * time.Second
+
+// valueError is the error of a value, without the words of err where these would
+// show what is not in the file.
+func valueError(d *conf.Directive, i int, what string, err error) error {
+	if from := d.Origin(i); from != "" {
+		return fmt.Errorf("%s: %s is no %s that can be used", d.ArgPos(i), from, what)
+	}
+	return fmt.Errorf("%s: %w", d.ArgPos(i), err)
+}
+
+// httpHooks adds the http_hooks of a vhost.
+func (f *File) httpHooks(vhost *conf.Directive) {
+	for _, d := range vhost.Block {
+		if d.Name != "http_hooks" {
+			continue
+		}
+		var urls HookURLs
+		enabled := false
+		events := map[string]*[]string{
+			"on_connect": &urls.OnConnect, "on_close": &urls.OnClose,
+			"on_publish": &urls.OnPublish, "on_unpublish": &urls.OnUnpublish,
+			"on_play": &urls.OnPlay, "on_stop": &urls.OnStop,
+		}
+		for _, d := range d.Block {
+			if d.Name == "enabled" {
+				enabled = on(d)
+			} else if d.Name == "timeout_ms" {
+				urls.Timeout = milliseconds(d)
+			} else if event := events[d.Name]; event != nil {
+				*event = append(*event, d.Args...)
+			}
+		}
+		if !enabled {
+			continue
+		}
+		if f.HTTPHooks == nil {
+			f.HTTPHooks = &Hooks{Vhosts: make(map[string]HookURLs)}
+		}
+		f.HTTPHooks.Vhosts[vhost.Args[0]] = urls
+	}
+}
+
+// hookDefaults gives vhosts that the file does not name the hooks of the default
+// vhost, whose settings they have, and none to those that it names without hooks.
+func (f *File) hookDefaults() {
+	h := f.HTTPHooks
+	hooked, ok := rtmp.ListedVhost(h.Vhosts, forward.DefaultVhost)
+	if !ok {
+		return
+	}
+	h.URLs = h.Vhosts[hooked]
+	for name := range f.Config.Vhosts {
+		if _, ok := rtmp.ListedVhost(h.Vhosts, name); !ok {
+			h.Vhosts[name] = HookURLs{}
+		}
+	}
+}
+
+// publishAuth adds the users of publish_auth.
+func (f *File) publishAuth(d *conf.Directive) {
+	users, enabled := make(map[string]forward.Secret), false
+	for _, d := range d.Block {
+		switch d.Name {
+		case "enabled":
+			enabled = on(d)
+		case "method":
+			f.Config.PublishAuthMethod = forward.AuthMethod(d.Args[0])
+		case "user":
+			users[d.Args[0]] = forward.Secret(d.Args[1])
+		}
+	}
+	if !enabled {
+		return
+	}
+	f.Users = users
+	f.Config.PublishAuth = func(user string) (forward.Secret, bool) {
+		password, ok := users[user]
+		return password, ok
+	}
+}
+
+func rtmpsFile(d *conf.Directive) *RTMPSFile {
+	r, enabled := &RTMPSFile{}, false
+	for _, d := range d.Block {
+		switch d.Name {
+		case "enabled":
+			enabled = on(d)
+		case "listen":
+			r.Listen = append(r.Listen, addresses(d.Args)...)
+		case "cert":
+			r.CertFile, r.certFrom = d.Args[0], originOf(d)
+		case "key":
+			r.KeyFile, r.keyFrom = d.Args[0], originOf(d)
+		}
+	}
+	if !enabled {
+		return nil
+	}
+	return r
+}
+
+// originOf says where a value stands that comes from elsewhere, and where from; nil
+// for any other.
+func originOf(d *conf.Directive) *string {
+	from := d.Origin(0)
+	if from == "" {
+		return nil
+	}
+	from = fmt.Sprintf("%s: %s", d.ArgPos(0), from)
+	return &from
+}
+
+// addresses makes what listen takes, a port or host:port, fit for net.Listen.
+func addresses(args []string) []string {
+	var out []string
+	for _, a := range args {
+		if !strings.Contains(a, ":") {
+			a = net.JoinHostPort("", a)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func on(d *conf.Directive) bool { return d.Args[0] == "on" }
+
+// number is a value that Check has found to be one.
+func number(d *conf.Directive) int { return integer(d.Args[0]) }
+
+func integer(arg string) int {
+	n, _ := strconv.Atoi(arg)
+	return n
+}
+
+func milliseconds(d *conf.Directive) time.Duration {
+	return orNone(time.Duration(number(d)) * time.Millisecond)
+}
+
+// orNone is d, or what means "none" and "at once" in a Config where d is 0.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}

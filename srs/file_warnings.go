@@ -1,0 +1,194 @@
+package srs
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/conf"
+	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/sys"
+)
+
+// findWarnings adds what the file says without effect, or hardly means so.
+func (f *File) findWarnings(tree *conf.File) {
+	listeners := f.listeners(tree)
+	for _, d := range tree.Root {
+		switch d.Name {
+		case "rtmps":
+			f.warnUnused(d, "its addresses are not listened on")
+			if f.RTMPS != nil && len(f.RTMPS.Listen) == 0 {
+				f.warn(d.Pos, "rtmps is on, but has no listen")
+			}
+		case "publish_auth":
+			f.warnUnused(d, "nobody is asked for a password")
+		case "vhost":
+			for _, d := range d.Block {
+				switch d.Name {
+				case "forward":
+					f.warnForward(d, listeners)
+				case "http_hooks":
+					f.warnUnused(d, "its URLs are not called")
+				}
+			}
+		}
+	}
+}
+
+// directives returns the directives of a name in a block.
+func directives(block []*conf.Directive, name string) (found []*conf.Directive) {
+	for _, d := range block {
+		if d.Name == name {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
+// warnUnused tells of a block that does nothing for want of enabled. One that
+// says "off" is meant so.
+func (f *File) warnUnused(d *conf.Directive, so string) {
+	if len(d.Block) > 0 && len(directives(d.Block, "enabled")) == 0 {
+		f.warn(d.Pos, fmt.Sprintf(`%s has no "enabled on": %s`, d.Name, so))
+	}
+}
+
+// warnForward looks at a forward block.
+func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
+	destinations, backends := directives(d.Block, "destination"), directives(d.Block, "backend")
+	f.warnUnused(d, "nothing is forwarded")
+	enabled := directives(d.Block, "enabled")
+	if len(enabled) > 0 && on(enabled[0]) && len(destinations)+len(backends) == 0 {
+		f.warn(d.Pos, "forward is on, but has neither destination nor backend")
+	}
+	places := make(map[string]conf.Position)
+	for _, d := range destinations {
+		if len(backends) > 0 {
+			f.warn(d.Pos, fmt.Sprintf("this destination is not used: the backend at %s says where streams go", backends[0].Pos))
+		}
+		for i, u := range d.Args {
+			f.warnDestination(d.ArgPos(i), destination(u, d.Block), listeners, places)
+		}
+	}
+	for _, name := range []string{"timeout_ms", "on_failure"} {
+		if of := directives(d.Block, name); len(of) > 0 && len(backends) == 0 {
+			f.warn(of[0].Pos, name+" has no effect without a backend")
+		}
+	}
+}
+
+// warnDestination looks at where streams go. places are those of the forward block
+// so far.
+func (f *File) warnDestination(pos conf.Position, given forward.Destination, listeners []listenerAt, places map[string]conf.Position) {
+	d, at, err := lead(given)
+	if err != nil {
+		return
+	}
+	if i := slices.IndexFunc(listeners, func(l listenerAt) bool { return l.takes(at.Host, at.Port) }); i >= 0 {
+		f.warn(pos, fmt.Sprintf("this is the server itself, which listens there (%s): a stream does not go to where it comes from", listeners[i].pos))
+	}
+	if first, again := places[at.Place()]; again {
+		f.warn(pos, fmt.Sprintf("the stream goes there once: it is the destination at %s", first))
+	} else {
+		places[at.Place()] = pos
+	}
+	ownName := given.StreamKey == "" && strings.HasPrefix(string(d.StreamKey), "[stream]") && !strings.Contains(given.URL, "[stream]")
+	if ownName && at.Profile.IsPlatform() {
+		f.warn(pos, fmt.Sprintf("no stream_key: %s gets the stream's own name as its key", at.Profile.Title))
+	}
+}
+
+// lead is where a destination leads a stream whose name is made of placeholders.
+func lead(given forward.Destination) (d forward.Destination, at endpoint.Endpoint, err error) {
+	r, err := static(given)
+	if err != nil {
+		return d, at, err
+	}
+	ds, err := r.ResolveDestinations(context.Background(), &forward.PublishRequest{
+		Vhost: "[vhost]", App: "[app]", Stream: "[stream]", Param: "[param]",
+	})
+	if err != nil {
+		return d, at, err
+	}
+	at, err = parse(ds[0])
+	return ds[0], at, err
+}
+
+// parse takes a destination apart.
+func parse(d forward.Destination) (endpoint.Endpoint, error) {
+	return endpoint.Spec{
+		URL: d.URL, StreamKey: string(d.StreamKey), User: d.User, Password: string(d.Password),
+		TcURL: d.TcURL, ServerName: d.ServerName, Fingerprint: d.Fingerprint,
+		Profile: string(d.Profile), Times: string(d.Timestamps),
+	}.Parse()
+}
+
+// listenerAt is an address to listen on, and its place in the file.
+type listenerAt struct {
+	host, port string
+	pos        conf.Position
+}
+
+// listeners returns all addresses to listen on, and warns of those that there
+// are twice.
+func (f *File) listeners(tree *conf.File) (all []listenerAt) {
+	add := func(block []*conf.Directive) {
+		for _, d := range directives(block, "listen") {
+			for i, a := range addresses(d.Args) {
+				host, port, _ := net.SplitHostPort(a)
+				l := listenerAt{host, port, d.ArgPos(i)}
+				if j := slices.IndexFunc(all, l.collides); j >= 0 {
+					f.warn(l.pos, fmt.Sprintf("this is listened on already, by the address at %s", all[j].pos))
+				}
+				all = append(all, l)
+			}
+		}
+	}
+	add(tree.Root)
+	for _, d := range tree.Root {
+		if d.Name == "rtmp" || d.Name == "rtmps" && f.RTMPS != nil {
+			add(d.Block)
+		}
+	}
+	return all
+}
+
+// collides reports whether only one of both can be listened on.
+func (l listenerAt) collides(o listenerAt) bool {
+	return l.port == o.port && l.port != "0" && (l.everywhere() || o.everywhere() || l.host == o.host)
+}
+
+func (l listenerAt) everywhere() bool {
+	ip, err := netip.ParseAddr(l.host)
+	return l.host == "" || err == nil && ip.IsUnspecified()
+}
+
+// takes reports whether connections to a host and port come to l. Of names only
+// localhost is known without asking.
+func (l listenerAt) takes(host, port string) bool {
+	if l.port != port {
+		return false
+	}
+	if strings.EqualFold(l.host, host) {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	if strings.EqualFold(host, "localhost") {
+		ip, err = netip.MustParseAddr("127.0.0.1"), nil
+	}
+	if err != nil {
+		return false
+	}
+	own, err := netip.ParseAddr(l.host)
+	switch {
+	case l.everywhere():
+		return sys.IsOurs(ip.Unmap())
+	case strings.EqualFold(l.host, "localhost"):
+		return ip.IsLoopback()
+	}
+	return err == nil && own.Unmap() == ip.Unmap()
+}
