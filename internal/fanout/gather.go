@@ -54,15 +54,3 @@ func write(fd uintptr, p []byte) (int, syscall.Errno) {
 	}
 	return n, 0
 }
-
-func dropFirst(iov [][]byte, n int) [][]byte {
-	for len(iov) > 0 && n >= len(iov[0]) {
-		n -= len(iov[0])
-		iov = iov[1:]
-	}
-	if len(iov) == 0 {
-		return nil
-	}
-	iov[0] = iov[0][n:]
-	return iov
-}

@@ -83,3 +83,16 @@ func cut(iov [][]byte, limit int) (out [][]byte) {
 	}
 	return out
 }
+
+// dropFirst is iov without its first n bytes. It changes iov.
+func dropFirst(iov [][]byte, n int) [][]byte {
+	for len(iov) > 0 && n >= len(iov[0]) {
+		n -= len(iov[0])
+		iov = iov[1:]
+	}
+	if len(iov) == 0 {
+		return nil
+	}
+	iov[0] = iov[0][n:]
+	return iov
+}
