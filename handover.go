@@ -40,7 +40,7 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, erro
 	n.begun = make(chan struct{})
 	n.replaces.Store(f)
 	f.mu.Lock()
-	busy := f.heir != nil || f.stop
+	busy := f.heir != nil || f.stop || f.isHeir()
 	if !busy {
 		f.heir = n
 	}

@@ -342,3 +342,30 @@ func TestUpdateWhileItWaits(t *testing.T) {
 		})
 	}
 }
+
+// One that is to replace another is not replaced before it has.
+func TestUpdateOfAnHeir(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, Config{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		src := publish(t, s, "live", canary).Source()
+		f, err := src.Forward(Destination{URL: "rtmp://a/live", StreamKey: canary})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		updated := make(chan error, 1)
+		go func() {
+			_, err := f.Update(ctx, Destination{URL: "rtmp://b/live", StreamKey: canary})
+			updated <- err
+		}()
+		synctest.Wait()
+		all := src.Forwarders()
+		require.Len(t, all, 2)
+		_, err = all[1].Update(t.Context(), Destination{URL: "rtmp://c/live", StreamKey: canary})
+		require.ErrorIs(t, err, ErrUpdating)
+		cancel()
+		require.ErrorIs(t, <-updated, context.Canceled)
+		require.NoError(t, s.Close())
+	})
+}

@@ -464,6 +464,7 @@ func (s *Sender) takeOver() (shutdown bool) {
 	}
 	if s.shutdown {
 		s.shutdown, s.active = false, nil
+		s.current.Store(nil) // which nobody sends any more
 		return true
 	}
 	return false
