@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,9 +152,6 @@ func (f *Forwarder) Ending() bool {
 	}
 }
 
-// noKeyframe is the Warning of a destination that began without one.
-const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
-
 // Shutdown ends pushing: the destination is told that the stream has ended and is
 // disconnected. It returns when this is done. If ctx ends earlier the destination is
 // cut off, and Shutdown returns ctx's error at once. From a hook it returns ErrInHook
@@ -287,55 +283,6 @@ func (f *Forwarder) pushAll() {
 		if !f.pause(d, err) {
 			return
 		}
-	}
-}
-
-// pushKey is what a destination takes for the same publish.
-type pushKey struct {
-	stream streamKey
-	place  string // of the destination
-}
-
-// takeTurn waits until an earlier publish of the same stream, or one that is
-// being closed, is gone from the same destination, which would refuse a second
-// one.
-func (f *Forwarder) takeTurn() (release func(), ok bool) {
-	key := pushKey{f.src.key, f.place}
-	for {
-		before := f.src.srv.enterPush(key, f)
-		if before == nil {
-			return func() { f.src.srv.leavePush(key, f) }, true
-		}
-		select {
-		case <-before.done:
-		case <-f.ended:
-			return nil, false
-		case <-f.ctx.Done():
-			return nil, false
-		}
-	}
-}
-
-// enterPush notes that f pushes to the destination of key, or returns whom it has
-// to wait for. What f is to replace goes on there, and may outlive it.
-func (s *Server) enterPush(key pushKey, f *Forwarder) (before *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, o := range s.pushing[key] {
-		if o.src != f.src || o.Ending() {
-			return o
-		}
-	}
-	s.pushing[key] = append(s.pushing[key], f)
-	return nil
-}
-
-func (s *Server) leavePush(key pushKey, f *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	left := slices.DeleteFunc(s.pushing[key], func(o *Forwarder) bool { return o == f })
-	if s.pushing[key] = left; len(left) == 0 {
-		delete(s.pushing, key)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/endpoint"
@@ -283,4 +284,53 @@ func (f *Forwarder) successor(l *link) *successor {
 	}
 	f.report(slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(next.at.TcURL, true))
 	return next
+}
+
+// pushKey is what a destination takes for the same publish.
+type pushKey struct {
+	stream streamKey
+	place  string // of the destination
+}
+
+// takeTurn waits until an earlier publish of the same stream, or one that is
+// being closed, is gone from the same destination, which would refuse a second
+// one.
+func (f *Forwarder) takeTurn() (release func(), ok bool) {
+	key := pushKey{f.src.key, f.place}
+	for {
+		before := f.src.srv.enterPush(key, f)
+		if before == nil {
+			return func() { f.src.srv.leavePush(key, f) }, true
+		}
+		select {
+		case <-before.done:
+		case <-f.ended:
+			return nil, false
+		case <-f.ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// enterPush notes that f pushes to the destination of key, or returns whom it has
+// to wait for. What f is to replace goes on there, and may outlive it.
+func (s *Server) enterPush(key pushKey, f *Forwarder) (before *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.pushing[key] {
+		if o.src != f.src || o.Ending() {
+			return o
+		}
+	}
+	s.pushing[key] = append(s.pushing[key], f)
+	return nil
+}
+
+func (s *Server) leavePush(key pushKey, f *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := slices.DeleteFunc(s.pushing[key], func(o *Forwarder) bool { return o == f })
+	if s.pushing[key] = left; len(left) == 0 {
+		delete(s.pushing, key)
+	}
 }

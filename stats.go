@@ -132,3 +132,6 @@ func (s *Source) Stats() SourceStats {
 	st.LogMessages, st.LogBytes = s.log.Len()
 	return st
 }
+
+// noKeyframe is the Warning of a destination that began without one.
+const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
