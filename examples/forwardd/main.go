@@ -66,6 +66,18 @@ const (
 	exitUsage = 2
 )
 
+// versionOf is what a build says of its version and of Go's.
+func versionOf(info *debug.BuildInfo) string {
+	if info == nil {
+		return "(unknown)"
+	}
+	version := info.Main.Version
+	if version == "" {
+		version = "(devel)"
+	}
+	return version + " " + info.GoVersion
+}
+
 type options struct {
 	file    string
 	test    bool
@@ -103,11 +115,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		})
 	flags.BoolVar(&o.strict, "untrusted-backend", false, "let a backend name what publishers may, and nothing else")
 	flags.BoolVar(&o.verbose, "v", false, "log protocol detail too")
+	version := flags.Bool("version", false, "print the version and exit")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		return exitUsage
+	case *version:
+		info, _ := debug.ReadBuildInfo()
+		fmt.Fprintln(stdout, "forwardd", versionOf(info))
+		return 0
 	}
 	log, err := logger(stderr, o)
 	if err == nil && flags.NArg() > 0 {

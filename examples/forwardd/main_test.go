@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -185,4 +186,12 @@ func TestOpenServerIsWarnedOf(t *testing.T) {
 			require.Equal(t, c.want, strings.Contains(log.String(), warning), log.String())
 		})
 	}
+}
+
+func TestVersion(t *testing.T) {
+	var out bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"-version"}, &out, &out))
+	require.Regexp(t, `^forwardd \S+ go1\.`, out.String())
+	require.Equal(t, "(unknown)", versionOf(nil))
+	require.Equal(t, "v0.1.0 go1.26", versionOf(&debug.BuildInfo{GoVersion: "go1.26", Main: debug.Module{Version: "v0.1.0"}}))
 }
