@@ -106,9 +106,11 @@ func TestShutdownWithStalledPeers(t *testing.T) {
 				defer cancel()
 				began := time.Now()
 				require.ErrorIs(b, b.srv.Shutdown(ctx), row.want)
-				require.Equal(b, row.after, time.Since(began))
+				took := time.Since(began)
+				// A connection in memory may first be read for 5 ms, for what is left.
+				require.Contains(b, []time.Duration{row.after, row.after + 5*time.Millisecond}, took)
 				require.NoError(b, b.srv.Close())
-				require.Equal(b, row.after, time.Since(began), "Close takes no time")
+				require.Equal(b, took, time.Since(began), "Close takes no time")
 			})
 		})
 	}
