@@ -122,9 +122,9 @@ func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error
 	return p, orGone(ctx, err)
 }
 
-// authenticate asks a publisher for user and password, where that is wanted,
-// and takes the answer out of m. Who may be a player is not asked, but can't
-// publish then.
+// authenticate challenges a publisher for user and password, if PublishAuth is set,
+// and takes the answer out of m. Clients that look like players are not challenged,
+// and cannot publish.
 func (c *conn) authenticate(m *rtmp.Connect) error {
 	asked := time.Now()
 	if c.srv.cfg.Load().PublishAuth == nil {
