@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -378,32 +377,15 @@ func sentence(err error) string {
 	return string(unicode.ToUpper(first)) + s[n:] + "."
 }
 
-// bodyType is the JSON of a destination: a field for each option, by its name.
-var bodyType = func() reflect.Type {
-	kinds := map[option.Kind]reflect.Type{
-		option.Switch: reflect.TypeFor[bool](), option.Number: reflect.TypeFor[int](), option.Milliseconds: reflect.TypeFor[int32](),
-	}
-	var fields []reflect.StructField
-	for _, o := range option.All {
-		typ := kinds[o.Kind]
-		if typ == nil {
-			typ = reflect.TypeFor[string]()
-		}
-		fields = append(fields, reflect.StructField{Name: o.Field, Type: typ, Tag: reflect.StructTag(`json:"` + o.Name + `"`)})
-	}
-	return reflect.StructOf(fields)
-}()
-
 // readDestination reads the body of a request.
 func (h *handler) readDestination(r *http.Request) (forward.Destination, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		return forward.Destination{}, &failure{http.StatusUnsupportedMediaType, "unsupported_media_type",
 			"The body must be application/json."}
 	}
-	body := reflect.New(bodyType)
 	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	err := dec.Decode(body.Interface())
+	var body map[string]json.RawMessage
+	err := dec.Decode(&body)
 	if err == nil {
 		if _, more := dec.Token(); more == nil {
 			err = errors.New("more than one value")
@@ -415,20 +397,14 @@ func (h *handler) readDestination(r *http.Request) (forward.Destination, error) 
 		return forward.Destination{}, badJSON(err)
 	}
 	d := forward.Destination{Untrusted: h.untrusted, NoLinkLocal: true}
-	for i, o := range option.All {
-		value := body.Elem().Field(i)
-		if value.IsZero() {
-			continue // as if it were not there
+	for _, o := range option.All {
+		if err := set(&d, o, body[o.Name]); err != nil {
+			return forward.Destination{}, err
 		}
-		of := value.Interface()
-		if ms, ok := of.(int32); ok {
-			of = time.Duration(ms) * time.Millisecond
-		}
-		if !o.Set(&d, of) {
-			last := len(o.Words) - 1
-			return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination",
-				fmt.Sprintf("The %s is none of %s and %s.", o.Name, strings.Join(o.Words[:last], ", "), o.Words[last])}
-		}
+		delete(body, o.Name)
+	}
+	if len(body) > 0 {
+		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_json", "The body has a field that a destination does not have."}
 	}
 	if err := d.Validate(); err != nil {
 		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination", sentence(err)}
@@ -436,24 +412,66 @@ func (h *handler) readDestination(r *http.Request) (forward.Destination, error) 
 	return d, nil
 }
 
-// badJSON words what the decoder says, which quotes nothing but field names.
+// set sets an option to a value in JSON. A value that is missing, null, empty or
+// zero sets nothing.
+func set(d *forward.Destination, o option.Option, value json.RawMessage) error {
+	switch v := o.Value.(type) {
+	case *option.Switch:
+		return decode(o.Name, value, func(on bool) { v.Set(d, on) })
+	case *option.Number:
+		return decode(o.Name, value, func(n int) { v.Set(d, n) })
+	case *option.Milliseconds:
+		return decode(o.Name, value, func(ms int32) { v.Set(d, time.Duration(ms)*time.Millisecond) })
+	case *option.Choice:
+		known := true
+		if err := decode(o.Name, value, func(word string) {
+			known = slices.Contains(v.Words, word)
+			v.Set(d, word)
+		}); err != nil || known {
+			return err
+		}
+		last := len(v.Words) - 1
+		return &failure{http.StatusBadRequest, "bad_destination",
+			fmt.Sprintf("The field %s must be %s or %s.", o.Name, strings.Join(v.Words[:last], ", "), v.Words[last])}
+	case option.Field[string]:
+		return decode(o.Name, value, func(text string) { v.Set(d, text) })
+	}
+	return nil
+}
+
+// decode calls set with a value that is not the zero value of its type.
+func decode[T comparable](name string, value json.RawMessage, set func(T)) error {
+	if value == nil {
+		return nil
+	}
+	var v, zero T
+	if err := json.Unmarshal(value, &v); err != nil {
+		message := fmt.Sprintf("The field %s has the wrong type.", name)
+		var typ *json.UnmarshalTypeError
+		if errors.As(err, &typ) && strings.HasPrefix(typ.Value, "number ") {
+			message = fmt.Sprintf("The field %s must be a whole number within its bounds.", name)
+		}
+		return &failure{http.StatusBadRequest, "bad_json", message}
+	}
+	if v != zero {
+		set(v)
+	}
+	return nil
+}
+
+// badJSON describes an error of the decoder without quoting the body.
 func badJSON(err error) error {
 	var tooLarge *http.MaxBytesError
-	var typ *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
-	what := "The body is not the JSON object of a destination."
+	message := "The body is not the JSON object of a destination."
 	switch {
 	case errors.As(err, &tooLarge):
 		return &failure{http.StatusRequestEntityTooLarge, "too_large",
 			fmt.Sprintf("The body is longer than %d bytes.", maxBody)}
 	case errors.As(err, &syntax):
-		what = fmt.Sprintf("The body is no JSON at byte %d.", syntax.Offset)
-	case errors.As(err, &typ) && typ.Field != "":
-		what = fmt.Sprintf("The field %s has the wrong type, a %s.", typ.Field, typ.Value)
-	case strings.Contains(err.Error(), "unknown field"):
-		what = "The body has a field that a destination does not have."
+		message = fmt.Sprintf("The body is not JSON at byte %d.", syntax.Offset)
 	}
-	return &failure{http.StatusBadRequest, "bad_json", what}
+	return &failure{http.StatusBadRequest, "bad_json", message}
 }
 
 type (

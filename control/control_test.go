@@ -415,7 +415,7 @@ func TestHandlerRefuses(t *testing.T) {
 	c.must(502, "POST", src+"/refresh", "", &e)
 	require.Equal(t, "resolver_failed", e.Code)
 	c.must(400, "POST", add, `{"url":"rtmp://a/b/c","redirect":"x"}`, &e)
-	require.Equal(t, "The redirect is none of same_host, never and anywhere.", e.Message)
+	require.Equal(t, "The field redirect must be same_host, never or anywhere.", e.Message)
 	for _, d := range numbered(3) {
 		_, err := c.p.Source().Forward(d)
 		require.NoError(t, err)

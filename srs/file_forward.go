@@ -95,27 +95,27 @@ func failureOf(d *conf.Directive, timeout time.Duration) (resolve.FailurePolicy,
 	}
 }
 
-// destination is that of a URL with the options in a block, which may be nil.
+// destination is a URL with the options of a block, which may be nil.
 func destination(url string, block []*conf.Directive) forward.Destination {
 	to := forward.Destination{URL: url}
 	for _, d := range block {
 		for i, o := range option.OfDirective(d.Name) {
-			o.Set(&to, optionValue(o, d.Args[i]))
+			set(&to, o, d.Args[i])
 		}
 	}
 	return to
 }
 
-// optionValue is a value that Check has found to be one of the option.
-func optionValue(o option.Option, arg string) any {
-	switch o.Kind {
-	case option.Switch:
-		return arg == "on"
-	case option.Number:
-		return integer(arg)
-	case option.Milliseconds:
-		return orNone(time.Duration(integer(arg)) * time.Millisecond)
-	default:
-		return arg
+// set sets an option to a value that conf.Check has accepted.
+func set(to *forward.Destination, o option.Option, arg string) {
+	switch v := o.Value.(type) {
+	case *option.Switch:
+		v.Set(to, arg == "on")
+	case *option.Number:
+		v.Set(to, integer(arg))
+	case *option.Milliseconds:
+		v.Set(to, orNone(time.Duration(integer(arg))*time.Millisecond))
+	case option.Field[string]:
+		v.Set(to, arg)
 	}
 }

@@ -242,32 +242,37 @@ var (
 func optionRules() map[string]rule {
 	rules := make(map[string]rule)
 	for _, o := range option.All {
+		v := optionValue(o)
 		switch {
-		case o.Kind == option.URL: // the value of destination itself
+		case v == nil: // the value of the directive destination
 		case o.After != "":
 			r := rules[o.After]
-			r.pair = optionValue(o)
+			r.pair = v
 			rules[o.After] = r
 		default:
-			rules[o.Name] = rule{value: optionValue(o)}
+			rules[o.Name] = rule{value: v}
 		}
 	}
 	return rules
 }
 
+// optionValue is the kind of an option's value, nil for the URL.
 func optionValue(o option.Option) *value {
-	switch o.Kind {
-	case option.Switch:
-		return onOff
-	case option.Choice:
-		return oneOf(o.Words...)
-	case option.Hash:
+	switch v := o.Value.(type) {
+	case *option.Text:
+		return text(v.What, v.Min, v.Max, o.Secret)
+	case *option.Hash:
 		return &value{expected: "a SHA-256 in 64 hex digits", valid: isSHA256}
-	case option.Number, option.Milliseconds:
-		return integer(o.What, uint64(o.Min), uint64(o.Max))
-	default:
-		return text(o.What, o.Min, o.Max, o.Secret)
+	case *option.Choice:
+		return oneOf(v.Words...)
+	case *option.Switch:
+		return onOff
+	case *option.Number:
+		return integer(v.What, uint64(v.Min), uint64(v.Max))
+	case *option.Milliseconds:
+		return integer("whole milliseconds", uint64(v.Min), uint64(v.Max))
 	}
+	return nil
 }
 
 func names(lists ...string) map[string]bool {

@@ -35,82 +35,74 @@ func TestTableHasEveryFieldOfADestination(t *testing.T) {
 	require.ElementsMatch(t, want, append(fields, goOnly...))
 }
 
-// withOption is a destination with a value of one option.
-func withOption(o option.Option, value any) forward.Destination {
+// check sets an option to a value and compares what the field has with it, and whether
+// the destination is valid.
+func check[T any](t *testing.T, o option.Option, f option.Field[T], valid bool, value T) {
+	t.Helper()
 	d := forward.Destination{URL: "rtmps://h/app", StreamKey: "k"}
-	o.Set(&d, value)
-	return d
+	f.Set(&d, value)
+	require.Equal(t, value, f.Get(d), o.Name)
+	require.Equal(t, valid, d.Validate() == nil, "%s %.20v: %v", o.Name, value, d.Validate())
+	f.Set(&d, *new(T))
+	require.True(t, reflect.ValueOf(d).FieldByName(o.Field).IsZero(), "%s sets %s", o.Name, o.Field)
 }
 
 // What a file may say is what a Destination accepts.
 func TestBoundsAreThoseOfADestination(t *testing.T) {
+	text := func(n int) string { return strings.Repeat("x", n) }
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	for _, o := range option.All {
-		accepts := func(want bool, value any) {
-			t.Helper()
-			d := withOption(o, value)
-			require.False(t, reflect.ValueOf(d).FieldByName(o.Field).IsZero(), "%s %v", o.Name, value)
-			require.Equal(t, want, d.Validate() == nil, "%s %.20v: %v", o.Name, value, d.Validate())
-		}
-		text := func(n int) string { return strings.Repeat("x", n) }
-		ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
-		switch o.Kind {
-		case option.URL:
-			accepts(true, "rtmp://h/app")
-			accepts(false, "h")
-		case option.Text:
-			accepts(true, text(max(o.Min, 1)))
-			accepts(true, text(o.Max))
-			accepts(false, text(o.Max+1))
-			accepts(false, "a\tb")
-		case option.Hash:
-			accepts(true, strings.Repeat("aB", 32))
-			accepts(false, strings.Repeat("aB", 31))
-		case option.Choice:
-			for _, word := range o.Words[1:] {
-				accepts(true, word)
+		switch v := o.Value.(type) {
+		case *option.URL:
+			check(t, o, v, true, "rtmp://h/app")
+			check(t, o, v, false, "h")
+		case *option.Text:
+			check(t, o, v, true, text(max(v.Min, 1)))
+			check(t, o, v, true, text(v.Max))
+			check(t, o, v, false, text(v.Max+1))
+			check(t, o, v, false, "a\tb")
+		case *option.Hash:
+			check(t, o, v, true, strings.Repeat("aB", 32))
+			check(t, o, v, false, strings.Repeat("aB", 31))
+		case *option.Choice:
+			for _, word := range v.Words {
+				d := forward.Destination{URL: "rtmps://h/app", StreamKey: "k"}
+				v.Set(&d, word)
+				require.Equal(t, word, v.Get(d))
+				require.NoError(t, d.Validate(), "%s %s", o.Name, word)
+				v.Set(&d, "unknown")
+				require.Equal(t, word, v.Get(d))
 			}
-			require.NoError(t, withOption(o, o.Words[0]).Validate(), o.Name)
-			d := forward.Destination{URL: "rtmp://h/app/k"}
-			require.False(t, o.Set(&d, "unknown") && d.Validate() == nil, o.Name)
-		case option.Switch:
-			accepts(true, true)
-		case option.Number:
-			accepts(true, o.Min)
-			accepts(true, o.Max)
-			accepts(false, o.Min-1)
-			accepts(false, o.Max+1)
-		case option.Milliseconds:
-			accepts(true, ms(max(o.Min, 1)))
-			accepts(true, ms(o.Max))
-			if o.Min > 0 {
-				accepts(false, ms(-1))
+		case *option.Switch:
+			check(t, o, v, true, true)
+		case *option.Number:
+			check(t, o, v, true, v.Min)
+			check(t, o, v, true, v.Max)
+			check(t, o, v, false, v.Min-1)
+			check(t, o, v, false, v.Max+1)
+		case *option.Milliseconds:
+			check(t, o, v, true, ms(max(v.Min, 1)))
+			check(t, o, v, true, ms(v.Max))
+			if v.Min > 0 {
+				check(t, o, v, false, ms(-1))
 			}
-			if o.Max < 1<<31-1 {
-				accepts(false, ms(o.Max+1))
+			if v.Max < 1<<31-1 {
+				check(t, o, v, false, ms(v.Max+1))
 			}
 		default:
-			t.Errorf("%s has a kind that is not tested", o.Name)
+			t.Errorf("%s has a value of type %T, which is not tested", o.Name, v)
 		}
 	}
 }
 
-// The words of a field that is an int are in the order of its constants.
-func TestWordsOfRedirect(t *testing.T) {
+// The words are all that a Destination accepts.
+func TestWordsAreThoseOfADestination(t *testing.T) {
 	for _, o := range option.All {
-		if o.Name != "redirect" {
-			continue
+		if v, ok := o.Value.(*option.Choice); ok {
+			d := forward.Destination{URL: "rtmp://h/app/k"}
+			v.Field.Set(&d, "unknown")
+			require.Error(t, d.Validate(), o.Name)
 		}
-		require.Len(t, o.Words, 3)
-		for word, want := range map[string]forward.Redirect{
-			"same_host": forward.RedirectSameHost, "never": forward.RedirectNever, "anywhere": forward.RedirectAnywhere,
-		} {
-			d := forward.Destination{Redirect: -1}
-			require.True(t, o.Set(&d, word))
-			require.Equal(t, want, d.Redirect)
-		}
-		d := forward.Destination{Redirect: forward.RedirectNever}
-		require.False(t, o.Set(&d, "unknown"))
-		require.Equal(t, forward.RedirectNever, d.Redirect)
 	}
 }
 
@@ -166,11 +158,13 @@ func TestDocumentsHaveTheTable(t *testing.T) {
 	for _, o := range option.All {
 		row := rows[o.Name]
 		require.Contains(t, row, "| `"+o.Field+"` |", o.Name)
-		for _, word := range o.Words {
-			require.Contains(t, quoted(row), word, o.Name)
-		}
-		if o.Kind == option.Number {
-			require.Contains(t, row, strconv.Itoa(o.Min)+" to "+strconv.Itoa(o.Max))
+		switch v := o.Value.(type) {
+		case *option.Choice:
+			for _, word := range v.Words {
+				require.Contains(t, quoted(row), word, o.Name)
+			}
+		case *option.Number:
+			require.Contains(t, row, strconv.Itoa(v.Min)+" to "+strconv.Itoa(v.Max))
 		}
 		if o.After != "" {
 			require.Contains(t, row, "it follows `"+o.After+"`")
@@ -199,7 +193,7 @@ func doc(t *testing.T, file, function string) string {
 	return ""
 }
 
-// Whoever reads the comments of what reads an option finds it there.
+// The comments of the functions that read options name each of them.
 func TestCommentsNameEveryOption(t *testing.T) {
 	has := func(text, name string) bool {
 		return regexp.MustCompile(`(^|\W)` + name + `(\W|$)`).MatchString(text)
@@ -207,7 +201,7 @@ func TestCommentsNameEveryOption(t *testing.T) {
 	handler, load, check := doc(t, "control/control.go", "Handler"), doc(t, "srs/file.go", "LoadConfig"), doc(t, "internal/conf/check.go", "Check")
 	for _, o := range option.All {
 		require.Contains(t, handler, `"`+o.Name+`":`)
-		if o.Kind == option.URL || o.After != "" { // a value of another directive
+		if _, ok := o.Value.(*option.URL); ok || o.After != "" { // a value of another directive
 			continue
 		}
 		require.True(t, has(load, o.Name), o.Name)
