@@ -15,10 +15,28 @@ func TestEmbedNeedsFewPackages(t *testing.T) {
 	require.NoError(t, err)
 	packages := strings.Fields(string(out))
 	for _, p := range packages {
-		for _, without := range []string{"net/http", "mime", "regexp", "golang.org/x/sync"} {
+		for _, without := range []string{"net/http", "mime", "regexp", "golang.org/x/sync", "github.com/KimMachineGun"} {
 			require.False(t, p == without || strings.HasPrefix(p, without+"/"), "%s is needed", p)
 		}
 	}
 	// 170 are of the standard library, all but one for crypto/tls and log/slog.
 	require.LessOrEqual(t, len(packages), 195, "%q", packages)
+}
+
+// An example shows what a program of a user can do: it imports only public packages of
+// the module, and what examples share among themselves.
+func TestExamplesImportNoInternalPackage(t *testing.T) {
+	const module = "github.com/rtmp-forward/forward"
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./examples/...").Output()
+	require.NoError(t, err)
+	examples := 0
+	for line := range strings.Lines(string(out)) {
+		imports := strings.Fields(line)
+		require.Contains(t, imports[0], module+"/examples/")
+		examples++
+		for _, p := range imports[1:] {
+			require.False(t, strings.HasPrefix(p, module+"/internal/"), "%s imports %s", imports[0], p)
+		}
+	}
+	require.Greater(t, examples, 5)
 }

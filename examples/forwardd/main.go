@@ -13,12 +13,12 @@
 // its parameters, may lead to public addresses, private networks and this machine:
 // -allow says otherwise. The server's own listeners are refused in any case.
 //
-// Where GOMEMLIMIT is not set, it is seven eighths of the memory limit of the
-// process's cgroup, if that has one.
+// If GOMEMLIMIT is not set, it becomes seven eighths of the memory limit of the
+// process's cgroup, if there is one. AUTOMEMLIMIT sets another fraction, or "off".
 //
-// SIGHUP has it read the file again. What is the same in it is not disturbed; a
-// file that is wrong changes nothing. Certificates are read again too; listen,
-// the listen of rtmps, and pid need a restart.
+// On SIGHUP it reads the file again. Streams that the new file treats as the old one
+// are not disturbed; a file with an error changes nothing. Certificates are read again
+// too. Changes of listen, the listen of rtmps, and pid need a restart.
 package main
 
 import (
@@ -44,10 +44,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/sys"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
 )
@@ -55,9 +55,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the next one kills
-	if n := memoryLimit(os.Getenv("GOMEMLIMIT"), sys.MemoryLimit()); n > 0 {
-		debug.SetMemoryLimit(n)
-	}
+	limitMemory(memlimit.FromCgroup)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -159,14 +157,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// memoryLimit is what Go's runtime is to keep to where GOMEMLIMIT does not say so,
-// 0 where the system sets no limit. The rest is for what the runtime does not
-// count, and for its being late.
-func memoryLimit(env string, system int64) int64 {
-	if env != "" {
-		return 0
-	}
-	return system / 8 * 7
+// limitMemory sets the soft limit of Go's runtime to seven eighths of the system's
+// limit. The rest is for memory that the runtime does not count. A system without a
+// limit, or one that cannot be read, leaves the runtime as it is.
+func limitMemory(system memlimit.Provider) {
+	memlimit.Set(memlimit.WithProvider(system), memlimit.WithRatio(7.0/8))
 }
 
 var thisMachine = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
@@ -89,10 +92,28 @@ func TestCheckWarns(t *testing.T) {
 }
 
 func TestMemoryLimit(t *testing.T) {
-	require.EqualValues(t, 112<<20, memoryLimit("", 128<<20))
-	require.Zero(t, memoryLimit("", 0), "no limit")
-	require.Zero(t, memoryLimit("100MiB", 100<<20), "the environment comes first")
-	require.Zero(t, memoryLimit("off", 128<<20))
+	before := debug.SetMemoryLimit(math.MaxInt64)
+	defer debug.SetMemoryLimit(before)
+	for _, c := range []struct {
+		name, env string
+		system    memlimit.Provider
+		want      int64
+	}{
+		{"limited", "", memlimit.Limit(128 << 20), 112 << 20},
+		{"unlimited", "", func() (uint64, error) { return 0, memlimit.ErrNoLimit }, math.MaxInt64},
+		{"unknown", "", func() (uint64, error) { return 0, errors.New("no cgroup") }, math.MaxInt64},
+		{"set in the environment", "off", memlimit.Limit(128 << 20), math.MaxInt64},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("GOMEMLIMIT", c.env) // which also restores it
+			if c.env == "" {
+				require.NoError(t, os.Unsetenv("GOMEMLIMIT"))
+			}
+			debug.SetMemoryLimit(math.MaxInt64)
+			limitMemory(c.system)
+			require.Equal(t, c.want, debug.SetMemoryLimit(-1))
+		})
+	}
 }
 
 func TestNetworks(t *testing.T) {
