@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/rtmp-forward/forward/internal/outage"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 var (
@@ -120,5 +121,5 @@ func (e *DestinationError) Temporary() bool {
 	var cert *tls.CertificateVerificationError
 	var addr *AddressError
 	var codec *UnsupportedCodecError
-	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, errPin) && !(e.Op == OpTLS && isAlert(e.Err))
+	return !errors.As(e.Err, &cert) && !errors.As(e.Err, &addr) && !errors.As(e.Err, &codec) && !errors.Is(e.Err, upstream.ErrPin) && !(e.Op == OpTLS && upstream.IsAlert(e.Err))
 }

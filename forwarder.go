@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 // State is what a Forwarder is doing.
@@ -75,10 +75,7 @@ type Forwarder struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the stream has ended, or Close begins
 
-	form      form                   // of the handshake at ep
-	sessions  tls.ClientSessionCache // of TLS, for reconnecting
-	tlsOnce   sync.Once
-	warnedTLS atomic.Bool
+	target *upstream.Target
 
 	telling  chan struct{}  // held while OnForward is told: in turn
 	draining sync.WaitGroup // that it is told of StateDraining
@@ -121,9 +118,9 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 
 		telling: make(chan struct{}, 1),
 	}
-	f.form.digest = f.dst.DigestHandshake
 	f.log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", f.id)
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
+	f.target = f.newTarget()
 	return f, nil
 }
 
@@ -380,7 +377,7 @@ func (f *Forwarder) attempt() (err *DestinationError) {
 	defer func() {
 		if v := recover(); v != nil {
 			f.log.Error("panic", "panic", v, "stack", stack())
-			err = f.error(OpPanic, errors.New("the host's code has panicked"), 0)
+			err = &DestinationError{Op: OpPanic, Destination: f.dst, Err: errors.New("the host's code has panicked")}
 		}
 	}()
 	return f.session()

@@ -186,7 +186,7 @@ type successor struct {
 // reconnect does what a ReconnectRequest asks for. It is called by the goroutine
 // that watches l, which later waits in successor.
 func (f *Forwarder) reconnect(l *link, ref string) {
-	at, err := f.redirected(l.at, ref)
+	at, err := f.redirected(l.At, ref)
 	if err != nil {
 		f.report(slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
 		return
@@ -194,7 +194,7 @@ func (f *Forwarder) reconnect(l *link, ref string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	soon := !f.moved.IsZero() && time.Since(f.moved) < moveEvery
-	if soon || l.move.done != nil || f.stop || f.out != l.out {
+	if soon || l.move.done != nil || f.stop || f.out != l.Out {
 		return
 	}
 	f.moved = time.Now()
@@ -225,7 +225,7 @@ func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint.Endpoint) 
 	f.mu.Lock()
 	l.move.next = next
 	f.mu.Unlock()
-	l.out.StopAtKeyframe()
+	l.Out.StopAtKeyframe()
 }
 
 // moveOn gives l's place, which has stopped before a message, to its successor.
@@ -233,7 +233,7 @@ func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint.Endpoint) 
 func (f *Forwarder) moveOn(l *link, from uint64) bool {
 	f.mu.Lock()
 	next := l.move.next
-	if next == nil || f.stop || f.out != l.out || f.src.log.Ended() {
+	if next == nil || f.stop || f.out != l.Out || f.src.log.Ended() {
 		f.mu.Unlock()
 		return false
 	}
@@ -242,9 +242,9 @@ func (f *Forwarder) moveOn(l *link, from uint64) bool {
 	n := next.link
 	if n != nil {
 		n.move.sending = true
-		f.total.add(l.out.Stats())
+		f.total.add(l.Out.Stats())
 		f.total.Accepted++
-		f.out, f.client = n.out, n.client
+		f.out, f.client = n.Out, n.Client
 	}
 	f.mu.Unlock()
 	if n != nil {
@@ -262,7 +262,6 @@ func (f *Forwarder) successor(l *link) *successor {
 	if done == nil {
 		return nil
 	}
-	defer cancel()
 	select {
 	case <-done:
 	case <-f.ended:
@@ -274,11 +273,12 @@ func (f *Forwarder) successor(l *link) *successor {
 	l.move.next = nil
 	f.mu.Unlock()
 	if next == nil {
+		cancel()
 		return nil
 	}
 	if !passed && f.Ending() {
 		if next.link != nil {
-			next.link.close()
+			next.link.Close()
 		}
 		return nil
 	}

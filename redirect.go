@@ -2,7 +2,6 @@ package forward
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -39,11 +38,8 @@ const (
 	RedirectAnywhere
 )
 
-const (
-	maxRedirects = 3
-	// moveEvery is how soon after a ReconnectRequest another is honoured.
-	moveEvery = 10 * time.Second
-)
+// moveEvery is how soon after a ReconnectRequest another is honoured.
+const moveEvery = 10 * time.Second
 
 var (
 	errRedirectNever = errors.New("redirects are not followed")
@@ -51,7 +47,6 @@ var (
 	errRedirectTLS   = errors.New("from rtmps to rtmp")
 	errRedirectPort  = errors.New("a port below 1024 that is not in Config.AllowPorts")
 	errRedirectURL   = errors.New("no URL that can be followed")
-	errRedirectTimes = fmt.Errorf("more than %d redirects", maxRedirects)
 )
 
 // redirected is where a reference leads that a server at a place has given, or

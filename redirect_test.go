@@ -14,6 +14,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 func TestRedirected(t *testing.T) {
@@ -105,7 +106,7 @@ func TestForwarderFollowsRedirects(t *testing.T) {
 	}{
 		{"to another app", Destination{URL: "rtmp://a.example/app"}, []forwardtest.Script{sending("/app2"), {}}, [2]int{2, 0}, nil},
 		{"three times", Destination{URL: "rtmp://a.example/app"}, []forwardtest.Script{sending("/app2"), sending("/app2"), sending("/app2"), {}}, [2]int{4, 0}, nil},
-		{"four times", Destination{URL: "rtmp://a.example/app"}, []forwardtest.Script{sending("/app2")}, [2]int{4, 0}, errRedirectTimes},
+		{"four times", Destination{URL: "rtmp://a.example/app"}, []forwardtest.Script{sending("/app2")}, [2]int{4, 0}, upstream.ErrRedirects},
 		{"to another host", Destination{URL: "rtmp://a.example/app"}, []forwardtest.Script{sending("rtmp://b.example/app2?" + canary)}, [2]int{1, 0}, errRedirectHost},
 		{"never", Destination{URL: "rtmp://a.example/app", Redirect: RedirectNever}, []forwardtest.Script{sending("/app2")}, [2]int{1, 0}, errRedirectNever},
 		{"anywhere", Destination{URL: "rtmp://a.example/app", Redirect: RedirectAnywhere}, []forwardtest.Script{sending("rtmp://b.example/app2")}, [2]int{1, 1}, nil},

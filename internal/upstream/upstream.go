@@ -1,0 +1,307 @@
+// Package upstream makes connections to destinations: everything from the name
+// server to the answer to publish. What is sent then, and when to try again, is
+// for its caller to decide.
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/rtmp"
+)
+
+const (
+	// setupBuffer is the read buffer until publish is answered, watchBuffer after
+	// that: a destination then sends next to nothing.
+	setupBuffer = 1 << 10
+	watchBuffer = 128
+)
+
+// MaxRedirects is how many redirects are followed in a row.
+const MaxRedirects = 3
+
+// ErrRedirects says that there were more than MaxRedirects.
+var ErrRedirects = fmt.Errorf("more than %d redirects", MaxRedirects)
+
+// Target is a destination, and what is remembered of it between connections. Its
+// exported fields are not changed after the first Open. Its methods are safe for
+// concurrent use.
+type Target struct {
+	Endpoint        endpoint.Endpoint
+	FlashVer        string
+	ChunkSize       int // of what is sent
+	NoReleaseStream bool
+	NoFCPublish     bool
+	DigestHandshake bool // is tried first
+
+	DialTimeout    time.Duration // of the name, TCP and TLS together
+	SetupTimeout   time.Duration // from TLS to the answer to connect
+	PublishTimeout time.Duration // of createStream and publish together
+	WriteTimeout   time.Duration // within which there must be progress
+
+	// Dial makes the TCP connection. It may be the host's code.
+	Dial func(ctx context.Context, at endpoint.Endpoint) (net.Conn, error)
+	TLS  *tls.Config // nil: the default
+	// Redirected is where a reference leads that the server at a place has given,
+	// or why it is not followed.
+	Redirected func(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error)
+	Limits     chunk.Limits // of what the server sends
+	Memory     *gop.Budget  // is charged for that
+	Log        *slog.Logger
+
+	form      form                   // of the handshake at Endpoint
+	sessions  tls.ClientSessionCache // of TLS, for reconnecting
+	tlsOnce   sync.Once
+	warnedTLS atomic.Bool
+}
+
+// Session says how a connection is used. Its functions are called by Open, and
+// Reconnect also by whoever watches the Link.
+type Session struct {
+	// Begins is called when a connection begins to be made, with OpDial, and when
+	// it is there, with OpHandshake.
+	Begins func(Op)
+	// Ended reports whether the connection is not needed any more: then no other
+	// is made instead of one that has failed.
+	Ended func() bool
+	// Properties are added to the connect command's object.
+	Properties func(at endpoint.Endpoint) amf.Object
+	// Sender is called with the sender of each connection before it is used.
+	Sender func(*fanout.Sender)
+	// Reconnect is called with the reference in a ReconnectRequest.
+	Reconnect func(l *Link, ref string)
+}
+
+// Link is a connection that the destination has accepted for publishing.
+type Link struct {
+	Conn      net.Conn
+	Out       *fanout.Sender
+	Client    *rtmp.Client
+	At        endpoint.Endpoint
+	ChunkSize int
+
+	close func()
+}
+
+// Close ends the connection.
+func (l *Link) Close() { l.close() }
+
+// Open connects to at and publishes: with the other form of the handshake if the
+// first is broken off, with the answer to a challenge, and where the server
+// redirects to. The connection ends with ctx.
+func (t *Target) Open(ctx context.Context, at endpoint.Endpoint, s Session) (*Link, *Error) {
+	auth := ""
+	fm := t.formAt(at)
+	var su setup
+	var broken *Error // why fm's other form has failed
+	for redirects := 0; ; {
+		l, err := t.connect(ctx, at, auth, fm, &su, s)
+		var asked *rtmp.AuthRequired
+		var sent *rtmp.Redirect
+		switch {
+		case err == nil || s.Ended():
+			return l, err
+		case errors.As(err.Err, &asked):
+			auth, su = asked.Auth, setup{}
+		case errors.As(err.Err, &sent):
+			to, why := t.Redirected(at, sent.URL())
+			if redirects++; why == nil && redirects > MaxRedirects {
+				why = ErrRedirects
+			}
+			if why != nil {
+				return nil, t.error(OpConnect, fmt.Errorf("%w; sent to %s: %w", sent, endpoint.Redact(sent.URL(), true), why), 0)
+			}
+			t.Log.Debug("destination redirects", "to", endpoint.Redact(to.TcURL, true))
+			at, auth = to, ""
+			fm, su, broken = t.formAt(to), setup{}, nil
+		case fm.known.Load() || ctx.Err() != nil:
+			return nil, err
+		case fm.turn(err) && broken == nil:
+			t.Log.Debug("destination gets the other handshake", "err", err)
+			broken = err
+		default:
+			return nil, cmp.Or(broken, err)
+		}
+	}
+}
+
+// connect makes one connection to at, with the handshake in the form that fm says,
+// within what su has left of the time. auth answers what the connection before was
+// asked.
+func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string, fm *form, su *setup, s Session) (_ *Link, err *Error) {
+	s.Begins(OpDial)
+	nc, err := t.dial(ctx, at, su)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { hostcode.Close(nc) })
+	l := &Link{Conn: nc, At: at, ChunkSize: t.ChunkSize}
+	l.close = func() {
+		stop()
+		hostcode.Close(nc)
+	}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	s.Begins(OpHandshake)
+	nc.SetDeadline(su.begins(OpHandshake, su.by))
+	if err := rtmp.ClientHandshake(nc, fm.turned.Load() != t.DigestHandshake); err != nil {
+		return nil, t.error(OpHandshake, cause(nc, err), su.limit)
+	}
+	fm.known.Store(true)
+	nc.SetDeadline(time.Time{}) // writing is limited by the sender
+	l.Out = fanout.NewSender(nc, t.WriteTimeout)
+	s.Sender(l.Out)
+	rc := rtmp.NewConn(ingest.NewReader(nc), l.Out.Send, setupBuffer, l.ChunkSize, t.Limits)
+	rc.Charge = t.Memory.Account(func() { go nc.Close() }).Charge // that of TLS may wait
+	l.close = func() {
+		stop()
+		l.Out.Close()
+		l.Out.Wait()
+		hostcode.Close(nc)
+		rc.Release()
+	}
+	l.Client = rtmp.NewClient(rc, rtmp.Options{
+		App: at.App, TcURL: at.TcURL, Key: at.Key, FlashVer: t.FlashVer,
+		User: at.User, Password: at.Password, Auth: auth,
+		NoReleaseStream: t.NoReleaseStream, NoFCPublish: t.NoFCPublish,
+		Properties: s.Properties(at),
+		Step:       func(name string) { nc.SetReadDeadline(su.begins(Op(name), su.by)) },
+		Reconnect:  func(ref string) { s.Reconnect(l, ref) },
+	})
+	if err := l.Client.Publish(); err != nil {
+		return nil, t.error(su.step, firstOf(l.Out.Err(), err), su.limit)
+	}
+	nc.SetReadDeadline(time.Time{})
+	l.Client.Resize(watchBuffer)
+	return l, nil
+}
+
+// firstOf is why sending has ended, if it has and not because we have closed it,
+// else err.
+func firstOf(sending, err error) error {
+	if sending != nil && !errors.Is(sending, fanout.ErrClosed) {
+		return sending
+	}
+	return err
+}
+
+// dial connects, with TLS if the destination asks for it. The set-up's time begins
+// when it is connected, unless it is running already.
+func (t *Target) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net.Conn, *Error) {
+	su.limit = t.DialTimeout
+	dialBy := time.Now().Add(su.limit)
+	again := !su.by.IsZero()
+	if again && su.by.Before(dialBy) {
+		dialBy = su.by
+	}
+	dialing, cancel := context.WithDeadline(ctx, dialBy)
+	defer cancel()
+	nc, err := t.Dial(dialing, at)
+	if err == nil && nc == nil {
+		err = errNoConn
+	}
+	if err != nil {
+		op := OpDial
+		var dns *net.DNSError
+		if errors.As(err, &dns) {
+			op = OpResolve
+		}
+		return nil, t.error(op, err, su.limit)
+	}
+	if !again {
+		su.whole, su.publish = t.SetupTimeout, t.PublishTimeout
+		su.by = time.Now().Add(su.whole)
+	}
+	if at.Scheme != "rtmps" {
+		return nc, nil
+	}
+	by := dialBy
+	if su.by.Before(by) {
+		by = su.by
+	}
+	shaking, cancel := context.WithDeadline(ctx, su.begins(OpTLS, by))
+	defer cancel()
+	tc := fanout.TLSClient(nc, t.tlsConfig(at))
+	if err := tc.HandshakeContext(shaking); err != nil {
+		hostcode.Close(nc)
+		return nil, t.error(OpTLS, err, su.limit)
+	}
+	return tc, nil
+}
+
+// form is in which form the handshake is made with a server, plain or with
+// digests. Until it has succeeded in one of them, which then stays, the forms take
+// turns: after a handshake that has failed comes the other one. It comes in the same
+// attempt, once, if the server has broken off; a server that says nothing has used
+// up the attempt's time.
+type form struct {
+	turned atomic.Bool // the next handshake is not in the form that comes first
+	known  atomic.Bool // it has succeeded
+}
+
+// formAt is the form for a place. Only that of Endpoint is remembered.
+func (t *Target) formAt(at endpoint.Endpoint) *form {
+	if at.Host == t.Endpoint.Host && at.Port == t.Endpoint.Port {
+		return &t.form
+	}
+	return new(form)
+}
+
+// turn makes the other form the next one if a handshake has failed, and reports
+// whether it comes at once: if the server has broken off, and not because it speaks
+// another protocol.
+func (fm *form) turn(err *Error) (atOnce bool) {
+	if err.Op != OpHandshake {
+		return false
+	}
+	fm.turned.Store(!fm.turned.Load())
+	var version rtmp.VersionError
+	other := errors.As(err.Err, &version) && version.OtherProtocol()
+	return !other && !err.Timeout()
+}
+
+// setup is how far a connection has come: its step, how long that may take, and
+// when all must be done, which holds for another one in its place, too.
+type setup struct {
+	step    Op
+	limit   time.Duration
+	by      time.Time     // zero until it is connected
+	whole   time.Duration // SetupTimeout
+	publish time.Duration // PublishTimeout
+}
+
+// begins notes a step. It returns until when it may take: up to the answer to
+// connect half of whole, but no longer than by. With createStream the time of
+// createStream and publish begins.
+func (su *setup) begins(step Op, by time.Time) time.Time {
+	now := time.Now()
+	limit := su.whole / 2
+	switch step {
+	case OpCreateStream:
+		limit = su.publish
+		su.by = now.Add(limit)
+		by = su.by
+	case OpPublish:
+		limit = su.publish
+	}
+	su.step, su.limit = step, min(limit, by.Sub(now))
+	return now.Add(su.limit)
+}
