@@ -1,11 +1,9 @@
 package forward
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,40 +12,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/outage"
-	"github.com/rtmp-forward/forward/internal/secretscan"
 )
-
-// warnings are those of a log above Debug, without their times.
-type warnings struct{ bytes.Buffer }
-
-func (l *warnings) logger() *slog.Logger {
-	return secretscan.Logger(slog.NewTextHandler(&l.Buffer, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-}
-
-// take returns the lines that hold a text, and forgets all.
-func (l *warnings) take(text string) (out []string) {
-	for line := range strings.Lines(l.String()) {
-		if strings.Contains(line, text) {
-			out = append(out, strings.TrimSpace(line))
-		}
-	}
-	l.Reset()
-	return out
-}
 
 // Of many streams whose refresh fails for one cause one line tells.
 func TestRefreshesThatFailAreLogged(t *testing.T) {
 	const streams = 20
 	synctest.Test(t, func(t *testing.T) {
-		var log warnings
+		var log logtest.Warnings
 		r := &fakeResolver{ttl: time.Minute}
-		s := newServer(t, Config{Logger: log.logger(), Resolver: r})
+		s := newServer(t, Config{Logger: log.Logger(), Resolver: r})
 		for i := range streams {
 			p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: fmt.Sprint(canary, i)})
 			require.NoError(t, err)
@@ -57,18 +32,18 @@ func TestRefreshesThatFailAreLogged(t *testing.T) {
 		r.set(func(r *fakeResolver) { r.err = io.EOF })
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
-		lines := log.take("level=WARN")
+		lines := log.Take("level=WARN")
 		require.Len(t, lines, 1)
 		require.Contains(t, lines[0], "refresh")
 		time.Sleep(outage.Every)
 		synctest.Wait()
-		lines = log.take("level=WARN")
+		lines = log.Take("level=WARN")
 		require.Len(t, lines, 1)
 		require.Contains(t, lines[0], "not_logged=")
 		r.set(func(r *fakeResolver) { r.err = nil })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		lines = log.take("level=")
+		lines = log.Take("level=")
 		require.Len(t, lines, 1)
 		require.Contains(t, lines[0], "refresh works again")
 	})
@@ -82,8 +57,8 @@ func (loggedError) Logged() bool { return true }
 // The log has once what a resolver has logged itself.
 func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log warnings
-		s := newServer(t, Config{Logger: log.logger(), RefreshInterval: time.Minute, Resolver: ResolverFunc(func(ctx context.Context, _ *PublishRequest) ([]Destination, error) {
+		var log logtest.Warnings
+		s := newServer(t, Config{Logger: log.Logger(), RefreshInterval: time.Minute, Resolver: ResolverFunc(func(ctx context.Context, _ *PublishRequest) ([]Destination, error) {
 			if IsRefresh(ctx) {
 				return nil, fmt.Errorf("my backend: %w", loggedError{io.EOF})
 			}
@@ -94,7 +69,7 @@ func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 		defer p.Close()
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
-		require.Empty(t, log.take("level=WARN"))
+		require.Empty(t, log.Take("level=WARN"))
 	})
 }
 
@@ -118,8 +93,8 @@ func TestPublisherIsToldThatTheHostIsBusy(t *testing.T) {
 // Who is refused for its vhost, and the log, are told which, and the log once.
 func TestNoSuchVhostIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log warnings
-		dest := newServer(t, Config{Vhosts: map[string]Vhost{"a": {}}, Logger: log.logger()})
+		var log logtest.Warnings
+		dest := newServer(t, Config{Vhosts: map[string]Vhost{"a": {}}, Logger: log.Logger()})
 		lost := make(chan error, 10)
 		src := newServer(t, Config{Dial: dialTo(dest), Hooks: Hooks{OnForward: func(_ *Forwarder, s State, err error) {
 			if s == StateWaiting {
@@ -133,7 +108,7 @@ func TestNoSuchVhostIsNamed(t *testing.T) {
 		p.Close()
 		<-p.Source().Done()
 		synctest.Wait()
-		lines := log.take("no such vhost")
+		lines := log.Take("no such vhost")
 		require.Len(t, lines, 1)
 		require.Equal(t, 1, strings.Count(lines[0], "no such vhost"), lines[0])
 		require.Contains(t, lines[0], "nobody.example")
@@ -158,13 +133,13 @@ func TestTimesThatHaveRunOut(t *testing.T) {
 		}, "no media within 3s"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var log warnings
-			tt.cfg.Logger = log.logger()
+			var log logtest.Warnings
+			tt.cfg.Logger = log.Logger()
 			inBubble(t, tt.cfg, func(b *bubble) {
 				tt.do(b, b.client("live/"+canary))
 				time.Sleep(time.Minute)
 				synctest.Wait()
-				lines := log.take("connection ended")
+				lines := log.Take("connection ended")
 				require.Len(b, lines, 1)
 				require.Contains(b, lines[0], tt.want)
 				require.NotContains(b, lines[0], "timeout")

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -52,7 +53,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 // A whole life of a server in which all that can go wrong does: neither logs,
 // errors nor answers of the control handler hold a secret.
 func TestCanary(t *testing.T) {
-	log := new(lockedBuffer)
+	log := new(logtest.Buffer)
 	debug := &slog.HandlerOptions{Level: slog.LevelDebug}
 	logger := secretscan.Logger(slog.NewJSONHandler(log, debug))
 	old := slog.Default()

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -46,7 +47,7 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 				var network forwardtest.Network
 				dest := network.NewDestination("h:1935", listing(c.lists))
 				defer dest.Close()
-				log := new(lockedBuffer)
+				log := new(logtest.Buffer)
 				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 				p := publish(t, s, "live", "s")
 				f, err := p.Source().Forward(Destination{URL: "rtmp://h/live/k"})
@@ -119,7 +120,7 @@ func TestWhatPlatformsTake(t *testing.T) {
 				host, _, _ := strings.Cut(strings.TrimPrefix(c.url, "rtmp://"), "/")
 				dest := network.NewDestination(host + ":1935")
 				defer dest.Close()
-				log := new(lockedBuffer)
+				log := new(logtest.Buffer)
 				s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 				p := publish(t, s, "live", "s")
 				f, err := p.Source().Forward(Destination{URL: c.url, Profile: c.profile})

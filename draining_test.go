@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -24,7 +25,7 @@ func TestDraining(t *testing.T) {
 		"Shutdown of the Forwarder": func(b *bubble, _ *forwardtest.Publisher, f *Forwarder) { go f.Shutdown(b.ctx) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			var lines logLines
+			var lines logtest.Buffer
 			var mu sync.Mutex
 			var told []State
 			cfg := Config{
@@ -60,7 +61,7 @@ func TestDraining(t *testing.T) {
 				}
 				require.Equal(b, StateClosed, f.Stats().State)
 				require.Equal(b, []State{StateConnecting, StateHandshaking, StatePublishing, StateDraining, StateClosed}, told)
-				require.Len(b, lines.of("destination draining"), 1)
+				require.Len(b, lines.Lines("destination draining"), 1)
 				_, err := s.WaitCommand(b.ctx, "deleteStream")
 				require.NoError(b, err)
 			})

@@ -26,6 +26,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -724,18 +725,8 @@ func TestFault09_ClosesAfterEachGOP(t *testing.T) {
 	}
 }
 
-// countingLines is a logger that counts the lines from level on that hold a word.
-func countingLines(n *atomic.Int64, level slog.Level, word string) *slog.Logger {
-	return secretscan.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-		if strings.Contains(string(p), word) {
-			n.Add(1)
-		}
-		return len(p), nil
-	}), &slog.HandlerOptions{Level: level}))
-}
-
 func TestFault10_Flaps(t *testing.T) {
-	var lines logLines
+	var lines logtest.Buffer
 	cfg := Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		for range 1800 {
@@ -748,7 +739,7 @@ func TestFault10_Flaps(t *testing.T) {
 		require.LessOrEqual(f, attempts, 12*12)
 		connects := mostWithin(5*time.Minute, f.states.of(f.fwd, StatePublishing))
 		require.LessOrEqual(f, connects, 12)
-		n := len(lines.of("faulty"))
+		n := len(lines.Lines("faulty"))
 		require.LessOrEqual(f, n, 60)
 		measured(10, "flaps for 1 h: attempts", "as #9: <= 12 in 5 min", "%.1f in 5 min, %d of them connect at most", float64(attempts)/12, connects)
 		measured(10, "flaps for 1 h: log lines", "<= 60", "%d", n)
@@ -759,7 +750,7 @@ func TestFault10_Flaps(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		require.Equal(f, StatePublishing, f.fwd.Stats().State)
 		changes, last := 0, ""
-		for _, last = range lines.of("faulty") {
+		for _, last = range lines.Lines("faulty") {
 			changes++
 			if _, left, ok := strings.Cut(last, "not_logged="); ok {
 				var n int
@@ -788,41 +779,16 @@ func TestFault10_Flaps(t *testing.T) {
 
 // A destination that stays down is one line, and one when it is back.
 func TestFault10_StaysDown(t *testing.T) {
-	var lines logLines
+	var lines logtest.Buffer
 	cfg := Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}
 	withFault(t, 10, cfg, bitrate(10_000), nil, func(f *faulty) {
 		time.Sleep(time.Hour)
-		require.Len(f, lines.of("faulty"), 1)
+		require.Len(f, lines.Lines("faulty"), 1)
 		f.destination("faulty:1935")
 		time.Sleep(time.Minute)
-		require.Len(f, lines.of("faulty"), 2)
+		require.Len(f, lines.Lines("faulty"), 2)
 		measured(10, "down for 1 h: log lines", "one for each change", "2")
 	})
-}
-
-// logLines is what was logged.
-type logLines struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *logLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, string(p))
-	return len(p), nil
-}
-
-// of are the lines that hold a word.
-func (l *logLines) of(word string) (lines []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, line := range l.lines {
-		if strings.Contains(line, word) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
 }
 
 // What is resolved anew is the name: the dialer gets it at each attempt.
@@ -1409,7 +1375,7 @@ func (l *failing) Accept() (net.Conn, error) {
 func TestFault24_AcceptFails(t *testing.T) {
 	for _, cause := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED, errors.New("some other")} {
 		var lines atomic.Int64
-		inBubble(t, Config{Logger: countingLines(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
+		inBubble(t, Config{Logger: logtest.Count(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
 			others := b.steady()
 			began := time.Now()
 			lasts := 20 * time.Second
@@ -1445,7 +1411,7 @@ func TestFault24_AcceptFails(t *testing.T) {
 	}
 	// Failures and successes in turn are logged once a second, too.
 	var lines atomic.Int64
-	inBubble(t, Config{Logger: countingLines(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
+	inBubble(t, Config{Logger: logtest.Count(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
 		inner, err := b.net.Listen("failing:1935")
 		require.NoError(b, err)
 		n := 0

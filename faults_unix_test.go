@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 )
 
 // child is a test of this binary in a process of its own, which says first
@@ -155,7 +157,7 @@ func TestServeUntilTerminated(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var warnings atomic.Int64
-	s := newServer(t, Config{Resolver: MustStatic(strings.Fields(os.Getenv(shutdownEnv))...), Logger: countingWarnings(&warnings)})
+	s := newServer(t, Config{Resolver: MustStatic(strings.Fields(os.Getenv(shutdownEnv))...), Logger: logtest.Count(&warnings, slog.LevelWarn, "")})
 	served := make(chan time.Time, 1)
 	go func() {
 		s.Serve(l)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
@@ -34,7 +35,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			asked, answer := make(chan struct{}), make(chan struct{})
-			log := new(lockedBuffer)
+			log := new(logtest.Buffer)
 			s := newServer(t, Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
 				OnPublish: func(_ context.Context, r *PublishRequest) error {
 					if r.Stream == "waits" {
@@ -96,7 +97,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			}
 			if most > budget/16 {
 				said := 0
-				for _, e := range entries(t, log, "connection ended") {
+				for _, e := range log.Entries(t, "connection ended") {
 					if e["err"] == errEvicted.Error() {
 						said++
 					}

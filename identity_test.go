@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -168,26 +169,13 @@ func listener(t *testing.T, s *Server, sends string) (heard func() string) {
 	require.NoError(t, err)
 	t.Cleanup(func() { nc.Close() })
 	require.NoError(t, rtmp.ClientHandshake(nc, false))
-	var mu sync.Mutex
-	var all strings.Builder
-	go io.Copy(writer(func(b []byte) (int, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return all.Write(b)
-	}), nc)
+	all := new(logtest.Buffer)
+	go io.Copy(all, nc)
 	_, err = nc.Write([]byte(sends))
 	require.NoError(t, err)
 	synctest.Wait()
-	return func() string {
-		mu.Lock()
-		defer mu.Unlock()
-		return all.String()
-	}
+	return all.String
 }
-
-type writer func([]byte) (int, error)
-
-func (w writer) Write(b []byte) (int, error) { return w(b) }
 
 // The true way to a vhost leads there, whoever writes it how.
 func TestVhostInAnyCaseIsOne(t *testing.T) {

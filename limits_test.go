@@ -21,6 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -658,7 +659,7 @@ func TestSilentPublishBesideALiveOne(t *testing.T) {
 				const size = 60000
 				client := rtmp.NewConn(nc, send, 4096, size, setupLimits)
 				require.NoError(b, rtmp.NewClient(client, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "live"}).Publish())
-				told := new(lockedBuffer)
+				told := new(logtest.Buffer)
 				go io.Copy(told, nc)
 				video := func(id, ms uint32, body []byte) {
 					send(chunk.Append(nil, chunk.Header{Type: chunk.TypeVideo, Time: ms, StreamID: id}, body, size))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -33,7 +34,7 @@ func TestAddressesAreLoggedAsText(t *testing.T) {
 
 // A player that closes its connection, which the next write finds out, has left.
 func TestLeavingPlayerIsNoNews(t *testing.T) {
-	log := new(lockedBuffer)
+	log := new(logtest.Buffer)
 	lo := onLoopback(t, Config{MergeWindow: -1, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 	pub := lo.publish("live/s")
 	for range 20 {

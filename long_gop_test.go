@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -61,7 +62,7 @@ func TestFault41_OneKeyframe(t *testing.T) {
 // for each, within the limits of what anybody can cause.
 func TestPlayerBeginsWithoutAKeyframe(t *testing.T) {
 	for _, live := range []bool{true, false} {
-		log := new(lockedBuffer)
+		log := new(logtest.Buffer)
 		cfg := Config{NoGOPCache: live, Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
 		inBubble(t, cfg, func(b *bubble) {
 			p := b.publish("live/" + canary)
@@ -76,7 +77,7 @@ func TestPlayerBeginsWithoutAKeyframe(t *testing.T) {
 			b.hear("server:1935", "live/"+canary, &forwardtest.Recorder{Reference: []forwardtest.Message{}})
 			send(25, 400)
 			synctest.Wait()
-			lines := entries(b.T, log, "a player began without a keyframe: none came within 5 s")
+			lines := log.Entries(b, "a player began without a keyframe: none came within 5 s")
 			if !live {
 				require.Empty(b, lines)
 				return

@@ -1,21 +1,18 @@
 package forward
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
 	"runtime/debug"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/internal/leaktest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -115,32 +112,6 @@ func frame(key bool, n int) []byte {
 	return b
 }
 
-// countingWarnings is a logger that counts warnings.
-func countingWarnings(n *atomic.Int64) *slog.Logger {
-	return secretscan.Logger(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-		n.Add(1)
-		return len(p), nil
-	}), &slog.HandlerOptions{Level: slog.LevelWarn}))
-}
-
-// lockedBuffer is for several writers.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
@@ -150,3 +121,5 @@ func raceDetector() bool {
 	info, _ := debug.ReadBuildInfo()
 	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
+
+type lockedBuffer = logtest.Buffer

@@ -1,9 +1,7 @@
 package forward
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -13,26 +11,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
-
-// entries are the lines of a log with a message.
-func entries(t *testing.T, log *lockedBuffer, msg string) (out []map[string]any) {
-	for line := range bytes.Lines([]byte(log.String())) {
-		var e map[string]any
-		require.NoError(t, json.Unmarshal(line, &e))
-		if e["msg"] == msg {
-			out = append(out, e)
-		}
-	}
-	return out
-}
 
 // Whoever connects and fails costs 4 lines of a cause and one every 30 s, which
 // says how many are left out, also when nobody comes any more.
 func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(lockedBuffer)
+		log := new(logtest.Buffer)
 		s := NewServer(Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))})
 		fail := func(first ...byte) {
 			ours, theirs := net.Pipe()
@@ -42,7 +29,7 @@ func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
 			}()
 			s.ServeConn(t.Context(), ours)
 		}
-		lines := func() []map[string]any { return entries(t, log, "connection ended") }
+		lines := func() []map[string]any { return log.Entries(t, "connection ended") }
 		for range 1000 {
 			fail('G') // HTTP, or a scanner
 		}
@@ -98,7 +85,7 @@ func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
 // However many causes there are, memory and lines have a bound.
 func TestNoticesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(lockedBuffer)
+		log := new(logtest.Buffer)
 		l := newNotices(secretscan.Logger(slog.NewJSONHandler(log, nil)))
 		for i := range 10_000 {
 			l.write(slog.LevelInfo, "m", fmt.Sprint("cause ", i), "i", i)
@@ -106,15 +93,15 @@ func TestNoticesAreBounded(t *testing.T) {
 		l.mu.Lock()
 		require.LessOrEqual(t, len(l.causes), maxCauses+1)
 		l.mu.Unlock()
-		require.Len(t, entries(t, log, "m"), maxCauses+lineBurst)
+		require.Len(t, log.Entries(t, "m"), maxCauses+lineBurst)
 		time.Sleep(lineEvery)
 		synctest.Wait()
-		got := entries(t, log, "m")
+		got := log.Entries(t, "m")
 		require.Len(t, got, maxCauses+lineBurst+1)
 		require.EqualValues(t, 10_000-maxCauses-lineBurst-1, got[len(got)-1]["not_logged"])
 		l.close()
 		l.write(slog.LevelInfo, "m", "after the end")
-		require.Len(t, entries(t, log, "m"), maxCauses+lineBurst+1)
+		require.Len(t, log.Entries(t, "m"), maxCauses+lineBurst+1)
 	})
 }
 
@@ -122,7 +109,7 @@ func TestNoticesAreBounded(t *testing.T) {
 // either, and each line that is left out is counted.
 func TestClientsDoNotFillTheLogThroughTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(lockedBuffer)
+		log := new(logtest.Buffer)
 		s := NewServer(Config{
 			Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)),
 			Hooks:  Hooks{OnUnpublish: func(context.Context, *PublishRequest) { panic("at the disco") }},
@@ -139,7 +126,7 @@ func TestClientsDoNotFillTheLogThroughTheHost(t *testing.T) {
 		}
 		s.Close()
 		for _, msg := range []string{"panic in host code", "destination skipped"} {
-			lines := entries(t, log, msg)
+			lines := log.Entries(t, msg)
 			require.Len(t, lines, lineBurst+1, msg)
 			require.EqualValues(t, publishes-lineBurst-1, lines[lineBurst]["not_logged"], msg)
 		}

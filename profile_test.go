@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -177,7 +178,7 @@ func TestLongNamesAreWarnedOf(t *testing.T) {
 			var network forwardtest.Network
 			dest := network.NewDestination("h:1935", forwardtest.Script{At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Reset}}, forwardtest.Script{})
 			defer dest.Close()
-			log := new(lockedBuffer)
+			log := new(logtest.Buffer)
 			s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 			p := publish(t, s, "live", "s")
 			f, err := p.Source().Forward(c.d)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -12,8 +13,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 )
 
 // fakeResolver is a resolver that answers what the test says, and counts.
@@ -311,7 +314,7 @@ func TestRefreshTriesAgainAfterFailure(t *testing.T) {
 		dest, _ := watch(t)
 		r := &fakeResolver{ttl: time.Hour}
 		var warned atomic.Int64
-		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), Logger: countingWarnings(&warned)})
+		s := newServer(t, Config{Resolver: r, Dial: dialTo(dest), Logger: logtest.Count(&warned, slog.LevelWarn, "")})
 		p := publish(t, s, "live", canary)
 		r.set(func(r *fakeResolver) { r.err = errors.New("no answer") })
 		time.Sleep(70 * time.Minute)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -92,7 +93,7 @@ func TestReloadWithResolverThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dest, _ := watch(t)
 		var warned atomic.Int64
-		log := countingWarnings(&warned)
+		log := logtest.Count(&warned, slog.LevelWarn, "")
 		cfg := Config{Resolver: &fakeResolver{dests: numbered(0, 2)}, Dial: dialTo(dest), Logger: log}
 		s := newServer(t, cfg)
 		p := publish(t, s, "live", canary)

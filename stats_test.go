@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -197,7 +198,7 @@ func TestLimitOfConnectionsPerAddress(t *testing.T) {
 // the last refusal, and nobody else is.
 func TestLimitOfRefusalsPerAddress(t *testing.T) {
 	const limit = 3
-	log := new(lockedBuffer)
+	log := new(logtest.Buffer)
 	inBubble(t, Config{
 		Limits: Limits{RefusalsPerAddress: limit}, Logger: secretscan.Logger(slog.NewTextHandler(log, nil)),
 		Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error { return refuseApp(r.App, ErrRefused) }},

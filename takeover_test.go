@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -177,7 +178,7 @@ func TestPublishGraceEnds(t *testing.T) {
 
 func TestFault20_Takeover(t *testing.T) {
 	var got calls
-	var lines logLines
+	var lines logtest.Buffer
 	cfg := Config{
 		Hooks: got.hooks(), Takeover: true, PublishGrace: time.Minute, Resolver: MustStatic("rtmp://a/live/" + canary),
 		Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil)),
@@ -219,8 +220,8 @@ func TestFault20_Takeover(t *testing.T) {
 			require.Positive(b, frames[1])
 		}
 		require.Less(b, time.Since(began), 10*time.Second)
-		require.Len(b, lines.of("publisher has the stream"), 1)
-		require.Empty(b, lines.of("publisher lost"), "he was not waited for")
+		require.Len(b, lines.Lines("publisher has the stream"), 1)
+		require.Empty(b, lines.Lines("publisher lost"), "he was not waited for")
 		require.Same(b, src, b.srv.Source("live/s"))
 		require.Equal(b, 3, got.get()["publish"]-got.get()["unpublish"]+2, "of one")
 		require.NoError(b, next.Unpublish())

@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -201,7 +202,7 @@ func TestTLSSessionsAreResumed(t *testing.T) {
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var lines logLines
+			var lines logtest.Buffer
 			inBubble(t, Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}, func(b *bubble) {
 				ca := newAuthority(b.T)
 				cert := ca.issue(b.T, "dest", nil)
@@ -225,7 +226,7 @@ func TestTLSSessionsAreResumed(t *testing.T) {
 					s.Close()
 				}
 				require.Equal(b, []bool{false, true, true}, resumed)
-				require.Len(b, lines.of("InsecureSkipVerify"), c.warns)
+				require.Len(b, lines.Lines("InsecureSkipVerify"), c.warns)
 			})
 		})
 	}

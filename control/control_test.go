@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/leaktest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -86,24 +86,6 @@ func eventually(t *testing.T, cond func() bool) {
 	require.Eventually(t, cond, 10*time.Second, time.Millisecond)
 }
 
-// lockedBuffer is for several writers.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // answer is a resolver's.
 type answer struct {
 	mu    sync.Mutex
@@ -131,7 +113,7 @@ type controlled struct {
 	p      *forward.Publisher
 	dest   *forward.Server // where rtmp://dest leads; rtmp://down is down
 	answer answer
-	log    lockedBuffer
+	log    logtest.Buffer
 }
 
 func newControlled(t *testing.T) *controlled {
@@ -465,7 +447,7 @@ func TestHandlerNeedsToken(t *testing.T) {
 }
 
 func TestHandlerLogsWhereTold(t *testing.T) {
-	var own lockedBuffer
+	var own logtest.Buffer
 	srv := newServer(t, forward.Config{})
 	src := publish(t, srv, "live", canary).Source()
 	h, err := Handler(srv, Options{Tokens: []forward.Secret{token}, Logger: secretscan.Logger(slog.NewTextHandler(&own, nil))})

@@ -25,6 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/internal/webhook"
@@ -402,7 +403,7 @@ func TestHTTPWaitsForItsTurn(t *testing.T) {
 
 func TestLeftOutEntriesDoNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := new(lockedBuffer)
+		log := new(logtest.Buffer)
 		h := &HTTP{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
 		urls := []json.RawMessage{json.RawMessage(`"rtmp://a/live/s"`), json.RawMessage("7")}
 		for range 1000 {

@@ -25,10 +25,7 @@ var (
 	replying    = hosttest.Replying
 )
 
-type (
-	roundTripper = hosttest.RoundTripper
-	lockedBuffer = hosttest.LockedBuffer
-)
+type roundTripper = hosttest.RoundTripper
 
 var destinationURLs = hosttest.URLs
 

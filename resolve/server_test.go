@@ -22,6 +22,7 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/hosttest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
@@ -76,7 +77,7 @@ func TestBackendRepliesOnTheWholeServer(t *testing.T) {
 					}
 					return tc, nil
 				}
-				log := new(lockedBuffer)
+				log := new(logtest.Buffer)
 				logger := secretscan.Logger(slog.NewTextHandler(log, nil))
 				s := newServer(t, forward.Config{
 					Logger: logger,
@@ -205,7 +206,7 @@ func TestThousandPublishesAtOnce(t *testing.T) {
 // the Server adds none.
 func TestRefreshesOfABackendThatIsDownAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log hosttest.Warnings
+		var log logtest.Warnings
 		b := &hosttest.Switched{Reply: `{"code":0,"data":{"urls":[],"ttl":60}}`}
 		s := newServer(t, forward.Config{Logger: log.Logger(), Resolver: &HTTP{URL: "http://b/", Client: b.Client()}})
 		for i := range 20 {

@@ -8,18 +8,20 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/hosttest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/resolve"
-	"github.com/stretchr/testify/require"
 )
 
 // The forward.Server's log says that a backend is down, which and why: once, then every
 // ten minutes with the number left out, and that it answers again.
 func TestBackendDownIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log hosttest.Warnings
+		var log logtest.Warnings
 		asked, told := &hosttest.Switched{Reply: "0"}, &hosttest.Switched{Reply: `{"code":0,"data":{"urls":["rtmp://127.0.0.1:19350/test/teststream"]}}`}
 		const url = "http://jo:" + canary + "@backend/api/v1/streams?token=" + canary
 		s := newServer(t, forward.Config{
@@ -89,7 +91,7 @@ func TestBackendDownIsLogged(t *testing.T) {
 // A refusal is an answer.
 func TestBackendThatRefusesIsNotDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log hosttest.Warnings
+		var log logtest.Warnings
 		h := &Hooks{URLs: HookURLs{OnPublish: []string{"http://b/"}}, Client: (&hosttest.Switched{Reply: `{"code":1}`}).Client(), Logger: log.Logger()}
 		require.ErrorIs(t, h.Hooks().OnPublish(t.Context(), seedRequest()), forward.ErrRefused)
 		require.Empty(t, log.Take(""))

@@ -3,15 +3,12 @@
 package hosttest
 
 import (
-	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -243,46 +240,4 @@ func URLs(ds []forward.Destination) (urls []string) {
 		urls = append(urls, d.URL)
 	}
 	return urls
-}
-
-// LockedBuffer is for several writers.
-type LockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *LockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *LockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-// Warnings are the lines of a log above Debug, without their times.
-type Warnings struct{ bytes.Buffer }
-
-// Logger writes to l.
-func (l *Warnings) Logger() *slog.Logger {
-	return secretscan.Logger(slog.NewTextHandler(&l.Buffer, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-}
-
-// Take returns the lines that hold a text, and forgets all.
-func (l *Warnings) Take(text string) (out []string) {
-	for line := range strings.Lines(l.String()) {
-		if strings.Contains(line, text) {
-			out = append(out, strings.TrimSpace(line))
-		}
-	}
-	l.Reset()
-	return out
 }

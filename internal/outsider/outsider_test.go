@@ -19,6 +19,7 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/hosttest"
+	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -75,7 +76,7 @@ func urls(src *forward.Source) (all []string) {
 }
 
 func TestResolverOfAHost(t *testing.T) {
-	var log hosttest.Warnings
+	var log logtest.Warnings
 	b := &backend{status: 200, urls: []string{urlOf(1)}, ttl: 60}
 	r := &Resolver{URL: "http://backend.example/forward?token=" + canary, Client: b.client(t)}
 	hosttest.InBubble(t, forward.Config{Resolver: r, Logger: log.Logger(), FirstMediaTimeout: -1, ReadTimeout: -1}, func(bubble *hosttest.Bubble) {

@@ -1,0 +1,101 @@
+// Package logtest has logs that tests read: what is written to them is searched for
+// secrets, too. Only tests import it.
+package logtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/secretscan"
+)
+
+// Buffer keeps what several writers write. The zero value is empty.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write adds p, which is whole lines.
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// String returns all that was written.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// Lines returns the lines that hold a word.
+func (b *Buffer) Lines(word string) (lines []string) {
+	for line := range strings.Lines(b.String()) {
+		if strings.Contains(line, word) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// Entries returns the entries of a log in JSON that have a message.
+func (b *Buffer) Entries(t testing.TB, msg string) (out []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(b.String()) {
+		var e map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &e))
+		if e["msg"] == msg {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Warnings is the log of one goroutine without Debug and without times.
+type Warnings struct{ bytes.Buffer }
+
+// Logger writes to l.
+func (l *Warnings) Logger() *slog.Logger {
+	return secretscan.Logger(slog.NewTextHandler(&l.Buffer, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// Take returns the lines that hold a text, and forgets all.
+func (l *Warnings) Take(text string) (out []string) {
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	l.Reset()
+	return out
+}
+
+// Count is a logger that counts the lines from level on that hold a word.
+func Count(n *atomic.Int64, level slog.Level, word string) *slog.Logger {
+	return secretscan.Logger(slog.NewTextHandler(counter{n, word}, &slog.HandlerOptions{Level: level}))
+}
+
+type counter struct {
+	n    *atomic.Int64
+	word string
+}
+
+func (c counter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.word)) {
+		c.n.Add(1)
+	}
+	return len(p), nil
+}
