@@ -9,22 +9,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/rtmp-forward/forward"
-	"github.com/rtmp-forward/forward/internal/option"
 )
-
-// maxBody bounds the body of a request, in bytes.
-const maxBody = 64 << 10
 
 // Options are for Handler.
 type Options struct {
@@ -111,10 +102,14 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //
 // Every failure answers {"code":"…","message":"A sentence."} with one of
 //
-//	400 bad_json, bad_destination   409 exists, limit, conflict
-//	401 unauthorized                413 too_large
-//	404 not_found                   415 unsupported_media_type
-//	405 method_not_allowed          502 resolver_failed, destination_failed
+//	400 bad_json, bad_destination
+//	401 unauthorized
+//	404 not_found
+//	405 method_not_allowed
+//	409 exists, limit, conflict
+//	413 too_large
+//	415 unsupported_media_type
+//	502 resolver_failed, destination_failed
 func Handler(srv *forward.Server, o Options) (http.Handler, error) {
 	if len(o.Tokens) == 0 || slices.Contains(o.Tokens, "") {
 		return nil, errors.New("forward: control handler without a token, or with an empty one")
@@ -124,7 +119,16 @@ func Handler(srv *forward.Server, o Options) (http.Handler, error) {
 		h.logger = srv.Logger()
 	}
 	mux := http.NewServeMux()
-	for path, m := range map[string]methods{
+	for path, m := range h.paths() {
+		mux.Handle(path, h.authorized(m))
+	}
+	mux.Handle("/", h.authorized(nil))
+	return mux, nil
+}
+
+// paths has what each path takes.
+func (h *handler) paths() map[string]methods {
+	return map[string]methods{
 		"/sources":                     {http.MethodGet: h.list},
 		"/sources/{source}":            {http.MethodGet: h.source, http.MethodDelete: h.kick},
 		"/sources/{source}/refresh":    {http.MethodPost: h.refresh},
@@ -132,11 +136,7 @@ func Handler(srv *forward.Server, o Options) (http.Handler, error) {
 		"/sources/{source}/forwarders/{forwarder}": {
 			http.MethodGet: h.forwarder, http.MethodPut: h.replace, http.MethodDelete: h.remove,
 		},
-		"/": nil,
-	} {
-		mux.Handle(path, h.authorized(m))
 	}
-	return mux, nil
 }
 
 // handler does not change once it is made.
@@ -152,21 +152,12 @@ type handler struct {
 // with it, or an error, a *failure.
 type methods map[string]func(*http.Request) (status int, body any, err error)
 
-// failure is an error as a client sees it.
-type failure struct {
-	status  int
-	Code    string `json:"code"`
-	Message string `json:"message"`
-}
-
-func (e *failure) Error() string { return e.Message }
-
 func (h *handler) authorized(m methods) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		status, body, err := h.serve(m, w, r)
 		var ce *failure
 		if errors.As(err, &ce) {
-			status, body = ce.status, ce
+			status, body = statuses[ce.Code], ce
 		}
 		header := w.Header()
 		header.Set("Cache-Control", "no-store")
@@ -184,7 +175,7 @@ func (h *handler) authorized(m methods) http.Handler {
 func (h *handler) serve(of methods, w http.ResponseWriter, r *http.Request) (int, any, error) {
 	if !h.knows(r.Header.Get("Authorization")) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		return 0, nil, &failure{http.StatusUnauthorized, "unauthorized", "A valid bearer token is needed."}
+		return 0, nil, &failure{"unauthorized", "A valid bearer token is needed."}
 	}
 	if of == nil {
 		return 0, nil, notFound("There is nothing at this path.")
@@ -201,8 +192,7 @@ func (h *handler) serve(of methods, w http.ResponseWriter, r *http.Request) (int
 		}
 		slices.Sort(allow)
 		w.Header().Set("Allow", strings.Join(allow, ", "))
-		return 0, nil, &failure{http.StatusMethodNotAllowed, "method_not_allowed",
-			"This path takes " + strings.Join(allow, ", ") + "."}
+		return 0, nil, &failure{"method_not_allowed", "This path takes " + strings.Join(allow, ", ") + "."}
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	return f(r)
@@ -223,10 +213,6 @@ func (h *handler) knows(header string) bool {
 func constantTimeEqual(a, b string) int {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:])
-}
-
-func notFound(message string) error {
-	return &failure{http.StatusNotFound, "not_found", message}
 }
 
 func (h *handler) list(*http.Request) (int, any, error) {
@@ -353,196 +339,4 @@ func find(src *forward.Source, id string) *forward.Forwarder {
 		}
 	}
 	return nil
-}
-
-// failed makes an error of the library's one of the handler's. code says what
-// has failed where nothing else is known.
-func failed(err error, code string) error {
-	ce := &failure{http.StatusBadGateway, code, sentence(err)}
-	switch {
-	case errors.Is(err, forward.ErrDuplicate):
-		return &failure{http.StatusConflict, "exists", "The stream is pushed to this destination already."}
-	case errors.Is(err, forward.ErrLimit):
-		ce.status, ce.Code = http.StatusConflict, "limit"
-	case errors.Is(err, forward.ErrStreamEnded), errors.Is(err, forward.ErrUpdating):
-		ce.status, ce.Code = http.StatusConflict, "conflict"
-	}
-	return ce
-}
-
-// sentence makes a sentence of an error.
-func sentence(err error) string {
-	s := strings.TrimPrefix(err.Error(), "forward: ")
-	first, n := utf8.DecodeRuneInString(s)
-	return string(unicode.ToUpper(first)) + s[n:] + "."
-}
-
-// readDestination reads the body of a request.
-func (h *handler) readDestination(r *http.Request) (forward.Destination, error) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return forward.Destination{}, &failure{http.StatusUnsupportedMediaType, "unsupported_media_type",
-			"The body must be application/json."}
-	}
-	dec := json.NewDecoder(r.Body)
-	var body map[string]json.RawMessage
-	err := dec.Decode(&body)
-	if err == nil {
-		if _, more := dec.Token(); more == nil {
-			err = errors.New("more than one value")
-		} else if more != io.EOF {
-			err = more
-		}
-	}
-	if err != nil {
-		return forward.Destination{}, badJSON(err)
-	}
-	d := forward.Destination{Untrusted: h.untrusted, NoLinkLocal: true}
-	for _, o := range option.All {
-		if err := set(&d, o, body[o.Name]); err != nil {
-			return forward.Destination{}, err
-		}
-		delete(body, o.Name)
-	}
-	if len(body) > 0 {
-		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_json", "The body has a field that a destination does not have."}
-	}
-	if err := d.Validate(); err != nil {
-		return forward.Destination{}, &failure{http.StatusBadRequest, "bad_destination", sentence(err)}
-	}
-	return d, nil
-}
-
-// set sets an option to a value in JSON. A value that is missing, null, empty or
-// zero sets nothing.
-func set(d *forward.Destination, o option.Option, value json.RawMessage) error {
-	switch v := o.Value.(type) {
-	case *option.Switch:
-		return decode(o.Name, value, func(on bool) { v.Set(d, on) })
-	case *option.Number:
-		return decode(o.Name, value, func(n int) { v.Set(d, n) })
-	case *option.Milliseconds:
-		return decode(o.Name, value, func(ms int32) { v.Set(d, time.Duration(ms)*time.Millisecond) })
-	case *option.Choice:
-		known := true
-		if err := decode(o.Name, value, func(word string) {
-			known = slices.Contains(v.Words, word)
-			v.Set(d, word)
-		}); err != nil || known {
-			return err
-		}
-		last := len(v.Words) - 1
-		return &failure{http.StatusBadRequest, "bad_destination",
-			fmt.Sprintf("The field %s must be %s or %s.", o.Name, strings.Join(v.Words[:last], ", "), v.Words[last])}
-	case option.Field[string]:
-		return decode(o.Name, value, func(text string) { v.Set(d, text) })
-	}
-	return nil
-}
-
-// decode calls set with a value that is not the zero value of its type.
-func decode[T comparable](name string, value json.RawMessage, set func(T)) error {
-	if value == nil {
-		return nil
-	}
-	var v, zero T
-	if err := json.Unmarshal(value, &v); err != nil {
-		message := fmt.Sprintf("The field %s has the wrong type.", name)
-		var typ *json.UnmarshalTypeError
-		if errors.As(err, &typ) && strings.HasPrefix(typ.Value, "number ") {
-			message = fmt.Sprintf("The field %s must be a whole number within its bounds.", name)
-		}
-		return &failure{http.StatusBadRequest, "bad_json", message}
-	}
-	if v != zero {
-		set(v)
-	}
-	return nil
-}
-
-// badJSON describes an error of the decoder without quoting the body.
-func badJSON(err error) error {
-	var tooLarge *http.MaxBytesError
-	var syntax *json.SyntaxError
-	message := "The body is not the JSON object of a destination."
-	switch {
-	case errors.As(err, &tooLarge):
-		return &failure{http.StatusRequestEntityTooLarge, "too_large",
-			fmt.Sprintf("The body is longer than %d bytes.", maxBody)}
-	case errors.As(err, &syntax):
-		message = fmt.Sprintf("The body is not JSON at byte %d.", syntax.Offset)
-	}
-	return &failure{http.StatusBadRequest, "bad_json", message}
-}
-
-type (
-	shownSource struct {
-		ID         string           `json:"id"`
-		Stream     string           `json:"stream"`
-		Name       string           `json:"name,omitempty"`
-		ClientID   string           `json:"client_id"`
-		IP         string           `json:"ip"`
-		Since      time.Time        `json:"since"`
-		Bytes      uint64           `json:"bytes"`
-		Messages   uint64           `json:"messages"`
-		VideoCodec string           `json:"video_codec"`
-		AudioCodec string           `json:"audio_codec"`
-		Forwarders []shownForwarder `json:"forwarders"`
-	}
-	shownForwarder struct {
-		ID                string      `json:"id"`
-		URL               string      `json:"url"`
-		State             string      `json:"state"`
-		Since             time.Time   `json:"since"`
-		NextAttempt       time.Time   `json:"next_attempt,omitzero"`
-		Connects          uint64      `json:"connects"`
-		Accepted          uint64      `json:"accepted"`
-		Bytes             uint64      `json:"bytes"`
-		Messages          uint64      `json:"messages"`
-		DroppedLate       uint64      `json:"dropped_late"`
-		DroppedNoKeyframe uint64      `json:"dropped_no_keyframe"`
-		Lag               uint64      `json:"lag"`
-		Warning           string      `json:"warning,omitempty"`
-		Error             *shownError `json:"error,omitempty"`
-	}
-	shownError struct {
-		Op      string `json:"op"`
-		Code    string `json:"code,omitempty"`
-		Message string `json:"message"`
-	}
-)
-
-func (h *handler) show(src *forward.Source) shownSource {
-	st := src.Stats()
-	out := shownSource{
-		ID: src.ID(), Stream: fmt.Sprint(src), ClientID: src.Request().ClientID, IP: src.Request().IP(),
-		Since: st.Since, Bytes: st.Bytes, Messages: st.Messages,
-		VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec,
-		Forwarders: make([]shownForwarder, 0),
-	}
-	if h.names {
-		out.Name = src.Name()
-	}
-	for _, f := range src.Forwarders() {
-		out.Forwarders = append(out.Forwarders, showForwarder(f))
-	}
-	return out
-}
-
-func showForwarder(f *forward.Forwarder) shownForwarder {
-	st := f.Stats()
-	out := shownForwarder{
-		ID: st.ID, URL: f.Destination().String(), State: st.State.String(), Since: st.Since, NextAttempt: st.NextAttempt,
-		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
-		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
-		Warning: st.Warning,
-	}
-	if st.LastErr != nil {
-		out.Error = &shownError{Message: sentence(st.LastErr)}
-		var de *forward.DestinationError
-		if errors.As(st.LastErr, &de) {
-			out.Error.Op, out.Error.Code = string(de.Op), de.Code
-			out.Error.Message = sentence(de.Err)
-		}
-	}
-	return out
 }

@@ -377,6 +377,7 @@ func TestHandlerRefuses(t *testing.T) {
 		{"replaced by what is busy", "PUT", own, jsonCT, `{"url":"rtmp://dest/live","stream_key":"` + canary + `"}`, bearer, 502, "destination_failed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			require.Equal(t, tt.status, statuses[tt.code])
 			status, header, b := c.do(tt.method, tt.path, tt.contentType, tt.body, tt.authorization)
 			require.Equal(t, tt.status, status, "%s", b)
 			require.Equal(t, "application/json", header.Get("Content-Type"))
@@ -489,7 +490,7 @@ func FuzzBody(f *testing.F) {
 		}
 		var ce *failure
 		require.ErrorAs(t, err, &ce)
-		require.Contains(t, known[ce.status], ce.Code)
+		require.Contains(t, known[statuses[ce.Code]], ce.Code)
 		require.Regexp(t, `(?s)^\P{Ll}.*\.$`, ce.Message)
 		if ce.Code == "bad_json" {
 			require.Less(t, len(ce.Message), 100)

@@ -1,0 +1,74 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rtmp-forward/forward"
+)
+
+// failure is an error as a client sees it.
+type failure struct {
+	Code    string `json:"code"`
+	Message string `json:"message"` // a sentence
+}
+
+func (e *failure) Error() string { return e.Message }
+
+// statuses has the HTTP status of each code.
+var statuses = map[string]int{
+	"bad_json":               http.StatusBadRequest,
+	"bad_destination":        http.StatusBadRequest,
+	"unauthorized":           http.StatusUnauthorized,
+	"not_found":              http.StatusNotFound,
+	"method_not_allowed":     http.StatusMethodNotAllowed,
+	"exists":                 http.StatusConflict,
+	"limit":                  http.StatusConflict,
+	"conflict":               http.StatusConflict,
+	"too_large":              http.StatusRequestEntityTooLarge,
+	"unsupported_media_type": http.StatusUnsupportedMediaType,
+	"resolver_failed":        http.StatusBadGateway,
+	"destination_failed":     http.StatusBadGateway,
+}
+
+func notFound(message string) error { return &failure{"not_found", message} }
+
+// failed is the failure of an error of the library. code is for an error that has no
+// code of its own.
+func failed(err error, code string) error {
+	switch {
+	case errors.Is(err, forward.ErrDuplicate):
+		return &failure{"exists", "The stream is pushed to this destination already."}
+	case errors.Is(err, forward.ErrLimit):
+		code = "limit"
+	case errors.Is(err, forward.ErrStreamEnded), errors.Is(err, forward.ErrUpdating):
+		code = "conflict"
+	}
+	return &failure{code, sentence(err)}
+}
+
+// sentence makes a sentence of an error.
+func sentence(err error) string {
+	s := strings.TrimPrefix(err.Error(), "forward: ")
+	first, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[n:] + "."
+}
+
+// badJSON describes an error of the decoder without quoting the body.
+func badJSON(err error) error {
+	var tooLarge *http.MaxBytesError
+	var syntax *json.SyntaxError
+	message := "The body is not the JSON object of a destination."
+	switch {
+	case errors.As(err, &tooLarge):
+		return &failure{"too_large", fmt.Sprintf("The body is longer than %d bytes.", maxBody)}
+	case errors.As(err, &syntax):
+		message = fmt.Sprintf("The body is not JSON at byte %d.", syntax.Offset)
+	}
+	return &failure{"bad_json", message}
+}
