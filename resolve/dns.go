@@ -15,6 +15,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/option"
 )
 
 // Defaults and limits of DNS.
@@ -81,7 +82,7 @@ func (r *DNS) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]fo
 	if err != nil {
 		return nil, 0, err
 	}
-	e, err := parse(named)
+	e, err := option.Endpoint(named)
 	if err != nil {
 		return nil, 0, err
 	}

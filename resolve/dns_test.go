@@ -8,6 +8,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/dnstest"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/option"
 	"github.com/stretchr/testify/require"
 )
 
@@ -22,7 +23,7 @@ func TestDNSSendsToEveryAddress(t *testing.T) {
 	require.Equal(t, 30*time.Second, ttl)
 	require.Len(t, ds, 3)
 	for i, host := range []string{"10.0.0.1", "10.0.0.2", "2001:db8::1"} {
-		e, err := parse(ds[i])
+		e, err := option.Endpoint(ds[i])
 		require.NoError(t, err)
 		require.Equal(t, endpoint.Endpoint{
 			Scheme: "rtmps", Host: host, Port: "1936", ServerName: "media.test", User: "u", Password: "p",
@@ -72,7 +73,7 @@ func TestDNSService(t *testing.T) {
 		require.NoError(t, err, tt.name)
 		var got []string
 		for _, d := range ds {
-			e := must(parse(d))
+			e := must(option.Endpoint(d))
 			got = append(got, net.JoinHostPort(e.Host, e.Port)+"|"+e.TcURL)
 			require.Equal(t, "livestream", e.Key)
 			require.Contains(t, e.TcURL, "//"+e.ServerName+":")

@@ -20,6 +20,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/backend"
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/mention"
+	"github.com/rtmp-forward/forward/internal/option"
 	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
@@ -144,12 +145,12 @@ func (shownResolver) MarshalText() ([]byte, error) { return []byte("resolve.HTTP
 
 // Validate says what is wrong with URL or Secret, or nil. Its error shows
 // neither.
-func (h *HTTP) Validate() error {
-	if err := webhook.CheckURL(h.URL); err != nil {
-		return err
+func (h *HTTP) Validate() error { return h.options().Check(h.URL) }
+
+func (h *HTTP) options() backend.Options {
+	return backend.Options{
+		Client: h.Client, Secret: h.Secret, Timeout: h.Timeout, MaxReply: h.MaxReply, MaxQuestions: h.MaxQuestions,
 	}
-	_, err := webhook.Key(string(h.Secret))
-	return err
 }
 
 // ResolveDestinations is ResolveTTL without the time.
@@ -162,7 +163,7 @@ func (h *HTTP) ResolveDestinations(ctx context.Context, req *forward.PublishRequ
 // tried once more. When the Server asks again while the stream is live, a
 // failure is an error under any OnFailure: the destinations stay as they are.
 func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
-	h.once.Do(h.init)
+	h.once.Do(func() { h.backend = backend.New(h.URL, h.options()) })
 	a, err := h.question(ctx, req)
 	if err == nil {
 		if h.OnFailure == LastGood {
@@ -179,15 +180,6 @@ func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]f
 	return h.OnFailure.onFailure(ctx, h, req, err)
 }
 
-func (h *HTTP) init() {
-	key, _ := webhook.Key(string(h.Secret))
-	h.backend = backend.New(webhook.Options{
-		URL: h.URL, Key: key, Client: webhook.Client(h.Client),
-		MaxReply: positive(h.MaxReply, backend.MaxReply),
-		Turns:    positive(h.MaxQuestions, backend.MaxQuestions),
-	})
-}
-
 // question asks the backend.
 func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answer, error) {
 	if err := h.Validate(); err != nil {
@@ -196,7 +188,7 @@ func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answe
 	body := backend.NewStream("on_forward", h.ServiceID, req)
 	log := cmp.Or(h.Logger, forward.Logger(ctx))
 	var a answer
-	err := h.backend.Call(ctx, log, "on_forward", req.RemoteAddr, body, positive(h.Timeout, backend.Timeout), func(reply []byte) error {
+	err := h.backend.Call(ctx, log, "on_forward", req.RemoteAddr, body, 0, func(reply []byte) error {
 		urls, ttl, err := parseHookReply(reply, positive(h.MaxURLs, defaultMaxURLs))
 		if err == nil {
 			a, err = h.answer(log, urls, ttl, req)
@@ -241,7 +233,7 @@ func (h *HTTP) destination(raw json.RawMessage, said *mention.Text) (forward.Des
 		return forward.Destination{}, fmt.Errorf("longer than %d bytes", maxHookURLLen)
 	}
 	d := forward.Destination{URL: *u, NoLinkLocal: true}
-	e, err := parse(d)
+	e, err := option.Endpoint(d)
 	d.Untrusted = h.Untrusted || said.Names(e.Host)
 	return d, err
 }
@@ -355,7 +347,7 @@ func (p failurePolicy) onFailure(ctx context.Context, h *HTTP, req *forward.Publ
 		last.destinations = slices.Clone(last.destinations)
 		said := saidBy(req) // another publisher may have said it
 		for i, d := range last.destinations {
-			if e, err := parse(d); err == nil && said.Names(e.Host) {
+			if e, err := option.Endpoint(d); err == nil && said.Names(e.Host) {
 				last.destinations[i].Untrusted = true
 			}
 		}

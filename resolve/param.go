@@ -9,6 +9,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/option"
 )
 
 // maxParamURLs is how many destinations a publisher may name.
@@ -58,7 +59,7 @@ func FromParam(name string, allow ...string) forward.DestinationResolver {
 }
 
 func checkAllowed(d forward.Destination, allowed []hostPattern) error {
-	e, err := parse(d)
+	e, err := option.Endpoint(d)
 	if err != nil {
 		return err
 	}

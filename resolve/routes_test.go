@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/option"
 	"github.com/stretchr/testify/require"
 )
 
@@ -40,7 +41,7 @@ func TestRoutes(t *testing.T) {
 				ds, ttl, err := resolveTTL(t.Context(), must(Routes(mode, routes...)), req)
 				require.NoError(t, err)
 				for _, d := range ds {
-					e := must(parse(d))
+					e := must(option.Endpoint(d))
 					urls = append(urls, e.TcURL+"|"+e.Key)
 				}
 				return urls, ttl
@@ -61,7 +62,7 @@ func TestRoutesInsertCapturesAsTheyAre(t *testing.T) {
 	for _, stream := range []string{"x", "x$1", "x[app]", "x/../@evil/?#", "x${1}"} {
 		ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{App: "live", Stream: stream})
 		require.NoError(t, err)
-		e := must(parse(ds[0]))
+		e := must(option.Endpoint(ds[0]))
 		require.Equal(t, "rtmp://h/fixed", e.TcURL)
 		require.Equal(t, stream[1:]+stream, e.Key)
 	}

@@ -8,19 +8,6 @@ import (
 	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
-// parse takes a destination apart that is valid; otherwise its error is that of
-// Validate.
-func parse(d forward.Destination) (endpoint.Endpoint, error) {
-	if err := d.Validate(); err != nil {
-		return endpoint.Endpoint{}, err
-	}
-	return endpoint.Spec{
-		URL: d.URL, StreamKey: string(d.StreamKey), User: d.User, Password: string(d.Password),
-		TcURL: d.TcURL, ServerName: d.ServerName, Fingerprint: d.Fingerprint,
-		Profile: string(d.Profile), Times: string(d.Timestamps),
-	}.Parse()
-}
-
 // at is a destination at a URL with the key that goes with it.
 func at(url, key string) (forward.Destination, error) {
 	d := forward.Destination{URL: url, StreamKey: forward.Secret(key)}

@@ -17,6 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/hosttest"
+	"github.com/rtmp-forward/forward/internal/option"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/resolve"
 )
@@ -276,7 +277,7 @@ func TestFileOfPlatforms(t *testing.T) {
 	require.NotContains(t, secretscan.Prints(f), canary)
 	var to []string
 	for _, d := range resolved(t, f.Config.Vhosts[forward.DefaultVhost].Resolver) {
-		e, err := parse(d)
+		e, err := option.Endpoint(d)
 		require.NoError(t, err)
 		to = append(to, strings.ReplaceAll(e.TcURL+" "+e.Key, canary, "KEY"))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/conf"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/option"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
@@ -114,17 +115,8 @@ func lead(given forward.Destination) (d forward.Destination, at endpoint.Endpoin
 	if err != nil {
 		return d, at, err
 	}
-	at, err = parse(ds[0])
+	at, err = option.Endpoint(ds[0])
 	return ds[0], at, err
-}
-
-// parse takes a destination apart.
-func parse(d forward.Destination) (endpoint.Endpoint, error) {
-	return endpoint.Spec{
-		URL: d.URL, StreamKey: string(d.StreamKey), User: d.User, Password: string(d.Password),
-		TcURL: d.TcURL, ServerName: d.ServerName, Fingerprint: d.Fingerprint,
-		Profile: string(d.Profile), Times: string(d.Timestamps),
-	}.Parse()
 }
 
 // listenerAt is an address to listen on, and its place in the file.

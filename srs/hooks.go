@@ -132,13 +132,7 @@ func (h *Hooks) Validate() error {
 	if a, b, found := rtmp.SameVhosts(h.Vhosts); found {
 		return fmt.Errorf("vhosts %q and %q are the same: case does not count", a, b)
 	}
-	for _, u := range h.all() {
-		if err := webhook.CheckURL(u); err != nil {
-			return err
-		}
-	}
-	_, err := webhook.Key(string(h.Secret))
-	return err
+	return h.options().Check(h.all()...)
 }
 
 // Hooks returns the callbacks for forward.Config.Hooks. Where Validate has an error,
@@ -183,15 +177,15 @@ func (h *Hooks) init() {
 	if h.err = h.Validate(); h.err != nil {
 		return
 	}
-	key, _ := webhook.Key(string(h.Secret))
-	client := webhook.Client(h.Client)
 	h.backends = make(map[string]*backend.Backend)
 	for _, u := range h.all() {
-		h.backends[u] = backend.New(webhook.Options{
-			URL: u, Key: key, Client: client,
-			MaxReply: positive(h.MaxReply, backend.MaxReply),
-			Turns:    positive(h.MaxQuestions, backend.MaxQuestions),
-		})
+		h.backends[u] = backend.New(u, h.options())
+	}
+}
+
+func (h *Hooks) options() backend.Options {
+	return backend.Options{
+		Client: h.Client, Secret: h.Secret, Timeout: h.Timeout, MaxReply: h.MaxReply, MaxQuestions: h.MaxQuestions,
 	}
 }
 
@@ -242,8 +236,7 @@ func (h *Hooks) tell(ctx context.Context, c hookCall, urls []string, body any) {
 func (h *Hooks) call(ctx context.Context, c hookCall, urls []string, i int, body any) error {
 	err := h.err
 	if err == nil {
-		timeout := positive(c.timeout, positive(h.Timeout, backend.Timeout))
-		err = h.backends[urls[i]].Call(ctx, cmp.Or(h.Logger, forward.Logger(ctx)), c.action, c.from, body, timeout, checkHookReply)
+		err = h.backends[urls[i]].Call(ctx, cmp.Or(h.Logger, forward.Logger(ctx)), c.action, c.from, body, c.timeout, checkHookReply)
 	}
 	if err != nil && len(urls) > 1 {
 		return fmt.Errorf("%s, URL %d of %d: %w", c.action, i+1, len(urls), err)
@@ -305,13 +298,4 @@ func (h *Hooks) client(action string, req *forward.ConnectRequest) backend.Clien
 		Action: action, ServerID: req.ServerID, ServiceID: h.ServiceID, ClientID: req.ClientID,
 		IP: req.IP(), Vhost: req.Vhost, App: req.App,
 	}
-}
-
-// positive is v, or def if v is not above 0.
-func positive[T cmp.Ordered](v, def T) T {
-	var zero T
-	if v > zero {
-		return v
-	}
-	return def
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -19,34 +20,73 @@ import (
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
-// Defaults.
-const (
-	// Timeout is what SRS gives its backends, some of which first create a
-	// broadcast at a platform.
-	Timeout      = 30 * time.Second
-	MaxReply     = 1 << 20
-	MaxQuestions = 512
-)
+// Options are those that resolve.HTTP and srs.Hooks share.
+type Options struct {
+	Client *http.Client   // of the function webhook.Client if nil
+	Secret forward.Secret // signs the requests, unless empty
 
-// Backend is a URL of the host's that is asked or told, with how it is doing. It may
-// be used concurrently.
-type Backend struct {
-	hook   *webhook.Hook
-	outage outage.Outage
-	name   string // the URL as the log has it
+	// These have a default if they are not above 0.
+	Timeout      time.Duration
+	MaxReply     int // bytes
+	MaxQuestions int // under way at a URL
 }
 
-// New returns a Backend.
-func New(o webhook.Options) *Backend {
-	return &Backend{hook: webhook.New(o), name: redact(o.URL)}
+const (
+	// defaultTimeout is what SRS gives its backends, some of which first create a
+	// broadcast at a platform.
+	defaultTimeout      = 30 * time.Second
+	defaultMaxReply     = 1 << 20
+	defaultMaxQuestions = 512
+)
+
+// Check says what is wrong with the Secret or a URL, and shows neither.
+func (o Options) Check(urls ...string) error {
+	for _, u := range urls {
+		if err := webhook.CheckURL(u); err != nil {
+			return err
+		}
+	}
+	_, err := webhook.Key(string(o.Secret))
+	return err
+}
+
+// Backend is a URL of the host's that is asked or told. It knows whether the URL has
+// answered, and may be used concurrently.
+type Backend struct {
+	hook    *webhook.Hook
+	timeout time.Duration
+	outage  outage.Outage
+	name    string // the URL as the log has it
+}
+
+// New returns the Backend at a URL. The options must pass Check.
+func New(url string, o Options) *Backend {
+	key, _ := webhook.Key(string(o.Secret))
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	if o.MaxReply <= 0 {
+		o.MaxReply = defaultMaxReply
+	}
+	if o.MaxQuestions <= 0 {
+		o.MaxQuestions = defaultMaxQuestions
+	}
+	hook := webhook.New(webhook.Options{
+		URL: url, Key: key, Client: webhook.Client(o.Client), MaxReply: o.MaxReply, Turns: o.MaxQuestions,
+	})
+	return &Backend{hook: hook, timeout: o.Timeout, name: redact(url)}
 }
 
 // UnderWay is how many calls are.
 func (b *Backend) UnderWay() int { return b.hook.UnderWay() }
 
-// Call sends body about a client, and reads the reply with parse. What fails is
-// logged, except a refusal, which is an answer: IsLogged tells.
+// Call sends body about a client, and reads the reply with parse. A timeout that is not
+// above 0 is that of the Options. A failure is logged (see IsLogged); a refusal is an
+// answer, and is not.
 func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, from net.Addr, body any, timeout time.Duration, parse func(reply []byte) error) error {
+	if timeout <= 0 {
+		timeout = b.timeout
+	}
 	text, err := webhook.Encode(body)
 	if err != nil {
 		return err

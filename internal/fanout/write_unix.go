@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 // maxIOV is the most slices one system call takes.
@@ -28,14 +29,7 @@ func (s *ioScratch) reset() {
 
 // rawConn returns the connection below c that writes can be tried on, nil
 // where c is not a plain TCP connection.
-func rawConn(c net.Conn) syscall.RawConn {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
-			return raw
-		}
-	}
-	return nil
-}
+func rawConn(c net.Conn) syscall.RawConn { return sys.RawConn(c) }
 
 // attempt is one write. It lives in the Sender, with its functions made once,
 // so that a write allocates nothing.

@@ -7,16 +7,11 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-func rawConn(c net.Conn) syscall.RawConn {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
-			return raw
-		}
-	}
-	return nil
-}
+func rawConn(c net.Conn) syscall.RawConn { return sys.RawConn(c) }
 
 // attempt is one read, with its functions made once.
 type attempt struct {

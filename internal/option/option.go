@@ -179,3 +179,15 @@ func OfDirective(name string) (of []Option) {
 	}
 	return of
 }
+
+// Endpoint takes a destination apart. Its error is that of Validate.
+func Endpoint(d forward.Destination) (endpoint.Endpoint, error) {
+	if err := d.Validate(); err != nil {
+		return endpoint.Endpoint{}, err
+	}
+	return endpoint.Spec{
+		URL: d.URL, StreamKey: string(d.StreamKey), User: d.User, Password: string(d.Password),
+		TcURL: d.TcURL, ServerName: d.ServerName, Fingerprint: d.Fingerprint,
+		Profile: string(d.Profile), Times: string(d.Timestamps),
+	}.Parse()
+}

@@ -4,6 +4,7 @@ package sys
 
 import (
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -44,6 +45,17 @@ func Outstanding(c net.Conn) int {
 		return outstanding(tcp)
 	}
 	return 0
+}
+
+// RawConn returns the file descriptor of a plain TCP connection, which can be read and
+// written without blocking. It is nil if c is another kind of connection.
+func RawConn(c net.Conn) syscall.RawConn {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
 }
 
 // tcpOf is the TCP connection below c, nil where there is none.
