@@ -15,13 +15,14 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // fillUp writes a keyframe and then other frames of that size until the
 // Server holds that many bytes, or n frames.
 func (b *bubble) fillUp(p *Publisher, size, until, n int) {
 	b.Helper()
-	body := slices.Concat(frame(true, 0), make([]byte, size))
+	body := slices.Concat(rtmptest.Frame(true, 0), make([]byte, size))
 	for range n {
 		require.NoError(b, p.WriteTag(TagVideo, 0, body))
 		body[0] = 0x27
@@ -143,7 +144,7 @@ func TestMemoryBudgetOfTheProcess(t *testing.T) {
 		require.NoError(b, other.Reload(Config{Logger: quiet, MemoryBudget: 1 << 20}))
 		second, err := other.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
 		require.NoError(b, err)
-		require.NoError(b, second.WriteTag(TagVideo, 0, frame(true, 0)))
+		require.NoError(b, second.WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
 		require.Positive(b, other.Stats().Buffered)
 		require.NoError(b, other.Reload(Config{Logger: quiet}))
 		require.Equal(b, b.srv.Stats().Buffered, other.Stats().Buffered)
@@ -169,7 +170,7 @@ func TestMemoryBudgetCountsUnfinishedMessages(t *testing.T) {
 				_, err := p.Write(chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, nothing, 4096))
 				require.NoError(b, err)
 			}
-			require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 0)}))
+			require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.Frame(true, 0)}))
 			synctest.Wait()
 			return p
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 const (
@@ -36,7 +37,7 @@ func writeEnded(write func(typ uint8, ms uint32, body []byte) error) error {
 		return err
 	}
 	const parts = 100
-	body := append(frame(true, 0), make([]byte, endedSize/parts)...)
+	body := append(rtmptest.Frame(true, 0), make([]byte, endedSize/parts)...)
 	for i := range parts {
 		if err := write(TagVideo, uint32(i), body); err != nil {
 			return err
@@ -173,7 +174,7 @@ func TestSubscriptionAfterTheEnd(t *testing.T) {
 		src := p.Source()
 		unread, slow := src.Subscribe(b.ctx), src.Subscribe(b.ctx)
 		for i := range 10 {
-			require.NoError(b, p.WriteTag(TagVideo, uint32(i), frame(i == 0, i)))
+			require.NoError(b, p.WriteTag(TagVideo, uint32(i), rtmptest.Frame(i == 0, i)))
 		}
 		up := src.Subscribe(b.ctx)
 		for range 10 {
@@ -223,7 +224,7 @@ func rawPublisher(t *testing.T, addr string) *rawConn {
 		_, err := nc.Write(p)
 		return err
 	}
-	c.conn = rtmp.NewConn(nc, send, 4096, rawChunks, setupLimits)
+	c.conn = rtmp.NewConn(nc, send, 4096, rawChunks, rtmptest.NoLimits)
 	client := rtmp.NewClient(c.conn, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "first"})
 	require.NoError(t, client.Publish())
 	c.id = client.StreamID()
@@ -253,17 +254,17 @@ func (c *rawConn) answer(name string) []any {
 }
 
 func (c *rawConn) publish(name string) {
-	c.send(inChunks(rawChunks, 0, "createStream", 10, nil))
+	c.send(rtmptest.CommandInChunks(rawChunks, 0, "createStream", 10, nil))
 	args := c.answer("_result")
 	c.id = uint32(args[len(args)-1].(float64))
-	c.send(inChunks(rawChunks, c.id, "publish", 0, nil, name, "live"))
+	c.send(rtmptest.CommandInChunks(rawChunks, c.id, "publish", 0, nil, name, "live"))
 	status, _ := amf.AsObject(c.answer("onStatus")[3])
 	code, _ := status.GetString("code")
 	require.Equal(c.t, "NetStream.Publish.Start", code)
 }
 
 func (c *rawConn) remove() {
-	c.send(inChunks(rawChunks, 0, "deleteStream", 0, nil, float64(c.id)))
+	c.send(rtmptest.CommandInChunks(rawChunks, 0, "deleteStream", 0, nil, float64(c.id)))
 }
 
 func (c *rawConn) write(typ uint8, ms uint32, body []byte) error {
@@ -303,7 +304,7 @@ func TestFault31_PlayerJoinsTwice(t *testing.T) {
 				play := b.play("live/s")
 				pub, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
 				require.NoError(b, err)
-				require.NoError(b, pub.WriteTag(TagVideo, 0, frame(true, 0)))
+				require.NoError(b, pub.WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
 				synctest.Wait()
 				b.srv.mu.Lock()
 				var p *player

@@ -12,6 +12,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // publishAs connects a client with these properties and publishes live/s.
@@ -88,7 +89,7 @@ func TestForwarderAdvertisesWhatItHasSeen(t *testing.T) {
 		tag  []byte
 		want map[string]any
 	}{
-		{"legacy", videoHeader, map[string]any{}},
+		{"legacy", rtmptest.VideoHeader, map[string]any{}},
 		{"hvc1", []byte("\x90hvc1\x01"), everything},
 	} {
 		t.Run(c.name, func(t *testing.T) {

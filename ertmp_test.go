@@ -274,7 +274,7 @@ func (r *recording) resumed(n int) packets {
 // played is what a player gets of what a destination does.
 func played(all packets) (out packets) {
 	for _, m := range all {
-		m.Payload = bytes.TrimPrefix(m.Payload, []byte(setFrame))
+		m.Payload = bytes.TrimPrefix(m.Payload, []byte(setDataFrame))
 		out = append(out, m)
 	}
 	return out
@@ -304,7 +304,7 @@ func (c valved) Write(p []byte) (int, error) {
 // pushed is what a destination gets for a message.
 func pushed(m forwardtest.Message) forwardtest.Message {
 	if m.Type == TagData {
-		m.Payload = append([]byte(setFrame), m.Payload...)
+		m.Payload = append([]byte(setDataFrame), m.Payload...)
 	}
 	return m
 }

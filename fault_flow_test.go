@@ -13,6 +13,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // reads is a destination or player that reads so many bytes a second.
@@ -278,16 +279,16 @@ func TestFault34_HookIsNoSilence(t *testing.T) {
 		require.NoError(b, rtmp.ClientHandshake(nc, false))
 		send := func(p []byte) error { _, err := nc.Write(p); return err }
 		const size = 60000
-		client := rtmp.NewConn(nc, send, 4096, size, setupLimits)
+		client := rtmp.NewConn(nc, send, 4096, size, rtmptest.NoLimits)
 		require.NoError(b, rtmp.NewClient(client, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "first"}).Publish())
 		go io.Copy(io.Discard, nc)
 		video := func(id uint32, n int) {
-			send(chunk.Append(nil, chunk.Header{Type: chunk.TypeVideo, Time: uint32(1000 * n), StreamID: id}, frame(n%2 == 0, n), size))
+			send(chunk.Append(nil, chunk.Header{Type: chunk.TypeVideo, Time: uint32(1000 * n), StreamID: id}, rtmptest.Frame(n%2 == 0, n), size))
 		}
-		send(inChunks(size, 2, "publish", 0, nil, "second", "live"))
+		send(rtmptest.CommandInChunks(size, 2, "publish", 0, nil, "second", "live"))
 		for n := range 60 {
 			if n == 3 {
-				send(inChunks(size, 3, "publish", 0, nil, "third", "live"))
+				send(rtmptest.CommandInChunks(size, 3, "publish", 0, nil, "third", "live"))
 			}
 			video(1, n)
 			video(2, n)

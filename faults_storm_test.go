@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // gauge is a backend that says how many questions were under way at once.
@@ -184,7 +185,7 @@ func TestFault19_OldEndSeenLate(t *testing.T) {
 		require.Equal(b, "NetStream.Publish.BadName", forwardtest.RefusalCode(err))
 		require.LessOrEqual(b, time.Since(began), 200*time.Millisecond)
 		require.Equal(b, 21, got.get()["publish"])
-		require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 1)}))
+		require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.Frame(true, 1)}))
 	})
 }
 

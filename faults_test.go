@@ -27,6 +27,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -846,17 +847,17 @@ func TestFault12_OddDestination(t *testing.T) {
 		do   func(*forwardtest.Session)
 		lost bool
 	}{
-		"chunk size 1":                {func(s *forwardtest.Session) { s.Write(announceChunkSize(1)) }, false},
-		"chunk size 2^31":             {func(s *forwardtest.Session) { s.Write(announceChunkSize(1 << 31)) }, true},
+		"chunk size 1":                {func(s *forwardtest.Session) { s.Write(rtmptest.SetChunkSize(1)) }, false},
+		"chunk size 2^31":             {func(s *forwardtest.Session) { s.Write(rtmptest.SetChunkSize(1 << 31)) }, true},
 		"window 1":                    {func(s *forwardtest.Session) { s.Write(chunk.AppendControl(nil, chunk.TypeWindowAckSize, 1)) }, false},
 		"ping":                        {func(s *forwardtest.Session) { s.Write(chunk.AppendUserControl(nil, 6, 1)) }, false},
 		"pings, and reads no answers": {endless(50_000, chunk.AppendUserControl(nil, 6, 1)), true},
-		"endless data":                {endless(10_000, wholeMessage(chunk.TypeData, 1, 1000, 128)), false},
-		"64 KiB":                      {func(s *forwardtest.Session) { s.Write(wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 128)) }, false},
-		"above 64 KiB":                {func(s *forwardtest.Session) { s.Write(begun(3, chunk.TypeCommand, 0, 64<<10+1, nil)) }, true},
-		"16 MiB of video":             {func(s *forwardtest.Session) { s.Write(begun(6, chunk.TypeVideo, 1, 1<<24-1, nil)) }, true},
-		"17 chunk streams":            {func(s *forwardtest.Session) { s.Write(onStreams(10, 17)) }, true},
-		"deep AMF":                    {func(s *forwardtest.Session) { s.Write(nested(17)) }, true},
+		"endless data":                {endless(10_000, rtmptest.Zeros(chunk.TypeData, 1, 1000, 128)), false},
+		"64 KiB":                      {func(s *forwardtest.Session) { s.Write(rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 128)) }, false},
+		"above 64 KiB":                {func(s *forwardtest.Session) { s.Write(rtmptest.FirstChunk(3, chunk.TypeCommand, 0, 64<<10+1, nil)) }, true},
+		"16 MiB of video":             {func(s *forwardtest.Session) { s.Write(rtmptest.FirstChunk(6, chunk.TypeVideo, 1, 1<<24-1, nil)) }, true},
+		"17 chunk streams":            {func(s *forwardtest.Session) { s.Write(rtmptest.OnChunkStreams(10, 17)) }, true},
+		"deep AMF":                    {func(s *forwardtest.Session) { s.Write(rtmptest.NestedArrays(17)) }, true},
 	} {
 		odd := forwardtest.Script{At: map[int]func(*forwardtest.Session){10: row.do}}
 		withFault(t, 12, Config{}, steady, at("faulty:1935", odd, forwardtest.Script{}), func(f *faulty) {
@@ -1206,7 +1207,7 @@ func TestFault22_Times(t *testing.T) {
 				if i >= 250 {
 					ms += c.jump
 				}
-				send(TagVideo, ms, frame(i%25 == 0, i))
+				send(TagVideo, ms, rtmptest.Frame(i%25 == 0, i))
 				send(TagAudio, ms+20, []byte(aacData))
 				time.Sleep(steadyStep)
 			}

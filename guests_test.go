@@ -14,6 +14,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -69,7 +70,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 				defer nc.Close()
 				require.NoError(t, rtmp.ClientHandshake(nc, false))
 				if row.connect {
-					nc.Write(inChunks(128, 0, "connect", 1, map[string]any{"app": "live", "tcUrl": "rtmp://server/live"}))
+					nc.Write(rtmptest.CommandInChunks(128, 0, "connect", 1, map[string]any{"app": "live", "tcUrl": "rtmp://server/live"}))
 				}
 				nc.Write(chunk.AppendControl(nil, chunk.TypeSetChunkSize, 1024))
 				for _, typ := range []uint8{chunk.TypeVideo, chunk.TypeData} {
@@ -77,7 +78,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 					nc.Write(m[:len(m)-2]) // it may be closed by now
 				}
 				if i%20 == 0 {
-					body := append(frame(i == 0, i), make([]byte, 1<<20)...)
+					body := append(rtmptest.Frame(i == 0, i), make([]byte, 1<<20)...)
 					require.NoError(t, honest.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i), Payload: body}))
 					p, err := client(fmt.Sprintf("new%d", i)).Publish(ctx)
 					require.NoError(t, err)

@@ -125,7 +125,7 @@ func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
 		OnPlay:    func(_ context.Context, r *PlayRequest) error { return decide((*PublishRequest)(r)) },
 	}})
 	defer s.Close()
-	connecting := connectAs("app", way.app, "tcUrl", way.tcURL) + create
+	connecting := connectWith("app", way.app, "tcUrl", way.tcURL) + createStream
 
 	// It does not block the name.
 	before := encoder(t, s, connecting+call(1, "publish", 5, nil, way.name, "live")+messageOf(4, 0, 9, 1, h264Key))

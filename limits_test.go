@@ -3,7 +3,6 @@ package forward
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -23,51 +22,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
-
-// begun is a type 0 chunk: the start of a message of n bytes on a chunk stream,
-// with the part of it that is given.
-func begun(csid int, typ uint8, streamID uint32, n int, part []byte) []byte {
-	var b []byte
-	switch {
-	case csid < 64:
-		b = []byte{byte(csid)}
-	case csid < 320:
-		b = []byte{0, byte(csid - 64)}
-	default:
-		b = binary.LittleEndian.AppendUint16([]byte{1}, uint16(csid-64))
-	}
-	b = append(b, 0, 0, 0, byte(n>>16), byte(n>>8), byte(n), typ)
-	b = binary.LittleEndian.AppendUint32(b, streamID)
-	return append(b, part...)
-}
-
-func wholeMessage(typ uint8, streamID uint32, n, size int) []byte {
-	return chunk.Append(nil, chunk.Header{Type: typ, StreamID: streamID}, make([]byte, n), size)
-}
-
-func announceChunkSize(n uint32) []byte { return chunk.AppendControl(nil, chunk.TypeSetChunkSize, n) }
-
-func command(values ...any) []byte {
-	var p []byte
-	for _, v := range values {
-		p = amf.Append(p, v)
-	}
-	return p
-}
-
-// onStream is a command on a message stream, in chunks of 128 bytes.
-func onStream(id uint32, values ...any) []byte { return inChunks(128, id, values...) }
-
-func inChunks(size int, id uint32, values ...any) []byte {
-	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand, StreamID: id}, command(values...), size)
-}
-
-// nested is a command with an array in an array, so many in all.
-func nested(depth int) []byte {
-	b := append(command("x", 0), bytes.Repeat([]byte{10, 0, 0, 0, 1}, depth)...)
-	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(b, 5), 128)
-}
 
 func nulls(n int) any { return make(amf.StrictArray, n) }
 
@@ -77,29 +33,6 @@ func keys(n int) any {
 		o = append(o, amf.Property{Key: fmt.Sprint(i), Value: nil})
 	}
 	return o
-}
-
-// onStreams is a message on each of n chunk streams, from the given one on.
-func onStreams(from, n int) (b []byte) {
-	for i := range n {
-		b = append(b, begun(from+i, chunk.TypeAck, 0, 4, make([]byte, 4))...)
-	}
-	return b
-}
-
-// unfinished is a first chunk of size bytes of messages of n bytes each.
-func unfinished(count, n, size int, typ uint8) (b []byte) {
-	for i := range count {
-		b = append(b, begun(10+i, typ, 1, n, make([]byte, size))...)
-	}
-	return b
-}
-
-// aggregate is an aggregate message of n empty audio messages.
-func aggregate(n, size int) []byte {
-	one := append([]byte{chunk.TypeAudio, 0, 0, 1}, make([]byte, 7)...)
-	one = append(one, 0xaf, 0, 0, 0, 12)
-	return chunk.Append(nil, chunk.Header{Type: chunk.TypeAggregate, StreamID: 1}, bytes.Repeat(one, n), size)
 }
 
 // What a peer may send: at a limit it is served on, above it is disconnected
@@ -119,79 +52,79 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 		send  []byte
 		want  error // nil: is served on
 	}{
-		{"command of 64 KiB", Config{}, connected, wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 4096), nil},
-		{"command above 64 KiB", Config{}, connected, begun(3, chunk.TypeSharedObject, 0, 64<<10+1, nil), chunk.ErrLimit},
-		{"media of 64 KiB before accept", Config{}, connected, wholeMessage(chunk.TypeVideo, 1, 64<<10, 4096), nil},
-		{"media above 64 KiB before accept", Config{}, connected, begun(6, chunk.TypeVideo, 1, 64<<10+1, nil), chunk.ErrLimit},
-		{"aggregate above 64 KiB before accept", Config{}, connected, begun(6, chunk.TypeAggregate, 1, 64<<10+1, nil), chunk.ErrLimit},
-		{"media of MediaSize", small, publishing, wholeMessage(chunk.TypeVideo, 1, 100_000, 4096), nil},
-		{"media above MediaSize", small, publishing, begun(6, chunk.TypeVideo, 1, 100_001, nil), chunk.ErrLimit},
-		{"data of DataSize", small, publishing, wholeMessage(chunk.TypeData, 1, 70_000, 4096), nil},
-		{"data above DataSize", small, publishing, begun(5, chunk.TypeData, 1, 70_001, nil), chunk.ErrLimit},
-		{"media of 8 MiB", Config{}, publishing, wholeMessage(chunk.TypeVideo, 1, 8<<20, 4096), nil},
-		{"media above 8 MiB", Config{}, publishing, begun(6, chunk.TypeVideo, 1, 8<<20+1, nil), chunk.ErrLimit},
-		{"data of 256 KiB", Config{}, publishing, wholeMessage(chunk.TypeData, 1, 256<<10, 4096), nil},
-		{"data above 256 KiB", Config{}, publishing, begun(5, chunk.TypeData, 1, 256<<10+1, nil), chunk.ErrLimit},
+		{"command of 64 KiB", Config{}, connected, rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 4096), nil},
+		{"command above 64 KiB", Config{}, connected, rtmptest.FirstChunk(3, chunk.TypeSharedObject, 0, 64<<10+1, nil), chunk.ErrLimit},
+		{"media of 64 KiB before accept", Config{}, connected, rtmptest.Zeros(chunk.TypeVideo, 1, 64<<10, 4096), nil},
+		{"media above 64 KiB before accept", Config{}, connected, rtmptest.FirstChunk(6, chunk.TypeVideo, 1, 64<<10+1, nil), chunk.ErrLimit},
+		{"aggregate above 64 KiB before accept", Config{}, connected, rtmptest.FirstChunk(6, chunk.TypeAggregate, 1, 64<<10+1, nil), chunk.ErrLimit},
+		{"media of MediaSize", small, publishing, rtmptest.Zeros(chunk.TypeVideo, 1, 100_000, 4096), nil},
+		{"media above MediaSize", small, publishing, rtmptest.FirstChunk(6, chunk.TypeVideo, 1, 100_001, nil), chunk.ErrLimit},
+		{"data of DataSize", small, publishing, rtmptest.Zeros(chunk.TypeData, 1, 70_000, 4096), nil},
+		{"data above DataSize", small, publishing, rtmptest.FirstChunk(5, chunk.TypeData, 1, 70_001, nil), chunk.ErrLimit},
+		{"media of 8 MiB", Config{}, publishing, rtmptest.Zeros(chunk.TypeVideo, 1, 8<<20, 4096), nil},
+		{"media above 8 MiB", Config{}, publishing, rtmptest.FirstChunk(6, chunk.TypeVideo, 1, 8<<20+1, nil), chunk.ErrLimit},
+		{"data of 256 KiB", Config{}, publishing, rtmptest.Zeros(chunk.TypeData, 1, 256<<10, 4096), nil},
+		{"data above 256 KiB", Config{}, publishing, rtmptest.FirstChunk(5, chunk.TypeData, 1, 256<<10+1, nil), chunk.ErrLimit},
 
-		{"16 KiB before connect", Config{}, handshaken, wholeMessage(chunk.TypeSharedObject, 0, 16<<10, 128), nil},
-		{"more before connect", Config{}, handshaken, wholeMessage(chunk.TypeSharedObject, 0, 16<<10+1, 128), chunk.ErrLimit},
+		{"16 KiB before connect", Config{}, handshaken, rtmptest.Zeros(chunk.TypeSharedObject, 0, 16<<10, 128), nil},
+		{"more before connect", Config{}, handshaken, rtmptest.Zeros(chunk.TypeSharedObject, 0, 16<<10+1, 128), chunk.ErrLimit},
 		{"16 KiB in parts before connect", Config{}, handshaken,
-			join(announceChunkSize(8000), unfinished(2, 8<<10, 8000, chunk.TypeSharedObject)), nil},
+			join(rtmptest.SetChunkSize(8000), rtmptest.Unfinished(2, 8<<10, 8000, chunk.TypeSharedObject)), nil},
 		{"more in parts before connect", Config{}, handshaken,
-			join(announceChunkSize(8000), unfinished(2, 8<<10, 8000, chunk.TypeSharedObject), begun(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
+			join(rtmptest.SetChunkSize(8000), rtmptest.Unfinished(2, 8<<10, 8000, chunk.TypeSharedObject), rtmptest.FirstChunk(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
 		{"128 KiB in parts before accept", Config{}, connected,
-			join(announceChunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject)), nil},
+			join(rtmptest.SetChunkSize(60000), rtmptest.Unfinished(2, 64<<10, 60000, chunk.TypeSharedObject)), nil},
 		{"more in parts before accept", Config{}, connected,
-			join(announceChunkSize(60000), unfinished(2, 64<<10, 60000, chunk.TypeSharedObject), begun(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
+			join(rtmptest.SetChunkSize(60000), rtmptest.Unfinished(2, 64<<10, 60000, chunk.TypeSharedObject), rtmptest.FirstChunk(20, chunk.TypeSharedObject, 0, 1, nil)), chunk.ErrLimit},
 		{"PartialSize in parts", small, publishing,
-			join(announceChunkSize(60000), unfinished(3, 100_000, 60000, chunk.TypeVideo)), nil},
+			join(rtmptest.SetChunkSize(60000), rtmptest.Unfinished(3, 100_000, 60000, chunk.TypeVideo)), nil},
 		{"more than PartialSize in parts", small, publishing,
-			join(announceChunkSize(60000), unfinished(6, 100_000, 60000, chunk.TypeVideo)), chunk.ErrLimit},
+			join(rtmptest.SetChunkSize(60000), rtmptest.Unfinished(6, 100_000, 60000, chunk.TypeVideo)), chunk.ErrLimit},
 
-		{"16 chunk streams before accept", Config{}, handshaken, onStreams(3, 16), nil},
-		{"17 chunk streams before accept", Config{}, handshaken, onStreams(3, 17), chunk.ErrLimit},
-		{"chunk stream 65599", Config{}, handshaken, onStreams(65599, 1), nil},
+		{"16 chunk streams before accept", Config{}, handshaken, rtmptest.OnChunkStreams(3, 16), nil},
+		{"17 chunk streams before accept", Config{}, handshaken, rtmptest.OnChunkStreams(3, 17), chunk.ErrLimit},
+		{"chunk stream 65599", Config{}, handshaken, rtmptest.OnChunkStreams(65599, 1), nil},
 		// The commands were on two.
-		{"32 chunk streams", Config{}, publishing, onStreams(100, 30), nil},
-		{"33 chunk streams", Config{}, publishing, onStreams(100, 31), chunk.ErrLimit},
-		{"6 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, onStreams(100, 6), nil},
-		{"7 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, onStreams(100, 7), chunk.ErrLimit},
+		{"32 chunk streams", Config{}, publishing, rtmptest.OnChunkStreams(100, 30), nil},
+		{"33 chunk streams", Config{}, publishing, rtmptest.OnChunkStreams(100, 31), chunk.ErrLimit},
+		{"6 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, rtmptest.OnChunkStreams(100, 6), nil},
+		{"7 of ChunkStreams 8", Config{Limits: Limits{ChunkStreams: 8}}, publishing, rtmptest.OnChunkStreams(100, 7), chunk.ErrLimit},
 
-		{"chunk size 0", Config{}, handshaken, announceChunkSize(0), chunk.ErrProtocol},
-		{"chunk size 1", Config{}, handshaken, announceChunkSize(1), nil},
-		{"chunk size 2^31-1", Config{}, handshaken, join(announceChunkSize(1<<31-1), wholeMessage(chunk.TypeSharedObject, 0, 1000, 1000)), nil},
-		{"chunk size 2^31", Config{}, handshaken, announceChunkSize(1 << 31), chunk.ErrProtocol},
-		{"64 KiB in chunks of 127", Config{}, connected, join(announceChunkSize(127), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 127)), nil},
-		{"64 KiB in chunks of 1", Config{}, connected, join(announceChunkSize(1), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 1)), nil},
+		{"chunk size 0", Config{}, handshaken, rtmptest.SetChunkSize(0), chunk.ErrProtocol},
+		{"chunk size 1", Config{}, handshaken, rtmptest.SetChunkSize(1), nil},
+		{"chunk size 2^31-1", Config{}, handshaken, join(rtmptest.SetChunkSize(1<<31-1), rtmptest.Zeros(chunk.TypeSharedObject, 0, 1000, 1000)), nil},
+		{"chunk size 2^31", Config{}, handshaken, rtmptest.SetChunkSize(1 << 31), chunk.ErrProtocol},
+		{"64 KiB in chunks of 127", Config{}, connected, join(rtmptest.SetChunkSize(127), rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 127)), nil},
+		{"64 KiB in chunks of 1", Config{}, connected, join(rtmptest.SetChunkSize(1), rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 1)), nil},
 		{"more in chunks of 127", Config{}, connected,
-			join(announceChunkSize(127), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 127), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), chunk.ErrLimit},
+			join(rtmptest.SetChunkSize(127), rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 127), rtmptest.FirstChunk(3, chunk.TypeAck, 0, 4, make([]byte, 4))), chunk.ErrLimit},
 		{"more in chunks of 128", Config{}, connected,
-			join(announceChunkSize(128), wholeMessage(chunk.TypeSharedObject, 0, 64<<10, 128), begun(3, chunk.TypeAck, 0, 4, make([]byte, 4))), nil},
+			join(rtmptest.SetChunkSize(128), rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 128), rtmptest.FirstChunk(3, chunk.TypeAck, 0, 4, make([]byte, 4))), nil},
 
-		{"aggregate of 1024", Config{}, publishing, aggregate(maxAggregate, 4096), nil},
-		{"aggregate of 1025", Config{}, publishing, aggregate(maxAggregate+1, 4096), chunk.ErrLimit},
+		{"aggregate of 1024", Config{}, publishing, rtmptest.Aggregate(maxAggregate, 4096), nil},
+		{"aggregate of 1025", Config{}, publishing, rtmptest.Aggregate(maxAggregate+1, 4096), chunk.ErrLimit},
 
-		{"AMF 16 deep", Config{}, connected, nested(16), nil},
-		{"AMF 17 deep", Config{}, connected, nested(17), amf.ErrTooDeep},
+		{"AMF 16 deep", Config{}, connected, rtmptest.NestedArrays(16), nil},
+		{"AMF 17 deep", Config{}, connected, rtmptest.NestedArrays(17), amf.ErrTooDeep},
 		// The name, the transaction id and the array count, too.
-		{"AMF 1024 values", Config{}, connected, inChunks(4096, 0, "x", 0, nulls(1021)), nil},
-		{"AMF 1025 values", Config{}, connected, inChunks(4096, 0, "x", 0, nulls(1022)), amf.ErrLimit},
-		{"AMF 256 keys", Config{}, connected, inChunks(4096, 0, "x", 0, keys(256)), nil},
-		{"AMF 257 keys", Config{}, connected, inChunks(4096, 0, "x", 0, keys(257)), amf.ErrLimit},
-		{"AMF string of 64 KiB", Config{}, publishing, inChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10)), nil},
-		{"AMF longer string", Config{}, publishing, inChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10+1)), amf.ErrLimit},
+		{"AMF 1024 values", Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, nulls(1021)), nil},
+		{"AMF 1025 values", Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, nulls(1022)), amf.ErrLimit},
+		{"AMF 256 keys", Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, keys(256)), nil},
+		{"AMF 257 keys", Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, keys(257)), amf.ErrLimit},
+		{"AMF string of 64 KiB", Config{}, publishing, rtmptest.CommandInChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10)), nil},
+		{"AMF longer string", Config{}, publishing, rtmptest.CommandInChunks(4096, 0, "x", 0, strings.Repeat("s", 64<<10+1)), amf.ErrLimit},
 		{"AMF array of 2^31", Config{}, connected,
-			chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(command("x", 0), 10, 0x80, 0, 0, 0), 4096), amf.ErrMalformed},
+			chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(rtmptest.AMF("x", 0), 10, 0x80, 0, 0, 0), 4096), amf.ErrMalformed},
 
 		// connect was one.
-		{"32 commands before accept", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "x", 0, nil), 31), nil},
-		{"33 commands before accept", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "x", 0, nil), 32), chunk.ErrLimit},
-		{"100 commands after accept", Config{}, publishing, bytes.Repeat(inChunks(4096, 0, "x", 0, nil), 100), nil},
+		{"32 commands before accept", Config{}, connected, bytes.Repeat(rtmptest.CommandInChunks(4096, 0, "x", 0, nil), 31), nil},
+		{"33 commands before accept", Config{}, connected, bytes.Repeat(rtmptest.CommandInChunks(4096, 0, "x", 0, nil), 32), chunk.ErrLimit},
+		{"100 commands after accept", Config{}, publishing, bytes.Repeat(rtmptest.CommandInChunks(4096, 0, "x", 0, nil), 100), nil},
 
-		{"8 message streams", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "createStream", 2, nil), 8), nil},
-		{"createStream for a 9th", Config{}, connected, bytes.Repeat(inChunks(4096, 0, "createStream", 2, nil), 9), nil}, // _error
-		{"9th message stream", Config{}, connected, join(bytes.Repeat(inChunks(4096, 0, "createStream", 2, nil), 8),
-			inChunks(4096, 9, "publish", 3, nil, "s", "live")), chunk.ErrLimit},
+		{"8 message streams", Config{}, connected, bytes.Repeat(rtmptest.CommandInChunks(4096, 0, "createStream", 2, nil), 8), nil},
+		{"createStream for a 9th", Config{}, connected, bytes.Repeat(rtmptest.CommandInChunks(4096, 0, "createStream", 2, nil), 9), nil}, // _error
+		{"9th message stream", Config{}, connected, join(bytes.Repeat(rtmptest.CommandInChunks(4096, 0, "createStream", 2, nil), 8),
+			rtmptest.CommandInChunks(4096, 9, "publish", 3, nil, "s", "live")), chunk.ErrLimit},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -295,12 +228,12 @@ func TestLimitsOfTime(t *testing.T) {
 		}, 15 * time.Second, os.ErrDeadlineExceeded, 0},
 		{"no media of a connection that plays, too", Config{}, func(b *bubble, c forwardtest.Client) {
 			p, _ := c.Publish(b.ctx)
-			p.Write(inChunks(4096, 0, "createStream", 7, nil))
-			p.Write(inChunks(4096, 2, "play", 8, nil, "other"))
+			p.Write(rtmptest.CommandInChunks(4096, 0, "createStream", 7, nil))
+			p.Write(rtmptest.CommandInChunks(4096, 2, "play", 8, nil, "other"))
 		}, 15 * time.Second, os.ErrDeadlineExceeded, 0},
 		{"a message that never ends", Config{}, func(b *bubble, c forwardtest.Client) {
 			p, _ := c.Publish(b.ctx)
-			go drip(b, writerConn{p}, begun(6, chunk.TypeVideo, 1, 5000, make([]byte, 4096)))
+			go drip(b, writerConn{p}, rtmptest.FirstChunk(6, chunk.TypeVideo, 1, 5000, make([]byte, 4096)))
 		}, 15 * time.Second, os.ErrDeadlineExceeded, 0},
 		{"FirstMediaTimeout", Config{FirstMediaTimeout: time.Second}, func(b *bubble, c forwardtest.Client) {
 			c.Publish(b.ctx)
@@ -315,7 +248,7 @@ func TestLimitsOfTime(t *testing.T) {
 			go func() {
 				for i := range uint32(7) {
 					time.Sleep(7900 * time.Millisecond)
-					p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: i * 7900, Payload: frame(true, int(i))})
+					p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: i * 7900, Payload: rtmptest.Frame(true, int(i))})
 				}
 			}()
 		}, 0, nil, 0},
@@ -474,9 +407,9 @@ func connectAndPublish(b *bubble, c forwardtest.Client, app, name string) error 
 	p, err := c.Publish(b.ctx)
 	require.NoError(b, err)
 	defer p.Close()
-	p.Write(onStream(0, "connect", 1, amf.Object{{Key: "app", Value: app}, {Key: "tcUrl", Value: "rtmp://server:1935/" + app}}))
-	p.Write(onStream(0, "createStream", 2, nil))
-	p.Write(onStream(1, "publish", 3, nil, name, "live"))
+	p.Write(rtmptest.Command(0, "connect", 1, amf.Object{{Key: "app", Value: app}, {Key: "tcUrl", Value: "rtmp://server:1935/" + app}}))
+	p.Write(rtmptest.Command(0, "createStream", 2, nil))
+	p.Write(rtmptest.Command(1, "publish", 3, nil, name, "live"))
 	synctest.Wait()
 	if commands := p.Commands(); len(commands) > 0 && commands[len(commands)-1].Code() == "NetStream.Publish.Start" {
 		return nil
@@ -657,7 +590,7 @@ func TestSilentPublishBesideALiveOne(t *testing.T) {
 					return err
 				}
 				const size = 60000
-				client := rtmp.NewConn(nc, send, 4096, size, setupLimits)
+				client := rtmp.NewConn(nc, send, 4096, size, rtmptest.NoLimits)
 				require.NoError(b, rtmp.NewClient(client, rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "live"}).Publish())
 				told := new(logtest.Buffer)
 				go io.Copy(told, nc)
@@ -682,9 +615,9 @@ func TestSilentPublishBesideALiveOne(t *testing.T) {
 				}
 				for i := range 2 { // the same message stream may be published again
 					began := time.Now()
-					send(inChunks(size, 2, "publish", 0, nil, canary, "live"))
+					send(rtmptest.CommandInChunks(size, 2, "publish", 0, nil, canary, "live"))
 					for n := range row.media {
-						video(2, 0, frame(true, n))
+						video(2, 0, rtmptest.Frame(true, n))
 					}
 					require.NotNil(b, publishing())
 					for publishing() != nil && time.Since(began) < time.Minute {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -33,10 +34,10 @@ func TestFault41_OneKeyframe(t *testing.T) {
 				}})
 				p := b.publish("live/" + canary)
 				first := b.published(d, 1)
-				require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: videoHeader}))
+				require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.VideoHeader}))
 				send := func(from, to int) {
 					for i := from; i < to; i++ {
-						require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i) * 40, Payload: frame(i == 0, i)}))
+						require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i) * 40, Payload: rtmptest.Frame(i == 0, i)}))
 						time.Sleep(40 * time.Millisecond)
 					}
 				}
@@ -44,13 +45,13 @@ func TestFault41_OneKeyframe(t *testing.T) {
 				first.Close()
 				send(750, 1000)
 				all := b.published(d, 2).Recorder().Messages()
-				require.Equal(b, videoHeader, all[0].Payload)
+				require.Equal(b, rtmptest.VideoHeader, all[0].Payload)
 				if c.want == "" {
-					require.Equal(b, frame(true, 0), all[1].Payload)
+					require.Equal(b, rtmptest.Frame(true, 0), all[1].Payload)
 					require.Len(b, all, 1001)
 				} else {
 					require.Greater(b, len(all), 25)
-					require.Equal(b, frame(false, 999), all[len(all)-1].Payload)
+					require.Equal(b, rtmptest.Frame(false, 999), all[len(all)-1].Payload)
 				}
 				require.Equal(b, c.want, b.srv.Source("live/" + canary).Forwarders()[0].Stats().Warning)
 			})
@@ -66,10 +67,10 @@ func TestPlayerBeginsWithoutAKeyframe(t *testing.T) {
 		cfg := Config{NoGOPCache: live, Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
 		inBubble(t, cfg, func(b *bubble) {
 			p := b.publish("live/" + canary)
-			require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: videoHeader}))
+			require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.VideoHeader}))
 			send := func(from, to int) {
 				for i := from; i < to; i++ {
-					require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i) * 40, Payload: frame(i == 0, i)}))
+					require.NoError(b, p.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i) * 40, Payload: rtmptest.Frame(i == 0, i)}))
 					time.Sleep(40 * time.Millisecond)
 				}
 			}

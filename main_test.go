@@ -13,6 +13,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/leaktest"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -97,21 +98,6 @@ func publish(t testing.TB, s *Server, app, stream string) *Publisher {
 	return p
 }
 
-// Bodies of H.264 tags, as far as the library looks at them.
-var (
-	videoHeader = []byte{0x17, 0, 0, 0, 0, 1, 0x64, 0, 0x1f, 0xff}
-	metadata    = []byte("\x02\x00\x0aonMetaData\x08\x00\x00\x00\x00\x00\x00\x09")
-)
-
-// frame is a video frame that holds a number.
-func frame(key bool, n int) []byte {
-	b := []byte{0x27, 1, 0, 0, 0, byte(n >> 16), byte(n >> 8), byte(n)}
-	if key {
-		b[0] = 0x17
-	}
-	return b
-}
-
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
@@ -123,3 +109,9 @@ func raceDetector() bool {
 }
 
 type lockedBuffer = logtest.Buffer
+
+// For the files that still use the short names.
+var (
+	videoHeader = rtmptest.VideoHeader
+	frame       = rtmptest.Frame
+)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // The heap and the stacks of connections that wait, over loopback. The frames
@@ -56,7 +57,7 @@ func TestMemoryOfPlayers(t *testing.T) {
 				_, err := nc.Write(p)
 				return err
 			}
-			c := rtmp.NewClient(rtmp.NewConn(nc, send, setupBuffer, 4096, setupLimits),
+			c := rtmp.NewClient(rtmp.NewConn(nc, send, 1<<10, 4096, rtmptest.NoLimits),
 				rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "s"})
 			require.NoError(t, c.Play())
 		}

@@ -84,7 +84,7 @@ func TestOnCodecChange(t *testing.T) {
 	larger := video(h264Header + "2")
 	hevc, hevcKey := video("\x90hvc1\x01\x01\x60"), video("\x93hvc1\x26")
 	second, secondKey := video("\x96\x00avc1\x01\x01\x64\x00\x20"), video("\x96\x03avc1\x01\x65")
-	meta := forwardtest.Message{Type: TagData, Payload: []byte(onMeta)}
+	meta := forwardtest.Message{Type: TagData, Payload: []byte(onMetaData)}
 
 	for _, c := range []struct {
 		name string
@@ -95,7 +95,7 @@ func TestOnCodecChange(t *testing.T) {
 		{"the same headers again", packets{header, aac, key, sound, header, aac, key, sound}, nil},
 		{"audio that begins late", packets{header, key, inter, aac, sound}, nil},
 		{"a track that appears", packets{header, key, second, key, secondKey}, nil},
-		{"other metadata", packets{meta, header, key, {Type: TagData, Payload: []byte(onMeta + "x")}, key}, nil},
+		{"other metadata", packets{meta, header, key, {Type: TagData, Payload: []byte(onMetaData + "x")}, key}, nil},
 		{"another size", packets{header, aac, key, larger, key}, []string{"avc1 mp4a"}},
 		{"another codec", packets{header, aac, key, hevc, hevcKey}, []string{"hvc1 mp4a"}},
 		{"another codec without header", packets{header, aac, key, sound, mp3}, []string{"avc1 .mp3"}},

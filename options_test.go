@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // Each option of a Destination as the destination sees it.
@@ -21,8 +22,8 @@ func TestDestinationOptions(t *testing.T) {
 		commands                        []string
 		media                           []string
 	}
-	meta := forwardtest.Message{Type: TagData, Payload: metadata}
-	header := video(string(videoHeader))
+	meta := forwardtest.Message{Type: TagData, Payload: rtmptest.Metadata}
+	header := video(string(rtmptest.VideoHeader))
 	usual := func() wire {
 		return wire{"app", "rtmp://dest/app", "FMLE/3.0 (compatible; FMSc/1.0)", canary, "live",
 			[]string{"connect", "releaseStream", "FCPublish", "createStream", "publish"},
@@ -62,8 +63,8 @@ func TestDestinationOptions(t *testing.T) {
 				require.NoError(t, err)
 				synctest.Wait()
 				require.NoError(t, f.Stats().LastErr)
-				require.NoError(t, p.WriteTag(TagData, 0, metadata))
-				require.NoError(t, p.WriteTag(TagVideo, 0, videoHeader))
+				require.NoError(t, p.WriteTag(TagData, 0, rtmptest.Metadata))
+				require.NoError(t, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader))
 				synctest.Wait()
 
 				session := dest.Sessions()[0]

@@ -18,6 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // heard is a player's connection that keeps what comes.
@@ -46,7 +47,7 @@ func (h *heard) bytes() int {
 func (h *heard) messages(t testing.TB) (out []chunk.Message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := chunk.NewReader(bytes.NewReader(h.b.Bytes()[1+2*1536:]), 1<<10, unlimitedChunks)
+	r := chunk.NewReader(bytes.NewReader(h.b.Bytes()[1+2*1536:]), 1<<10, rtmptest.NoLimits)
 	for {
 		m, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -59,8 +60,6 @@ func (h *heard) messages(t testing.TB) (out []chunk.Message) {
 	started := func(m chunk.Message) bool { return bytes.Contains(m.Payload, []byte("NetStream.Play.Start")) }
 	return out[slices.IndexFunc(out, started)+1:]
 }
-
-var unlimitedChunks = chunk.Limits{Media: math.MaxInt32, Command: math.MaxInt32, Partial: math.MaxInt32, Streams: 64, TinySize: math.MaxInt32}
 
 // hear is a player of a name, at the server of that address.
 func (b *bubble) hear(address, name string, rec *forwardtest.Recorder) (*forwardtest.Player, *heard) {
@@ -206,9 +205,9 @@ func TestTimesGoOnBehindBFrames(t *testing.T) {
 				for range 2 {
 					p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
 					require.NoError(b, err)
-					require.NoError(b, p.WriteTag(TagVideo, 7000, videoHeader))
-					require.NoError(b, p.WriteTag(TagVideo, 7000, frame(true, 1)))
-					bframe := frame(false, 2)
+					require.NoError(b, p.WriteTag(TagVideo, 7000, rtmptest.VideoHeader))
+					require.NoError(b, p.WriteTag(TagVideo, 7000, rtmptest.Frame(true, 1)))
+					bframe := rtmptest.Frame(false, 2)
 					bframe[4] = row.shown
 					require.NoError(b, p.WriteTag(TagVideo, 7040, bframe))
 					require.NoError(b, p.WriteTag(TagAudio, 7030, []byte{0x2f, 1}))

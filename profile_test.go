@@ -63,7 +63,7 @@ func session(app, tcURL, key string) []string {
 		"publish@1 5 <nil> " + key + " live",
 		"FCUnpublish@0 6 <nil> " + key,
 		"deleteStream@0 7 <nil> 1",
-		fmt.Sprintf("data %q", setFrame+onMeta),
+		fmt.Sprintf("data %q", setDataFrame+onMetaData),
 	}
 }
 
@@ -119,7 +119,7 @@ func TestProfileSessions(t *testing.T) {
 		{"each default replaced", Destination{URL: "rtmp://x.live-video.net:1936/other", StreamKey: "k", TcURL: "rtmp://t/u", FlashVer: "X/1",
 			NoReleaseStream: true, NoFCPublish: true, PlainMetadata: true}, "x.live-video.net:1936",
 			[]string{`connect@0 1 map["app":"other" "flashVer":"X/1" "tcUrl":"rtmp://t/u" "type":"nonprivate"]`,
-				"createStream@0 4 <nil>", "publish@1 5 <nil> k live", "deleteStream@0 7 <nil> 1", fmt.Sprintf("data %q", onMeta)}},
+				"createStream@0 4 <nil>", "publish@1 5 <nil> k live", "deleteStream@0 7 <nil> 1", fmt.Sprintf("data %q", onMetaData)}},
 		{"no metadata", Destination{URL: "rtmp://h/a/k", NoMetadata: true}, "h:1935", session("a", "rtmp://h/a", "k")[:7]},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -138,7 +138,7 @@ func TestProfileSessions(t *testing.T) {
 				p := publish(t, s, "live", "s")
 				f, err := p.Source().Forward(c.d)
 				require.NoError(t, err)
-				require.NoError(t, p.WriteTag(TagData, 0, []byte(onMeta)))
+				require.NoError(t, p.WriteTag(TagData, 0, []byte(onMetaData)))
 				require.NoError(t, p.WriteTag(TagVideo, 0, []byte(h264Header)))
 				require.NoError(t, p.WriteTag(TagVideo, 0, []byte(h264Key)))
 				synctest.Wait()

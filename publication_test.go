@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // from is a connection whose peer has another address.
@@ -200,7 +201,7 @@ func TestFault38_NextPublisherIsLate(t *testing.T) {
 				require.NoError(b, err)
 				time.Sleep(16 * time.Second)
 				synctest.Wait()
-				require.ErrorIs(b, p.WriteTag(TagVideo, 0, videoHeader), ErrNoKeyframe)
+				require.ErrorIs(b, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader), ErrNoKeyframe)
 			})
 		})
 	}
@@ -391,7 +392,7 @@ func TestNextPublisherOfAStreamThatEnds(t *testing.T) {
 		require.NoError(b, err)
 		<-src.Done()
 		synctest.Wait()
-		require.ErrorIs(b, p.WriteTag(TagVideo, 0, videoHeader), ErrStreamEnded)
+		require.ErrorIs(b, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader), ErrStreamEnded)
 	})
 }
 
@@ -408,7 +409,7 @@ func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
 		var first, next []*Publisher
 		for i := range streams {
 			first = append(first, here(i))
-			require.NoError(b, first[i].WriteTag(TagVideo, 0, frame(true, 0)))
+			require.NoError(b, first[i].WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
 		}
 		before := b.srv.Stats().Buffered
 		header := append([]byte{0x17, 0, 0, 0, 0}, make([]byte, 100_000)...)
@@ -424,7 +425,7 @@ func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
 			}
 		}
 		require.Greater(b, b.srv.Stats().Buffered, budget*3/4)
-		require.NoError(b, next[0].WriteTag(TagVideo, 0, frame(true, 0)))
+		require.NoError(b, next[0].WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
 		require.Equal(b, uint64(2+10), first[0].Source().Stats().Messages, "with the headers that came before it")
 		for _, p := range next[1:] {
 			require.NoError(b, p.Close())

@@ -17,9 +17,9 @@ import (
 	"github.com/nareix/joy4/av"
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/internal/secretscan"
-
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // reentry is a Server whose host calls a method of it, once, from a piece of its
@@ -179,7 +179,7 @@ var methods = map[string]func(r *reentry){
 	"Server.Publish": func(r *reentry) {
 		for _, name := range []string{"s", "other", "new"} {
 			if p, err := r.srv.Publish(background, PublishRequest{App: "live", Stream: name}); err == nil {
-				p.WriteTag(TagVideo, 0, videoHeader)
+				p.WriteTag(TagVideo, 0, rtmptest.VideoHeader)
 				p.Close()
 			}
 		}
@@ -263,8 +263,8 @@ var methods = map[string]func(r *reentry){
 		r.other.WriteHeader([]av.CodecData{})
 		r.other.WritePacket(av.Packet{})
 		r.other.WriteTrailer()
-		r.other.WriteTag(TagVideo, 0, videoHeader)
-		r.other.WriteTag(TagVideo, 0, frame(true, 1))
+		r.other.WriteTag(TagVideo, 0, rtmptest.VideoHeader)
+		r.other.WriteTag(TagVideo, 0, rtmptest.Frame(true, 1))
 		_ = fmt.Sprint(r.other, r.other.Source())
 	},
 	"Publisher.Close": func(r *reentry) { r.other.Close() },
@@ -328,8 +328,8 @@ func (r *reentry) run() {
 	p, err := r.srv.Publish(ctx, PublishRequest{App: "live", Stream: "other"})
 	require.NoError(r, err)
 	r.other, r.sub = p, p.Source().Subscribe(ctx)
-	r.other.WriteTag(TagVideo, 0, videoHeader)
-	r.other.WriteTag(TagVideo, 0, frame(true, 0))
+	r.other.WriteTag(TagVideo, 0, rtmptest.VideoHeader)
+	r.other.WriteTag(TagVideo, 0, rtmptest.Frame(true, 0))
 	r.ready.Store(true)
 
 	nl, err := r.net.Listen("server:1935")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // fakeResolver is a resolver that answers what the test says, and counts.
@@ -137,15 +138,15 @@ func (r *received) of(stream string) (frames []int, before []Message, ended bool
 // feed publishes frames first to last-1, 40 ms apart, every tenth a keyframe.
 func feed(t *testing.T, p *Publisher, first, last int) {
 	for n := first; n < last; n++ {
-		require.NoError(t, p.WriteTag(TagVideo, uint32(n*40), frame(n%10 == 0, n)))
+		require.NoError(t, p.WriteTag(TagVideo, uint32(n*40), rtmptest.Frame(n%10 == 0, n)))
 		time.Sleep(40 * time.Millisecond)
 	}
 	synctest.Wait()
 }
 
 func begin(t *testing.T, p *Publisher) {
-	require.NoError(t, p.WriteTag(TagData, 0, metadata))
-	require.NoError(t, p.WriteTag(TagVideo, 0, videoHeader))
+	require.NoError(t, p.WriteTag(TagData, 0, rtmptest.Metadata))
+	require.NoError(t, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader))
 }
 
 func sequence(from, to int) (s []int) {
@@ -192,7 +193,7 @@ func TestRefreshTouchesOnlyWhatDiffers(t *testing.T) {
 			default:
 				require.Equal(t, sequence(10, 40), frames, i)
 				require.Len(t, before, 2)
-				require.Equal(t, videoHeader, before[1].Payload)
+				require.Equal(t, rtmptest.VideoHeader, before[1].Payload)
 			}
 		}
 		for _, f := range kept {

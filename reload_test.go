@@ -17,6 +17,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -288,7 +289,7 @@ func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
 				defer p.Close()
 				require.NoError(t, s.Reload(Config{Vhosts: tt.now, Logger: quiet}))
 				synctest.Wait()
-				err = p.WriteTag(TagVideo, 0, videoHeader)
+				err = p.WriteTag(TagVideo, 0, rtmptest.VideoHeader)
 				if tt.closed {
 					require.ErrorIs(t, err, ErrKicked)
 					<-p.Source().Done()

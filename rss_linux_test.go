@@ -19,6 +19,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 const floodEnv = "FORWARD_TEST_FLOOD"
@@ -78,7 +79,7 @@ func TestFault37_MemoryOfTheProcess(t *testing.T) {
 				p, err := forwardtest.Client{URL: fmt.Sprintf("rtmp://%s/live/%d", c.addr, i)}.Publish(ctx)
 				require.NoError(t, err)
 				defer p.Close()
-				require.NoError(t, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 0)}))
+				require.NoError(t, p.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.Frame(true, 0)}))
 				all = append(all, p)
 			}
 			for round := range row.rounds {

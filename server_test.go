@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -46,7 +47,7 @@ func TestShutdown(t *testing.T) {
 		require.NoError(b, err)
 		require.NoError(b, pub.Send(b.ctx, steady.Messages(3*time.Second), 1))
 		// This has only just arrived, inside the merge window.
-		require.NoError(b, pub.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: 3000, Payload: frame(true, 1)}))
+		require.NoError(b, pub.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: 3000, Payload: rtmptest.Frame(true, 1)}))
 		synctest.Wait()
 		src := b.srv.Source("live/" + canary)
 
@@ -169,7 +170,7 @@ func TestHooksAreCalledOnce(t *testing.T) {
 		"kicked":            func(c clients) { c.srv.Source("live/" + canary).Close(); c.play.Close() },
 		"kicked twice":      func(c clients) { s := c.srv.Source("live/" + canary); s.Close(); s.Close(); c.play.Close() },
 		"no media":          func(c clients) { time.Sleep(time.Minute); c.play.Close() },
-		"broken protocol":   func(c clients) { c.pub.Write(announceChunkSize(0)); c.play.Write(announceChunkSize(0)) },
+		"broken protocol":   func(c clients) { c.pub.Write(rtmptest.SetChunkSize(0)); c.play.Write(rtmptest.SetChunkSize(0)) },
 		"Shutdown":          func(c clients) { c.srv.Shutdown(c.ctx) },
 		"Close":             func(c clients) { c.srv.Close() },
 		"Close in Shutdown": func(c clients) { go c.srv.Shutdown(c.ctx); c.srv.Close() },
@@ -499,8 +500,8 @@ func TestClientsChangeTheirStreams(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		first := b.publish("live/one")
 		second := b.publish("live/two")
-		require.NoError(b, first.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 1)}))
-		require.NoError(b, second.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: frame(true, 2)}))
+		require.NoError(b, first.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.Frame(true, 1)}))
+		require.NoError(b, second.WriteMessage(forwardtest.Message{Type: TagVideo, Payload: rtmptest.Frame(true, 2)}))
 		synctest.Wait()
 		rec := &forwardtest.Recorder{Reference: []forwardtest.Message{}}
 		p, err := b.client("live/one").Play(b.ctx, rec)
@@ -509,7 +510,7 @@ func TestClientsChangeTheirStreams(t *testing.T) {
 		require.NoError(b, rec.WaitFrames(b.ctx, 1))
 		require.NoError(b, p.Send(1, "play", 0, nil, "two"))
 		require.NoError(b, rec.WaitFrames(b.ctx, 2))
-		require.Equal(b, frame(true, 2), rec.Messages()[len(rec.Messages())-1].Payload)
+		require.Equal(b, rtmptest.Frame(true, 2), rec.Messages()[len(rec.Messages())-1].Payload)
 
 		_, err = first.Write([]byte(messageOf(3, 0, 20, 0, "\x02\x00\x0bcloseStream"+"\x00\x00\x00\x00\x00\x00\x00\x00\x00"+"\x05"+"\x00\x3f\xf0\x00\x00\x00\x00\x00\x00")))
 		require.NoError(b, err)

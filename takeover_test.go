@@ -14,6 +14,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -265,7 +266,7 @@ func TestTakeoverThatComesToNothing(t *testing.T) {
 		"inside": func(b *bubble) {
 			p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
 			require.NoError(b, err)
-			require.NoError(b, p.WriteTag(TagVideo, 0, videoHeader))
+			require.NoError(b, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader))
 			require.NoError(b, p.Close())
 		},
 	} {
@@ -342,7 +343,7 @@ func TestTakeoverWithRawTimestamps(t *testing.T) {
 		by *Publisher
 		at uint32
 	}{{first, 40_000}, {second, 7}} {
-		require.NoError(t, w.by.WriteTag(TagVideo, w.at, videoHeader))
+		require.NoError(t, w.by.WriteTag(TagVideo, w.at, rtmptest.VideoHeader))
 		require.NoError(t, w.by.WriteTag(TagVideo, w.at+10, []byte{0x17, 1, 0, 0, 0, 9}))
 	}
 	// What waited comes with its keyframe, at that one's time.
@@ -365,16 +366,16 @@ func TestTakeoverFromItself(t *testing.T) {
 	c.publish("other")
 	c.publish("cam")
 	src := s.Source("live/cam")
-	require.NoError(t, c.write(TagVideo, 0, videoHeader))
-	require.NoError(t, c.write(TagVideo, 0, frame(true, 0)))
+	require.NoError(t, c.write(TagVideo, 0, rtmptest.VideoHeader))
+	require.NoError(t, c.write(TagVideo, 0, rtmptest.Frame(true, 0)))
 	for n := 1; n < 3; n++ { // once in the place of one on air, once of one that waits
 		c.publish("cam")
 	}
-	require.NoError(t, c.write(TagVideo, 0, videoHeader))
+	require.NoError(t, c.write(TagVideo, 0, rtmptest.VideoHeader))
 	sub := src.Subscribe(t.Context())
 	defer sub.Close()
-	require.NoError(t, c.write(TagVideo, 40, frame(true, 1)))
-	require.NoError(t, c.write(TagVideo, 80, frame(false, 2)))
+	require.NoError(t, c.write(TagVideo, 40, rtmptest.Frame(true, 1)))
+	require.NoError(t, c.write(TagVideo, 80, rtmptest.Frame(false, 2)))
 	for last := 0; last != 2; {
 		m, err := sub.Next()
 		require.NoError(t, err)
@@ -400,7 +401,7 @@ func TestTakeoverInsideTheProcess(t *testing.T) {
 		sub := src.Subscribe(ctx)
 		defer sub.Close()
 		key, audioHeader, frame := []byte{0x17, 1, 0, 0, 0, 9}, []byte{0xaf, 0, 0x11, 0x88}, []byte{0xaf, 1, 2}
-		require.NoError(t, first.WriteTag(TagVideo, 40_000, videoHeader))
+		require.NoError(t, first.WriteTag(TagVideo, 40_000, rtmptest.VideoHeader))
 		require.NoError(t, first.WriteTag(TagVideo, 40_000, key))
 		require.NoError(t, first.WriteTag(TagAudio, 40_010, audioHeader))
 		time.Sleep(time.Second)
@@ -444,10 +445,10 @@ func TestTakeoverWithHeadersAlone(t *testing.T) {
 	second, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
 	require.NoError(t, err)
 	for range 10 * maxWaiting {
-		require.NoError(t, second.WriteTag(TagVideo, 0, videoHeader))
+		require.NoError(t, second.WriteTag(TagVideo, 0, rtmptest.VideoHeader))
 	}
 	require.Len(t, second.pub.waiting, maxWaiting)
-	large := slices.Concat(videoHeader, make([]byte, maxWaitingBytes/2))
+	large := slices.Concat(rtmptest.VideoHeader, make([]byte, maxWaitingBytes/2))
 	for range 3 {
 		require.NoError(t, second.WriteTag(TagVideo, 0, large))
 	}

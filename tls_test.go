@@ -25,6 +25,7 @@ import (
 
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/logtest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -350,11 +351,11 @@ func TestTLSRecordsAreFull(t *testing.T) {
 		p := publish(t, s, "live", canary)
 		gop := func(from int) {
 			for i := range 200 {
-				body := append(frame(i == 0, from+i), make([]byte, 500)...)
+				body := append(rtmptest.Frame(i == 0, from+i), make([]byte, 500)...)
 				require.NoError(t, p.WriteTag(TagVideo, uint32(from+i), body))
 			}
 		}
-		require.NoError(t, p.WriteTag(TagVideo, 0, videoHeader))
+		require.NoError(t, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader))
 		gop(0)
 		f, err := p.Source().Forward(Destination{URL: "rtmps://dest/app/" + canary})
 		require.NoError(t, err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 var testLimits = chunk.Limits{Media: 1 << 20, Command: 64 << 10, Partial: 2 << 20, Streams: 16, TinySize: 64 << 10}
@@ -98,21 +99,11 @@ func word(v any) string {
 	return fmt.Sprint(v)
 }
 
-// command is a command message in chunks of the default size.
-func command(streamID uint32, values ...any) []byte {
-	return message(chunk.TypeCommand, streamID, encode(values...))
-}
+// A command in chunks of the default size, and its body.
+var command, encode = rtmptest.Command, rtmptest.AMF
 
 func message(typ uint8, streamID uint32, payload []byte) []byte {
 	return chunk.Append(nil, chunk.Header{Type: typ, StreamID: streamID}, payload, chunk.DefaultSize)
-}
-
-func encode(values ...any) []byte {
-	var p []byte
-	for _, v := range values {
-		p = amf.Append(p, v)
-	}
-	return p
 }
 
 func control(typ uint8, v uint32) []byte { return chunk.AppendControl(nil, typ, v) }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // queue sends to a connection without waiting for it.
@@ -343,9 +344,8 @@ func serverSeeds() [][]byte {
 
 // manyPartial begins a message on each of many chunk streams.
 func manyPartial() (b []byte) {
-	for csid := byte(4); csid < 24; csid++ {
-		b = append(b, csid, 0, 0, 0, 0x00, 0xff, 0xff, 20, 0, 0, 0, 0)
-		b = append(b, make([]byte, 128)...)
+	for csid := 4; csid < 24; csid++ {
+		b = append(b, rtmptest.FirstChunk(csid, 20, 0, 0xffff, make([]byte, 128))...)
 	}
 	return b
 }
