@@ -27,12 +27,30 @@ const (
 // nothing to say, the jump is true. From there on times pass, after a jump
 // forward, or go on where they were, after a jump back. Sequence headers and
 // data never move the clock. Times are modulo 2^32.
+//
+// A true jump is on trial until a track has gone on from it for maxStep. The
+// place and the offset from before it are kept meanwhile: a message that belongs
+// there takes the jump back, and one that belongs to the jump takes it again.
+//
+// A track is found when two of its messages in a row are near each other, or
+// one is near the other track. Until then its times pass as they came, since
+// nothing tells yet which of them are out of line; the place where it began is
+// kept in the same way.
+//
+// So the messages in line keep the distance between the tracks that they came
+// with, whatever comes between them. That does not hold after outliers that
+// agree with each other, where a message must go out before another one
+// contradicts them:
+//   - where a track has not been found: it begins with them,
+//   - one of each track behind the others: they are a clock that was set back,
+//     and what comes from before that may be up to maxSeam late,
+//   - of both tracks, on two places within one trial,
+//   - of one track, for maxStep, or 3 of them where the other one is silent.
 type clock struct {
 	audio, video timeline
 	offset       uint32
 	before       uint32 // the offset before this one
-	alone        bool   // one track has jumped without the other,
-	since        uint32 // at this time
+	home         uint32 // the offset before the jump on trial
 	header       uint32 // the last header before any media
 	headers      bool   // there was one
 
@@ -41,24 +59,42 @@ type clock struct {
 	idle func() int64
 }
 
-// timeline is that of audio or of video. What is said of times as they go out
-// holds without what has been moved since.
+// timeline is that of audio or of video. Its times are as they came, but for
+// those that went out.
 type timeline struct {
-	count int    // of messages in line, up to 2
-	in    uint32 // the last time in line, as it came,
-	base  uint32 // as it went out,
-	step  int32  // and how far it was from the one before
-	out   uint32 // the last time that went out
-	prev  uint32 // the last time that came, in line or not
+	begun bool // something has come
+	found bool // two messages agree on where it is
+	line
+	out  uint32 // the last time that went out
+	held uint32 // the first that came of those that went out with it
+	prev uint32 // the last that came, in line or not
 
-	other uint32 // the other track's base when the last message in line came
-	heard uint32 // the other track's out when the last message came
+	other uint32 // where the other track was when the last message in line came
+	heard uint32 // what the other had sent when the last message came
 	tie   int32  // how far this track was ahead of the other then
 
-	fresh  bool   // a jump was taken for true less than maxStep ago,
-	jumped uint32 // to here,
-	home   uint32 // from here
-	jump   jump
+	jump  jump
+	trial trial
+	home  line   // where the track would be without what is on trial
+	row   int    // messages in line since that was last taken or taken back,
+	at    uint32 // and the first of them
+	alone bool   // the other track has not jumped with it
+}
+
+// trial is what can still be taken back.
+type trial uint8
+
+const (
+	none      trial = iota
+	beginning       // where the track seems to begin
+	jumped          // its last jump
+)
+
+// line is where a track is: at the last message in line.
+type line struct {
+	in   uint32
+	step int32 // how far it was from the one before
+	n    int   // messages in line, on this line
 }
 
 // jump is where a track seems to have gone.
@@ -68,7 +104,7 @@ type jump struct {
 	first, last uint32
 	offset      uint32 // with which they go on from the last one in line
 	exact       bool   // the offset is known, not made up
-	other       uint32 // the other track's base at first
+	other       uint32 // where the other track was at first
 	contrary    bool   // the other track has been in line since
 }
 
@@ -99,11 +135,11 @@ func (c *clock) data(t uint32) uint32 {
 	a, v := &c.audio, &c.video
 	out := t + c.offset
 	switch {
-	case a.count == 0 && v.count == 0,
-		a.count > 0 && Near(out, a.out, maxStep),
-		v.count > 0 && Near(out, v.out, maxStep):
+	case !a.begun && !v.begun,
+		a.begun && Near(out, a.out, maxStep),
+		v.begun && Near(out, v.out, maxStep):
 		return out
-	case a.count == 0 || v.count > 0 && int32(v.out-a.out) > 0:
+	case !a.begun || v.begun && int32(v.out-a.out) > 0:
 		return v.out
 	}
 	return a.out
@@ -115,11 +151,11 @@ func (c *clock) beside(t uint32, x, y *timeline) uint32 {
 	switch {
 	case c.resume != nil:
 		return c.resume()
-	case x.count > 0 && !Near(out, x.out, maxStep):
+	case x.begun && !Near(out, x.out, maxStep):
 		return x.out
-	case x.count == 0 && y.count > 0 && !Near(out, y.out, maxStep):
+	case !x.begun && y.begun && !Near(out, y.out, maxStep):
 		return y.out
-	case x.count > 0 || y.count > 0:
+	case x.begun || y.begun:
 		return out
 	case c.headers && int32(out-c.header) > maxStep:
 		return c.header
@@ -131,89 +167,117 @@ func (c *clock) beside(t uint32, x, y *timeline) uint32 {
 // media is the time of coded media of track x.
 func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	var out uint32
-	came := x.prev
-	if x.count > 0 && x.out == x.base && int32(t-x.in) < min(0, int32(t-came)) {
-		came = x.in // what went out last is that, and went no further
+	if !x.found && y.jump.n > 0 && Near(t, y.jump.last, maxStep) && !Near(t, y.in, maxStep) {
+		c.turn(y, x, false)
 	}
 	switch {
-	case x.count == 0:
-		if y.jump.n > 0 && Near(t, y.jump.last, maxStep) && !Near(t, y.in, maxStep) {
-			c.turn(y, x, false)
-		}
-		x.out, came = t+c.offset, t
+	case !x.begun:
+		x.prev, x.held, x.out = t, t, t+c.offset
+		y.other, y.jump.other, y.heard = t, t, x.out
+		x.found = y.begun && Near(t, y.in, maxStep)
+		y.found = y.found || x.found
 		out = c.inLine(t, x, y)
-		y.other, y.jump.other = out, out
-	case c.isInLine(t, x, y):
-		if !x.follows(t) && int32(t-x.in) < int32(t-x.prev) {
-			came = x.in // what went out last is as far on as that
+		x.begun = true
+	case x.follows(t), c.isHome(t, x, y):
+		x.found = true
+		out = c.inLine(t, x, y)
+	case !x.found:
+		if x.trial == none {
+			x.home, x.trial = x.line, beginning
 		}
+		x.n, x.row = 0, 0
+		x.found = c.isInLine(t, x, y)
+		out = c.inLine(t, x, y)
+	case c.isInLine(t, x, y):
 		out = c.inLine(t, x, y)
 	default:
 		out = c.stray(t, x, y)
 	}
 	// What was out of line may have gone further than what is in line.
-	if back := min(0, int32(t-came)); int32(out-x.out) < back {
+	if back := min(0, int32(t-x.prev), int32(t-x.held)); int32(out-x.out) < back {
 		out = x.out + uint32(back)
 	}
-	x.out, x.prev = out, t
-	y.heard = out
+	if out != x.out {
+		x.held = t
+	}
+	x.out, x.prev, x.heard = out, t, y.out
 	return out
 }
 
 // follows reports whether a time is near the last one in line, or comes back
 // from it to where the track was before.
-func (x *timeline) follows(t uint32) bool {
-	step := int32(t - x.in)
-	return -max(maxStep, min(x.step, 2*maxStep)) <= step && step <= maxStep+x.step
+func (l *line) follows(t uint32) bool {
+	step := int32(t - l.in)
+	return -max(maxStep, min(l.step, 2*maxStep)) <= step && step <= maxStep+l.step
 }
 
-// isInLine reports whether a time goes on from the last one of track x, or is
-// where the track would be by the other one.
+// isInLine reports whether a time is where track x would be by the other one, or
+// after a pause.
 func (c *clock) isInLine(t uint32, x, y *timeline) bool {
-	if x.follows(t) {
-		return true
-	}
-	step, out := int32(t-x.in), t+c.offset
-	if Near(out, x.out, maxStep) {
-		return true
-	}
-	if x.fresh && Near(out, x.home, 2*maxStep) {
-		return true // the jump was none
-	}
-	if y.count > 0 {
-		if y.count >= x.count && Near(out, y.base+uint32(x.tie), maxStep) {
+	step := int32(t - x.in)
+	if y.begun {
+		if (y.found || !x.found) && Near(t, y.in+uint32(x.tie), maxStep) {
 			return true
 		}
-		if passed := int32(y.base - x.other); step > 0 && int64(step) <= maxStep+int64(passed) {
+		if passed := int32(y.in - x.other); step > 0 && int64(step) <= maxStep+int64(passed) {
 			return true
 		}
 	}
 	return step > 0 && c.idle != nil && int64(step) <= maxStep+c.idle()
 }
 
+// isHome reports whether a time is where track x would be without what is on
+// trial, and takes that back.
+func (c *clock) isHome(t uint32, x, y *timeline) bool {
+	if x.trial == none || !Near(t, x.home.in, maxStep) {
+		return false
+	}
+	x.swap()
+	x.in = t - uint32(x.step) // as if it had gone on there
+	if x.trial == jumped {
+		c.offset, c.home = c.home, c.offset
+		if y.trial == jumped {
+			y.swap()
+		}
+	}
+	y.heard += t + c.offset - x.out
+	x.other, y.other = y.in, x.in
+	return true
+}
+
+// swap exchanges the two lines of a trial.
+func (x *timeline) swap() {
+	x.line, x.home = x.home, x.line
+	x.row = 0
+}
+
 // inLine moves track x on to a time that is in line.
 func (c *clock) inLine(t uint32, x, y *timeline) uint32 {
-	out := t + c.offset
-	if x.count > 0 {
+	if x.begun {
 		if !x.follows(t) {
-			y.other = out // that far the time has not gone on
+			y.other = t // that far the time has not gone on
 		}
 		x.step = apart(t, x.in)
 	}
-	x.count = min(x.count+1, 2)
-	x.in, x.base, x.other = t, out, y.base
-	x.fresh = x.fresh && Near(out, x.jumped, maxStep)
+	x.in, x.other = t, y.in
 	x.jump = jump{}
 	if y.jump.n > 0 {
 		y.jump.contrary = true
 	}
-	if c.alone && int32(out-c.since) > settled {
-		c.alone = false
+	x.n++
+	if x.row++; x.row == 1 {
+		x.at = t
 	}
-	if x.count > 1 && y.count > 1 && !c.alone {
-		x.tie = int32(out - y.base)
+	if x.trial != none && x.row > agree && int32(t-x.at) > maxStep {
+		x.trial, y.trial = none, none
 	}
-	return out
+	if x.alone && int32(t-x.at) > settled {
+		x.alone = false
+	}
+	if x.found && y.found && !x.alone && !y.alone {
+		x.tie = int32(t - y.in)
+	}
+	return t + c.offset
 }
 
 // stray is the time of a message that is out of line.
@@ -223,7 +287,7 @@ func (c *clock) stray(t uint32, x, y *timeline) uint32 {
 	if ahead := int32(t - j.last); j.n > 0 && -maxStep <= ahead && ahead <= maxStep {
 		j.n, j.last = j.n+1, t
 	} else {
-		*j = jump{n: 1, strays: j.strays, first: t, last: t, other: y.base}
+		*j = jump{n: 1, strays: j.strays, first: t, last: t, other: y.in}
 		j.offset, j.exact = c.goOn(t, x)
 	}
 	both := y.jump.n > 0 && Near(x.out, y.heard, maxStep) &&
@@ -237,7 +301,7 @@ func (c *clock) stray(t uint32, x, y *timeline) uint32 {
 		out = t + j.offset
 	}
 	if alive(x, y) {
-		if most := x.base + uint32(max(0, int32(y.base-x.other))); int32(out-most) > 0 {
+		if most := x.in + c.offset + uint32(max(0, int32(y.in-x.other))); int32(out-most) > 0 {
 			out = most
 		}
 	}
@@ -251,17 +315,18 @@ func (c *clock) stray(t uint32, x, y *timeline) uint32 {
 // line. exact: it is where the track would be if the sender's clock has 24 or
 // 31 bits, or has come back to where it was before it was set back.
 func (c *clock) goOn(t uint32, x *timeline) (offset uint32, exact bool) {
+	base := x.in + c.offset
 	for _, offset := range [...]uint32{c.offset + 1<<24, c.offset + 1<<31, c.before} {
 		known := t <= maxStep || offset == c.before
-		if step := int32(t + offset - x.base); known && 0 <= step && step <= maxStep {
+		if step := int32(t + offset - base); known && 0 <= step && step <= maxStep {
 			return offset, true
 		}
 	}
-	return x.base + uint32(min(x.step, maxSeam)) - t, false
+	return base + uint32(min(x.step, maxSeam)) - t, false
 }
 
 // alive reports whether track y still sends something, as seen from track x.
-func alive(x, y *timeline) bool { return y.count > 0 && int32(x.out-y.heard) <= maxStep }
+func alive(x, y *timeline) bool { return y.begun && int32(x.out-y.heard) <= maxStep }
 
 // isTrue reports whether track x alone makes its jump true.
 func (c *clock) isTrue(x, y *timeline) bool {
@@ -271,7 +336,7 @@ func (c *clock) isTrue(x, y *timeline) bool {
 	}
 	passed := int32(j.last - j.first)
 	if j.contrary {
-		passed = int32(y.base - j.other)
+		passed = int32(y.in - j.other)
 	}
 	return j.n >= agree && passed > maxStep
 }
@@ -285,47 +350,52 @@ func (c *clock) turn(x, y *timeline, both bool) {
 	if x.jump.exact && (both && y.jump.exact || !alive(x, y)) {
 		more = int32(x.jump.offset - c.offset)
 	}
+	anew := x.trial != jumped || x.n > x.home.n // else the older home is the better one
+	if anew {
+		c.home = c.offset
+	}
 	if more != 0 {
 		c.before, c.offset = c.offset, c.offset+uint32(more)
 	}
-	c.alone = false
-	settle := func(t *timeline) {
-		t.step = apart(t.jump.last, t.in)
-		t.in, t.base, t.home = t.jump.last, t.jump.last+c.offset, t.base
-		t.fresh, t.jumped = true, t.base
-		t.jump = jump{}
-	}
-	from := x.base
-	settle(x)
+	from := x.in
+	x.settle(!both, anew)
+	y.heard += x.in + c.offset - x.out
 	switch {
 	case both:
-		settle(y)
-		y.other = x.base
-	case y.count > 0:
-		c.alone, c.since = true, x.base
-		y.other += x.base - from
-		y.base += uint32(more)
+		y.settle(false, anew)
+		y.other = x.in
+	case y.begun:
+		y.other += x.in - from
 		y.out += uint32(more)
+		y.trial = none
 	}
-	x.other = y.base
-	x.count = 2
+	x.other = y.in
+}
+
+// settle moves a track to where it has jumped.
+func (x *timeline) settle(alone, anew bool) {
+	if anew {
+		x.home = x.line
+	}
+	if alone {
+		x.step = apart(x.jump.last, x.in)
+	}
+	x.in, x.n = x.jump.last, x.jump.n
+	x.at, x.row = x.in, 1
+	x.trial, x.alone = jumped, alone
+	x.jump = jump{}
 }
 
 // shift moves all times to come.
 func (c *clock) shift(d uint32) {
 	c.offset += d
 	c.before += d
-	c.since += d
+	c.home += d
 	c.header += d
 	for _, t := range []*timeline{&c.audio, &c.video} {
-		t.base += d
-		t.jumped += d
-		t.home += d
 		t.out += d
-		t.other += d
 		t.heard += d
 		t.jump.offset += d
-		t.jump.other += d
 	}
 }
 

@@ -62,19 +62,29 @@ func TestClock(t *testing.T) {
 		"1.95 s behind":  {{'v', 3_000, 3_000}, {'a', 3_005, 3_005}, {'v', 1_050, 1_050}, {'v', 3_080, 3_080}, {'a', 3_025, 3_025}, {'v', 3_120, 3_120}},
 		"near, then far": {{'v', 0, 0}, {'a', 5, 5}, {'v', 1_950, 1_950}, {'v', 1<<31 + 5_000, 1_950}, {'v', 120, 120}, {'a', 100, 100}, {'v', 160, 160}},
 
-		"the first one":       {{'v', far, far}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', 80, 80}},
-		"the first of audio":  {{'v', 0, 0}, {'v', 40, 40}, {'a', far, far}, {'v', 80, 80}, {'a', 51, 51}, {'v', 120, 120}, {'a', 74, 74}},
-		"two that disagree":   {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'v', far, 40}, {'v', 2 * far, 40}, {'a', 28, 28}, {'v', 160, 160}, {'a', 51, 51}},
-		"video alone":         {{'v', 0, 0}, {'v', 40, 40}, {'v', far, 40}, {'v', 120, 120}, {'v', 160, 160}},
-		"a few that agree":    {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'a', 45, 45}, {'v', far, 40}, {'a', 85, 85}, {'v', far + 40, 120}, {'a', 125, 125}, {'v', far + 80, 160}, {'a', 165, 165}, {'v', 200, 200}, {'a', 205, 205}},
-		"one of each, and no": {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', far, 40}, {'a', far + 11, far + 11}, {'v', 120, 120}, {'a', 74, 74}, {'v', 160, 160}, {'a', 97, 97}},
+		"the first one":      {{'v', far, far}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', 80, 80}},
+		"the first of audio": {{'v', 0, 0}, {'v', 40, 40}, {'a', far, far}, {'v', 80, 80}, {'a', 51, 51}, {'v', 120, 120}, {'a', 74, 74}},
+		"the first, alone":   {{'v', far, far}, {'v', 40, 40}, {'v', 80, 80}, {'v', 120, 120}},
+		"the second, alone":  {{'v', 0, 0}, {'v', far, far}, {'v', 80, 80}, {'v', 120, 120}},
+		"the first of an origin of its own": {{'v', 10_000, 10_000}, {'v', 10_040, 10_040}, {'a', far, far}, {'a', 5_000_020, 5_000_020}, {'v', 10_080, 10_080}, {'a', 5_000_043, 5_000_043},
+			{'a', 2 * far, 5_000_043}, {'v', 10_120, 10_120}, {'a', 5_000_066, 5_000_066}},
+		"the second of an origin of its own": {{'v', 10_000, 10_000}, {'a', 5_000_000, 5_000_000}, {'a', far, far}, {'v', 10_040, 10_040}, {'a', 5_000_043, 5_000_043}, {'v', far, 10_040}, {'v', 10_080, 10_080}},
+		"two that begin a track":             {{'v', 10_000, 10_000}, {'v', 10_040, 10_040}, {'a', 5_000, 5_000}, {'a', far, far}, {'a', far + 20, far + 20}, {'a', 5_066, 5_066}, {'v', 10_080, 10_080}, {'a', 5_089, 5_089}},
+		"one of each, and one more": {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', 5_080, 40}, {'a', 5_051, 5_051}, {'v', 120, 120}, {'a', 5_074, 5_074}, {'a', 97, 97}, {'v', 5_160, 5_160},
+			{'a', 120, 120}, {'v', 200, 200}},
+		"one of each, and one further": {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', 5_080, 40}, {'a', 5_051, 5_051}, {'a', 10_074, 5_051}, {'a', 97, 97}, {'v', 120, 120}},
+		"one of each behind":           {{'v', 900_000, 900_000}, {'a', 900_010, 900_010}, {'v', 900_040, 900_040}, {'v', 0, 900_040}, {'a', 5, 900_085}, {'v', 900_120, 900_120}, {'a', 900_079, 900_085}, {'a', 900_102, 900_102}, {'v', 900_160, 900_160}},
+		"two that disagree":            {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'v', far, 40}, {'v', 2 * far, 40}, {'a', 28, 28}, {'v', 160, 160}, {'a', 51, 51}},
+		"video alone":                  {{'v', 0, 0}, {'v', 40, 40}, {'v', far, 40}, {'v', 120, 120}, {'v', 160, 160}},
+		"a few that agree":             {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'a', 45, 45}, {'v', far, 40}, {'a', 85, 85}, {'v', far + 40, 120}, {'a', 125, 125}, {'v', far + 80, 160}, {'a', 165, 165}, {'v', 200, 200}, {'a', 205, 205}},
+		"one of each, and no":          {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'a', 28, 28}, {'v', far, 40}, {'a', far + 11, far + 11}, {'v', 120, 120}, {'a', 74, 74}, {'v', 160, 160}, {'a', 97, 97}},
 
 		// Jumps forward pass when they are true.
 		"jump":                {{'v', 0, 0}, {'a', 0, 0}, {'v', far, 0}, {'a', far + 10, far + 10}, {'v', far + 40, far + 40}, {'d', far + 40, far + 40}},
 		"jump of 5 s":         {{'v', 0, 0}, {'a', 0, 0}, {'v', 5_000, 0}, {'a', 5_010, 5_010}, {'v', 5_040, 5_040}},
 		"jump, video alone":   {{'v', 0, 0}, {'v', 40, 40}, {'v', far, 40}, {'v', far + 40, 120}, {'v', far + 80, far + 80}, {'v', far + 120, far + 120}},
 		"jump, audio later":   {{'v', 0, 0}, {'a', 5, 5}, {'v', 40, 40}, {'v', far, 40}, {'a', 28, 28}, {'v', far + 40, 63}, {'a', far + 11, far + 11}, {'v', far + 80, far + 80}},
-		"a picture each 10 s": {{'v', 0, 0}, {'v', 10_000, 0}, {'v', 20_000, 0}, {'v', 30_000, 30_000}, {'v', 40_000, 40_000}, {'v', 50_000, 50_000}},
+		"a picture each 10 s": {{'v', 0, 0}, {'v', 10_000, 10_000}, {'v', 20_000, 20_000}, {'v', 30_000, 30_000}, {'v', 40_000, 40_000}, {'v', 50_000, 50_000}},
 		"and sound":           {{'v', 0, 0}, {'a', 0, 0}, {'a', 1500, 1500}, {'a', 3000, 3000}, {'a', 4500, 4500}, {'a', 6000, 6000}, {'v', 6000, 6000}, {'a', 7500, 7500}},
 
 		// Clocks that are set back go on.
@@ -185,14 +195,13 @@ type live struct {
 
 // inOrder makes a stream of n messages that come in the order of their progress,
 // or nearly so.
-func inOrder(rnd *rand.Rand, n int) (all []live, own bool) {
+func inOrder(rnd *rand.Rand, n int) (all []live) {
 	start := [...]uint32{0, 1_000, 900_000, 1<<24 - 3_000, 1<<31 - 3_000, 1<<32 - 3_000, rnd.Uint32()}[rnd.IntN(7)]
 	origin := [2]uint32{start, start}
 	switch rnd.IntN(4) {
 	case 0:
 		origin[1] += uint32(rnd.IntN(1_500))
 	case 1:
-		own = true
 		origin[0] += rnd.Uint32()
 	}
 	step := [2]uint32{uint32(10 + rnd.IntN(60)), uint32(10 + rnd.IntN(200))}
@@ -206,32 +215,57 @@ func inOrder(rnd *rand.Rand, n int) (all []live, own bool) {
 		all = append(all, live{video: k == 1, at: origin[k] + went[k]})
 		went[k] += step[k]
 	}
-	return all, own
+	return all
+}
+
+// standOut makes some messages stand out: anywhere, or close to each other. Until
+// both tracks have two in a row that don't, none is near another one.
+func standOut(rnd *rand.Rand, all []live, close bool, by func() uint32) {
+	chosen := make([]bool, len(all))
+	from, within := 0, len(all)
+	if close {
+		from, within = rnd.IntN(len(all)), 20
+	}
+	for range rnd.IntN(1 + rnd.IntN(12)) {
+		chosen[min(from+rnd.IntN(within), len(all)-1)] = true
+	}
+	var row [2]int
+	for i := range all {
+		m, x := &all[i], 0
+		if m.video {
+			x = 1
+		}
+		switch found := row[0] > 1 && row[1] > 1; {
+		case !chosen[i]:
+			row[x]++
+			continue
+		case found:
+			m.at += by()
+		default:
+			row[x] = 0
+			m.at += uint32(i+1)*10_000_000 + rnd.Uint32N(5_000_000)
+		}
+		m.out = true
+	}
 }
 
 // Any messages but k are in order: the others go out as they came. No time goes
 // back by more than the input does.
 func TestClockOutliers(t *testing.T) {
 	outliers, changed := 0, 0
-	for seed := range uint64(4_000) {
+	for seed := range uint64(8_000) {
 		rnd := rand.New(rand.NewPCG(seed, 40))
-		all, own := inOrder(rnd, 20+rnd.IntN(200))
-		for range rnd.IntN(1 + rnd.IntN(12)) {
-			i := rnd.IntN(len(all))
-			m := &all[i]
-			if i < 4 || own && i < 10 {
-				continue // nobody knows yet where a track begins
-			}
+		all := inOrder(rnd, 20+rnd.IntN(200))
+		standOut(rnd, all, seed%2 == 0, func() uint32 {
 			by := uint32(2_500 + rnd.IntN(1<<31-5_000))
 			switch rnd.IntN(4) {
 			case 0:
-				by = 5_000
+				return 5_000
 			case 1:
-				by = -by
+				return -by
 			}
-			m.at += by
-			m.out = true
-		}
+			return by
+		})
 		// One apart from these that is hardly out of line, or hardly in line.
 		if i := 20 + rnd.IntN(len(all)); i+20 < len(all) && !slices.ContainsFunc(all[i-20:i+20], func(m live) bool { return m.out }) {
 			by := uint32(1_900 + rnd.IntN(500))
@@ -241,16 +275,30 @@ func TestClockOutliers(t *testing.T) {
 			all[i].at += by
 			all[i].out = true
 		}
-		k, moved := checkOutliers(t, all, fmt.Sprint("seed ", seed))
+		k, moved := checkOutliers(t, all, 0, fmt.Sprint("seed ", seed))
 		outliers, changed = outliers+k, changed+moved
 	}
-	require.Greater(t, outliers, 5_000)
+	require.Greater(t, outliers, 15_000)
 	require.Zero(t, changed)
 }
 
+// Outliers of both tracks that agree on a time before the others can't be told
+// from a clock that was set back. What follows is hardly late.
+func TestClockOutliersBehind(t *testing.T) {
+	changed := 0
+	for seed := range uint64(8_000) {
+		rnd := rand.New(rand.NewPCG(seed, 41))
+		all := inOrder(rnd, 20+rnd.IntN(200))
+		standOut(rnd, all, true, func() uint32 { return 1<<32 - 5_000 })
+		_, moved := checkOutliers(t, all, maxSeam, fmt.Sprint("seed ", seed))
+		changed += moved
+	}
+	require.Less(t, changed, 2_000)
+}
+
 // checkOutliers checks that those in line lie no further apart than they came,
-// and counts those of them that did not go out as they came.
-func checkOutliers(t *testing.T, all []live, what string) (outliers, moved int) {
+// but for a slack, and counts those of them that did not go out as they came.
+func checkOutliers(t *testing.T, all []live, slack int64, what string) (outliers, moved int) {
 	var c clock
 	var tracks [2]struct {
 		begun   bool
@@ -289,7 +337,7 @@ func checkOutliers(t *testing.T, all []live, what string) (outliers, moved int) 
 		if o.lined {
 			came, went := int64(int32(s.at-o.at)), int64(int32(s.as-o.as))
 			most = max(most, came, -came)
-			if max(went, -went) > most {
+			if max(went, -went) > most+slack {
 				t.Fatalf("%s: message %d came %d from the other track, went out %d from it", what, i, came, went)
 			}
 		}
