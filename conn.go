@@ -64,6 +64,9 @@ type conn struct {
 	// ended with.
 	lost time.Duration
 
+	closing atomic.Bool   // see shut
+	closed  chan struct{} // closed when nc is
+
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
 	stopDrain func() // the timer of closeWithin
@@ -142,6 +145,7 @@ func (c *conn) open() (stage, error) {
 	c.in.Flush = c.flush
 	c.in.SetDeadline(c.setup)
 	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
+	c.out.CloseWith(c.shut)
 	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, connectLimits)
 	rc.Framer = c.framer
 	c.held = s.memory.Load().Account(c.evict)
@@ -200,6 +204,13 @@ func (c *conn) end(err error) {
 		if c.cancel != nil {
 			c.cancel()
 		}
+		c.shut() // it may take a while
+		if c.out != nil {
+			c.out.Wait()
+		}
+		s.mu.Lock()
+		s.countLocked(c.addr, tally{closing: -1})
+		s.mu.Unlock()
 		s.wg.Done()
 		if c.result != nil {
 			c.result <- err
@@ -212,11 +223,13 @@ func (c *conn) end(err error) {
 	if read != nil {
 		read()
 	}
-	hostcode.Close(c.nc)
-	c.leave()
+	if c.closesAtOnce() {
+		c.shut()
+	} else {
+		s.wg.Go(c.shut)
+	}
 	if c.out != nil {
 		c.out.Close()
-		c.out.Wait()
 	}
 	if c.rt != nil {
 		c.rt.Release()
@@ -245,22 +258,44 @@ func (c *conn) end(err error) {
 	}
 }
 
-// leave has a connection that is closed count no more, whatever it still waits
-// for.
-func (c *conn) leave() {
-	s := c.srv
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// leaveLocked has a connection that is about to be closed count as one that is,
+// whatever that waits for. s.mu is held.
+func (s *Server) leaveLocked(c *conn) {
+	if _, open := s.conns[c]; !open {
+		return
+	}
 	if i := slices.Index(s.pending, c); i >= 0 {
 		s.pending = slices.Delete(s.pending, i, i+1)
 	}
 	delete(s.conns, c)
-	if s.perAddr[c.addr]--; s.perAddr[c.addr] == 0 {
-		delete(s.perAddr, c.addr)
-	}
+	s.countLocked(c.addr, tally{open: -1, closing: 1})
 	if c.stopDrain != nil {
 		c.stopDrain()
 	}
+}
+
+// closesAtOnce reports whether the connection is one whose Close waits for nobody.
+func (c *conn) closesAtOnce() bool {
+	_, plain := c.nc.(*net.TCPConn)
+	return plain
+}
+
+// shut closes the connection, whoever comes first, and returns when it is closed. TLS
+// says goodbye, for which a peer that does not read has 5 s, and a host's connection
+// may do anything: meanwhile it counts no more, and is not read any more.
+func (c *conn) shut() {
+	if c.closing.Swap(true) {
+		<-c.closed
+		return
+	}
+	defer close(c.closed)
+	c.srv.mu.Lock()
+	c.srv.leaveLocked(c)
+	c.srv.mu.Unlock()
+	if !c.closesAtOnce() {
+		hostcode.Protect(c.in.Finish)
+	}
+	hostcode.Close(c.nc)
 }
 
 func (c *conn) logger() *slog.Logger {
@@ -295,7 +330,7 @@ func (c *conn) closeWithin(d time.Duration) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
 	if _, open := c.srv.conns[c]; open && c.stopDrain == nil {
-		c.stopDrain = later(d, func() { hostcode.Close(c.nc) })
+		c.stopDrain = later(d, c.shut)
 	}
 }
 

@@ -46,15 +46,17 @@ type Server struct {
 	mu        sync.Mutex
 	closing   bool
 	listeners map[*servedListener]struct{}
-	conns     map[*conn]struct{}
-	pending   []*conn // in their handshake, the oldest first
+	conns     map[*conn]struct{} // that are open
+	pending   []*conn            // of them, in their handshake, the oldest first
 	sources   map[streamKey]*Source
 	audiences map[streamKey]*audience
 	pushing   map[pushKey][]*Forwarder // those that may be at the destination
 	pushes    int                      // forwarders
 	counted   int                      // of them, those that Limits.TotalDestinations counts
-	perAddr   map[netip.Addr]int       // connections
+	perAddr   map[netip.Addr]tally     // connections
 	refusals  refusals
+
+	closingConns int // connections
 }
 
 // NewServer returns a Server. It does not fail: the methods that serve return the
@@ -70,7 +72,7 @@ func NewServer(cfg Config) *Server {
 		sources:   make(map[streamKey]*Source),
 		audiences: make(map[streamKey]*audience),
 		pushing:   make(map[pushKey][]*Forwarder),
-		perAddr:   make(map[netip.Addr]int),
+		perAddr:   make(map[netip.Addr]tally),
 	}
 	s.shown.text = "Server " + s.id
 	cfg = cfg.withDefaults()
@@ -414,7 +416,7 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 		players = slices.Collect(maps.Keys(a.waiting))
 	}
 	for _, p := range players {
-		s.leaveLocked(p)
+		s.leaveAudienceLocked(p)
 	}
 	return players, nil
 }

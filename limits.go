@@ -13,9 +13,12 @@ import (
 // the limits are small constants: messages of 64 KiB, in unfinished ones
 // 16 KiB up to connect and 128 KiB after it, 16 chunk streams, 32 commands.
 type Limits struct {
-	// Connections is how many connections may be open. A closed one does not
-	// count, even while its stream drains. Default 80 % of the file descriptors
-	// that the process may open, or 10000 if the system does not say.
+	// Connections is how many connections may be open. One that has ended does not
+	// count, even while its stream drains. A TLS connection whose peer does not
+	// read, or a connection of the host's, may take some seconds to be closed:
+	// beyond an eighth of the limit (at least 8) those that are being closed count.
+	// Default 80 % of the file descriptors that the process may open, or 10000 if
+	// the system does not say.
 	Connections int
 	// ConnectionsPerAddress is the same for one address (of IPv6 the first 64
 	// bits). Connections without an address are not counted. Default none: a

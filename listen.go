@@ -179,7 +179,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 	}
 	ctx, cancel := context.WithCancel(withLog(orBackground(ctx), s.log))
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { hostcode.Close(nc) })()
+	defer context.AfterFunc(ctx, c.shut)()
 	defer context.AfterFunc(s.ctx, cancel)()
 	c.result = make(chan error, 1)
 	c.start(ctx)
@@ -193,17 +193,17 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	if err := hostcode.Protect(func() { remote = nc.RemoteAddr() }); err != nil {
 		return nil, fmt.Errorf("address of a connection: %w", err)
 	}
-	c := &conn{srv: s, nc: nc, remote: remote, peer: logAddr(remote), id: randomID(), in: ingest.NewReader(nc)}
+	c := &conn{srv: s, nc: nc, remote: remote, peer: logAddr(remote), id: randomID(), in: ingest.NewReader(nc), closed: make(chan struct{})}
 	c.addr = clientAddr(remote)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		return nil, ErrServerClosed
 	}
-	if l := s.cfg.Load().Limits.Connections; l >= 0 && len(s.conns) >= l {
+	if l := s.cfg.Load().Limits.Connections; l >= 0 && (tally{len(s.conns), s.closingConns}).counted(l) >= l {
 		return nil, fmt.Errorf("%w: %d connections", ErrLimit, l)
 	}
-	if l := s.cfg.Load().Limits.ConnectionsPerAddress; l >= 0 && c.addr.IsValid() && s.perAddr[c.addr] >= l {
+	if l := s.cfg.Load().Limits.ConnectionsPerAddress; l >= 0 && c.addr.IsValid() && s.perAddr[c.addr].counted(l) >= l {
 		return nil, fmt.Errorf("%w: %d connections of an address", ErrLimit, l)
 	}
 	if l := s.cfg.Load().Limits.RefusalsPerAddress; l >= 0 && s.refusals.shut(c.addr, time.Now()) {
@@ -211,13 +211,36 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	}
 	s.wg.Add(1)
 	s.conns[c] = struct{}{}
-	s.perAddr[c.addr]++
+	s.countLocked(c.addr, tally{open: 1})
 	s.pending = append(s.pending, c)
 	if l := s.cfg.Load().Limits.PendingHandshakes; l >= 0 && len(s.pending) > l {
 		s.closeLocked(s.pending[0])
-		s.pending = slices.Delete(s.pending, 0, 1) // not to keep it
 	}
 	return c, nil
+}
+
+// tally is how many connections are open, and how many are being closed.
+type tally struct{ open, closing int }
+
+// leastClosing is how many connections may be closing beside a limit at least.
+const leastClosing = 8
+
+// counted is how many connections count for a limit. One that is being closed may
+// take a descriptor for some seconds more, whatever its peer does: beyond an eighth
+// of the limit it counts.
+func (p tally) counted(limit int) int {
+	return p.open + max(p.closing-max(limit/8, leastClosing), 0)
+}
+
+// countLocked counts connections. s.mu is held.
+func (s *Server) countLocked(addr netip.Addr, more tally) {
+	s.closingConns += more.closing
+	p := s.perAddr[addr]
+	if p = (tally{p.open + more.open, p.closing + more.closing}); p == (tally{}) {
+		delete(s.perAddr, addr)
+	} else {
+		s.perAddr[addr] = p
+	}
 }
 
 // shaken takes c out of those in their handshake.
@@ -231,7 +254,10 @@ func (s *Server) shaken(c *conn) {
 
 // closeLocked closes a connection that is in conns, and so counts in wg, without
 // waiting. s.mu is held.
-func (s *Server) closeLocked(c *conn) { s.wg.Go(func() { hostcode.Close(c.nc) }) }
+func (s *Server) closeLocked(c *conn) {
+	s.leaveLocked(c)
+	s.wg.Go(c.shut)
+}
 
 // refusals counts those who were refused.
 type refusals struct {

@@ -204,7 +204,7 @@ func (p *player) waitOver() {
 	c.srv.mu.Lock()
 	over := c.srv.waits(p) && !time.Now().Before(p.waitUntil)
 	if over {
-		c.srv.leaveLocked(p)
+		c.srv.leaveAudienceLocked(p)
 	}
 	c.srv.mu.Unlock()
 	if !over {
@@ -293,10 +293,10 @@ func (s *Server) waits(p *player) bool {
 func (s *Server) leave(p *player) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.leaveLocked(p)
+	s.leaveAudienceLocked(p)
 }
 
-func (s *Server) leaveLocked(p *player) {
+func (s *Server) leaveAudienceLocked(p *player) {
 	if a := s.audiences[p.key]; a != nil {
 		delete(a.waiting, p)
 	}

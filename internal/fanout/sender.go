@@ -108,6 +108,7 @@ type Sender struct {
 	onStall    func()
 	stall      *time.Timer
 	stalls     *atomic.Pointer[Sender] // stall's; a timer that was stopped may be kept
+	closes     func()                  // what closes conn where that may wait
 
 	current atomic.Pointer[attachment] // active, or what is to become it
 }
@@ -140,8 +141,13 @@ func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	}
 	s.try.init(s)
 	sys.Tune(conn)
+	s.closes = func() { hostcode.Close(conn) }
 	return s
 }
+
+// CloseWith has f close the connection, on a goroutine of its own, where closing may
+// wait. It comes before the first Send.
+func (s *Sender) CloseWith(f func()) { s.closes = f }
 
 // SetWindow gives a receiver a merge window of its own, instead of its group's.
 // It comes before Group.Add.
@@ -515,7 +521,7 @@ func (s *Sender) fail(err error) {
 	if s.err == nil {
 		s.err = err
 		if !plain {
-			s.wg.Go(func() { hostcode.Close(s.conn) })
+			s.wg.Go(s.closes)
 		}
 	}
 	s.control, s.attach = nil, nil
