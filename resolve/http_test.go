@@ -85,6 +85,7 @@ var hookReplies = []struct {
 
 	{name: "empty", reply: body(""), failed: "empty reply"},
 	{name: "white space", reply: body(" \r\n"), failed: "empty reply"},
+	{name: "UTF-16", reply: body("\xff\xfe{\x00}\x00"), failed: "reply is UTF-16: want UTF-8"},
 	{name: "HTML", reply: body("<html>" + canary + "</html>"), failed: "not JSON"},
 	{name: "0, as to other callbacks", reply: body("0"), failed: "not an object"},
 	{name: "null", reply: body("null"), failed: "not an object"},

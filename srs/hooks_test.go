@@ -121,7 +121,7 @@ func TestHooksReplies(t *testing.T) {
 		{name: "NUL at the end", reply: body("0\x00")},
 		{name: "commas at the ends", reply: body(`{"code":0,"data":[1,],}`)},
 		{name: "byte order mark twice", reply: body("\ufeff\ufeff0"), failed: "not JSON"},
-		{name: "UTF-16", reply: body("\xff\xfe0\x00"), failed: "not JSON"},
+		{name: "UTF-16", reply: body("\xff\xfe0\x00"), failed: "reply is UTF-16: want UTF-8"},
 		{name: "object with more", reply: body(`{"data":"","code":0,"msg":"ok"}`)},
 		{name: "1", reply: body("1"), refused: true, failed: "code 1"},
 		{name: "-5", reply: body("-5"), refused: true, failed: "code -5"},

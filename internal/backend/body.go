@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,9 @@ func ParseReply(reply []byte) (map[string]json.RawMessage, error) {
 		return nil, errors.New("empty reply")
 	}
 	var top map[string]json.RawMessage // exact names, unlike struct fields
+	if bytes.HasPrefix(reply, []byte("\xff\xfe")) || bytes.HasPrefix(reply, []byte("\xfe\xff")) {
+		return nil, errors.New("reply is UTF-16: want UTF-8")
+	}
 	if !json.Valid(reply) {
 		return nil, errors.New("reply is not JSON")
 	}

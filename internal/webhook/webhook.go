@@ -4,6 +4,7 @@ package webhook
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -66,6 +67,7 @@ func Client(c *http.Client) *http.Client {
 			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
+			ForceAttemptHTTP2:      true,
 			MaxResponseHeaderBytes: 64 << 10,
 		}
 	}
@@ -107,9 +109,10 @@ func (h *Hook) Call(ctx context.Context, who string, body []byte, timeout time.D
 	defer leave()
 	within, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	reply, err := h.post(within, body)
+	header := h.header(body)
+	reply, err := h.post(within, header, body)
 	if connectionError(err) && within.Err() == nil {
-		reply, err = h.post(within, body)
+		reply, err = h.post(within, header, body)
 	}
 	switch {
 	case ctx.Err() != nil && err != nil: // the client is gone, which says nothing about the backend
@@ -163,13 +166,12 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-func (h *Hook) post(ctx context.Context, body []byte) ([]byte, error) {
+func (h *Hook) post(ctx context.Context, header http.Header, body []byte) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
 	if err != nil {
 		return nil, withoutURL(err)
 	}
-	r.Header.Set("Content-Type", "application/json")
-	h.sign(r.Header, body)
+	r.Header = header.Clone()
 	resp, err := h.Client.Do(r)
 	if err != nil {
 		return nil, withoutURL(err)
@@ -178,7 +180,11 @@ func (h *Hook) post(ctx context.Context, body []byte) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
 		return nil, fmt.Errorf("status %d", resp.StatusCode)
 	}
-	reply, err := io.ReadAll(io.LimitReader(resp.Body, int64(h.MaxReply)+1))
+	plain, err := decoded(resp)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := io.ReadAll(io.LimitReader(plain, int64(h.MaxReply)+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read reply: %w", withoutURL(err))
@@ -188,10 +194,34 @@ func (h *Hook) post(ctx context.Context, body []byte) ([]byte, error) {
 	return reply, nil
 }
 
-// sign adds the headers of Standard Webhooks.
-func (h *Hook) sign(header http.Header, body []byte) {
+// decoded is the body of an answer without its compression, which we have not
+// asked for and some proxies use regardless.
+func decoded(resp *http.Response) (io.Reader, error) {
+	switch encoding := strings.ToLower(resp.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+		return resp.Body, nil
+	case "gzip", "x-gzip":
+		plain, err := gzip.NewReader(resp.Body)
+		if err == io.EOF {
+			return resp.Body, nil // nothing is in it
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read reply: %w", withoutURL(err))
+		}
+		return plain, nil
+	default:
+		return nil, fmt.Errorf("reply has Content-Encoding %.20q: want none or gzip", encoding)
+	}
+}
+
+// header is that of a call, with those of Standard Webhooks where there is a
+// Key. It is the same for each try.
+func (h *Hook) header(body []byte) http.Header {
+	// A call may be made again, as we do. The name without a value is not sent,
+	// and has net/http try another connection where one that was kept is closed.
+	header := http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": nil}
 	if len(h.Key) == 0 {
-		return
+		return header
 	}
 	id := "msg_" + rand.Text()
 	at := strconv.FormatInt(time.Now().Unix(), 10)
@@ -200,6 +230,7 @@ func (h *Hook) sign(header http.Header, body []byte) {
 	header.Set("webhook-id", id)
 	header.Set("webhook-timestamp", at)
 	header.Set("webhook-signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	return header
 }
 
 // Key is the key that a secret stands for: base64 behind whsec_, as Standard
