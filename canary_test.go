@@ -38,7 +38,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		Secret(canary), Destination{URL: u}, &Destination{URL: u, StreamKey: canary, User: canary, Password: canary, TcURL: u},
 		&DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}, DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")},
 		RetryInfo{Request: &req, Err: &DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}},
-		req, &req, PlayRequest(req), (*PlayRequest)(&req), ConnectRequest{TcURL: u, PageURL: u}, &ConnectRequest{TcURL: u, PageURL: u},
+		req, &req, ConnectRequest{TcURL: u, PageURL: u}, &ConnectRequest{TcURL: u, PageURL: u},
 		s, *s.cfg.Load(), s.cfg.Load(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
 		MustStatic(u), Config{Resolver: MustStatic(u)}, Token{Secrets: []Secret{canary}},
 		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
@@ -191,7 +191,7 @@ func TestCanary(t *testing.T) {
 			ask(canary, "POST", at+"/forwarders", body)
 		}
 		ask(canary, "POST", at+"/refresh", "")
-		fid := src.Forwarders()[0].Stats().ID
+		fid := src.Forwarders()[0].ID()
 		ask(canary, "PUT", at+"/forwarders/"+fid, `{"url":"rtmp://down.example/live/`+canary+`4"}`)
 		synctest.Wait()
 		note("update", second(src.Forwarders()[0].Update(t.Context(), to("down.example:1936"))))

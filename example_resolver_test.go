@@ -77,5 +77,5 @@ func ExampleToken() {
 	fmt.Println(token.Verify(stolen))
 	// Output:
 	// <nil>
-	// token refused: parameter sign is wrong
+	// forward: token refused: parameter sign is wrong
 }

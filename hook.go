@@ -88,23 +88,9 @@ func (r *PublishRequest) hide(err error) error {
 	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
 }
 
-// PlayRequest describes a play. Its fields are those of PublishRequest.
-type PlayRequest PublishRequest
-
-// IP is the host part of RemoteAddr, empty when there is none.
-func (r *PlayRequest) IP() string { return addrIP(r.RemoteAddr) }
-
-// Name is the name of the stream to play, as PublishRequest.Name.
-func (r *PlayRequest) Name() string { return (*PublishRequest)(r).Name() }
-
-// ID is that of the stream to play, as PublishRequest.ID.
-func (r *PlayRequest) ID() string { return (*PublishRequest)(r).ID() }
-
-// Format writes the stream's name as in the log, for every verb.
-func (r PlayRequest) Format(f fmt.State, v rune) { PublishRequest(r).Format(f, v) }
-
-// MarshalText gives the stream's name as in the log.
-func (r PlayRequest) MarshalText() ([]byte, error) { return PublishRequest(r).MarshalText() }
+// PlayRequest describes a play, with the fields and methods of a PublishRequest. Name
+// and ID are those of the stream to play.
+type PlayRequest = PublishRequest
 
 func addrIP(a net.Addr) string {
 	if a == nil {

@@ -53,11 +53,10 @@ func (c *conn) Play(streamID uint32, name string) error {
 	const notFound, failed = "NetStream.Play.StreamNotFound", "NetStream.Play.Failed"
 	asked := time.Now()
 	cfg := c.srv.cfg.Load()
-	r, err := c.request(cfg, name)
+	req, err := c.request(cfg, name)
 	if err != nil {
 		return c.refused("play", notFound, "The stream's name can't be used: "+err.Error()+".", err)
 	}
-	req := (*PlayRequest)(r)
 	if f := cfg.Hooks.OnPlay; f != nil {
 		err := c.ask("OnPlay", func(ctx context.Context) error { return f(ctx, req) })
 		switch {
@@ -65,13 +64,13 @@ func (c *conn) Play(streamID uint32, name string) error {
 			return err
 		case err != nil:
 			c.delayRefusal(asked)
-			return c.refused("play", failed, "Playing is refused.", r.hide(err))
+			return c.refused("play", failed, "Playing is refused.", req.hide(err))
 		}
 	}
 	vhost := cfg.vhost(req.Vhost)
 	c.srv.mu.Lock()
 	c.player = &player{
-		conn: c, key: r.key(), vhost: req.Vhost, listed: cfg.lists(req.Vhost), streamID: streamID,
+		conn: c, key: req.key(), vhost: req.Vhost, listed: cfg.lists(req.Vhost), streamID: streamID,
 		endPlayers: vhost.EndPlayers, playerWait: vhost.PlayerWait,
 	}
 	if f := cfg.Hooks.OnStop; f != nil {

@@ -30,7 +30,7 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[AddressError](), reflect.TypeFor[AuthMethod](), reflect.TypeFor[Backoff](), reflect.TypeFor[Config](),
 	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[Demuxer](), reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](),
 	reflect.TypeFor[Forwarder](), reflect.TypeFor[ForwarderStats](), reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](),
-	reflect.TypeFor[Message](), reflect.TypeFor[Op](), reflect.TypeFor[PlayRequest](), reflect.TypeFor[Profile](),
+	reflect.TypeFor[Message](), reflect.TypeFor[Op](), reflect.TypeFor[Profile](),
 	reflect.TypeFor[PublishRequest](), reflect.TypeFor[Publisher](), reflect.TypeFor[Redirect](), reflect.TypeFor[RetryInfo](),
 	reflect.TypeFor[Secret](), reflect.TypeFor[Server](),
 	reflect.TypeFor[ServerStats](), reflect.TypeFor[Source](), reflect.TypeFor[SourceStats](), reflect.TypeFor[State](),
@@ -43,11 +43,11 @@ var exportedTypes = []reflect.Type{
 // words of a StatusError, which are for the client.
 var noSecret = map[string]bool{
 	"AddressError.reason": true, "Config.Addr": true, "ConnectRequest.ServerID": true, "ConnectRequest.ClientID": true,
-	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.ID": true, "ForwarderStats.Warning": true,
+	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.Warning": true,
 	"RTMPSFile.CertFile": true, "RTMPSFile.KeyFile": true, "RTMPSFile.Listen": true, "Route.Vhost": true, "Route.App": true,
 	"SourceStats.VideoCodec": true, "SourceStats.AudioCodec": true, "StatusError.Code": true, "StatusError.Description": true,
 	"Token.Purpose": true, "Token.Param": true, "UnsupportedCodecError.Codec": true, "UnsupportedCodecError.platform": true,
-	"PublishRequest.App": true, "PublishRequest.Vhost": true, "PlayRequest.App": true, "PlayRequest.Vhost": true,
+	"PublishRequest.App": true, "PublishRequest.Vhost": true,
 	"shown.text": true,
 }
 
@@ -88,7 +88,7 @@ func declared(t *testing.T) (names []string) {
 			}
 			for _, s := range g.Specs {
 				spec, ok := s.(*ast.TypeSpec)
-				if !ok || !spec.Name.IsExported() {
+				if !ok || !spec.Name.IsExported() || spec.Assign.IsValid() { // an alias is another name
 					continue
 				}
 				switch spec.Type.(type) {

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -144,8 +143,8 @@ func (p *Publisher) WriteTrailer() error {
 	return p.enc.WriteTrailer()
 }
 
-// errPublisherClosed is what is returned for what is written after Close.
-var errPublisherClosed = errors.New("forward: publisher closed")
+// errPublisherClosed is returned for writes after Close.
+var errPublisherClosed = fmt.Errorf("publisher closed: %w", ErrStreamEnded)
 
 // Close ends the stream. What has been written is sent; Source.Done tells when
 // that is done.

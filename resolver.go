@@ -32,7 +32,7 @@ func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishReque
 // ErrRefused is wrapped by the error of a resolver that refuses a stream on
 // purpose, as opposed to one that could not find out. Those of package resolve that ask
 // another one instead do not go around it.
-var ErrRefused = errors.New("stream refused")
+var ErrRefused = errors.New("forward: stream refused")
 
 // TTLResolver is a DestinationResolver that also says how long its answers
 // hold. All resolvers of package resolve that stand on others pass this on.

@@ -87,8 +87,5 @@ func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
 // is lost.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalJSON gives String in quotes.
-func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + s.String() + `"`), nil }
-
 // LogValue gives String.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }

@@ -38,9 +38,6 @@ func (s *Server) Stats() ServerStats {
 
 // ForwarderStats is a snapshot of a Forwarder. Counters only grow.
 type ForwarderStats struct {
-	// ID names the destination in metrics: 8 hex digits that tell nothing
-	// about it.
-	ID    string
 	State State
 	Since time.Time // of the state
 	// NextAttempt is when the next attempt begins, in StateWaiting. It is zero
@@ -76,7 +73,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := f.total
-	st.ID, st.State, st.Since, st.LastErr = f.id, f.state, f.since, f.lastErr
+	st.State, st.Since, st.LastErr = f.state, f.since, f.lastErr
 	st.Warning = f.ep.Warning()
 	if err := first(f.untaken(f.client), f.missing()); err != nil && st.Warning == "" {
 		st.Warning = err.Error()

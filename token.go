@@ -16,13 +16,12 @@ import (
 
 // ErrToken is wrapped by the errors of Token. Their texts contain no secret, and of
 // the request only the parameter's name.
-var ErrToken = errors.New("token refused")
+var ErrToken = errors.New("forward: token refused")
 
 // Token checks a parameter in the query of a publisher's or player's URL: either
 // one of the Secrets itself (Check), or a signature made with one, valid for one
 // stream and until a given time (Sign, Verify). It is a value and may be used
-// concurrently. Use it in a hook; for a PlayRequest, convert the pointer:
-// t.Verify((*PublishRequest)(req)).
+// concurrently. Use it in OnPublish and OnPlay.
 //
 // Values are compared in constant time. A parameter that comes twice, or in tcUrl
 // with another value than in the query, is refused as ambiguous.

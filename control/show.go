@@ -66,7 +66,7 @@ func (h *handler) show(src *forward.Source) shownSource {
 func showForwarder(f *forward.Forwarder) shownForwarder {
 	st := f.Stats()
 	out := shownForwarder{
-		ID: st.ID, URL: f.Destination().String(), State: st.State.String(), Since: st.Since, NextAttempt: st.NextAttempt,
+		ID: f.ID(), URL: f.Destination().String(), State: st.State.String(), Since: st.Since, NextAttempt: st.NextAttempt,
 		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
 		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
 		Warning: st.Warning,

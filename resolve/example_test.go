@@ -137,7 +137,7 @@ func ExampleFromParam() {
 	}
 	// Output:
 	// [rtmp://10.0.0.7:1936/live/***] <nil>
-	// [] parameter forward: stream refused: destination rtmp://127.0.0.1:6379/live/*** is not allowed
+	// [] parameter forward: forward: stream refused: destination rtmp://127.0.0.1:6379/live/*** is not allowed
 	// [] <nil>
 }
 

@@ -153,11 +153,11 @@ func (h *Hooks) Hooks() forward.Hooks {
 		},
 		OnPlay: func(ctx context.Context, req *forward.PlayRequest) error {
 			u := h.of(req.Vhost)
-			return h.ask(ctx, hookCall{"on_play", req.RemoteAddr, u.Timeout}, u.OnPlay, h.streamBody("on_play", (*forward.PublishRequest)(req), &req.PageURL))
+			return h.ask(ctx, hookCall{"on_play", req.RemoteAddr, u.Timeout}, u.OnPlay, h.streamBody("on_play", req, &req.PageURL))
 		},
 		OnStop: func(ctx context.Context, req *forward.PlayRequest) {
 			u := h.of(req.Vhost)
-			h.tell(ctx, hookCall{"on_stop", req.RemoteAddr, u.Timeout}, u.OnStop, h.streamBody("on_stop", (*forward.PublishRequest)(req), nil))
+			h.tell(ctx, hookCall{"on_stop", req.RemoteAddr, u.Timeout}, u.OnStop, h.streamBody("on_stop", req, nil))
 		},
 		OnClose: func(ctx context.Context, req *forward.ConnectRequest) {
 			u := h.of(req.Vhost)

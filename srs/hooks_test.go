@@ -74,7 +74,7 @@ func TestHooksBodies(t *testing.T) {
 	hooks := h.Hooks()
 	req := seedRequest()
 	req.TcURL, req.Param, req.PageURL = "rtmp://host/live?a=<1>", "?t=1&u=2", "http://page"
-	play := forward.PlayRequest(*req)
+	play := *req
 	play.Vhost = "video.test.com"
 	conn := &forward.ConnectRequest{
 		ServerID: req.ServerID, ClientID: req.ClientID, RemoteAddr: req.RemoteAddr,
@@ -186,10 +186,10 @@ func TestHooksAskUntilOneRefusesAndTellAll(t *testing.T) {
 		}
 		return paths
 	}
-	err := hooks.OnPlay(t.Context(), (*forward.PlayRequest)(seedRequest()))
-	require.EqualError(t, err, "on_play, URL 2 of 3: stream refused by the backend, code 17")
+	err := hooks.OnPlay(t.Context(), seedRequest())
+	require.EqualError(t, err, "on_play, URL 2 of 3: forward: stream refused by the backend, code 17")
 	require.Equal(t, []string{"/a", "/no"}, paths())
-	hooks.OnStop(t.Context(), (*forward.PlayRequest)(seedRequest()))
+	hooks.OnStop(t.Context(), seedRequest())
 	require.Equal(t, []string{"/a", "/no", "/b"}, paths())
 }
 
@@ -358,7 +358,7 @@ func TestHooksWaitForTheirTurn(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		require.NoError(t, hooks.OnPlay(t.Context(), (*forward.PlayRequest)(seedRequest())), "another URL has turns of its own")
+		require.NoError(t, hooks.OnPlay(t.Context(), seedRequest()), "another URL has turns of its own")
 		require.Equal(t, 2*time.Second, time.Since(start))
 		wg.Wait()
 		require.Equal(t, []time.Duration{2e9, 2e9, 4e9, 4e9}, took, "the fifth has waited for too long")

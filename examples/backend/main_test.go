@@ -100,7 +100,7 @@ func TestHooks(t *testing.T) {
 	ctx := context.Background()
 	require.NoError(t, hooks.OnConnect(ctx, &forward.ConnectRequest{}))
 	require.NoError(t, hooks.OnPublish(ctx, request("live", "news")))
-	require.NoError(t, hooks.OnPlay(ctx, (*forward.PlayRequest)(request("other", "news"))))
+	require.NoError(t, hooks.OnPlay(ctx, request("other", "news")))
 	require.ErrorIs(t, hooks.OnPublish(ctx, request("other", "news")), forward.ErrRefused)
 }
 

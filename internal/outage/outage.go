@@ -13,7 +13,7 @@ import (
 )
 
 // ErrBusy says that a host's backend was not asked, since too many ask already.
-var ErrBusy = errors.New("busy")
+var ErrBusy = errors.New("forward: busy")
 
 // Every is how often the log is told that something still fails.
 const Every = 10 * time.Minute

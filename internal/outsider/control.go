@@ -129,7 +129,7 @@ func (h *handler) list(w http.ResponseWriter, _ *http.Request) {
 
 func showDestination(f *forward.Forwarder) shownDestination {
 	st := f.Stats()
-	d := shownDestination{st.ID, f.Destination(), st.State, st.Bytes, ""}
+	d := shownDestination{f.ID(), f.Destination(), st.State, st.Bytes, ""}
 	if st.LastErr != nil {
 		d.Error = st.LastErr.Error()
 	}

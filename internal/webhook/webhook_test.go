@@ -79,7 +79,7 @@ func TestHook_Busy(t *testing.T) {
 		for range more {
 			_, err := h.Call(t.Context(), "", nil, timeout)
 			require.ErrorIs(t, err, outage.ErrBusy)
-			require.EqualError(t, err, "busy: 64 calls are under way, 4096 wait for a turn")
+			require.EqualError(t, err, "forward: busy: 64 calls are under way, 4096 wait for a turn")
 			require.Zero(t, time.Since(began))
 		}
 		wg.Wait()
