@@ -226,7 +226,7 @@ func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 		name, host string
 		trusted    bool
 		allow      []netip.Prefix
-		dial       dialFunc
+		dial       func(ctx context.Context, network, address string) (net.Conn, error)
 		want       string // empty: publishing
 	}{
 		{"address", "127.0.0.1", false, nil, nil, "a loopback address"},

@@ -137,7 +137,7 @@ func testPublishAuth(t *testing.T, method AuthMethod) {
 		s := newServer(t, Config{
 			Logger:      secretscan.Logger(slog.NewTextHandler(&log, nil)),
 			PublishAuth: func(name string) (Secret, bool) { return password, name == user },
-			Resolver:    static(nil),
+			Resolver:    MustStatic(),
 
 			PublishAuthMethod: method,
 			Hooks: Hooks{OnPublish: func(_ context.Context, req *PublishRequest) error {

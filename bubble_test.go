@@ -23,6 +23,7 @@ type bubble struct {
 	ctx context.Context
 	net *forwardtest.Network
 	srv *Server
+	cfg Config // of srv
 }
 
 func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
@@ -35,7 +36,8 @@ func inBubble(t *testing.T, cfg Config, f func(b *bubble)) {
 		if cfg.Dial == nil {
 			cfg.Dial = b.net.Dial
 		}
-		b.srv = NewServer(watched(t, cfg))
+		b.cfg = watched(t, cfg)
+		b.srv = NewServer(b.cfg)
 		leaktest.Track(t, b.srv)
 		l, err := b.net.Listen("server:1935")
 		require.NoError(t, err)
@@ -166,11 +168,18 @@ func (i *isolation) check() (added time.Duration) {
 		require.Equal(i.b, uint64(1), r.First)
 		require.Equal(i.b, uint64(r.Frames), r.Last, "frames are missing")
 		require.GreaterOrEqual(i.b, r.Frames, int(lasted/steadyStep)-1, "the publisher was held up")
-		window := i.b.srv.cfg.Load().MergeWindow
-		added = max(added, a.longest()-steadyStep-max(window, 0))
+		added = max(added, a.longest()-steadyStep-mergeWindow(i.b.cfg))
 	}
 	require.LessOrEqual(i.b, added, maxAdded)
 	return max(added, 0)
+}
+
+// mergeWindow is how long cfg has messages held back at most.
+func mergeWindow(cfg Config) time.Duration {
+	if cfg.MergeWindow == 0 {
+		return 50 * time.Millisecond
+	}
+	return max(cfg.MergeWindow, 0)
 }
 
 // arrivals notes when frames arrive.

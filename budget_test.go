@@ -271,7 +271,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			if errors.Is(err, fanout.ErrMemory) {
 				mu.Lock()
 				defer mu.Unlock()
-				cuts = append(cuts, f.ep.Host)
+				cuts = append(cuts, hostOf(f))
 			}
 		}},
 	}

@@ -17,10 +17,8 @@ import (
 // A destination that reads slowly gets the rest behind the end of the stream.
 func TestDraining(t *testing.T) {
 	for name, end := range map[string]func(b *bubble, p *forwardtest.Publisher, f *Forwarder){
-		"unpublish": func(_ *bubble, p *forwardtest.Publisher, _ *Forwarder) { p.Close() },
-		"Shutdown of the Source": func(_ *bubble, _ *forwardtest.Publisher, f *Forwarder) {
-			f.src.beginClose()
-		},
+		"unpublish":                 func(_ *bubble, p *forwardtest.Publisher, _ *Forwarder) { p.Close() },
+		"Shutdown of the Source":    func(b *bubble, _ *forwardtest.Publisher, f *Forwarder) { go f.Source().Shutdown(b.ctx) },
 		"Shutdown":                  func(b *bubble, _ *forwardtest.Publisher, _ *Forwarder) { go b.srv.Shutdown(b.ctx) },
 		"Shutdown of the Forwarder": func(b *bubble, _ *forwardtest.Publisher, f *Forwarder) { go f.Shutdown(b.ctx) },
 	} {

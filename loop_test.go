@@ -71,7 +71,7 @@ func TestLoops(t *testing.T) {
 				require.Len(b, a.Sources(), 1)
 				if row.b != "" {
 					require.Len(b, *askedB, 1)
-					require.Equal(b, []string{a.id}, (*askedB)[0].Hops)
+					require.Equal(b, []string{(*askedA)[0].ServerID}, (*askedB)[0].Hops)
 				}
 			})
 		})
@@ -98,7 +98,7 @@ func TestHops(t *testing.T) {
 		for i, s := range servers[:5] {
 			require.Equal(b, passed, (*asked[i])[0].Hops)
 			require.Len(b, s.Sources(), 1)
-			passed = append(passed, s.id)
+			passed = append(passed, (*asked[i])[0].ServerID)
 		}
 		require.Empty(b, servers[5].Sources())
 		require.Empty(b, *asked[5])

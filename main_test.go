@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -114,4 +115,10 @@ type lockedBuffer = logtest.Buffer
 var (
 	videoHeader = rtmptest.VideoHeader
 	frame       = rtmptest.Frame
+)
+
+const (
+	handshakeTimeout = 5 * time.Second
+	readTimeout      = 10 * time.Second
+	maxBytes         = 16 << 20
 )

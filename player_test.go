@@ -177,7 +177,6 @@ func TestFault42_EncoderLoop(t *testing.T) {
 				onMaster.Close()
 				synctest.Wait()
 				require.Equal(b, 1, got.get()["stop"])
-				require.Empty(b, b.srv.audiences, "nobody is left to go on for")
 				measured(42, "encoder loop, "+name+", 5 turns", "players stay, times go on", "nothing lost, nothing sent in between")
 			})
 		})
@@ -262,6 +261,8 @@ func TestTimesGoOnForThoseWhoWait(t *testing.T) {
 		time.Sleep(time.Second)
 		require.InDelta(b, 95_000, firstTime(), 200, "a publish without media changes nothing")
 		waiting.Close()
+		synctest.Wait()
+		require.Empty(b, b.srv.audiences, "nobody is left to go on for")
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
@@ -148,7 +149,7 @@ func TestProfileSessions(t *testing.T) {
 				synctest.Wait()
 				require.Len(t, dest.Sessions(), 1)
 				// Platforms need not know who we are.
-				ep, err := c.d.endpoint()
+				ep, err := endpoint.Spec{URL: c.d.URL, StreamKey: string(c.d.StreamKey), Profile: string(c.d.Profile)}.Parse()
 				require.NoError(t, err)
 				props := connected(dest.Sessions()[0])
 				require.Equal(t, !ep.Profile.IsPlatform(), props[hopsProperty] != nil)

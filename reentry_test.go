@@ -28,6 +28,7 @@ type reentry struct {
 	*testing.T
 	net   *forwardtest.Network
 	srv   *Server
+	cfg   Config     // of srv
 	other *Publisher // publishes live/other, inside the process
 	sub   *Subscription
 
@@ -171,7 +172,7 @@ var methods = map[string]func(r *reentry){
 		r.srv.Shutdown(none)
 	},
 	"Server.Reload": func(r *reentry) {
-		cfg := *r.srv.cfg.Load()
+		cfg := r.cfg
 		cfg.Addr = ":1936" // which is logged
 		cfg.RefreshInterval += time.Hour
 		r.srv.Reload(cfg)
@@ -202,7 +203,7 @@ var methods = map[string]func(r *reentry){
 		r.sources(func(src *Source) {
 			request(r, "POST", "/sources/"+src.ID()+"/refresh")
 			for _, f := range src.Forwarders() {
-				request(r, "DELETE", "/sources/"+src.ID()+"/forwarders/"+f.id)
+				request(r, "DELETE", "/sources/"+src.ID()+"/forwarders/"+f.ID())
 			}
 			request(r, "DELETE", "/sources/"+src.ID())
 		})
@@ -294,7 +295,7 @@ func (r *reentry) run() {
 	defer dest.Close()
 	stalled := r.net.NewDestination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}})
 	defer stalled.Close()
-	r.srv = NewServer(Config{
+	r.cfg = Config{
 		Logger: secretscan.Logger(hostLog{slog.DiscardHandler, r}), Resolver: resolve, MergeWindow: -1, Takeover: true,
 		PublishAuth: func(string) (Secret, bool) { r.at("PublishAuth"); return "pass", true },
 		Retry:       func(RetryInfo) time.Duration { r.at("Retry"); return 0 },
@@ -324,7 +325,8 @@ func (r *reentry) run() {
 			OnSource:      func(*Source) { r.at("OnSource") },
 			OnCodecChange: func(*Source) { r.at("OnCodecChange") },
 		},
-	})
+	}
+	r.srv = NewServer(r.cfg)
 	p, err := r.srv.Publish(ctx, PublishRequest{App: "live", Stream: "other"})
 	require.NoError(r, err)
 	r.other, r.sub = p, p.Source().Subscribe(ctx)
@@ -366,7 +368,7 @@ func (r *reentry) run() {
 			again.Send(soon, steady.Messages(time.Second), 1)
 			again.Close()
 		}
-		cfg := *r.srv.cfg.Load()
+		cfg := r.cfg
 		cfg.Addr = ":1937"
 		r.srv.Reload(cfg)
 	}

@@ -93,13 +93,9 @@ type received struct {
 func watch(t *testing.T) (*Server, *received) {
 	r := &received{messages: make(map[string][]Message), ended: make(map[string]bool)}
 	t.Cleanup(r.wg.Wait) // after the server is closed, which begins no more then
-	var s *Server
-	s = newServer(t, Config{MergeWindow: -1, Resolver: ResolverFunc(
-		func(_ context.Context, req *PublishRequest) ([]Destination, error) {
-			s.mu.Lock()
-			src := s.sources[req.key()]
-			s.mu.Unlock()
-			name := strings.ReplaceAll(req.Stream, canary, "")
+	s := newServer(t, Config{MergeWindow: -1, Hooks: Hooks{
+		OnSource: func(src *Source) {
+			name := strings.ReplaceAll(src.Request().Stream, canary, "")
 			sub := src.Subscribe(context.Background())
 			r.wg.Go(func() {
 				defer sub.Close()
@@ -115,8 +111,7 @@ func watch(t *testing.T) (*Server, *received) {
 					r.mu.Unlock()
 				}
 			})
-			return nil, nil
-		})})
+		}}})
 	return s, r
 }
 

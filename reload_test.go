@@ -348,7 +348,7 @@ func TestReloadDisconnectsPlayersOfVhostsThatAreGone(t *testing.T) {
 					require.NoError(b, gone.Send(1, "pause", 0, nil, true, 0))
 				}
 				synctest.Wait()
-				next := *b.srv.cfg.Load()
+				next := b.cfg
 				next.Vhosts = map[string]Vhost{"w": {}}
 				require.NoError(b, b.srv.Reload(next))
 				if state == "being accepted" {
@@ -398,7 +398,7 @@ func TestReloadDuringPublish(t *testing.T) {
 				})
 				p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
 				if gone {
-					require.ErrorIs(t, err, errNoVhost)
+					require.ErrorContains(t, err, "no such vhost")
 					require.Empty(t, s.Sources())
 					return
 				}

@@ -217,7 +217,7 @@ func TestHooksOfWhatIsRefused(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				require.Equal(b, row.want, got.get())
 				require.Empty(b, b.srv.Sources())
-				require.Empty(b, b.srv.sources, "the name is free")
+				require.Zero(b, b.srv.Stats().Streams, "the name is free")
 			})
 		})
 	}

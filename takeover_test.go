@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,7 +132,15 @@ func TestPublishGraceWithoutMedia(t *testing.T) {
 
 func TestPublishGraceEnds(t *testing.T) {
 	const grace = 20 * time.Second
-	cfg := Config{PublishGrace: grace, Resolver: MustStatic("rtmp://a/live/" + canary)}
+	cfg := Config{
+		PublishGrace: grace, Resolver: MustStatic("rtmp://a/live/" + canary),
+		Hooks: Hooks{OnPublish: func(ctx context.Context, r *PublishRequest) error {
+			if strings.Contains(r.Param, "decide") {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}},
+	}
 	start := func(b *bubble) (*forwardtest.Publisher, *Source) {
 		d := b.destination("a:1935")
 		p := b.publish("live/s")
@@ -144,10 +153,14 @@ func TestPublishGraceEnds(t *testing.T) {
 		end   func(b *bubble, p *forwardtest.Publisher, src *Source)
 		after time.Duration
 	}{
-		"nobody comes":    {func(_ *bubble, p *forwardtest.Publisher, _ *Source) { p.Close() }, grace},
-		"unpublish":       {func(_ *bubble, p *forwardtest.Publisher, _ *Source) { p.Unpublish() }, 0},
-		"closed by host":  {func(_ *bubble, _ *forwardtest.Publisher, src *Source) { src.beginClose() }, 0},
-		"closed while it": {func(_ *bubble, p *forwardtest.Publisher, src *Source) { p.Close(); synctest.Wait(); src.beginClose() }, 0},
+		"nobody comes":   {func(_ *bubble, p *forwardtest.Publisher, _ *Source) { p.Close() }, grace},
+		"unpublish":      {func(_ *bubble, p *forwardtest.Publisher, _ *Source) { p.Unpublish() }, 0},
+		"closed by host": {func(b *bubble, _ *forwardtest.Publisher, src *Source) { go src.Shutdown(b.ctx) }, 0},
+		"closed while it": {func(b *bubble, p *forwardtest.Publisher, src *Source) {
+			p.Close()
+			synctest.Wait()
+			go src.Shutdown(b.ctx)
+		}, 0},
 		"Shutdown": {func(b *bubble, p *forwardtest.Publisher, _ *Source) {
 			p.Close()
 			synctest.Wait()
@@ -162,7 +175,7 @@ func TestPublishGraceEnds(t *testing.T) {
 		"one about whom the host decides": {func(b *bubble, p *forwardtest.Publisher, src *Source) {
 			p.Close()
 			time.Sleep(10 * time.Second)
-			require.NotNil(b, src.claim(src.cfg, src.req, true)) // and is asked about
+			go b.client("live/s?decide").Publish(b.ctx)
 		}, grace},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -477,8 +490,14 @@ func TestTakeoverChurn(t *testing.T) {
 		case 1:
 			old.Reset()
 		}
-		lo.await("place", func() bool { return src.isClaimable(src.req) })
-		pub = lo.publish("live/s")
+		lo.await("place", func() bool {
+			next, err := lo.client("live/s").Publish(lo.ctx)
+			if err == nil {
+				pub = next
+				lo.Cleanup(func() { next.Close() })
+			}
+			return err == nil
+		})
 		require.Same(t, src, lo.srv.Source("live/s"))
 	}
 	require.NoError(t, s.Recorder().Err())

@@ -247,7 +247,12 @@ func TestHintsOfWrongScheme(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newServer(t, Config{Dial: func(context.Context, string, string) (net.Conn, error) {
+				states := make(chan error, 10)
+				cfg := Config{Hooks: Hooks{OnForward: func(_ *Forwarder, state State, err error) {
+					if state == StateWaiting {
+						states <- err
+					}
+				}}, Dial: func(context.Context, string, string) (net.Conn, error) {
 					ours, theirs := forwardtest.Pipe()
 					theirs.Write([]byte(c.answer))
 					if c.answer != "" {
@@ -255,14 +260,8 @@ func TestHintsOfWrongScheme(t *testing.T) {
 					}
 					context.AfterFunc(t.Context(), func() { theirs.Close() })
 					return ours, nil
-				}})
-				states := make(chan error, 10)
-				s.cfg.Load().Hooks.OnForward = func(_ *Forwarder, state State, err error) {
-					if state == StateWaiting {
-						states <- err
-					}
-				}
-				_, err := publish(t, s, "live", canary).Source().Forward(Destination{URL: c.url})
+				}}
+				_, err := publish(t, newServer(t, cfg), "live", canary).Source().Forward(Destination{URL: c.url})
 				require.NoError(t, err)
 				require.ErrorContains(t, <-states, c.text)
 			})
