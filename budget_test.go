@@ -69,7 +69,7 @@ func TestMemoryBudgetRefusesAndShortens(t *testing.T) {
 		// What has ended is given back.
 		a.Close()
 		<-a.Source().Done()
-		require.Equal(b, second.Source().log.Held(), b.srv.Stats().Buffered)
+		require.Equal(b, second.Source().Held(), b.srv.Stats().Buffered)
 		second.Close()
 		<-second.Source().Done()
 		require.Zero(b, b.srv.Stats().Buffered)
@@ -121,10 +121,10 @@ func TestMemoryBudgetCutsTheSlowest(t *testing.T) {
 
 // A Server that has no budget of its own shares the process's with the others.
 func TestMemoryBudgetOfTheProcess(t *testing.T) {
-	memory := processMemory()
+	memory := ProcessMemory()
 	require.Zero(t, memory.Used(), "streams of other tests are left")
 	memory.SetLimit(1 << 20)
-	defer memory.SetLimit(defaultMemoryBudget())
+	defer memory.SetLimit(DefaultMemoryBudget())
 	inBubble(t, Config{MergeWindow: -1}, func(b *bubble) {
 		other := NewServer(Config{Logger: quiet})
 		defer other.Close()
@@ -181,7 +181,7 @@ func TestMemoryBudgetCountsUnfinishedMessages(t *testing.T) {
 		}
 		logs := func() (sum int) {
 			for _, src := range b.srv.Sources() {
-				sum += src.log.Held()
+				sum += src.Held()
 			}
 			return sum
 		}

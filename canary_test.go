@@ -39,9 +39,9 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		&DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}, DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")},
 		RetryInfo{Request: &req, Err: &DestinationError{Op: "dial", Destination: Destination{URL: u}, Err: errors.New("x")}},
 		req, &req, ConnectRequest{TcURL: u, PageURL: u}, &ConnectRequest{TcURL: u, PageURL: u},
-		s, *s.cfg.Load(), s.cfg.Load(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
+		s, *s.Settings(), s.Settings(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
 		MustStatic(u), Config{Resolver: MustStatic(u)}, Token{Secrets: []Secret{canary}},
-		&StatusError{Code: "c", Description: "d"}, &AddressError{reason: "r"},
+		&StatusError{Code: "c", Description: "d"}, &AddressError{},
 	) {
 		out := secretscan.Prints(v)
 		if at := strings.Index(out, canary); at >= 0 {

@@ -300,25 +300,27 @@ func TestFault31_PlayerJoinsTwice(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, Config{MemoryBudget: 64 << 20}, func(b *bubble) {
-				play := b.play("live/s")
-				pub, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
-				require.NoError(b, err)
-				require.NoError(b, pub.WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
+			synctest.Test(t, func(t *testing.T) {
+				s := newServer(t, Config{MemoryBudget: 64 << 20})
+				play, err := forwardtest.Client{URL: "rtmp://h/live/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
+				require.NoError(t, err)
+				pub, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+				require.NoError(t, err)
+				require.NoError(t, pub.WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
 				synctest.Wait()
-				b.srv.mu.Lock()
+				s.mu.Lock()
 				var p *player
-				for c := range b.srv.conns {
+				for c := range s.conns {
 					p = c.player
 				}
-				b.srv.mu.Unlock()
+				s.mu.Unlock()
 				join(p, pub.Source())
 				synctest.Wait()
-				require.NoError(b, pub.Close())
+				require.NoError(t, pub.Close())
 				<-pub.Source().Done()
 				synctest.Wait()
-				require.Zero(b, b.srv.Stats().Buffered)
-				require.NoError(b, play.Close())
+				require.Zero(t, s.Stats().Buffered)
+				require.NoError(t, play.Close())
 			})
 		})
 	}

@@ -84,7 +84,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 					require.NoError(t, err)
 					p.Close()
 				}
-				most = max(most, s.memory.Load().Guests())
+				most = max(most, s.GuestMemory())
 			}
 			require.LessOrEqual(t, most, budget/8)
 			require.Greater(t, most, min(guests*2*row.parts, budget/8)/2, "they are counted")
@@ -99,7 +99,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			if most > budget/16 {
 				said := 0
 				for _, e := range log.Entries(t, "connection ended") {
-					if e["err"] == errEvicted.Error() {
+					if e["err"] == ErrEvicted.Error() {
 						said++
 					}
 				}

@@ -219,7 +219,8 @@ func (l *life) isEmpty() {
 	synctest.Wait()
 	st := l.srv.Stats()
 	require.Zero(l, st.Buffered)
-	require.Zero(l, st.Connections+st.Streams+st.Destinations+l.srv.counted+len(l.srv.pushing)+len(l.srv.audiences), "%+v", st)
+	require.Zero(l, st.Connections+st.Streams+st.Destinations, "%+v", st)
+	require.Empty(l, l.srv.Left())
 }
 
 // told checks that what has begun for the hooks has ended, and the order of states.

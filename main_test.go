@@ -46,7 +46,9 @@ func newServer(t testing.TB, cfg Config) *Server {
 // watched is cfg such that no secret can be told to a log or to OnForward
 // unseen.
 func watched(t testing.TB, cfg Config) Config {
-	def(&cfg.Logger, quiet)
+	if cfg.Logger == nil {
+		cfg.Logger = quiet
+	}
 	tell := cfg.Hooks.OnForward
 	cfg.Hooks.OnForward = func(f *Forwarder, state State, err error) {
 		if err != nil {

@@ -250,7 +250,7 @@ func TestTimesGoOnForThoseWhoWait(t *testing.T) {
 			return all[slices.IndexFunc(all, func(m chunk.Message) bool { return m.Type == TagVideo })].Time
 		}
 		require.EqualValues(b, 90_000, firstTime())
-		require.Empty(b, b.srv.audiences)
+		require.Zero(b, b.srv.Left()["audiences"])
 		require.EqualValues(b, 90_000, firstTime(), "nobody has waited")
 
 		waiting := b.play("live/s")
@@ -262,7 +262,7 @@ func TestTimesGoOnForThoseWhoWait(t *testing.T) {
 		require.InDelta(b, 95_000, firstTime(), 200, "a publish without media changes nothing")
 		waiting.Close()
 		synctest.Wait()
-		require.Empty(b, b.srv.audiences, "nobody is left to go on for")
+		require.Zero(b, b.srv.Left()["audiences"], "nobody is left to go on for")
 	})
 }
 
@@ -435,7 +435,7 @@ func TestPlayerWait(t *testing.T) {
 				require.Equal(b, row.code, code)
 				synctest.Wait()
 				require.Equal(b, 1, got.get()["stop"])
-				require.Empty(b, b.srv.audiences)
+				require.Zero(b, b.srv.Left()["audiences"])
 			})
 		})
 	}

@@ -165,8 +165,8 @@ func TestPlaceOfANextPublisher(t *testing.T) {
 		after time.Duration
 		ok    bool
 	}{
-		{"another address, soon", "192.0.2.8", nextHold - time.Millisecond, false},
-		{"another address, later", "192.0.2.8", nextHold, true},
+		{"another address, soon", "192.0.2.8", NextHold - time.Millisecond, false},
+		{"another address, later", "192.0.2.8", NextHold, true},
 		{"the same address", "192.0.2.7", 0, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -179,7 +179,7 @@ func TestPlaceOfANextPublisher(t *testing.T) {
 				b.keyless(idle)
 				time.Sleep(row.after)
 				from := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(row.from + ":1"))
-				require.Equal(b, row.ok, b.srv.Source("live/s").isClaimable(&PublishRequest{RemoteAddr: from}))
+				require.Equal(b, row.ok, b.srv.Source("live/s").IsClaimable(&PublishRequest{RemoteAddr: from}))
 			})
 		})
 	}
@@ -474,7 +474,7 @@ func TestEndOfAnEarlierGrace(t *testing.T) {
 		src := b.srv.Source("live/s")
 		pub.Close()
 		synctest.Wait()
-		src.graceOver()
+		src.GraceOver()
 		require.Same(b, src, b.srv.Source("live/s"))
 		time.Sleep(5 * time.Second)
 		synctest.Wait()

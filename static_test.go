@@ -5,9 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/rtmp"
-	"github.com/stretchr/testify/require"
 )
 
 func TestStatic(t *testing.T) {
@@ -127,6 +128,7 @@ func TestStaticDestinations(t *testing.T) {
 func TestStaticDestinationsAreComparedByWhatTheySay(t *testing.T) {
 	of := func(ds ...Destination) DestinationResolver { return must(StaticDestinations(ds...)) }
 	require.True(t, sameResolver(of(Destination{URL: "h"}), MustStatic("h")))
+	require.True(t, sameResolver(static(nil), MustStatic()))
 	require.True(t, sameResolver(of(Destination{URL: "h", NoMetadata: true}), of(Destination{URL: "h", NoMetadata: true})))
 	require.False(t, sameResolver(of(Destination{URL: "h", NoMetadata: true}), of(Destination{URL: "h"})))
 }

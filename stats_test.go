@@ -189,7 +189,7 @@ func TestLimitOfConnectionsPerAddress(t *testing.T) {
 			p.Close()
 		}
 		synctest.Wait()
-		require.Empty(b, b.srv.perAddr)
+		require.Empty(b, b.srv.Left())
 		require.Zero(b, b.srv.Stats().Connections)
 	})
 }
