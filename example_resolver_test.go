@@ -32,7 +32,7 @@ func ExampleStatic_malformed() {
 	_, err := forward.Static("192.168.1.6", "rtmp://192.168.1.7/live/[strem]")
 	fmt.Println(err)
 	// Output:
-	// entry 2: rtmp://192.168.1.7/live/***: unknown placeholder: want one of [vhost] [app] [stream] [param]
+	// entry 2: rtmp://192.168.1.7/live/***: unknown placeholder: expected one of [vhost] [app] [stream] [param]
 }
 
 // A platform's key and options, and a server of one's own.

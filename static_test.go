@@ -68,7 +68,7 @@ func TestStaticRefusesMalformedEntries(t *testing.T) {
 		"[::1":                            "bad host",
 		"a b":                             "bad host",
 		"http://h/app/" + canary:          "unknown scheme",
-		"rtmp://h/[key]/" + canary:        "rtmp://h/[key]/***: unknown placeholder: want one of [vhost] [app] [stream] [param]",
+		"rtmp://h/[key]/" + canary:        "rtmp://h/[key]/***: unknown placeholder: expected one of [vhost] [app] [stream] [param]",
 		"rtmp://h/app/" + canary + "[st]": "unknown placeholder",
 		"rtmp://[vhost]/app/" + canary:    "bad host",
 		"rtmp://x-[vhost]/app/" + canary:  "bad host",

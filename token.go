@@ -82,7 +82,7 @@ func (t Token) Sign(name string, expires time.Time) (query string, err error) {
 	}
 	key, ok := parseStreamName(name)
 	if !ok || !key.isValid() {
-		return "", errors.New("sign: not a stream's name: want app/stream or //vhost/app/stream")
+		return "", errors.New("sign: not a stream's name: expected app/stream or //vhost/app/stream")
 	}
 	at := strconv.FormatInt(expires.Unix(), 10)
 	return paramExpires + "=" + at + "&" + paramSign + "=" + t.signature(t.Secrets[0], key.String(), at), nil

@@ -20,17 +20,17 @@ import (
 // maxAnswers is how many answers a cache keeps, the latest used ones.
 const maxAnswers = 4096
 
-// Cached asks r once where the same is asked again within ttl, or while r is
-// still thinking. Questions are the same if vhost, app, stream, param, tcUrl,
-// pageUrl, the publisher's address without port and the one it has connected to
-// are: an answer is never given to who brings another token. An answer that says
-// itself how long it holds (see forward.TTLResolver) is kept for that long; a ttl of 0
-// keeps others only until all who asked meanwhile have it. Errors go to those
-// who waited and are not kept.
+// Cached asks r once for equal requests within ttl, or while r has not answered.
+// Requests are equal if vhost, app, stream, param, tcUrl, pageUrl, the publisher's
+// address without its port, and the address that it has connected to are equal: an
+// answer is never given to a publisher with another token. An answer with a TTL of its
+// own (see forward.TTLResolver) is kept for that time. With a ttl of 0, answers without
+// one are shared only by the requests that wait for them. Errors are returned to the
+// requests that wait, and are not kept.
 //
-// The 4096 answers used last are kept. r is asked in the context of the first
-// who asks; should that end, the next of those who wait asks again. A panic of r
-// is one of whoever asked first.
+// The 4096 answers used last are kept. r is asked with the context of the first
+// request; if that context ends, one of the other waiting requests asks again. A panic
+// of r is raised in the first request's goroutine.
 func Cached(r forward.DestinationResolver, ttl time.Duration) forward.DestinationResolver {
 	c := &cache{resolver: r, ttl: ttl}
 	return ttlFunc(c.resolve)
@@ -55,9 +55,9 @@ func ipOf(a net.Addr) string {
 	return (&forward.PublishRequest{RemoteAddr: a}).IP()
 }
 
-// flight is what came of asking.
+// flight is the result of asking.
 type flight struct {
-	answered bool // else whoever asked gave up or panicked
+	answered bool // false if the request that asked gave up or panicked
 	answer   answer
 	err      error
 	panicked any
@@ -91,7 +91,7 @@ func (c *cache) resolve(ctx context.Context, req *forward.PublishRequest) ([]for
 	}
 }
 
-// kept is the answer that is still good.
+// kept returns an answer that has not expired.
 func (c *cache) kept(q question) (answer, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,8 +99,8 @@ func (c *cache) kept(q question) (answer, bool) {
 	return a, ok && time.Now().Before(a.expires)
 }
 
-// ask asks for all who wait. It runs in a goroutine of its own, where nobody
-// could catch a panic.
+// ask asks for all requests that wait. It runs in a goroutine of its own, in which no
+// caller could recover from a panic.
 func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest) (f *flight) {
 	if a, ok := c.kept(q); ok { // since resolve has looked
 		return &flight{answered: true, answer: a}
@@ -114,7 +114,7 @@ func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest
 	var ds []forward.Destination
 	var ttl time.Duration
 	var err error
-	hostcode.Call(func() { ds, ttl, err = resolveTTL(ctx, c.resolver, req) }) // here, too: this goroutine is waited for
+	hostcode.Call(func() { ds, ttl, err = resolveTTL(ctx, c.resolver, req) }) // in this goroutine, too, because the Server waits for it
 	f.answered = err == nil || ctx.Err() == nil
 	if f.err = err; err != nil {
 		return f
@@ -132,15 +132,15 @@ func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest
 	return f
 }
 
-// answer is what a resolver said.
+// answer is the answer of a resolver.
 type answer struct {
 	destinations []forward.Destination
-	ttl          time.Duration // as the resolver said, 0 if it did not
+	ttl          time.Duration // of the resolver; 0 is none
 	expires      time.Time
 }
 
-// copy gives the answer to a caller, who may change the slice. A ttl is
-// counted down.
+// copy returns the answer for a caller, which may change the slice. The TTL is what is
+// left of it.
 func (a answer) copy() ([]forward.Destination, time.Duration, error) {
 	ttl := a.ttl
 	if ttl != 0 {

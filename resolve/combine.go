@@ -30,10 +30,9 @@ func (f ttlFunc) ResolveDestinations(ctx context.Context, req *forward.PublishRe
 	return ds, err
 }
 
-// Union sends a stream to the destinations of all resolvers, which it asks one
-// after the other. The same destination twice counts once. An error of any is
-// the error of all, and the answer holds as long as the shortest-lived of
-// theirs.
+// Union sends a stream to the destinations of all resolvers, which it asks one after
+// the other. A destination that several name counts once. If one returns an error, so
+// does Union. The TTL is the shortest of theirs.
 func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
 	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 		var all []forward.Destination
@@ -50,10 +49,11 @@ func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver
 	})
 }
 
-// FirstOf asks one resolver after the other until one answers without an
-// error; that may be with no destinations. If none does, its error joins
-// theirs. forward.ErrRefused and the end of ctx stop it. It does so each time it is
-// asked: to keep what a live stream has while a backend is down, use Fallback.
+// FirstOf asks one resolver after the other until one returns no error, even if it
+// returns no destinations. If all fail, the error joins theirs. An error that wraps
+// forward.ErrRefused, or the end of ctx, stops the search. The search starts again with
+// the first resolver each time: to keep the destinations of a live stream while a
+// backend is down, use Fallback.
 func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
 	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 		var errs []error
@@ -71,8 +71,7 @@ func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolv
 	})
 }
 
-// With lets set change the options of each destination that r gives, such as
-// the ones that a URL cannot say.
+// With lets set change each destination of r, for options that a URL cannot carry.
 func With(r forward.DestinationResolver, set func(req *forward.PublishRequest, d *forward.Destination)) forward.DestinationResolver {
 	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 		ds, ttl, err := resolveTTL(ctx, r, req)
@@ -84,7 +83,7 @@ func With(r forward.DestinationResolver, set func(req *forward.PublishRequest, d
 	})
 }
 
-// distinct drops, in place, what equals an earlier destination.
+// distinct drops, in place, each destination that equals an earlier one.
 func distinct(ds []forward.Destination) []forward.Destination {
 	out := ds[:0]
 	seen := make(map[[2]string][]int, len(ds)) // by URL and key, indexes into out
@@ -102,7 +101,7 @@ next:
 	return out
 }
 
-// shorterTTL is the shorter of two times, of which 0 is none.
+// shorterTTL is the shorter of two TTLs; 0 is none.
 func shorterTTL(a, b time.Duration) time.Duration {
 	if a == 0 || b != 0 && b < a {
 		return b

@@ -25,47 +25,47 @@ const (
 	maxDNSAddrs       = 256
 )
 
-// DNS sends each stream to every address behind a name, so that DNS
-// says who belongs to a cluster: a headless service of Kubernetes, Consul, or
-// a zone file. Each address is a destination of its own; tcUrl and, with
-// rtmps, the certificate carry the name.
+// DNS sends each stream to every address of a DNS name, so that DNS decides which
+// servers belong to a cluster: a headless service of Kubernetes, Consul, or a zone
+// file. Each address is a destination of its own; tcUrl and, with rtmps, the
+// certificate carry the name.
 //
-// A host whose first label begins with "_", as in _rtmp._tcp.media.example,
-// is looked up as SRV (RFC 2782): then names and ports come from the records,
-// and of several priorities the first, that is the lowest number, of which any
-// name has an address. Any other host is looked up as A and AAAA.
+// A host whose first label begins with "_", such as _rtmp._tcp.media.example, is looked
+// up as SRV (RFC 2782). Names and ports then come from the records, of the lowest
+// priority number that has a name with an address. Any other host is looked up as A and
+// AAAA.
 //
-// A name without addresses is an error. Should that mean no forwarding, use
+// A name without addresses is an error. To accept the stream without forwarding it, use
 // FirstOf(dns, Union()).
 //
-// Only URL is needed. No field may change once the resolver is in use. It may
-// be used concurrently.
+// Only URL is required. No field may change once the resolver is in use. Its methods
+// are safe for concurrent use.
 type DNS struct {
-	// URL is one as for forward.Static; its host is looked up.
+	// URL has the form of those of forward.Static; its host is looked up.
 	URL string
 
-	// Network is "ip4" or "ip6" for only these addresses, by default "ip",
-	// which takes a server that has one of each for two.
+	// Network is "ip4" or "ip6" for addresses of one family. The default, "ip", counts
+	// a server with an address of each family as two.
 	Network string
 
-	// TTL is after what time the name is looked up again while a stream is
-	// live, default 30 s. The times in the records are not known here.
+	// TTL is the time after which the name is looked up again while a stream is live,
+	// default 30 s. The TTLs of the records are not known here.
 	TTL time.Duration
 
-	// Timeout of all lookups together, default 5 s.
+	// Timeout limits all lookups together, default 5 s.
 	Timeout time.Duration
 
-	// Resolver looks names up; nil is net.DefaultResolver.
+	// Resolver looks up names. Default: net.DefaultResolver.
 	Resolver *net.Resolver
 }
 
-// Validate says what is wrong with URL or Network, or nil.
+// Validate returns an error if URL or Network is invalid.
 func (r *DNS) Validate() error {
 	_, err := r.template()
 	return err
 }
 
-// ResolveDestinations is ResolveTTL without the time.
+// ResolveDestinations is ResolveTTL without the TTL.
 func (r *DNS) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
@@ -110,7 +110,7 @@ func (r *DNS) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]fo
 	return distinct(ds), positive(r.TTL, defaultDNSTTL), nil
 }
 
-// timeoutError says how long was waited, and not in the resolver's words.
+// timeoutError tells the time limit, in place of the words of net.Resolver.
 type timeoutError struct {
 	host  string
 	limit time.Duration
@@ -136,7 +136,7 @@ func (r *DNS) template() (endpoint.Template, error) {
 	case "", "ip", "ip4", "ip6":
 		return parseTemplate(r.URL, &endpoint.Brackets, endpoint.Names...)
 	}
-	return endpoint.Template{}, errors.New("bad Network: want ip, ip4 or ip6")
+	return endpoint.Template{}, errors.New("bad Network: expected ip, ip4 or ip6")
 }
 
 // dnsTarget is one address, and the name it was found under.

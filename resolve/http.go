@@ -33,48 +33,45 @@ const (
 	maxHookTTL     = 24 * time.Hour
 )
 
-// HTTP asks an HTTP backend where a stream goes, with the body and the
-// answer of SRS's on_forward (its "Dynamic Forward"): a backend that works with
-// SRS works unchanged. It sends
+// HTTP asks an HTTP backend where a stream goes. Request and answer are those of SRS's
+// on_forward ("Dynamic Forward"): a backend that works with SRS works unchanged. HTTP
+// sends
 //
 //	{"action":"on_forward","server_id":"…","service_id":"…","client_id":"…",
 //	 "ip":"…","vhost":"…","app":"…","tcUrl":"…","stream":"…","param":"?…"}
 //
-// as a POST and takes, with status 200 or 201,
+// as a POST and accepts, with status 200 or 201,
 //
 //	{"code":0,"data":{"urls":["rtmp://host/app/stream"],"ttl":60}}
 //
-// where data.ttl, in seconds from 1 to a day, may be absent: after it the
-// backend may be asked again (see forward.TTLResolver). Each URL is one in the sense of
-// forward.Destination.URL, and means exactly that: nothing of the request is added. No
-// URLs, and the stream is not forwarded; empty ones do not count. An entry of
-// urls that is no such URL is logged and left out, the others count; if none is
-// left, that is a failure. code is a number as in SRS, not a string. If it is
-// not 0, the backend has refused the stream and so does the resolver, under any
-// OnFailure, with an error that wraps forward.ErrRefused.
+// data.ttl is optional: a number of seconds from 1 to a day, after which the backend
+// may be asked again (see forward.TTLResolver). Each URL has the form of
+// forward.Destination.URL and is used as it is: nothing of the request is added. An
+// empty list means that the stream is not forwarded; empty strings are ignored. An
+// invalid URL is logged and left out. If no URL is valid, the answer counts as a
+// failure. As in SRS, code is a number, not a string. If it is not 0, the backend has
+// refused the stream: the error wraps forward.ErrRefused, and OnFailure does not apply.
 //
-// The backend is the operator's, and its URLs may lead anywhere but to
-// link-local addresses and those of metadata services (forward.Destination.NoLinkLocal).
-// But a backend may pass on what a publisher says, as with
-// "?forward=rtmp://other/live/stream" in its param. A URL whose host stands in
-// the publisher's own app, stream, param, tcUrl or pageUrl is one of the
-// publisher's and may lead to public addresses and ports alone
-// (forward.Destination.Untrusted), unless forward.Config.AllowNetworks and AllowPorts hold them.
-// The host is found in whatever case and spelling, with percent-encoding, JSON's
-// \u, base64 and hexadecimal decoded, also within one another. It is not where
-// the backend has looked up a name, has put a host together of parts, or knows
-// another encoding: then set Untrusted, or have it check what it passes on. The
-// host of tcUrl does not count where it is the address that the publisher has
-// connected to.
+// The backend belongs to the operator. Its URLs may lead to any address except
+// link-local ones and those of metadata services (forward.Destination.NoLinkLocal). But
+// a backend may pass on what a publisher says, such as
+// "?forward=rtmp://other/live/stream" in param. A URL whose host appears in the
+// publisher's own app, stream, param, tcUrl or pageUrl counts as the publisher's: it
+// may lead only to public addresses and ports (forward.Destination.Untrusted), besides
+// those in forward.Config.AllowNetworks and AllowPorts. The host is found in any case
+// and spelling, and inside percent-encoding, JSON's \u, base64 and hexadecimal, also
+// nested. It is not found if the backend has looked up a name, composed the host from
+// parts, or uses another encoding: then set Untrusted, or let the backend check what it
+// passes on. The host of tcUrl does not count if it is the address that the publisher
+// has connected to.
 //
-// All else that can go wrong is a failure: no connection, no answer in time,
-// another status (redirects are not followed), a body that is too long or not
-// such an answer, more than MaxURLs. OnFailure says what then. The log has it as
-// srs.Hooks say, and so a backend that does not answer is asked for one stream
-// at a time.
+// Everything else is a failure, which OnFailure handles: no connection, no answer in
+// time, another status (redirects are not followed), an answer that is too long or
+// malformed, or more than MaxURLs. Failures are logged as those of srs.Hooks are, and a
+// backend that does not answer is asked for one stream at a time.
 //
-// Only URL is needed. No field may change once the resolver is in use, and it
-// must not be copied. It may be used concurrently.
+// Only URL is required. No field may change once the resolver is in use, and an HTTP
+// must not be copied. Its methods are safe for concurrent use.
 type HTTP struct {
 	shownResolver
 
@@ -82,50 +79,47 @@ type HTTP struct {
 	// as basic authentication.
 	URL string
 
-	// Client makes the requests. The default uses no proxy, keeps no
-	// connection between questions and is this resolver's own. Redirects
-	// are followed only by a Client with its own CheckRedirect.
+	// Client makes the requests. The default uses no proxy, keeps no connection open
+	// between requests, and is not shared with other resolvers. Redirects are followed
+	// only by a Client with its own CheckRedirect.
 	Client *http.Client
 
-	// Timeout of a question, asking again included; default 30 s, as in SRS.
-	// Waiting for a turn does not count, and has a limit of the same length.
+	// Timeout limits a request and its retry together; default 30 s, as in SRS. Waiting
+	// for a turn does not count, and has a limit of the same length.
 	Timeout time.Duration
 
-	// MaxReply is how many bytes a reply may have, default 1 MiB.
+	// MaxReply is the longest answer in bytes, default 1 MiB.
 	MaxReply int
 
-	// MaxURLs is how many urls a reply may have, default 256. Each may have
-	// 2048 bytes.
+	// MaxURLs is how many urls an answer may have, default 256. Each may have 2048
+	// bytes.
 	MaxURLs int
 
-	// MaxQuestions is how many may be under way, default 512: with that a
-	// backend that takes a second answers 1000 publishers within two.
-	// Further ones, at most 4096, wait for their turn; a publisher who gets
-	// none is told that the server is busy. Turns are shared among addresses
-	// as by srs.Hooks.
+	// MaxQuestions is how many requests may be in progress, default 512: a backend that
+	// takes one second then answers 1000 publishers within two. Up to 4096 more wait
+	// for a turn; a publisher that gets none is told that the server is busy. Turns are
+	// shared among addresses as in srs.Hooks.
 	MaxQuestions int
 
-	// OnFailure says what becomes of a stream when the backend cannot be
-	// asked, by default FailClosed.
+	// OnFailure decides about a stream if the backend cannot be asked. Default:
+	// FailClosed.
 	OnFailure FailurePolicy
 
 	// ServiceID is sent as service_id.
 	ServiceID string
 
 	// Secret, if not empty, signs the requests with the headers webhook-id,
-	// webhook-timestamp and webhook-signature of Standard Webhooks
-	// (HMAC-SHA256 over "id.timestamp.body"). It is the key itself or, after
-	// "whsec_", the key in base64.
+	// webhook-timestamp and webhook-signature of Standard Webhooks (HMAC-SHA256 over
+	// "id.timestamp.body"). It is the key itself or, after "whsec_", the key in base64.
 	Secret forward.Secret
 
-	// Untrusted has all its URLs checked as if the publisher had named
-	// them, for a backend that is not the operator's. So are those of an
-	// HTTP that is its Fallback.
+	// Untrusted treats every URL as if the publisher had named it, for a backend that
+	// does not belong to the operator. It also applies to an HTTP that is its Fallback.
 	Untrusted bool
 
-	// Logger gets what is said of a backend that fails, a warning for each
-	// entry left out, and one for each stream of which OnFailure decides; nil
-	// is that of the Server that asks.
+	// Logger gets the failures of the backend, a warning for each URL left out, and one
+	// for each stream that OnFailure decides about. Default: the logger of the Server
+	// that asks.
 	Logger *slog.Logger
 
 	once    sync.Once
@@ -136,15 +130,14 @@ type HTTP struct {
 	lastGood answers[string] // for LastGood only
 }
 
-// shownResolver is how an HTTP is printed, in place of its URL.
+// shownResolver prints an HTTP without its URL.
 type shownResolver struct{}
 
 func (shownResolver) Format(f fmt.State, _ rune) { io.WriteString(f, "resolve.HTTP") }
 
 func (shownResolver) MarshalText() ([]byte, error) { return []byte("resolve.HTTP"), nil }
 
-// Validate says what is wrong with URL or Secret, or nil. Its error shows
-// neither.
+// Validate returns an error if URL or Secret is invalid. The error shows neither.
 func (h *HTTP) Validate() error { return h.options().Check(h.URL) }
 
 func (h *HTTP) options() backend.Options {
@@ -153,15 +146,15 @@ func (h *HTTP) options() backend.Options {
 	}
 }
 
-// ResolveDestinations is ResolveTTL without the time.
+// ResolveDestinations is ResolveTTL without the TTL.
 func (h *HTTP) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
 	ds, _, err := h.ResolveTTL(ctx, req)
 	return ds, err
 }
 
-// ResolveTTL asks the backend. A connection that cannot be made or breaks is
-// tried once more. When the Server asks again while the stream is live, a
-// failure is an error under any OnFailure: the destinations stay as they are.
+// ResolveTTL asks the backend. After a connection error it retries once. When the
+// Server asks again about a live stream, a failure is returned whatever OnFailure is:
+// the destinations stay as they are.
 func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 	h.once.Do(func() { h.backend = backend.New(h.URL, h.options()) })
 	a, err := h.question(ctx, req)
@@ -198,7 +191,7 @@ func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answe
 	return a, err
 }
 
-// answer makes destinations of the urls of a reply.
+// answer makes destinations of the urls of an answer.
 func (h *HTTP) answer(log *slog.Logger, urls []json.RawMessage, ttl time.Duration, req *forward.PublishRequest) (answer, error) {
 	a := answer{destinations: make([]forward.Destination, 0, len(urls)), ttl: ttl, expires: time.Now().Add(ttl)}
 	said := saidBy(req)
@@ -238,7 +231,7 @@ func (h *HTTP) destination(raw json.RawMessage, said *mention.Text) (forward.Des
 	return d, err
 }
 
-// saidBy is what the publisher has chosen of a request.
+// saidBy returns the parts of a request that the publisher has chosen.
 func saidBy(req *forward.PublishRequest) *mention.Text {
 	_, tcURL, _ := strings.Cut(req.TcURL, "://")
 	at := strings.IndexAny(tcURL, "/?")
@@ -252,8 +245,8 @@ func saidBy(req *forward.PublishRequest) *mention.Text {
 	return mention.In(req.Param, tcURL, req.PageURL, req.App, req.Stream)
 }
 
-// isLocal reports whether a host is the address that a publisher has connected
-// to, as LocalAddr says, or where that is missing, RemoteAddr of this machine.
+// isLocal reports whether a host is the address that the publisher has connected to:
+// LocalAddr or, if that is missing, this machine for a RemoteAddr of this machine.
 func isLocal(req *forward.PublishRequest, host string) bool {
 	local := addrOf(req.LocalAddr)
 	if remote := addrOf(req.RemoteAddr); !local.IsValid() && remote.IsLoopback() {
@@ -270,7 +263,7 @@ func isLocal(req *forward.PublishRequest, host string) bool {
 	return err == nil && (addr == local || addr.IsLoopback() && local.IsLoopback())
 }
 
-// addrOf is the IP address of a, not valid where it has none.
+// addrOf is the IP address of a, invalid if it has none.
 func addrOf(a net.Addr) netip.Addr {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -287,28 +280,28 @@ func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time
 	}
 	var data map[string]json.RawMessage
 	if json.Unmarshal(top["data"], &data) != nil || data == nil {
-		return nil, 0, errors.New("data: want an object")
+		return nil, 0, errors.New("data: expected an object")
 	}
 	if json.Unmarshal(data["urls"], &urls) != nil || urls == nil {
-		return nil, 0, errors.New("data.urls: want an array")
+		return nil, 0, errors.New("data.urls: expected an array")
 	}
 	if len(urls) > maxURLs {
-		return nil, 0, fmt.Errorf("data.urls: %d entries, at most %d are taken", len(urls), maxURLs)
+		return nil, 0, fmt.Errorf("data.urls: %d entries, expected at most %d", len(urls), maxURLs)
 	}
 	if raw, ok := data["ttl"]; ok {
 		var seconds *float64
 		if json.Unmarshal(raw, &seconds) != nil || seconds == nil ||
 			*seconds < minHookTTL.Seconds() || *seconds > maxHookTTL.Seconds() {
-			return nil, 0, fmt.Errorf("data.ttl: want a number of seconds from %v to %v", minHookTTL, maxHookTTL)
+			return nil, 0, fmt.Errorf("data.ttl: expected a number of seconds from %v to %v", minHookTTL, maxHookTTL)
 		}
 		ttl = time.Duration(*seconds * float64(time.Second))
 	}
 	return urls, ttl, nil
 }
 
-// FailurePolicy says what becomes of a stream when its HTTP cannot get
-// an answer: FailClosed, FailOpen, LastGood or Fallback. A stream that the
-// backend refuses is refused under each.
+// FailurePolicy decides about a stream if its HTTP gets no answer: FailClosed,
+// FailOpen, LastGood or Fallback. A stream that the backend refuses is refused under
+// each.
 type FailurePolicy interface {
 	onFailure(ctx context.Context, h *HTTP, req *forward.PublishRequest, err error) ([]forward.Destination, time.Duration, error)
 }
@@ -316,16 +309,14 @@ type FailurePolicy interface {
 type failurePolicy int
 
 const (
-	// FailClosed refuses the publisher. It is the default: an encoder that
-	// is refused tries again and its user is told, whereas a stream that
-	// goes nowhere may not be noticed.
+	// FailClosed refuses the publisher. It is the default: an encoder retries and its
+	// user sees the refusal, while a stream without destinations may go unnoticed.
 	FailClosed failurePolicy = iota
 	// FailOpen accepts the publisher and forwards nothing.
 	FailOpen
-	// LastGood takes what the backend last answered for a stream of the
-	// same Name, whoever published it, and is FailClosed where there is
-	// nothing. The answers of the 4096 streams asked for last are kept in
-	// memory.
+	// LastGood uses the backend's last answer for a stream of the same Name, from any
+	// publisher, and is FailClosed if there is none. The answers of the 4096 streams
+	// used last are kept in memory.
 	LastGood
 )
 
@@ -342,10 +333,10 @@ func (p failurePolicy) onFailure(ctx context.Context, h *HTTP, req *forward.Publ
 			return nil, 0, fmt.Errorf("%w (and no earlier answer)", err)
 		}
 		cmp.Or(h.Logger, forward.Logger(ctx)).Warn("forwarded as before: the backend has failed", "source", req)
-		// Its time is over, but the backend is to be asked again.
+		// The answer has expired, but the backend is asked again after the same time.
 		last.expires = time.Now().Add(last.ttl)
 		last.destinations = slices.Clone(last.destinations)
-		said := saidBy(req) // another publisher may have said it
+		said := saidBy(req) // this publisher may have named a host that another had not
 		for i, d := range last.destinations {
 			if e, err := option.Endpoint(d); err == nil && said.Names(e.Host) {
 				last.destinations[i].Untrusted = true
@@ -365,7 +356,7 @@ func (f fallback) onFailure(ctx context.Context, h *HTTP, req *forward.PublishRe
 	cmp.Or(h.Logger, forward.Logger(ctx)).Warn("resolved by the fallback: the backend has failed", "source", req)
 	ds, ttl, ferr := resolveTTL(ctx, f.resolver, req)
 	if ferr != nil {
-		return nil, 0, fmt.Errorf("%w; instead of %w", ferr, err)
+		return nil, 0, fmt.Errorf("%w; fallback after %w", ferr, err)
 	}
 	if _, ok := f.resolver.(*HTTP); ok && h.Untrusted {
 		ds = slices.Clone(ds)

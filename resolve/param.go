@@ -15,24 +15,23 @@ import (
 // maxParamURLs is how many destinations a publisher may name.
 const maxParamURLs = 8
 
-// FromParam lets the publisher say where its stream goes: with the name
-// "forward" in a parameter of its own, as in
+// FromParam lets the publisher name the destinations of its stream. With the name
+// "forward" it reads this parameter:
 //
 //	rtmp://server/live/stream?forward=rtmp://other:1936/live/stream
 //
-// The value is a URL in the sense of forward.Destination.URL, percent-encoded as far
-// as it holds "&", "%" or "+". The parameter may come up to 8 times; without
-// it the stream is not forwarded.
+// The value has the form of forward.Destination.URL, with "&", "%" and "+"
+// percent-encoded. The parameter may come up to 8 times; without it the stream is not
+// forwarded.
 //
-// Whoever may publish makes this server connect to where they like, so only
-// hosts in allow are accepted, and none if allow is empty. Each is a name or
-// an address, in which "*" stands for any characters but dots, and at the
-// beginning for dots too, or a range of addresses such as 10.0.0.0/24. After
-// it may stand a port, or ":*" for all; by default it is the scheme's. So
-// "*.example.com" takes all names below example.com at 1935, or at 443 with
-// rtmps. A stream that names any other host is refused. Where a host leads is
-// checked besides, as of each Destination that is Untrusted: addresses that are
-// not public must be in forward.Config.AllowNetworks too, and ports below 1024 but 443
+// Anyone who may publish can make this server connect to a host of their choice. So
+// only hosts in allow are accepted, and none if allow is empty. An entry is a name or
+// an address, in which "*" stands for any characters except dots (at the beginning,
+// dots too), or a range of addresses such as 10.0.0.0/24. A port may follow, or ":*"
+// for all ports; without one it is the port of the scheme. So "*.example.com" accepts
+// all names below example.com at 1935, or at 443 with rtmps. A stream that names any
+// other host is refused. Each Destination is also Untrusted: addresses that are not
+// public must be in forward.Config.AllowNetworks too, and ports below 1024 except 443
 // in forward.Config.AllowPorts.
 func FromParam(name string, allow ...string) forward.DestinationResolver {
 	allowed := make([]hostPattern, len(allow))
@@ -45,7 +44,7 @@ func FromParam(name string, allow ...string) forward.DestinationResolver {
 			return nil, err
 		}
 		if len(values) > maxParamURLs {
-			return nil, fmt.Errorf("parameter %s given %d times, at most %d are taken", name, len(values), maxParamURLs)
+			return nil, fmt.Errorf("parameter %s given %d times, expected at most %d", name, len(values), maxParamURLs)
 		}
 		ds := make([]forward.Destination, len(values))
 		for i, v := range values {

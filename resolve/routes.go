@@ -13,27 +13,27 @@ import (
 	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
-// Route sends the streams that match to To, and to what Resolver says.
+// Route sends matching streams to the URLs of To and to the destinations of Resolver.
 type Route struct {
-	// Vhost, App and Stream must all match the request's. Each is a glob,
-	// in which "*" stands for any characters, "/" included, and "?" for
-	// one; or, after "~", a regular expression of package regexp that must
-	// match the whole of it. Empty matches anything. Vhosts have no case.
-	// Of a path with several levels encoders send now more, now less as the
-	// app; see forward.PublishRequest.Name.
+	// Vhost, App and Stream must all match those of the request. Each is a glob, in
+	// which "*" stands for any characters, "/" included, and "?" for one; or, after
+	// "~", a regular expression of package regexp that must match the whole value. An
+	// empty pattern matches everything. Vhosts match in any case. Encoders split paths
+	// of several levels differently between App and Stream; see
+	// forward.PublishRequest.Name.
 	Vhost, App, Stream string
 
 	// To are URLs as for forward.Static. In app and key, $1, $2 … (or ${1} …) and
-	// ${name} are what the patterns have captured: each "*" and "?" of a
-	// glob and each group of a regular expression, counted from Vhost over
-	// App to Stream. A "$" before anything else is just that.
+	// ${name} stand for the parts captured by the patterns: each "*" and "?" of a glob
+	// and each group of a regular expression, counted from Vhost over App to Stream.
+	// Any other "$" stands for itself.
 	To []string
 
 	// Resolver, if not nil, is asked too.
 	Resolver forward.DestinationResolver
 }
 
-// Format writes the patterns for vhost and app, for every verb. That for the
+// Format writes the patterns of vhost and app, for every verb. The pattern of the
 // stream may be a stream key.
 func (r Route) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "Route vhost %q app %q stream %v to %d URLs", r.Vhost, r.App, forward.Secret(r.Stream), len(r.To))
@@ -42,7 +42,7 @@ func (r Route) Format(f fmt.State, _ rune) {
 // MarshalText gives the same as Format.
 func (r Route) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
 
-// RouteMode says which of several routes that match count.
+// RouteMode selects which of several matching routes apply.
 type RouteMode int
 
 const (
@@ -50,9 +50,9 @@ const (
 	AllMatches                  // all; the same destination twice counts once
 )
 
-// Routes is a table of rules. A stream that matches none is not forwarded. The
-// error of a malformed route tells its place, counted from 1, and masks
-// secrets as forward.Destination.String does.
+// Routes is a table of rules. A stream that matches none is not forwarded. The error of
+// a malformed route names its position, counted from 1, and masks secrets as
+// forward.Destination.String does.
 func Routes(mode RouteMode, routes ...Route) (forward.DestinationResolver, error) {
 	t := routeTable{mode: mode, rules: make([]rule, len(routes))}
 	for i, r := range routes {
@@ -139,8 +139,8 @@ var routeVars = regexp.MustCompile(`\[[a-z]+\]|\$[0-9]+|\$\{\w*\}`)
 
 var replaceRouteVars endpoint.Replace = routeVars.ReplaceAllStringFunc
 
-// compilePattern makes a pattern of Route a regular expression that matches
-// only the whole of a string. flags are those of package regexp/syntax.
+// compilePattern makes a regular expression that matches only the whole of a string.
+// flags are those of package regexp/syntax.
 func compilePattern(p, flags string) (*regexp.Regexp, error) {
 	if p == "" {
 		return regexp.MustCompile(``), nil
@@ -154,7 +154,7 @@ func compilePattern(p, flags string) (*regexp.Regexp, error) {
 	return globPattern(p, flags), nil
 }
 
-// globPattern is a glob as a regular expression; "*" and "?" are groups.
+// globPattern makes a regular expression of a glob; "*" and "?" become groups.
 func globPattern(glob, flags string) *regexp.Regexp {
 	var b strings.Builder
 	for _, r := range glob {
@@ -170,7 +170,7 @@ func globPattern(glob, flags string) *regexp.Regexp {
 	return regexp.MustCompile(`(?s` + flags + `)\A` + b.String() + `\z`)
 }
 
-// match gives what the patterns of r capture, by placeholder.
+// match returns the parts that the patterns of r capture, by placeholder.
 func (r rule) match(req *forward.PublishRequest) (captures map[string]string, ok bool) {
 	captures = make(map[string]string)
 	n := 0
@@ -199,7 +199,7 @@ func (r rule) resolve(ctx context.Context, req *forward.PublishRequest, captures
 		if ds, ttl, err = resolveTTL(ctx, r.resolver, req); err != nil {
 			return nil, 0, err
 		}
-		ds = slices.Clip(ds) // it is the resolver's
+		ds = slices.Clip(ds) // the slice belongs to the resolver
 	}
 	for _, t := range r.to {
 		d, err := at(t.Expand(values(req), captures))

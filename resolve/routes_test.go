@@ -73,9 +73,9 @@ func TestRoutesRefuseMalformedRules(t *testing.T) {
 		"route 2: Stream: error parsing regexp":                        {Stream: "~("},
 		"route 2: App: error parsing regexp":                           {App: "~a)|(b"},
 		"route 2: entry 2 of To: rtmp://h/app/***: unknown":            {Stream: "*", To: []string{"h", "rtmp://h/app/" + canary + "$2"}},
-		"unknown placeholder: want one of [vhost] [app] [stream]":      {To: []string{"rtmp://h/app/${name}"}},
+		"unknown placeholder: expected one of [vhost] [app] [stream]":      {To: []string{"rtmp://h/app/${name}"}},
 		"[param] $1 ${1} $2 ${2} ${n}":                                 {App: "?", Stream: "~(?P<n>x)", To: []string{"rtmp://h/app/$3"}},
-		"entry 1 of To: destination rtmp://***: bad host: want a name": {Stream: "*", To: []string{"rtmp://$1/app/" + canary}},
+		"entry 1 of To: destination rtmp://***: bad host: expected a name": {Stream: "*", To: []string{"rtmp://$1/app/" + canary}},
 	} {
 		_, err := Routes(FirstMatch, Route{}, r)
 		require.ErrorContains(t, err, want)

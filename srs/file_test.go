@@ -204,8 +204,8 @@ func TestFileWithBackendAndOptions(t *testing.T) {
 func TestFileDestinationErrors(t *testing.T) {
 	for _, row := range []struct{ block, want string }{
 		{"destination rtmp://h/?x=1 { stream_key " + canary + "; }", "2:13: destination rtmp://h/***: no app in the path"},
-		{"destination rtmp://h/[key] { stream_key " + canary + "; }", "2:13: rtmp://h/[key]/***: unknown placeholder: want one of [vhost] [app] [stream] [param]"},
-		{"destination rtmp://x-[vhost]/a { stream_key " + canary + "; }", "2:13: destination rtmp://***: bad host: want a name, an IPv4 address or an IPv6 address in brackets"},
+		{"destination rtmp://h/[key] { stream_key " + canary + "; }", "2:13: rtmp://h/[key]/***: unknown placeholder: expected one of [vhost] [app] [stream] [param]"},
+		{"destination rtmp://x-[vhost]/a { stream_key " + canary + "; }", "2:13: destination rtmp://***: bad host: expected a name, an IPv4 address or an IPv6 address in brackets"},
 		{"destination rtmp://u:%@h/a { user jo " + canary + "; }", "2:13: destination rtmp://***@h/a/***: bad percent-encoding in user or password"},
 		{"destination a b;\n destination rtmp://h/" + strings.Repeat("a", 4096) + " { stream_key " + canary + "; }",
 			"3:14: destination rtmp://h/" + strings.Repeat("a", 4096) + "/***: URL longer than 4096 bytes"},

@@ -44,7 +44,7 @@ func ParseReply(reply []byte) (map[string]json.RawMessage, error) {
 	}
 	var top map[string]json.RawMessage // exact names, unlike struct fields
 	if bytes.HasPrefix(reply, []byte("\xff\xfe")) || bytes.HasPrefix(reply, []byte("\xfe\xff")) {
-		return nil, errors.New("reply is UTF-16: want UTF-8")
+		return nil, errors.New("reply is UTF-16: expected UTF-8")
 	}
 	if !json.Valid(reply) {
 		return nil, errors.New("reply is not JSON")
@@ -54,7 +54,7 @@ func ParseReply(reply []byte) (map[string]json.RawMessage, error) {
 	}
 	var code *int64
 	if json.Unmarshal(top["code"], &code) != nil || code == nil {
-		return nil, errors.New("code: want an integer")
+		return nil, errors.New("code: expected an integer")
 	}
 	if *code != 0 {
 		return nil, Refused(*code)

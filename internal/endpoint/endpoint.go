@@ -51,7 +51,7 @@ func (s Spec) Parse() (e Endpoint, err error) {
 	}
 	e.Scheme = strings.ToLower(scheme)
 	if e.Port = DefaultPort(e.Scheme); e.Port == "" {
-		return e, errors.New("unknown scheme: want rtmp or rtmps")
+		return e, errors.New("unknown scheme: expected rtmp or rtmps")
 	}
 
 	authority, path, _ := strings.Cut(rest, "/")
@@ -155,7 +155,7 @@ func SplitAuthority(s string) (host, port string, err error) {
 	case host == "":
 		return "", "", errors.New("no host")
 	case !validHost(host):
-		return "", "", errors.New("bad host: want a name, an IPv4 address or an IPv6 address in brackets")
+		return "", "", errors.New("bad host: expected a name, an IPv4 address or an IPv6 address in brackets")
 	}
 	return host, port, nil
 }
@@ -200,7 +200,7 @@ func parseFingerprint(s string) ([]byte, error) {
 	}
 	pin, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
 	if err != nil || len(pin) != sha256.Size {
-		return nil, errors.New("bad Fingerprint: want 64 hex digits")
+		return nil, errors.New("bad Fingerprint: expected 64 hex digits")
 	}
 	return pin, nil
 }

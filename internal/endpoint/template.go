@@ -84,7 +84,7 @@ func ParseTemplate(s Spec, replace *Replace, names ...string) (Template, error) 
 		})
 	}
 	if unknown {
-		return Template{}, fmt.Errorf("%s: unknown placeholder: want one of %s",
+		return Template{}, fmt.Errorf("%s: unknown placeholder: expected one of %s",
 			Redact(full, s.StreamKey != ""), strings.Join(names, " "))
 	}
 	return t, nil

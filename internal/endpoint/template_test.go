@@ -45,7 +45,7 @@ func TestTemplate(t *testing.T) {
 		require.Equal(t, c.key, key)
 	}
 	_, err := ParseTemplate(Spec{URL: "rtmp://h/[ap]/k"}, &Brackets, Names...)
-	require.EqualError(t, err, "rtmp://h/[ap]/***: unknown placeholder: want one of [vhost] [app] [stream] [param]")
+	require.EqualError(t, err, "rtmp://h/[ap]/***: unknown placeholder: expected one of [vhost] [app] [stream] [param]")
 	_, err = ParseTemplate(Spec{URL: "h/app"}, &Brackets, Names...)
 	require.ErrorContains(t, err, "neither a host nor a URL")
 }

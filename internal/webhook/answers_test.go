@@ -53,7 +53,7 @@ func TestHook_Answers(t *testing.T) {
 		"another encoding": {do: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "br")
 			io.WriteString(w, want)
-		}, failed: `reply has Content-Encoding "br": want none or gzip`},
+		}, failed: `reply has Content-Encoding "br": expected none or gzip`},
 		"said to be compressed": {do: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			io.WriteString(w, want)

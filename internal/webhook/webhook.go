@@ -50,7 +50,7 @@ func New(o Options) *Hook { return &Hook{Options: o, turns: newTurns(o.Turns), b
 func CheckURL(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return errors.New("bad backend URL: want http:// or https://")
+		return errors.New("bad backend URL: expected http:// or https://")
 	}
 	return nil
 }
@@ -210,7 +210,7 @@ func decoded(resp *http.Response) (io.Reader, error) {
 		}
 		return plain, nil
 	default:
-		return nil, fmt.Errorf("reply has Content-Encoding %.20q: want none or gzip", encoding)
+		return nil, fmt.Errorf("reply has Content-Encoding %.20q: expected none or gzip", encoding)
 	}
 }
 
