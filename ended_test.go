@@ -186,9 +186,9 @@ func TestSubscriptionAfterTheEnd(t *testing.T) {
 		require.Equal(b, io.EOF, err)
 		for range 10 {
 			time.Sleep(4900 * time.Millisecond)
+			require.Positive(b, b.srv.Stats().Buffered)
 			_, err := slow.Next()
 			require.NoError(b, err)
-			require.Positive(b, b.srv.Stats().Buffered)
 		}
 		_, err = slow.Next()
 		require.Equal(b, io.EOF, err)

@@ -88,10 +88,13 @@ func (s *Subscription) expire() {
 // read.
 var errUnread = fmt.Errorf("%w: the rest of the stream was not read within DrainTimeout of its end", ErrLimit)
 
+// errShed is what Next returns after the rest of the stream was given up.
+var errShed = fmt.Errorf("%w: memory was short, and the rest of a stream that has ended was given up", ErrLimit)
+
 // Next returns the next message, waiting for it. It returns io.EOF behind the
 // last message of a stream that has ended, the context's error after Close, and
 // an error that wraps ErrLimit where the rest of a stream that has ended was not
-// read in time.
+// read in time, or was given up because MemoryBudget is short.
 func (s *Subscription) Next() (Message, error) {
 	s.read.Store(fanout.Clock())
 	for len(s.queue) == 0 {
@@ -99,8 +102,11 @@ func (s *Subscription) Next() (Message, error) {
 		err := s.tap.Next(s.ctx, func(typ uint8, ms uint32, payload []byte) {
 			s.queue = append(s.queue, Message{typ, ms, payload})
 		})
-		if s.cut.Load() {
+		switch {
+		case s.cut.Load():
 			err = errUnread
+		case errors.Is(err, fanout.ErrMemory):
+			err = errShed
 		}
 		if err != nil {
 			s.cancel()

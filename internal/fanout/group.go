@@ -96,8 +96,9 @@ func (g *Group) Remove(s *Sender) {
 	g.settle()
 }
 
-// Release lets go of the log, which has ended, as soon as the last of its
-// receivers has been removed. None is added any more that is to get some of it.
+// Release lets go of the log, which has ended, as soon as the last of its senders
+// has been removed and its taps have all of it. No receiver is added any more that
+// is to get some of it.
 func (g *Group) Release() {
 	g.mu.Lock()
 	g.last = true
@@ -108,7 +109,7 @@ func (g *Group) Release() {
 // settle releases the log where that is due.
 func (g *Group) settle() {
 	g.mu.Lock()
-	due := g.last && len(*g.early.Load()) == 0 && len(*g.taps.Load()) == 0
+	due := g.last && len(*g.early.Load()) == 0 && !slices.ContainsFunc(*g.taps.Load(), (*Tap).lags)
 	for _, sh := range *g.shards.Load() {
 		due = due && len(*sh.senders.Load()) == 0
 	}
@@ -252,33 +253,64 @@ func (g *Group) slowest() uint64 {
 // window, until it counts as lagging.
 const lateAfter = time.Second
 
-// lagging is the receiver that is furthest behind, if it is by more than a batch
-// or by lateAfter: how much of the log it keeps, and what ends its connection
-// with ErrMemory.
+// late reports whether who needs the log from a message on is behind by more than
+// a batch, or by lateAfter beyond a window of its own.
+func (g *Group) late(seq uint64, window time.Duration, now int64) (bytes int, late bool) {
+	bytes, age := g.log.Behind(seq, now)
+	return bytes, bytes > turn || age > int64(lateAfter+window)
+}
+
+// lagging is the receiver that is furthest behind, if it is late: how much of the
+// log it keeps, and what ends its connection with ErrMemory. Of a log that has
+// ended, which is kept until the last of them is gone, it is all receivers. In one
+// that goes on taps don't count: what they miss, they miss.
 func (g *Group) lagging(now int64) (bytes int, cut func()) {
+	if g.log.Ended() {
+		return g.keeping(now)
+	}
 	var slowest *Sender
 	least := g.log.Head()
 	g.each(func(s *Sender) {
 		if seq, ok := s.needs(g.log); ok && seq < least {
-			n, age := g.log.Behind(seq, now)
-			if n > turn || age > int64(lateAfter+s.window) {
+			if n, late := g.late(seq, s.window, now); late {
 				slowest, least, bytes = s, seq, n
 			}
 		}
 	})
-	switch {
-	case slowest == nil:
+	if slowest == nil {
 		return 0, nil
-	case g.log.Ended(): // all of it is kept until the last one is gone
-		return g.log.Held(), func() {
-			g.each(func(s *Sender) {
-				if _, ok := s.needs(g.log); ok {
-					s.fail(ErrMemory)
-				}
-			})
-		}
 	}
 	return bytes, func() { slowest.fail(ErrMemory) }
+}
+
+// keeping is lagging of a log that has ended.
+func (g *Group) keeping(now int64) (bytes int, cut func()) {
+	late := false
+	g.each(func(s *Sender) {
+		if seq, ok := s.needs(g.log); ok && !late {
+			_, late = g.late(seq, s.window, now)
+		}
+	})
+	for _, t := range *g.taps.Load() {
+		if t.lags() && !late {
+			_, late = g.late(t.cursor.Next(), 0, now)
+		}
+	}
+	if !late {
+		return 0, nil
+	}
+	return g.log.Held(), func() {
+		g.each(func(s *Sender) {
+			if _, ok := s.needs(g.log); ok {
+				s.fail(ErrMemory)
+			}
+		})
+		for _, t := range *g.taps.Load() {
+			if t.lags() {
+				t.fail(ErrMemory)
+			}
+		}
+	}
 }
 
 // Pool is the goroutines that help to walk large groups: one for each CPU but

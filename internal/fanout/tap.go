@@ -18,6 +18,7 @@ type Tap struct {
 	flow   flow.Receiver // guarded by the group's metering
 	bytes  atomic.Uint64
 	wake   chan struct{}
+	cut    atomic.Pointer[error] // why it gets no more; nil: it does
 }
 
 // Tap returns a new reader of the log. Close ends it.
@@ -42,15 +43,21 @@ func (t *Tap) notify() {
 
 // Next calls f for the next messages: headers, which have no sequence number,
 // then one message. It returns io.EOF behind the last one of a stream that
-// has ended.
+// has ended, and ErrMemory when the rest of it was given up to free memory.
 func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload []byte)) error {
 	for {
+		if err := t.cut.Load(); err != nil {
+			return *err
+		}
 		m, set := t.cursor.Read()
 		if m != nil {
 			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, slices.Clone(payload)) })
 			// A copy: the log's bytes are shared, and a slab would be kept for them.
 			t.bytes.Add(uint64(m.Frame.Len()))
 			f(m.Type, m.Time, m.Frame.AppendPayload(make([]byte, 0, m.Frame.Length)))
+			if t.group.log.Ended() && !t.lags() {
+				t.group.settle()
+			}
 			return nil
 		}
 		if t.cursor.Done() {
@@ -62,6 +69,16 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 			return ctx.Err()
 		}
 	}
+}
+
+// lags reports whether there is something to read.
+func (t *Tap) lags() bool { return t.cut.Load() == nil && t.cursor.Lag() > 0 }
+
+// fail has the reader get no more. Any goroutine may call it.
+func (t *Tap) fail(err error) {
+	t.cut.CompareAndSwap(nil, &err)
+	t.notify()
+	t.group.settle()
 }
 
 // Lag is how many messages are to be read. It is safe for concurrent use.
