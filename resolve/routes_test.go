@@ -70,11 +70,11 @@ func TestRoutesInsertCapturesAsTheyAre(t *testing.T) {
 
 func TestRoutesRefuseMalformedRules(t *testing.T) {
 	for want, r := range map[string]Route{
-		"route 2: Stream: error parsing regexp":                        {Stream: "~("},
-		"route 2: App: error parsing regexp":                           {App: "~a)|(b"},
-		"route 2: entry 2 of To: rtmp://h/app/***: unknown":            {Stream: "*", To: []string{"h", "rtmp://h/app/" + canary + "$2"}},
+		"route 2: Stream: error parsing regexp":                            {Stream: "~("},
+		"route 2: App: error parsing regexp":                               {App: "~a)|(b"},
+		"route 2: entry 2 of To: rtmp://h/app/***: unknown":                {Stream: "*", To: []string{"h", "rtmp://h/app/" + canary + "$2"}},
 		"unknown placeholder: expected one of [vhost] [app] [stream]":      {To: []string{"rtmp://h/app/${name}"}},
-		"[param] $1 ${1} $2 ${2} ${n}":                                 {App: "?", Stream: "~(?P<n>x)", To: []string{"rtmp://h/app/$3"}},
+		"[param] $1 ${1} $2 ${2} ${n}":                                     {App: "?", Stream: "~(?P<n>x)", To: []string{"rtmp://h/app/$3"}},
 		"entry 1 of To: destination rtmp://***: bad host: expected a name": {Stream: "*", To: []string{"rtmp://$1/app/" + canary}},
 	} {
 		_, err := Routes(FirstMatch, Route{}, r)

@@ -1,3 +1,3 @@
-// Package srs is for those that come from SRS: its configuration file (LoadConfig) and
-// its HTTP callbacks (Hooks).
+// Package srs reads SRS's configuration file (LoadConfig) and calls a backend as SRS
+// does (Hooks), for a move from SRS to this library.
 package srs

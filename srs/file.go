@@ -19,38 +19,35 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// File is what a configuration file says.
+// File is the content of a configuration file.
 type File struct {
-	// Config is for forward.NewServer. Addr is the first of Listen; where the file has
-	// none, it is one that ListenAndServe fails with, and not the default.
-	// Hooks are those of HTTPHooks.
+	// Config is for forward.NewServer. Addr is the first of Listen; if the file has no
+	// listen, it is an address that ListenAndServe fails with, not the default. Hooks
+	// are those of HTTPHooks.
 	Config forward.Config
-	// HTTPHooks are the http_hooks of the vhosts, nil where none has any
-	// enabled.
+	// HTTPHooks are the enabled http_hooks of the vhosts, nil if there are none.
 	HTTPHooks *Hooks
-	// Listen has the addresses to listen on, each once. It is empty where the
-	// file names none.
+	// Listen has the addresses to listen on, without duplicates.
 	Listen []string
-	// Users are those of publish_auth with their passwords, for whom
-	// Config.PublishAuth asks; nil where it is not enabled.
+	// Users are those of publish_auth with their passwords, which Config.PublishAuth
+	// looks up; nil if publish_auth is not enabled.
 	Users map[string]forward.Secret
-	// RTMPS has what to listen on with TLS, nil where the file says nothing
-	// of it or has not enabled it.
+	// RTMPS is the rtmps block, nil if it is missing or not enabled.
 	RTMPS *RTMPSFile
-	// PID is the file to write the process id to, empty for none.
+	// PID is the file to write the process id to; empty for none.
 	PID string
-	// Ignored names what the format has and this library does not do, with
-	// the place: "srs.conf:3:1: daemon".
+	// Ignored names the directives of SRS that this library does not support, with
+	// their position: "srs.conf:3:1: daemon".
 	Ignored []string
-	// Warnings are what is likely to be a mistake, with the place:
-	// "srs.conf:5:9: there is no \"enabled on\": the destinations are not used".
-	// They hold no value that may be a secret.
+	// Warnings are likely mistakes, with their position: "srs.conf:5:9: there is no
+	// \"enabled on\": the destinations are not used". They contain no value that may be
+	// a secret.
 	Warnings []string
 
 	backends map[string]backendFile // of the vhosts that have one
 }
 
-// backendFile is what the file says of a backend.
+// backendFile is the backend of a vhost in the file.
 type backendFile struct {
 	url, onFailure string
 	timeout        time.Duration
@@ -59,8 +56,8 @@ type backendFile struct {
 // noAddr is the Config.Addr of a file that names no address.
 const noAddr = "no listen in the file"
 
-// Format writes how many addresses and vhosts it has, for every verb: the
-// backends' URLs may hold tokens.
+// Format writes the numbers of addresses and vhosts, for every verb: the backends' URLs
+// may contain tokens.
 func (f File) Format(w fmt.State, _ rune) {
 	fmt.Fprintf(w, "File with %d addresses and %d vhosts", len(f.Listen), len(f.Config.Vhosts))
 }
@@ -76,8 +73,8 @@ type RTMPSFile struct {
 	certFrom, keyFrom *string // where the paths come from, if not from the file
 }
 
-// Certificate reads CertFile and KeyFile. Its errors do not show a path that
-// stands for a variable of the environment.
+// Certificate reads CertFile and KeyFile. If a path comes from a variable of the
+// environment, errors do not show it.
 func (r *RTMPSFile) Certificate() (tls.Certificate, error) {
 	cert, err := readPath(r.CertFile, r.certFrom)
 	if err != nil {
@@ -90,8 +87,7 @@ func (r *RTMPSFile) Certificate() (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-// readPath reads a file. from is what errors show in place of its path, unless it
-// is nil.
+// readPath reads a file. If from is not nil, errors show it in place of the path.
 func readPath(path string, from *string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	var at *fs.PathError
@@ -101,8 +97,8 @@ func readPath(path string, from *string) ([]byte, error) {
 	return b, err
 }
 
-// LoadConfig reads a file in SRS's configuration format. It takes what the
-// format has about receiving, forwarding and playing RTMP:
+// LoadConfig reads a file in SRS's configuration format. It supports the directives
+// about receiving, forwarding and playing RTMP:
 //
 //	listen, max_connections, chunk_size, pid;
 //	rtmp { listen; chunk_size; }
@@ -114,28 +110,26 @@ func readPath(path string, from *string) ([]byte, error) {
 //	  publish { firstpkt_timeout; normal_timeout; grace; grace_unpublish; takeover; }
 //	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; timeout_ms; } }
 //
-// What else the format has is listed in File.Ignored. Any other word, and what
-// does not fit, is an error that tells file, line, column and what was
-// expected. As in SRS, blocks that have enabled do nothing until it is on, and
-// with a backend the destinations of forward are not used. What SRS 1 and 2
-// spelled otherwise, such as forward with destinations and no block, is taken
-// with a warning.
+// Other directives of SRS are listed in File.Ignored. Unknown directives and wrong
+// values are errors that name file, line and column, and the expected value. As in SRS,
+// a block with enabled has no effect until that is on, and with a backend the
+// destinations of forward are not used. Spellings of SRS 1 and 2, such as forward with
+// destinations and no block, are accepted with a warning.
 //
-// include PATH…; stands for the directives of other files, at the top level and
-// in blocks. Their paths begin in the directory of the file that they stand in;
-// only regular files are read, at most 8 within one another. ${NAME} in a value
-// stands for a variable of the environment, which must be set, and $${ for ${.
-// Where a value may be a secret, as those of stream_key, user, destination,
-// backend and on_publish, NAME_file has the path of a file with it instead:
-// stream_key_file PATH, user_file NAME PATH.
+// include PATH…; stands for the directives of other files, at the top level and in
+// blocks. A path is relative to the directory of the file that includes it. Only
+// regular files are read, nested at most 8 deep. ${NAME} in a value stands for a
+// variable of the environment, which must be set; $${ stands for ${. For a value that
+// may be a secret, such as those of stream_key, user, destination, backend and
+// on_publish, NAME_file gives the path of a file with the value: stream_key_file PATH,
+// user_file NAME PATH.
 //
-// The variables of the environment that SRS has for these directives take their
-// place, as in SRS: SRS_LISTEN (and SRS_RTMP_LISTEN), SRS_MAX_CONNECTIONS,
-// SRS_PID, SRS_VHOST_CHUNK_SIZE, SRS_VHOST_PLAY_GOP_CACHE and so on, those of a
-// vhost in every vhost.
+// As in SRS, variables of the environment replace directives: SRS_LISTEN (and
+// SRS_RTMP_LISTEN), SRS_MAX_CONNECTIONS, SRS_PID, SRS_VHOST_CHUNK_SIZE,
+// SRS_VHOST_PLAY_GOP_CACHE and so on; those of a vhost apply to every vhost.
 //
-// The values of destination are those of forward.Static. Behind a single one a block
-// may stand for the ";", with the options of a Destination:
+// The values of destination are those of forward.Static. A block may follow a single
+// one, in place of the ";", with the options of a forward.Destination:
 //
 //	destination rtmps://a.rtmps.youtube.com/live2 {
 //	  stream_key KEY; user NAME PASSWORD; profile youtube; tc_url URL;
@@ -145,23 +139,24 @@ func readPath(path string, from *string) ([]byte, error) {
 //	  no_release_stream on; no_fc_publish on;
 //	  plain_metadata on; no_metadata on; digest_handshake on; timestamps zero; }
 //
-// Names and values are those of the control handler's JSON, but that user has
-// the password with it, on and off are its booleans, and a merge_window_ms of 0
-// sends at once, as mw_latency does. All values but the URL are sent as they
-// are, without placeholders. With a stream_key the whole path of the URL is the
-// app: for a host alone that of the stream, with its vhost, or the platform's.
+// Names and values are those of the control handler's JSON, with three differences:
+// user is followed by the password, booleans are on and off, and a merge_window_ms of 0
+// sends at once, as mw_latency does. All values except the URL are used as they are,
+// without placeholders. With a stream_key the whole path of the URL is the app. For a
+// URL without a path the app is that of the stream, with its vhost, or that of the
+// platform.
 //
-// The timeout_ms of forward is resolve.HTTP.Timeout, refresh_ms is
-// forward.Vhost.RefreshInterval, and on_failure is resolve.HTTP.OnFailure: closed, open
-// or last_good, or for resolve.Fallback the URL of another backend, or a destination.
-// The timeout_ms of http_hooks is HookURLs.Timeout.
+// timeout_ms of forward is resolve.HTTP.Timeout, and refresh_ms is
+// forward.Vhost.RefreshInterval. on_failure is resolve.HTTP.OnFailure: closed, open or
+// last_good, or for resolve.Fallback the URL of another backend, or a destination.
+// timeout_ms of http_hooks is HookURLs.Timeout.
 //
-// publish_auth has user NAME PASSWORD, which may come several times, for who may
-// publish, and method, adobe or llnw, which is forward.Config.PublishAuthMethod. When it
-// is enabled without users nobody may publish. grace and player_wait, in
-// milliseconds, are forward.Config.PublishGrace and PlayerWait; grace_unpublish,
-// takeover and end_players are the fields of these names. These, timeout_ms,
-// on_failure, refresh_ms and the block of a destination are not SRS's.
+// publish_auth has the users that may publish, each as user NAME PASSWORD, and method,
+// adobe or llnw, for forward.Config.PublishAuthMethod. If it is enabled without users,
+// nobody may publish. grace and player_wait, in milliseconds, are
+// forward.Config.PublishGrace and PlayerWait; grace_unpublish, takeover and end_players
+// are the fields of these names. SRS has none of these, nor timeout_ms, on_failure,
+// refresh_ms and the block of a destination.
 func LoadConfig(path string) (*File, error) {
 	src, err := conf.ReadFile(path)
 	if err != nil {
@@ -170,8 +165,8 @@ func LoadConfig(path string) (*File, error) {
 	return ParseConfig(path, src)
 }
 
-// ParseConfig is LoadConfig for a file that has been read; name is for errors,
-// and relative paths in it begin in its directory.
+// ParseConfig is LoadConfig for a file that has been read. Errors show name, and
+// relative paths begin in its directory.
 func ParseConfig(name string, src []byte) (*File, error) {
 	return parseConfig(name, src, conf.Environment{LookupEnv: os.LookupEnv})
 }
@@ -246,11 +241,11 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 	return f, nil
 }
 
-// Inherit takes over what does not differ from an earlier reading of the file,
-// which is in use: the Resolver of each vhost that has the same backend, and
-// Hooks and HTTPHooks where all http_hooks are the same. So what they remember
-// is not lost, such as the answers for resolve.LastGood, nor what the host has made of
-// them in old.Config, and forward.Server.Reload asks no backend that is the same.
+// Inherit keeps the parts of an earlier reading of the file that have not changed: the
+// Resolver of each vhost whose backend is the same, and Hooks and HTTPHooks if all
+// http_hooks are the same. They keep their state, such as the answers for
+// resolve.LastGood, and the changes that the host has made to them in old.Config, and
+// forward.Server.Reload does not ask an unchanged backend again.
 func (f *File) Inherit(old *File) {
 	for name, is := range f.backends {
 		if before, ok := rtmp.ListedVhost(old.backends, name); ok && old.backends[before] == is {
@@ -297,7 +292,7 @@ func (f *File) vhost(vhost *conf.Directive) (v forward.Vhost, err error) {
 			v.ChunkSize = number(d)
 		case "tcp_nodelay":
 			if !on(d) {
-				f.ignore(d.Pos, "tcp_nodelay off: what belongs together leaves in one write anyway")
+				f.ignore(d.Pos, "tcp_nodelay off: data that belongs together is sent in one write anyway")
 			}
 		case "forward":
 			if err := f.forward(vhost.Args[0], d, &v); err != nil {
@@ -384,8 +379,8 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 	}
 }
 
-// hookDefaults gives vhosts that the file does not name the hooks of the default
-// vhost, whose settings they have, and none to those that it names without hooks.
+// hookDefaults gives a vhost that the file does not name the hooks of the default
+// vhost, as it has its settings. A vhost that the file names without hooks gets none.
 func (f *File) hookDefaults() {
 	h := f.HTTPHooks
 	hooked, ok := rtmp.ListedVhost(h.Vhosts, forward.DefaultVhost)
@@ -443,7 +438,7 @@ func rtmpsFile(d *conf.Directive) *RTMPSFile {
 	return r
 }
 
-// originOf says where a value stands that comes from elsewhere, and where from; nil
+// originOf says where a value comes from that does not stand in the file itself; nil
 // for any other.
 func originOf(d *conf.Directive) *string {
 	from := d.Origin(0)
@@ -454,7 +449,7 @@ func originOf(d *conf.Directive) *string {
 	return &from
 }
 
-// addresses makes what listen takes, a port or host:port, fit for net.Listen.
+// addresses makes addresses for net.Listen of the values of listen: ports or host:port.
 func addresses(args []string) []string {
 	var out []string
 	for _, a := range args {
@@ -468,7 +463,7 @@ func addresses(args []string) []string {
 
 func on(d *conf.Directive) bool { return d.Args[0] == "on" }
 
-// number is a value that Check has found to be one.
+// number is a value that conf.Check has accepted as a number.
 func number(d *conf.Directive) int { return integer(d.Args[0]) }
 
 func integer(arg string) int {
@@ -480,7 +475,8 @@ func milliseconds(d *conf.Directive) time.Duration {
 	return orNone(time.Duration(number(d)) * time.Millisecond)
 }
 
-// orNone is d, or what means "none" and "at once" in a Config where d is 0.
+// orNone is d, or the negative value that means "none" or "at once" in a Config if d is
+// 0.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1

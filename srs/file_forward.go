@@ -65,13 +65,13 @@ func (f *File) forward(name string, d *conf.Directive, v *forward.Vhost) (err er
 	return err
 }
 
-// static sends streams to a destination. Its error is that of the destination alone.
+// static sends streams to a destination. Its error is that of the destination only.
 func static(d forward.Destination) (forward.DestinationResolver, error) {
 	r, err := forward.StaticDestinations(d)
 	return r, errors.Unwrap(err)
 }
 
-// failureOf is what on_failure says.
+// failureOf is the policy of on_failure.
 func failureOf(d *conf.Directive, timeout time.Duration) (resolve.FailurePolicy, error) {
 	switch v := d.Args[0]; {
 	case v == "closed":

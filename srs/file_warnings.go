@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// findWarnings adds what the file says without effect, or hardly means so.
+// findWarnings adds the settings that have no effect or are likely mistakes.
 func (f *File) findWarnings(tree *conf.File) {
 	listeners := f.listeners(tree)
 	for _, d := range tree.Root {
@@ -50,15 +50,15 @@ func directives(block []*conf.Directive, name string) (found []*conf.Directive) 
 	return found
 }
 
-// warnUnused tells of a block that does nothing for want of enabled. One that
-// says "off" is meant so.
+// warnUnused warns of a block that has no effect because enabled is missing. "enabled
+// off" is intended.
 func (f *File) warnUnused(d *conf.Directive, so string) {
 	if len(d.Block) > 0 && len(directives(d.Block, "enabled")) == 0 {
 		f.warn(d.Pos, fmt.Sprintf(`%s has no "enabled on": %s`, d.Name, so))
 	}
 }
 
-// warnForward looks at a forward block.
+// warnForward checks a forward block.
 func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 	destinations, backends := directives(d.Block, "destination"), directives(d.Block, "backend")
 	f.warnUnused(d, "nothing is forwarded")
@@ -69,7 +69,7 @@ func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 	places := make(map[string]conf.Position)
 	for _, d := range destinations {
 		if len(backends) > 0 {
-			f.warn(d.Pos, fmt.Sprintf("this destination is not used: the backend at %s says where streams go", backends[0].Pos))
+			f.warn(d.Pos, fmt.Sprintf("this destination is not used: the backend at %s decides where streams go", backends[0].Pos))
 		}
 		for i, u := range d.Args {
 			f.warnDestination(d.ArgPos(i), destination(u, d.Block), listeners, places)
@@ -82,18 +82,17 @@ func (f *File) warnForward(d *conf.Directive, listeners []listenerAt) {
 	}
 }
 
-// warnDestination looks at where streams go. places are those of the forward block
-// so far.
+// warnDestination checks a destination. places are those of the forward block so far.
 func (f *File) warnDestination(pos conf.Position, given forward.Destination, listeners []listenerAt, places map[string]conf.Position) {
 	d, at, err := lead(given)
 	if err != nil {
 		return
 	}
 	if i := slices.IndexFunc(listeners, func(l listenerAt) bool { return l.takes(at.Host, at.Port) }); i >= 0 {
-		f.warn(pos, fmt.Sprintf("this is the server itself, which listens there (%s): a stream does not go to where it comes from", listeners[i].pos))
+		f.warn(pos, fmt.Sprintf("this server listens there itself (%s): a stream is not sent back to where it comes from", listeners[i].pos))
 	}
 	if first, again := places[at.Place()]; again {
-		f.warn(pos, fmt.Sprintf("the stream goes there once: it is the destination at %s", first))
+		f.warn(pos, fmt.Sprintf("duplicate of the destination at %s: the stream is sent there once", first))
 	} else {
 		places[at.Place()] = pos
 	}
@@ -119,14 +118,13 @@ func lead(given forward.Destination) (d forward.Destination, at endpoint.Endpoin
 	return ds[0], at, err
 }
 
-// listenerAt is an address to listen on, and its place in the file.
+// listenerAt is an address to listen on, and its position in the file.
 type listenerAt struct {
 	host, port string
 	pos        conf.Position
 }
 
-// listeners returns all addresses to listen on, and warns of those that there
-// are twice.
+// listeners returns all addresses to listen on, and warns of duplicates.
 func (f *File) listeners(tree *conf.File) (all []listenerAt) {
 	add := func(block []*conf.Directive) {
 		for _, d := range directives(block, "listen") {
@@ -134,7 +132,7 @@ func (f *File) listeners(tree *conf.File) (all []listenerAt) {
 				host, port, _ := net.SplitHostPort(a)
 				l := listenerAt{host, port, d.ArgPos(i)}
 				if j := slices.IndexFunc(all, l.collides); j >= 0 {
-					f.warn(l.pos, fmt.Sprintf("this is listened on already, by the address at %s", all[j].pos))
+					f.warn(l.pos, fmt.Sprintf("this address collides with the one at %s", all[j].pos))
 				}
 				all = append(all, l)
 			}
@@ -149,7 +147,7 @@ func (f *File) listeners(tree *conf.File) (all []listenerAt) {
 	return all
 }
 
-// collides reports whether only one of both can be listened on.
+// collides reports whether l and o cannot both be listened on.
 func (l listenerAt) collides(o listenerAt) bool {
 	return l.port == o.port && l.port != "0" && (l.everywhere() || o.everywhere() || l.host == o.host)
 }
@@ -159,8 +157,8 @@ func (l listenerAt) everywhere() bool {
 	return l.host == "" || err == nil && ip.IsUnspecified()
 }
 
-// takes reports whether connections to a host and port come to l. Of names only
-// localhost is known without asking.
+// takes reports whether connections to a host and port arrive at l. The only name that
+// it knows is localhost.
 func (l listenerAt) takes(host, port string) bool {
 	if l.port != port {
 		return false

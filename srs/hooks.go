@@ -19,89 +19,86 @@ import (
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
-// HookURLs are the URLs, http or https, to call at each event. User and
-// password in one are sent as basic authentication.
+// HookURLs are the URLs, http or https, to call at each event. User and password in a
+// URL are sent as basic authentication.
 type HookURLs struct {
 	OnConnect, OnClose     []string
 	OnPublish, OnUnpublish []string
 	OnPlay, OnStop         []string
 
-	// Timeout takes the place of Hooks.Timeout where it is not 0.
+	// Timeout replaces Hooks.Timeout unless it is 0.
 	Timeout time.Duration
 }
 
-// Format writes "srs.HookURLs", for every verb: a URL may hold a token.
+// Format writes "srs.HookURLs", for every verb: a URL may contain a token.
 func (HookURLs) Format(f fmt.State, _ rune) { io.WriteString(f, "srs.HookURLs") }
 
 // MarshalText gives the same as Format.
 func (HookURLs) MarshalText() ([]byte, error) { return []byte("srs.HookURLs"), nil }
 
-// Hooks are SRS's HTTP callbacks: a backend that works with SRS works
-// unchanged. Each is a POST of
+// Hooks are SRS's HTTP callbacks: a backend that works with SRS works unchanged. Each
+// is a POST of
 //
 //	{"action":"on_publish","server_id":"…","service_id":"…","client_id":"…",
 //	 "ip":"…","vhost":"…","app":"…","tcUrl":"…","stream":"…","param":"?…",
 //	 "stream_url":"/app/stream","stream_id":"…"}
 //
-// with action also on_unpublish, on_play and on_stop. on_play has pageUrl too;
-// on_connect has it and nothing after param, where param is the query of tcUrl
-// and stream is empty; on_close has, after app, send_bytes and recv_bytes.
-// stream_id is that of forward.Source.ID.
+// with action also on_unpublish, on_play and on_stop. on_play has pageUrl too.
+// on_connect has pageUrl and nothing after param; its param is the query of tcUrl and
+// its stream is empty. on_close has send_bytes and recv_bytes after app. stream_id is
+// that of forward.Source.ID.
 //
-// The answer is status 200 or 201 with 0 or {"code":0}; what SRS's reader of
-// JSON takes beyond the standard is taken, too, such as a byte order mark. To
-// on_connect, on_publish and on_play all else refuses the client: another code,
-// with an error that wraps forward.ErrRefused, as well as no connection, no answer in
-// time, another status (redirects are not followed), a body that is too long or
-// no such answer.
+// The answer is status 200 or 201 with 0 or {"code":0}. JSON that SRS accepts beyond
+// the standard is accepted too, such as a byte order mark. Any other answer to
+// on_connect, on_publish and on_play refuses the client: another code, with an error
+// that wraps forward.ErrRefused, and also no connection, no answer in time, another
+// status (redirects are not followed), or an answer that is too long or malformed.
 //
-// A URL that fails is logged with a warning, without its secrets: once for each
-// cause, then every 10 minutes with the number left out, and when it answers again.
+// A URL that fails is logged as a warning, without its secrets: once for each cause,
+// then every 10 minutes with the number of failures left out, and once when it answers
+// again.
 //
-// The URLs of an event are called in their order. One that refuses ends that,
-// so that those behind it are not asked about a client that is not let in;
-// those before it are not told, as what they have accepted has not begun. An
-// event that only tells is told to all.
+// The URLs of an event are called in their order, until one refuses. The URLs before it
+// are not told of the refusal, because what they have accepted has not begun. Events
+// that only tell go to all URLs.
 //
-// A client may name another vhost in publish or play than in connect, and
-// on_connect is asked once, for that of connect: it can't protect a vhost.
+// A client may name another vhost in publish or play than in connect. on_connect is
+// asked once, about the vhost of connect: it cannot protect a vhost.
 //
-// Encoders cut a path of several levels at different places into app and stream.
-// A backend that decides about single streams does so by vhost and stream_url,
-// which do not change with that.
+// Encoders split paths of several levels differently between app and stream. A backend
+// that decides about single streams uses vhost and stream_url, which are the same
+// either way.
 //
-// A client waits for its callbacks and holds nobody else up. Each URL has
-// Timeout, with another try after a connection error, and may be waited for as
-// long before, for a turn. A URL that has not answered 5 times in a row is asked
-// for one client at a time until it does; the others wait for 1 s and are
-// refused.
+// A client waits for its own callbacks only. Each call has Timeout, with one retry
+// after a connection error; waiting for a turn may take as long again. A URL that has
+// not answered 5 times in a row is called for one client at a time until it answers;
+// the other clients wait for 1 s and are refused.
 //
-// No field may change once the first callback has been called, and Hooks
-// must not be copied.
+// No field may change after the first callback, and Hooks must not be copied.
 type Hooks struct {
 	shownHooks
 
-	// URLs are for each vhost that Vhosts does not name, in whatever case.
+	// URLs are for each vhost that Vhosts does not name. Names match in any case.
 	URLs   HookURLs
 	Vhosts map[string]HookURLs
 
-	// Client makes the requests. The default uses no proxy, keeps no
-	// connection between calls and is of their own. Redirects are followed
-	// only by a Client with its own CheckRedirect.
+	// Client makes the requests. The default uses no proxy, keeps no connection open
+	// between calls, and is not shared with other Hooks. Redirects are followed only by
+	// a Client with its own CheckRedirect.
 	Client *http.Client
 
-	// Timeout of a URL, another try included; default 30 s, as in SRS. Waiting
-	// for a turn does not count, and has a limit of the same length.
+	// Timeout limits a call and its retry together; default 30 s, as in SRS.
+	// Waiting for a turn does not count, and has a limit of the same length.
 	Timeout time.Duration
 
-	// MaxReply is how many bytes a reply may have, default 1 MiB.
+	// MaxReply is the longest answer in bytes, default 1 MiB.
 	MaxReply int
 
-	// MaxQuestions is how many calls of one URL may be under way, default
-	// 512. Further ones, at most 4096, wait for their turn; a publisher who
-	// gets none is told that the server is busy. Clients of one address have
-	// at most half of the turns and of the places to wait, of IPv6 per first
-	// 64 bits, and where several addresses wait their turns alternate.
+	// MaxQuestions is how many calls of one URL may be in progress, default 512. Up to
+	// 4096 more wait for a turn; a publisher that gets none is told that the server is
+	// busy. The clients of one address (of IPv6, of the first 64 bits) have at most
+	// half of the turns and of the places to wait. If several addresses wait, their
+	// turns alternate.
 	MaxQuestions int
 
 	// ServiceID is sent as service_id.
@@ -110,8 +107,8 @@ type Hooks struct {
 	// Secret, if not empty, signs the requests as resolve.HTTP does.
 	Secret forward.Secret
 
-	// Logger gets what is said of a URL that fails; nil is that of the Server
-	// that calls.
+	// Logger gets the failures of the URLs. Default: the logger of the Server that
+	// calls.
 	Logger *slog.Logger
 
 	once     sync.Once
@@ -119,15 +116,15 @@ type Hooks struct {
 	backends map[string]*backend.Backend // by URL
 }
 
-// shownHooks is how Hooks are printed, in place of their URLs.
+// shownHooks prints Hooks without their URLs.
 type shownHooks struct{}
 
 func (shownHooks) Format(f fmt.State, _ rune) { io.WriteString(f, "srs.Hooks") }
 
 func (shownHooks) MarshalText() ([]byte, error) { return []byte("srs.Hooks"), nil }
 
-// Validate says what is wrong with a URL, a Secret or Vhosts, or nil. Its error
-// shows neither URL nor Secret.
+// Validate returns an error if a URL, Secret or Vhosts is invalid. The error shows
+// neither URL nor Secret.
 func (h *Hooks) Validate() error {
 	if a, b, found := rtmp.SameVhosts(h.Vhosts); found {
 		return fmt.Errorf("vhosts %q and %q are the same: case does not count", a, b)
@@ -166,7 +163,7 @@ func (h *Hooks) Hooks() forward.Hooks {
 	}
 }
 
-// hookCall is an event that is about a client.
+// hookCall is an event of a client.
 type hookCall struct {
 	action  string
 	from    net.Addr
@@ -222,8 +219,8 @@ func (h *Hooks) ask(ctx context.Context, c hookCall, urls []string, body any) er
 	return h.err
 }
 
-// tell calls all URLs. What they answer is of interest only where it is no
-// answer, or another than they should give.
+// tell calls all URLs. Their answers are ignored, except that failures and malformed
+// answers are logged.
 func (h *Hooks) tell(ctx context.Context, c hookCall, urls []string, body any) {
 	h.once.Do(h.init)
 	for i := range urls {
@@ -246,8 +243,7 @@ func (h *Hooks) call(ctx context.Context, c hookCall, urls []string, i int, body
 	return nil
 }
 
-// checkHookReply reads what SRS takes for an answer: a bare number, or an
-// object.
+// checkHookReply reads an answer as SRS does: a bare number, or an object.
 func checkHookReply(reply []byte) error {
 	reply = webhook.Reply(reply)
 	if code, err := strconv.ParseInt(string(reply), 10, 64); err == nil {

@@ -85,7 +85,7 @@ func TestCheckWarns(t *testing.T) {
 	require.Zero(t, run(t.Context(), []string{"-t", "-c", conf}, &out, &errs))
 	require.Equal(t, []string{
 		"warning: " + more + `:1:11: forward has no "enabled on": nothing is forwarded`,
-		"warning: " + more + ":1:33: this is the server itself, which listens there (" + conf + ":1:8): a stream does not go to where it comes from",
+		"warning: " + more + ":1:33: this server listens there itself (" + conf + ":1:8): a stream is not sent back to where it comes from",
 		conf + ": ok", "",
 	}, strings.Split(out.String(), "\n"))
 	require.Empty(t, errs.String())
