@@ -1,5 +1,5 @@
-// Package control has an HTTP handler that shows the live streams of a
-// forward.Server and changes them while they run.
+// Package control has an HTTP handler for operators. It shows the live streams of a
+// forward.Server and changes their destinations.
 package control
 
 import (
@@ -17,28 +17,27 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// Options are for Handler.
+// Options are the options of Handler.
 type Options struct {
-	// Tokens are the valid tokens: a request must bring one of them, as
-	// "Authorization: Bearer TOKEN". That there may be several allows to
-	// replace them one after the other. At least one is needed, and none may
-	// be empty.
+	// Tokens are the valid bearer tokens: a request must have one of them, as
+	// "Authorization: Bearer TOKEN". Several allow rotation. At least one is required,
+	// and none may be empty.
 	Tokens []forward.Secret
 
-	// Names shows the names of streams. In many set-ups they are the keys
-	// that allow publishing.
+	// Names shows the names of streams. In many set-ups a name is the key that allows
+	// publishing.
 	Names bool
 
-	// Untrusted checks the destinations as if a publisher had named them (see
-	// forward.Destination.Untrusted). Set it if others than the operator have
+	// Untrusted checks destinations as if a publisher had named them (see
+	// forward.Destination.Untrusted). Set it if people other than the operator have
 	// tokens.
 	Untrusted bool
 
-	// Logger gets a line for each change. Default: that of the Server.
+	// Logger gets a line for each change. Default: the logger of the Server.
 	Logger *slog.Logger
 }
 
-// Format writes how many tokens it has, for every verb.
+// Format writes the number of tokens, for every verb.
 func (o Options) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "Options with %d tokens", len(o.Tokens))
 }
@@ -46,10 +45,9 @@ func (o Options) Format(f fmt.State, _ rune) {
 // MarshalText gives the same as Format.
 func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil }
 
-// Handler returns a handler that shows the live streams of srv and changes them
-// while they run. It is not mounted anywhere: the host does that, with TLS or on
-// an address of its own, and with http.StripPrefix unless at the root. It is safe
-// for concurrent use. An error says that the tokens can't be used.
+// Handler returns a handler for the live streams of srv. The host mounts it, over TLS
+// or on a private address, and with http.StripPrefix unless it is at the root. The
+// handler is safe for concurrent use. Handler returns an error if Tokens is invalid.
 //
 //	GET    /sources                         the live streams
 //	GET    /sources/SOURCE                  one of them
@@ -60,16 +58,16 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	PUT    /sources/SOURCE/forwarders/FORWARDER   Forwarder.Update
 //	DELETE /sources/SOURCE/forwarders/FORWARDER   Forwarder.Shutdown
 //
-// SOURCE is that of Source.ID, which callbacks bring as stream_id, FORWARDER
-// that of Forwarder.ID. Neither tells anything about names and keys, and both
-// are the same for the same stream and destination as long as the process lives.
+// SOURCE is Source.ID, which callbacks have as stream_id; FORWARDER is Forwarder.ID.
+// Neither reveals names or keys. Both are the same for the same stream and destination
+// for as long as the process lives.
 //
 // GET /sources answers {"sources":[…]}. A source is
 //
 //	{"id":"…","stream":"app/#…","client_id":"…","ip":"…","since":"…","bytes":0,
 //	 "messages":0,"video_codec":"…","audio_codec":"…","forwarders":[…]}
 //
-// where stream is as in the log. With Options.Names it has name, too. A forwarder
+// where stream is the name in the log. With Options.Names it also has name. A forwarder
 // is
 //
 //	{"id":"…","url":"rtmp://host/app/***","state":"publishing","since":"…",
@@ -77,9 +75,8 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	 "dropped_no_keyframe":0,"lag":0,
 //	 "error":{"op":"publish","code":"NetStream.Publish.BadName","message":"…"}}
 //
-// with the fields of forward.ForwarderStats: next_attempt and warning are left
-// out where there is none, and so is error where LastErr is nil. A destination,
-// the body of POST and PUT, is
+// with the fields of forward.ForwarderStats. next_attempt and warning are omitted if
+// empty, and error if LastErr is nil. A destination, the body of POST and PUT, is
 //
 //	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",
 //	 "password":"…","tc_url":"…","flash_ver":"…","chunk_size":4096,"server_name":"…",
@@ -88,17 +85,16 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	 "redirect":"same_host","timestamps":"stream","merge_window_ms":0,
 //	 "dial_timeout_ms":5000,"setup_timeout_ms":10000,"publish_timeout_ms":35000}
 //
-// of which only url is needed. redirect is same_host, never or anywhere,
-// timestamps is stream, zero or increasing, and a time of 0 is the default. The
-// Content-Type is application/json, other fields are refused, and a body has at
-// most 64 KiB. A destination may lead to every address but link-local ones and
-// those of metadata services, which forward.Config.AllowNetworks must hold; see
-// also Options.Untrusted.
+// Only url is required. redirect is same_host, never or anywhere; timestamps is stream,
+// zero or increasing; a time of 0 is the default. The Content-Type is application/json,
+// other fields are refused, and a body has at most 64 KiB. A destination may lead to
+// any address except link-local ones and those of metadata services, unless they are in
+// forward.Config.AllowNetworks; see also Options.Untrusted.
 //
-// POST of a forwarder answers 201 and the forwarder at once, PUT 200 and the
-// new one when it has taken over, refresh 200 and the source. DELETE answers
-// 204: of a source at once, of a forwarder when it is gone. A request that is
-// broken off breaks off what it waits for.
+// POST of a forwarder answers 201 with the forwarder at once. PUT answers 200 with the
+// forwarder after the new connection has taken over. refresh answers 200 with the
+// source. DELETE answers 204: for a source at once, for a forwarder when it has ended.
+// If the client cancels a request, the handler stops waiting; a PUT is then undone.
 //
 // Every failure answers {"code":"…","message":"A sentence."} with one of
 //
@@ -148,8 +144,8 @@ type handler struct {
 	logger    *slog.Logger
 }
 
-// methods are what a path takes. Each returns a status and what is sent
-// with it, or an error, a *failure.
+// methods are the methods of a path. Each returns a status and the body of the answer,
+// or an error, a *failure.
 type methods map[string]func(*http.Request) (status int, body any, err error)
 
 func (h *handler) authorized(m methods) http.Handler {
@@ -208,8 +204,8 @@ func (h *handler) knows(header string) bool {
 	return ok == 1 && strings.EqualFold(scheme, "Bearer")
 }
 
-// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths the
-// same, so that time does not tell those either.
+// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths equal, so
+// that the time reveals neither content nor length.
 func constantTimeEqual(a, b string) int {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:])
@@ -301,11 +297,11 @@ func (h *handler) remove(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	h.log(src, "remove", f.ID())
-	f.Shutdown(r.Context()) // an error says no more than that nobody waits for the answer
+	f.Shutdown(r.Context()) // an error means only that the client has left
 	return http.StatusNoContent, nil, nil
 }
 
-// log notes who changes what: those who did not will want to know.
+// log records which change was made to which stream.
 func (h *handler) log(src *forward.Source, action, forwarder string) {
 	h.logger.Info("control", "action", action, "source", fmt.Sprint(src), "id", forwarder)
 }

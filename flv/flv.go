@@ -1,6 +1,6 @@
-// Package flv reads and writes FLV files of a stream's messages, of any codec: a
-// recorder is a Subscription and a Writer, a player of files a Reader and a
-// Publisher. (Flash Video File Format 10.1, annex E; Enhanced RTMP v2.)
+// Package flv reads and writes the messages of a stream as FLV files, of any codec. A
+// Subscription and a Writer record a stream; a Reader and a Publisher publish a file.
+// (Flash Video File Format 10.1, annex E; Enhanced RTMP v2.)
 package flv
 
 import (
@@ -25,13 +25,13 @@ type Writer struct {
 	begun bool   // which has been written
 }
 
-// NewWriter returns a Writer on w. It writes each message in three pieces: use a
+// NewWriter returns a Writer on w. It makes three small writes for each message: use a
 // bufio.Writer for a file.
 func NewWriter(w io.Writer) *Writer { return &Writer{tags: flv.NewWriter(w)} }
 
 // Write writes a message. The file's times begin at 0 with the first coded frame;
-// metadata and sequence headers before it, and frames from before it, have time 0.
-// After an error of the underlying writer the file is broken.
+// metadata and sequence headers before it have time 0, and so have later messages with
+// an earlier timestamp. After an error of the underlying writer the file is broken.
 func (w *Writer) Write(m forward.Message) error {
 	if !w.begun && coded(m) {
 		w.start, w.begun = m.Timestamp, true
@@ -64,9 +64,9 @@ type Reader struct{ tags *flv.Reader }
 // bufio.Reader for a file. A tag of more than 8 MiB is an error.
 func NewReader(r io.Reader) *Reader { return &Reader{flv.NewReader(r)} }
 
-// Next returns the next message, whose payload is the caller's own, and io.EOF after
-// the last one. Tags other than audio, video and data are skipped. After an error
-// the Reader is of no more use.
+// Next returns the next message, whose payload belongs to the caller, and io.EOF after
+// the last one. Tags other than audio, video and data are skipped. After an error the
+// Reader cannot be used.
 func (r *Reader) Next() (forward.Message, error) {
 	for {
 		typ, at, body, err := r.tags.Next()

@@ -397,7 +397,7 @@ vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 	require.NoError(t, err)
 	defer c.Close()
 	require.NoError(t, d.cmd.Process.Signal(syscall.SIGTERM))
-	d.await("cut off what has not ended in time")
+	d.await("connections cut off: they have not ended in time")
 	require.NoError(t, d.wait())
 }
 

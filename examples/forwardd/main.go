@@ -1,17 +1,17 @@
-// Command forwardd serves and forwards as a configuration file says, which is
-// in SRS's format: a thin main for a small cluster.
+// Command forwardd is a server for a small cluster: it serves and forwards as a
+// configuration file in SRS's format says.
 //
 //	forwardd -c forward.conf
 //
-// It logs to the standard error. SIGTERM and Ctrl-C end it: what has been
-// received is sent, the destinations are told that the streams have ended, and
-// it exits with status 0; a second one ends it at once. The status is 2 if the
-// command line or the file is wrong, 1 if it can't serve.
+// It logs to standard error. SIGTERM and Ctrl-C end it: everything received is sent,
+// the destinations are told that the streams have ended, and it exits with status 0. A
+// second signal ends it at once. The status is 2 if the command line or the file is
+// wrong, and 1 if it cannot serve.
 //
-// A backend may send streams anywhere but to link-local addresses and those of
-// metadata services. What a publisher names, by way of a backend that passes on
-// its parameters, may lead to public addresses, private networks and this machine:
-// -allow says otherwise. The server's own listeners are refused in any case.
+// A backend may send streams to any address except link-local ones and those of
+// metadata services. A destination that a publisher names, by way of a backend that
+// passes on its parameters, may lead to public addresses, private networks and this
+// machine; -allow changes that. The server's own listeners are always refused.
 //
 // If GOMEMLIMIT is not set, it becomes seven eighths of the memory limit of the
 // process's cgroup, if there is one. AUTOMEMLIMIT sets another fraction, or "off".
@@ -64,7 +64,7 @@ const (
 	exitUsage = 2
 )
 
-// versionOf is what a build says of its version and of Go's.
+// versionOf is the version of a build, and that of Go.
 func versionOf(info *debug.BuildInfo) string {
 	if info == nil {
 		return "(unknown)"
@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.file, "c", "", "configuration `file`")
 	flags.BoolVar(&o.test, "t", false, "check the configuration file and exit")
-	flags.DurationVar(&o.grace, "grace", 5*time.Second, "how long the streams may take to end at the end")
+	flags.DurationVar(&o.grace, "grace", 5*time.Second, "how long streams may take to end on shutdown")
 	flags.StringVar(&o.log, "log", "text", "log as `text or json`")
 	flags.Func("allow", "`networks` that publishers may name besides public ones, by way of a backend:\n"+
 		"private, loopback, none or prefixes, separated by commas (default private,loopback);\n"+
@@ -111,8 +111,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			o.ports, err = ports(s)
 			return err
 		})
-	flags.BoolVar(&o.strict, "untrusted-backend", false, "let a backend name what publishers may, and nothing else")
-	flags.BoolVar(&o.verbose, "v", false, "log protocol detail too")
+	flags.BoolVar(&o.strict, "untrusted-backend", false, "allow a backend only the addresses that publishers may name")
+	flags.BoolVar(&o.verbose, "v", false, "also log protocol details")
 	version := flags.Bool("version", false, "print the version and exit")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -214,8 +214,7 @@ func logger(w io.Writer, o options) (*slog.Logger, error) {
 	return nil, fmt.Errorf("-log %s: expected text or json", o.log)
 }
 
-// inOurWords puts the flags of forwardd in the place of what an error of the
-// library names for programs.
+// inOurWords replaces the names of fields in errors of the library with flags.
 func inOurWords(_ []string, a slog.Attr) slog.Attr {
 	if err, ok := a.Value.Any().(error); ok {
 		a.Value = slog.StringValue(flagNames.Replace(err.Error()))
@@ -232,7 +231,7 @@ type config struct {
 	cert *tls.Certificate // of rtmps
 }
 
-// load reads the file and checks all that can be checked without serving.
+// load reads the file and checks everything that can be checked before serving.
 func load(o options) (*config, error) {
 	file, err := srs.LoadConfig(o.file)
 	if err != nil {
@@ -263,8 +262,8 @@ func load(o options) (*config, error) {
 	return conf, nil
 }
 
-// hintAllow says which flag lets a destination be reached that a forwarder has
-// been refused, once for each forwarder.
+// hintAllow logs which flag allows a destination that was refused, once for each
+// forwarder.
 func (o options) hintAllow(f *forward.Forwarder, _ forward.State, err error) {
 	var refused *forward.AddressError
 	if errors.As(err, &refused) && refused.Allow.IsValid() && f.Stats().Connects == 1 {
@@ -272,7 +271,7 @@ func (o options) hintAllow(f *forward.Forwarder, _ forward.State, err error) {
 	}
 }
 
-// allowing is what -allow must be to have a prefix, too.
+// allowing is the value of -allow that also allows a prefix.
 func (o options) allowing(p netip.Prefix) string {
 	word := p.String()
 	for name, networks := range map[string][]netip.Prefix{"private": forward.PrivateNetworks(), "loopback": thisMachine} {
@@ -286,12 +285,12 @@ func (o options) allowing(p netip.Prefix) string {
 	return o.allowed + "," + word
 }
 
-// daemon is what runs as a file says.
+// daemon runs a server from a configuration file.
 type daemon struct {
 	log   *slog.Logger
 	opts  options
-	first *config // that it was started with, and what only a restart changes
-	conf  *config // read last
+	first *config // of the start, for settings that only a restart changes
+	conf  *config // the last one read
 	srv   *forward.Server
 	cert  atomic.Pointer[tls.Certificate]
 }
@@ -339,7 +338,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.grace)
 	defer cancel()
 	if d.srv.Shutdown(end) != nil {
-		log.Warn("cut off what has not ended in time")
+		log.Warn("connections cut off: they have not ended in time")
 	}
 	d.srv.Close()
 	if err := serving.Wait(); !errors.Is(err, forward.ErrServerClosed) {
@@ -374,7 +373,7 @@ func (d *daemon) reload(listeners []listener) {
 	d.warnOpen(listeners)
 }
 
-// rtmps is what the file says of TLS.
+// rtmps has the addresses and files of TLS.
 func rtmps(f *srs.File) (listen []string, files [2]string) {
 	if f.RTMPS == nil {
 		return nil, files
@@ -382,8 +381,7 @@ func rtmps(f *srs.File) (listen []string, files [2]string) {
 	return f.RTMPS.Listen, [2]string{f.RTMPS.CertFile, f.RTMPS.KeyFile}
 }
 
-// needRestart names what the file says otherwise than what runs does, and only a
-// restart changes.
+// needRestart names the directives that differ from those in use and need a restart.
 func needRestart(running, now *srs.File) (directives []string) {
 	if !slices.Equal(running.Listen, now.Listen) {
 		directives = append(directives, "listen")
@@ -398,8 +396,7 @@ func needRestart(running, now *srs.File) (directives []string) {
 	return directives
 }
 
-// changes names what differs between two readings of the file and has taken
-// effect.
+// changes names the differences of two readings of the file that have taken effect.
 func changes(old, now *srs.File) (changed []string) {
 	note := func(name string, old, now any) {
 		if !reflect.DeepEqual(old, now) {
@@ -436,7 +433,7 @@ func changes(old, now *srs.File) (changed []string) {
 	return changed
 }
 
-// warn tells what has no effect in the file, or is hardly meant.
+// warn logs directives of the file that have no effect or are likely mistakes.
 func (d *daemon) warn() {
 	for _, s := range d.conf.Ignored {
 		d.log.Warn("configuration ignored", "directive", s)
@@ -446,24 +443,24 @@ func (d *daemon) warn() {
 	}
 }
 
-// warnOpen names the listeners and vhosts that anybody may publish to.
+// warnOpen warns of listeners and vhosts to which anyone may publish.
 func (d *daemon) warnOpen(listeners []listener) {
 	open := openVhosts(d.conf.File)
 	for _, l := range listeners {
 		if len(open) > 0 && !loopback(l.Addr()) {
-			d.log.Warn("whoever reaches this address can publish: there is neither publish_auth nor an on_publish in http_hooks that asks who it is",
+			d.log.Warn("anyone who can reach this address can publish: enable publish_auth, or http_hooks with on_publish",
 				"addr", l.Addr().String(), "vhosts", open)
 		}
 	}
 }
 
-// listener is what the file says to listen on.
+// listener is a listener of the file.
 type listener struct {
 	net.Listener
 	tls bool
 }
 
-// listen returns the listeners, and with an error those there are.
+// listen returns the listeners. With an error it returns those opened before.
 func (d *daemon) listen() (ls []listener, err error) {
 	for _, addr := range d.conf.Listen {
 		l, err := net.Listen("tcp", addr)
@@ -478,8 +475,8 @@ func (d *daemon) listen() (ls []listener, err error) {
 	secure := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
-		// librtmp on GnuTLS takes the tickets of TLS 1.3 for a lost
-		// connection, and nobody resumes a session of RTMP.
+		// GnuTLS builds of librtmp mistake a TLS 1.3 ticket for the end of the
+		// connection, and RTMP clients do not resume sessions.
 		SessionTicketsDisabled: true,
 	}
 	for _, addr := range d.conf.RTMPS.Listen {
@@ -504,7 +501,7 @@ func writePID(path string) error {
 	return os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
 }
 
-// openVhosts returns the vhosts that anybody may publish to.
+// openVhosts returns the vhosts to which anyone may publish.
 func openVhosts(conf *srs.File) (open []string) {
 	if conf.Config.PublishAuth != nil {
 		return nil

@@ -185,7 +185,7 @@ func TestAddressInUseIsStatus1(t *testing.T) {
 }
 
 func TestOpenServerIsWarnedOf(t *testing.T) {
-	const warning = "whoever reaches this address can publish"
+	const warning = "anyone who can reach this address can publish"
 	for name, c := range map[string]struct {
 		conf string
 		want bool

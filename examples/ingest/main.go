@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		fmt.Fprintln(flags.Output(), "usage: ingest [flags] FILE")
 		flags.PrintDefaults()
 	}
-	listen := flags.String("listen", "127.0.0.1:1935", "serve players at this `address`, nobody if empty")
+	listen := flags.String("listen", "127.0.0.1:1935", "serve players at this `address`; empty for none")
 	name := flags.String("stream", "live/livestream", "publish as this `app/stream`")
 	var to []string
 	flags.Func("to", "push to this `URL`, or host:port under the same name; may be given several times", func(s string) error {

@@ -30,7 +30,7 @@ type receiver struct {
 const enough = 500 * time.Millisecond
 
 // received tells what has been received, and why that is not media that can be
-// decoded: sequence headers of both streams, a keyframe, frames behind it.
+// decoded: sequence headers of both streams, a keyframe, and frames after it.
 func (r *receiver) received() (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,7 +57,7 @@ func newReceiver() (*receiver, error) {
 		OnSource: func(src *forward.Source) {
 			select {
 			case r.live <- src:
-			default: // nobody watches any more
+			default: // the reader has left
 			}
 		},
 	}})

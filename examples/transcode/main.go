@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		flags.PrintDefaults()
 	}
 	listen := flags.String("listen", "127.0.0.1:1935", "serve at this `address`")
-	to := flags.String("to", "127.0.0.1:1936", "forward what is transcoded to this `host or URL`")
+	to := flags.String("to", "127.0.0.1:1936", "forward the transcoded stream to this `host or URL`")
 	pause := flags.Duration("pause", time.Second, "wait so long at first until a transcoder that has ended is started again")
 	if err := flags.Parse(args); err != nil {
 		return err
