@@ -194,7 +194,7 @@ func TestCanary(t *testing.T) {
 		fid := src.Forwarders()[0].ID()
 		ask(canary, "PUT", at+"/forwarders/"+fid, `{"url":"rtmp://down.example/live/`+canary+`4"}`)
 		synctest.Wait()
-		note("update", second(src.Forwarders()[0].Update(t.Context(), to("down.example:1936"))))
+		note("update", src.Forwarders()[0].Update(t.Context(), to("down.example:1936")))
 		note("forward", second(src.Forward(Destination{URL: canary})))
 		for _, f := range src.Forwarders() {
 			fmt.Fprintln(log, secretscan.Prints(f), secretscan.Prints(f.Stats()))

@@ -3,11 +3,11 @@ package forward
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/flv"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 // UnsupportedCodecError says that the stream has a codec which is not among
@@ -44,12 +44,9 @@ const codecsKnown = 5 * time.Second
 // untaken is an *UnsupportedCodecError where the stream has a codec that the
 // server does not list, as far as the codecs are known yet. Codecs that can be
 // sent without Enhanced RTMP too need not be listed.
-func (f *Forwarder) untaken(c *rtmp.Client) error {
-	if c == nil {
-		return nil
-	}
-	info := f.src.log.Info()
-	if p := f.ep.Profile; p != nil && p.Video != 0 && info.Video != 0 && info.Video != p.Video {
+func (t *target) untaken(c *rtmp.Client) error {
+	info := t.src.log.Info()
+	if p := t.Endpoint.Profile; p != nil && p.Video != 0 && info.Video != 0 && info.Video != p.Video {
 		return &UnsupportedCodecError{info.Video.String(), p.Title}
 	}
 	switch info.Video {
@@ -68,23 +65,28 @@ func (f *Forwarder) untaken(c *rtmp.Client) error {
 }
 
 // missing is errNoAudio where that is so, as soon as it can be known.
-func (f *Forwarder) missing() error {
-	info := f.src.log.Info()
-	if p := f.ep.Profile; p == nil || !p.Audio || info.Audio != 0 || info.Video == 0 || time.Since(f.src.began) < codecsKnown {
+func (t *target) missing() error {
+	info := t.src.log.Info()
+	if p := t.Endpoint.Profile; p == nil || !p.Audio || info.Audio != 0 || info.Video == 0 || time.Since(t.src.began) < codecsKnown {
 		return nil
 	}
 	return errNoAudio
 }
 
-// warnOfCodec logs what untaken or missing says, once.
-func (f *Forwarder) warnOfCodec(c *rtmp.Client) {
-	err := first(f.untaken(c), f.missing())
-	f.mu.Lock()
-	first := err != nil && !f.warned
-	f.warned = f.warned || first
-	f.mu.Unlock()
-	if first {
-		f.log.Log(f.ctx, slog.LevelWarn, "destination may not take all", "warning", err)
+// untakenBy is what untaken, if l is there, or missing says.
+func (t *target) untakenBy(l *upstream.Link) error {
+	if l != nil {
+		if err := t.untaken(l.Client); err != nil {
+			return err
+		}
+	}
+	return t.missing()
+}
+
+// warnOfCodec logs what untakenBy says, once for each target.
+func (t *target) warnOfCodec(l *upstream.Link) {
+	if err := t.untakenBy(l); err != nil && !t.warned.Swap(true) {
+		t.Log.Warn("destination may not take all", "warning", err)
 	}
 }
 

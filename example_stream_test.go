@@ -163,7 +163,7 @@ func ExampleForwarder_Update() {
 	for _, address := range []string{"a.example:1935", "b.example:1935"} {
 		defer network.NewDestination(address).Close()
 	}
-	publishing := make(chan *forward.Forwarder, 2)
+	publishing := make(chan *forward.Forwarder, 2) // room for both destinations
 	srv := forward.NewServer(quietly(forward.Config{
 		Resolver: forward.MustStatic("rtmp://a.example/live/key"),
 		Dial:     network.Dial,
@@ -182,23 +182,22 @@ func ExampleForwarder_Update() {
 		fmt.Println(err)
 		return
 	}
-	f := <-publishing
-	go func() {
-		<-publishing // the other one is connected
+	go func() { // an encoder
 		pub.WriteTag(forward.TagVideo, 0, exampleHeader)
-		pub.WriteTag(forward.TagVideo, 0, exampleKeyframe)
+		for at := uint32(0); pub.WriteTag(forward.TagVideo, at, exampleKeyframe) == nil; at += 40 {
+			time.Sleep(40 * time.Millisecond)
+		}
 	}()
 
-	next, err := f.Update(ctx, forward.Destination{URL: "rtmp://b.example/live/key"})
-	if err != nil {
-		fmt.Println(err) // f goes on as before
+	f := <-publishing
+	fmt.Println(f.Destination(), f.Stats().State)
+	if err := f.Update(ctx, forward.Destination{URL: "rtmp://b.example/live/key"}); err != nil {
+		fmt.Println(err) // f continues as before
 		return
 	}
-	<-f.Done()
 	fmt.Println(f.Destination(), f.Stats().State)
-	fmt.Println(next.Destination(), next.Stats().State)
 	// Output:
-	// rtmp://a.example/live/*** closed
+	// rtmp://a.example/live/*** publishing
 	// rtmp://b.example/live/*** publishing
 }
 

@@ -692,9 +692,10 @@ func TestFault08_HostDecides(t *testing.T) {
 			require.Len(f, asked, 1)
 			switch how {
 			case "Update":
-				n, err := f.fwd.Update(f.ctx, Destination{URL: "rtmp://faulty/live/new"})
-				require.NoError(f, err)
-				require.Equal(f, StatePublishing, n.Stats().State)
+				require.NoError(f, f.fwd.Update(f.ctx, Destination{URL: "rtmp://faulty/live/new"}))
+				synctest.Wait()
+				require.Equal(f, StatePublishing, f.fwd.Stats().State)
+				return
 			case "Refresh":
 				source := f.srv.Source("live/ok")
 				require.NoError(f, source.Refresh(f.ctx))

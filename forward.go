@@ -50,10 +50,10 @@ type Server struct {
 	pending   []*conn            // of them, in their handshake, the oldest first
 	sources   map[streamKey]*Source
 	audiences map[streamKey]*audience
-	pushing   map[pushKey][]*Forwarder // those that may be at the destination
-	pushes    int                      // forwarders
-	counted   int                      // of them, those that Limits.TotalDestinations counts
-	perAddr   map[netip.Addr]tally     // connections
+	pushing   map[pushKey][]*turn  // those that may be at the destination
+	pushes    int                  // forwarders
+	counted   int                  // of them, those that Limits.TotalDestinations counts
+	perAddr   map[netip.Addr]tally // connections
 	refusals  refusals
 
 	closingConns int // connections
@@ -71,7 +71,7 @@ func NewServer(cfg Config) *Server {
 		conns:     make(map[*conn]struct{}),
 		sources:   make(map[streamKey]*Source),
 		audiences: make(map[streamKey]*audience),
-		pushing:   make(map[pushKey][]*Forwarder),
+		pushing:   make(map[pushKey][]*turn),
 		perAddr:   make(map[netip.Addr]tally),
 	}
 	s.shown.text = "Server " + s.id

@@ -2,18 +2,13 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/rtmp-forward/forward/internal/endpoint"
-	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/hostcode"
-	"github.com/rtmp-forward/forward/internal/rtmp"
-	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 // State is what a Forwarder is doing.
@@ -53,83 +48,74 @@ const stalledAfter = 2 * time.Second
 // Forwarder pushes one Source to one Destination and reconnects for as long
 // as the Source lives. Its methods are safe for concurrent use.
 type Forwarder struct {
-	shown
-	src *Source
-	dst Destination
-	ep  endpoint.Endpoint
-	id  string
-	// place is the same for two that the same server would not take at once.
-	place string
-	log   *slog.Logger
+	printed
+	src   *Source
 	done  chan struct{}
-
-	resolved bool // by the Resolver, not added by the host
-	// replaces is whom f is to replace, see Update; nil when it has, so that a
-	// chain of those that were replaced is not kept.
-	replaces atomic.Pointer[Forwarder]
-	begun    chan struct{} // of one that Update has made: closed when it has taken over
-	// inherited: f is to take over; written under mu of whom it replaces.
-	inherited atomic.Bool
+	ended chan struct{} // closed when the stream has ended, or Close begins
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	ended  chan struct{} // closed when the stream has ended, or Close begins
-
-	target *upstream.Target
 
 	telling  chan struct{}  // held while OnForward is told: in turn
-	draining sync.WaitGroup // that it is told of StateDraining
+	draining sync.WaitGroup // what tells the host something, besides the runs
 
-	mu      sync.Mutex
-	gone    bool // nobody is told any more
-	state   State
-	since   time.Time
-	next    time.Time // attempt, while waiting
-	lastErr error
-	reports reports
-	out     *fanout.Sender
-	client  *rtmp.Client
-	stop    bool
-	drain   *time.Timer
-	heir    *Forwarder        // that Update has made
-	succeed func(from uint64) // has the heir begin; nil until it is publishing
-	total   ForwarderStats
+	mu       sync.Mutex
+	gone     bool // nobody is told any more
+	state    State
+	since    time.Time
+	switched bool      // OnForward is to be told of another destination
+	attempt  time.Time // of the next one, while waiting
+	lastErr  error
+	reports  reports
+	runs     []*run // all there are
+	now      *run   // which sends, or tries to
+	next     *run   // which is to take over; nil: none
+	stop     bool
+	drain    *time.Timer
+	total    ForwarderStats
 
 	published  time.Time // when StatePublishing began last
-	tellsStall bool      // somebody is in tellStalls
-
-	moved  time.Time // when a ReconnectRequest was honoured last
-	warned bool      // of a codec
+	tellsStall bool      // a goroutine is in tellStalls
+	moved      time.Time // when a ReconnectRequest was honoured last
 
 	counts bool // in Server.counted; guarded by src.srv.mu
 }
 
+// printed is what a Forwarder pushes where, as which it is printed.
+type printed struct{ to *atomic.Pointer[target] }
+
+// Format writes the name of the stream and the destination, for every verb.
+func (p printed) Format(f fmt.State, _ rune) { io.WriteString(f, p.to.Load().String()) }
+
+// MarshalText gives what Format writes.
+func (p printed) MarshalText() ([]byte, error) { return []byte(p.to.Load().String()), nil }
+
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
-	ep, err := d.endpoint()
+	t, err := newTarget(s, d)
 	if err != nil {
 		return nil, err
 	}
 	f := &Forwarder{
-		shown: shown{s.req.logName() + " to " + d.String()}, // as in the log
-		src:   s, dst: d.withDefaults(), ep: ep, id: d.id(), place: ep.Place(),
+		printed: printed{new(atomic.Pointer[target])}, src: s,
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		since: time.Now(),
 
 		telling: make(chan struct{}, 1),
 	}
-	f.log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", f.id)
+	f.to.Store(t)
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
-	f.target = f.newTarget()
+	f.now = f.newRunLocked(t)
+	f.now.began = true
 	return f, nil
 }
 
-// Destination returns where f pushes.
-func (f *Forwarder) Destination() Destination { return f.dst }
+// Destination returns where f pushes. Update changes it.
+func (f *Forwarder) Destination() Destination { return f.to.Load().dst }
 
 // ID names the destination in lists and metrics: 8 hex digits, the same for the
-// same URL, stream key and user for as long as the process lives.
-func (f *Forwarder) ID() string { return f.id }
+// same URL, stream key and user for as long as the process lives. Update changes it.
+func (f *Forwarder) ID() string { return f.to.Load().id }
 
 // Source is the stream that f pushes.
 func (f *Forwarder) Source() *Source { return f.src }
@@ -155,7 +141,7 @@ func (f *Forwarder) Ending() bool {
 // at once; see Done.
 func (f *Forwarder) Shutdown(ctx context.Context) error {
 	ctx = orBackground(ctx)
-	f.beginClose()
+	f.beginClose(nil)
 	if hostcode.Within() {
 		if ctx.Err() != nil {
 			f.cancel()
@@ -174,7 +160,7 @@ func (f *Forwarder) Shutdown(ctx context.Context) error {
 // Close cuts the destination off at once. It returns when the destination is gone;
 // from a hook it returns ErrInHook at once.
 func (f *Forwarder) Close() error {
-	f.beginClose()
+	f.beginClose(nil)
 	f.cancel()
 	if hostcode.Within() {
 		return ErrInHook
@@ -183,22 +169,35 @@ func (f *Forwarder) Close() error {
 	return nil
 }
 
-// beginClose tells the destination that the stream has ended, without waiting.
-// Whoever comes after f at the same destination waits for it from now on.
-func (f *Forwarder) beginClose() {
+// beginClose tells the destination that the stream has ended, without waiting, if
+// it is still to, or to is nil. Whoever comes after f at the same destination waits
+// for it from now on.
+func (f *Forwarder) beginClose(to *target) {
 	f.mu.Lock()
-	begins := !f.stop
-	if begins {
-		f.stop = true
-		f.endLocked()
+	if f.stop || to != nil && f.to.Load() != to {
+		f.mu.Unlock()
+		return
 	}
-	out, client := f.out, f.client
+	f.stop = true
+	f.endLocked()
+	l := f.now.link
 	f.mu.Unlock()
-	if begins && out != nil {
-		out.Detach()
-		out.Send(client.AppendUnpublish(nil))
-		out.Shutdown()
+	if l != nil {
+		l.Out.Detach()
+		l.Out.Send(l.Client.AppendUnpublish(nil))
+		l.Out.Shutdown()
 	}
+}
+
+// targets are the one that f has and, during an Update, the one that it is to have.
+func (f *Forwarder) targets() []*target {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ts := []*target{f.to.Load()}
+	if f.next != nil && f.next.update {
+		ts = append(ts, f.next.to)
+	}
+	return ts
 }
 
 // sourceEnded tells f that nothing more will come.
@@ -216,7 +215,10 @@ func (f *Forwarder) endLocked() {
 	default:
 	}
 	close(f.ended)
-	f.src.srv.countPush(f, false)
+	if f.next != nil {
+		f.next.cancel()
+	}
+	f.src.srv.uncountPush(f)
 	if f.state.publishes() && !f.gone {
 		f.draining.Go(f.drains) // who has ended the stream is not held up
 	}
@@ -230,7 +232,7 @@ func (f *Forwarder) endLocked() {
 // drains notes, and reports, that what is left is being sent.
 func (f *Forwarder) drains() {
 	if f.setState(StateDraining, nil) {
-		f.log.Info("destination draining")
+		f.to.Load().Log.Info("destination draining")
 	}
 }
 
@@ -248,41 +250,7 @@ func (f *Forwarder) connected() {
 	}
 }
 
-// run pushes until the stream has ended.
-func (f *Forwarder) run() {
-	defer f.finish()
-	hostcode.Call(f.pushAll) // its connections may be the host's
-}
-
-// pushAll pushes until the stream has ended.
-func (f *Forwarder) pushAll() {
-	release, ok := f.takeTurn()
-	if !ok {
-		return
-	}
-	defer release()
-	if w := f.ep.Warning(); w != "" {
-		f.log.Warn("destination may not take all", "warning", w)
-	}
-	b := backoff{Backoff: f.src.cfg.Backoff}
-	for {
-		err := f.attempt()
-		if f.Ending() || f.ctx.Err() != nil {
-			return
-		}
-		sent := f.failed(err)
-		if f.isHeir() {
-			f.report(slog.LevelWarn, "destination lost", "err", err)
-			return
-		}
-		d := f.retryAfter(&b, err, sent)
-		f.lost(err, sent >= 0, b.attempt, d)
-		if !f.pause(d, err) {
-			return
-		}
-	}
-}
-
+// finish ends f when its runs have ended.
 func (f *Forwarder) finish() {
 	f.mu.Lock()
 	if f.drain != nil {
@@ -292,52 +260,19 @@ func (f *Forwarder) finish() {
 	f.gone = true
 	f.mu.Unlock()
 	f.cancel()
-	f.replaces.Store(nil)
 	f.draining.Wait()
 	f.setState(StateClosed, nil)
 	f.src.remove(f) // before anybody is told
 	close(f.done)
 }
 
-// failed notes why a session has ended. It returns how long the session has
-// been publishing, negative where it has not.
-func (f *Forwarder) failed(err *DestinationError) (sent time.Duration) {
+// setAttempt notes when r's next attempt begins.
+func (f *Forwarder) setAttempt(r *run, t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.lastErr = err
-	if !f.state.publishes() {
-		return -1
+	if f.now == r {
+		f.attempt = t
 	}
-	return time.Since(f.published)
-}
-
-// pause waits until the next attempt, forever where d is negative. It is false
-// when there is none.
-func (f *Forwarder) pause(d time.Duration, err *DestinationError) bool {
-	var due <-chan time.Time
-	var next time.Time
-	if d >= 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		due, next = t.C, time.Now().Add(d)
-	}
-	f.setNext(next)
-	defer f.setNext(time.Time{})
-	f.setState(StateWaiting, err)
-	select {
-	case <-due:
-		return true
-	case <-f.ended:
-		return false
-	case <-f.ctx.Done():
-		return false
-	}
-}
-
-func (f *Forwarder) setNext(t time.Time) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.next = t
 }
 
 // setState changes the state and tells OnForward. It is false where nothing has
@@ -351,36 +286,20 @@ func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	f.telling <- struct{}{}
 	defer func() { <-f.telling }()
 	f.mu.Lock()
-	if f.state == s && s != StateWaiting || !may() ||
+	if f.state == s && s != StateWaiting && !(f.switched && s == StatePublishing) || !may() ||
 		s == StateDraining && !f.state.publishes() || f.state == StateDraining && s != StateClosed {
 		f.mu.Unlock()
 		return false
 	}
-	goesOn := f.state == StateStalled
 	f.state, f.since = s, time.Now()
-	switch {
-	case s == StateConnecting:
-		f.total.Connects++
-	case s == StatePublishing && !goesOn:
-		f.total.Accepted++
-		f.published = f.since
+	if s == StatePublishing {
+		f.switched = false
 	}
 	f.mu.Unlock()
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
 		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })
 	}
 	return true
-}
-
-// attempt is session, of which a panic of the host's code is an error too.
-func (f *Forwarder) attempt() (err *DestinationError) {
-	defer func() {
-		if v := recover(); v != nil {
-			f.log.Error("panic", "panic", v, "stack", stack())
-			err = &DestinationError{Op: OpPanic, Destination: f.dst, Err: errors.New("the host's code has panicked")}
-		}
-	}()
-	return f.session()
 }
 
 // stallChanged has OnForward told that the destination takes nothing, or
@@ -415,83 +334,48 @@ func (f *Forwarder) tellStalls() {
 // stallStateLocked is the state that f should change to; ok is false where it
 // should not. mu is held.
 func (f *Forwarder) stallStateLocked() (to State, ok bool) {
-	if f.out == nil || !f.state.publishes() || f.Ending() {
+	l := f.now.link
+	if l == nil || !f.state.publishes() || f.Ending() {
 		return 0, false
 	}
 	to = StatePublishing
-	if f.out.Stalled() {
+	if l.Out.Stalled() {
 		to = StateStalled
 	}
 	return to, to != f.state
 }
 
-// session connects and sends until that ends. Its error is a
-// *DestinationError, nil when the stream has ended.
-func (f *Forwarder) session() *DestinationError {
-	next := &successor{at: f.ep}
-	for next != nil {
-		l := next.link
-		if l == nil {
-			var err *DestinationError
-			if l, err = f.open(f.ctx, next.at, true); err != nil {
-				return err
-			}
-		}
-		var err *DestinationError
-		if next, err = f.push(l, next.from); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// first is the first error that is not nil and not our own closing.
-func first(errs ...error) error {
-	for _, err := range errs {
-		if err != nil && !errors.Is(err, fanout.ErrClosed) {
-			return err
-		}
-	}
-	return nil
-}
-
-// addPush counts a forwarder that begins; one that replaces another only when it
-// has taken over.
-func (s *Server) addPush(f *Forwarder, replaces bool) error {
+// addPush counts a forwarder that begins.
+func (s *Server) addPush(f *Forwarder) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !replaces {
-		if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
-			return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
-		}
-		f.counts = true
-		s.counted++
+	if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
+		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
 	}
+	f.counts = true
+	s.counted++
 	s.pushes++
 	return nil
 }
 
-// countPush has a forwarder count in the limit, or not any more: it is ending.
-func (s *Server) countPush(f *Forwarder, counts bool) {
+// uncountPush notes that a forwarder is ending, and counts in the limit no longer.
+func (s *Server) uncountPush(f *Forwarder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.countPushLocked(f, counts)
+	s.uncountPushLocked(f)
 }
 
-func (s *Server) countPushLocked(f *Forwarder, counts bool) {
-	switch {
-	case counts && !f.counts:
-		s.counted++
-	case !counts && f.counts:
+func (s *Server) uncountPushLocked(f *Forwarder) {
+	if f.counts {
+		f.counts = false
 		s.counted--
 	}
-	f.counts = counts
 }
 
 // removePush forgets a forwarder that has ended.
 func (s *Server) removePush(f *Forwarder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.countPushLocked(f, false)
+	s.uncountPushLocked(f)
 	s.pushes--
 }

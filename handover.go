@@ -5,332 +5,252 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
-// Update replaces f's destination by d: the Forwarder that it returns takes over,
-// and f ends. The new connection publishes before the old one is closed, and the
-// switch is at a keyframe. The old destination gets everything before it and is
-// told that the stream has ended; the new one gets everything from there on. If f
-// is not publishing, the new one begins as with Source.Forward.
+// Update changes f's destination to d. A connection to d publishes before the old
+// one is closed, and the switch is at a keyframe: the old destination gets
+// everything before it and is told that the stream has ended, the new one gets
+// everything from there on. If f is not publishing, d gets the stream from its last
+// keyframe on, as with Source.Forward. Counters continue; ID and Destination are
+// those of d from the switch on, of which Hooks.OnForward is told with
+// StatePublishing.
 //
 // If the first attempt to reach d fails, or ctx or the stream ends before the
 // switch, Update returns the error and f continues unchanged. The same holds if d
-// is the place that f already pushes to, with other options: a server refuses to
-// have one stream published twice.
+// is the place that f already pushes to, with other options, and its server refuses
+// to have one stream published twice.
 //
-// Limits on destinations do not apply, although there are two for a moment. Update
-// returns ErrDuplicate if another Forwarder pushes the stream to d, and
-// ErrUpdating if f is being updated or closed.
+// Update returns ErrDuplicate if another Forwarder pushes the stream to d, and
+// ErrUpdating if f is being updated or closed. Limits on destinations do not apply,
+// although there are two for a moment.
 //
-// From a hook Update returns the new Forwarder with ErrInHook and ignores ctx: the
-// new one either takes over, or is closed while f continues.
+// From a hook Update returns ErrInHook and ignores ctx: it is begun, and either
+// succeeds or leaves f unchanged.
 //
-// Refresh does not remove the new one, as with Source.Forward, and brings back a
-// destination that the Resolver still gives.
-func (f *Forwarder) Update(ctx context.Context, d Destination) (*Forwarder, error) {
-	n, err := newForwarder(f.src, d)
+// A refresh does not remove d, as with Source.Forward, and brings back a destination
+// that the Resolver still gives.
+func (f *Forwarder) Update(ctx context.Context, d Destination) error {
+	t, err := newTarget(f.src, d)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	n.begun = make(chan struct{})
-	n.replaces.Store(f)
-	f.mu.Lock()
-	busy := f.heir != nil || f.stop || f.isHeir()
-	if !busy {
-		f.heir = n
-	}
-	f.mu.Unlock()
-	if busy {
-		n.cancel()
-		return nil, fmt.Errorf("destination %s: %w", f.dst, ErrUpdating)
-	}
-	if err := f.src.forward(n); err != nil {
-		f.disown(n)
-		return nil, err
+	n, err := f.src.update(f, t)
+	if err != nil {
+		return err
 	}
 	if hostcode.Within() {
-		f.src.background(func() { f.replace(context.Background(), n) })
-		return n, ErrInHook
+		return ErrInHook
 	}
-	if err := f.replace(orBackground(ctx), n); err != nil {
-		return nil, err
-	}
-	return n, nil
-}
-
-// replace waits until n has taken over, or does not.
-func (f *Forwarder) replace(ctx context.Context, n *Forwarder) error {
-	var err error
+	ctx = orBackground(ctx)
 	select {
 	case <-n.begun:
 		return nil
-	case <-n.done:
-		err = first(n.Stats().LastErr, ErrStreamEnded)
+	case <-n.over:
 	case <-ctx.Done():
+	}
+	begun, err := f.giveUp(n)
+	switch {
+	case begun:
+		return nil
+	case err == nil:
 		err = ctx.Err()
 	}
-	if !f.disown(n) {
-		<-n.begun
-		return nil
-	}
-	n.cancel()
-	return fmt.Errorf("replace %s: %w", f.dst, err)
+	return fmt.Errorf("replace %s: %w", f.Destination(), err)
 }
 
-// takeOver begins to send by calling attach: where the forwarder stops that f
-// replaces, or where a new one begins.
-func (f *Forwarder) takeOver(attach func(from uint64)) {
-	old := f.replaces.Load()
-	if old == nil {
-		attach(0)
-		return
+// update begins a handover of f to t.
+func (s *Source) update(f *Forwarder, t *target) (*run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return nil, s.errEnded()
 	}
-	old.yield(f, func(from uint64) {
-		attach(from)
-		f.replaces.Store(nil)
-		close(f.begun)
-	})
-}
-
-// isHeir reports whether f is to replace another, and has not done so yet.
-func (f *Forwarder) isHeir() bool {
-	if f.begun == nil {
-		return false
+	if err := s.checkPlaceLocked(t, f); err != nil {
+		return nil, err
 	}
-	select {
-	case <-f.begun:
-		return false
-	default:
-		return true
-	}
-}
-
-// yield ends f, and then has n begin: at once when f sends nothing, else where
-// f has stopped before a keyframe.
-func (f *Forwarder) yield(n *Forwarder, succeed func(from uint64)) {
-	f.mu.Lock()
-	if f.heir != n {
-		f.mu.Unlock()
-		return
-	}
-	f.succeed = succeed
-	out := f.out
-	f.mu.Unlock()
-	if out != nil {
-		out.StopAtKeyframe()
-		return
-	}
-	f.bequeath(0)
-}
-
-// bequeath has the heir begin, and ends f, if there is one that waits, which it
-// reports. After the end of the stream there is nothing left for an heir.
-func (f *Forwarder) bequeath(from uint64) bool {
-	f.mu.Lock()
-	succeed := f.succeed
-	if f.src.log.Ended() {
-		f.heir, f.succeed, succeed = nil, nil, nil
-	}
-	if succeed != nil {
-		f.heir.inherited.Store(true)
-		f.src.srv.countPush(f.heir, true)
-		f.heir, f.succeed = nil, nil
-		f.stop = true
-		f.endLocked()
-	}
-	f.mu.Unlock()
-	if succeed == nil {
-		return false
-	}
-	succeed(from)
-	return true
-}
-
-// disown takes back what Update has promised n. It is false when n has taken
-// over, or is about to.
-func (f *Forwarder) disown(n *Forwarder) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n.inherited.Load() {
+	if f.stop || f.next != nil && f.next.update {
+		return nil, fmt.Errorf("destination %s: %w", f.Destination(), ErrUpdating)
+	}
+	if f.next != nil { // what a server asks for is less
+		f.next.cancel()
+	}
+	return f.handOverLocked(t, handover{at: t.Endpoint, update: true}), nil
+}
+
+// giveUp ends a handover, unless it has begun to send. err is why it has failed, nil
+// if it has not.
+func (f *Forwarder) giveUp(n *run) (begun bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n.began {
+		return true, nil
+	}
+	if f.next == n {
+		f.next = nil
+	}
+	n.cancel()
+	return false, n.err
+}
+
+// handover is what a run is that is to take the place of another one.
+type handover struct {
+	at     endpoint.Endpoint // of its first connection
+	update bool              // for Update, not for a ReconnectRequest
+	tried  chan struct{}     // closed when the first connection is there, or is not
+	begun  chan struct{}     // closed when it has taken over
+	over   chan struct{}     // closed when it has ended
+	err    error             // why it has not taken over; guarded by Forwarder.mu
+
+	// after: it has ended, and the run that it was to replace connects to at when
+	// it has ended. Guarded by Forwarder.mu.
+	after bool
+}
+
+// handOverLocked begins a handover. mu is held.
+func (f *Forwarder) handOverLocked(t *target, h handover) *run {
+	h.tried, h.begun, h.over = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	n := f.newRunLocked(t)
+	n.handover = &h
+	f.next = n
+	f.src.wg.Go(n.do)
+	return n
+}
+
+// takeLocked has n take over: from a message on, or as a new receiver if from is 0.
+// mu is held. start, which sends, is called when it is not.
+func (f *Forwarder) takeLocked(n *run, from uint64) (start func()) {
+	old := f.now
+	f.now, f.next = n, nil
+	n.began = true
+	f.total.Accepted++
+	if n.update {
+		old.to.turn.moved.Store(true)
+		f.to.Store(n.to)
+		f.state, f.since = StatePublishing, time.Now()
+		f.lastErr, f.published, f.switched = nil, f.since, true
+	} else {
+		n.backoff = old.backoff
+	}
+	if old.link == nil {
+		old.cancel() // it connects, or waits to
+	}
+	tell := !f.gone
+	if tell {
+		f.draining.Add(1)
+	}
+	l := n.link
+	return func() {
+		n.attach(l, from)
+		close(n.begun)
+		f.stallChanged() // the connection may have stalled already
+		if tell {
+			go func() { // who has stopped the old one is not held up
+				defer f.draining.Done()
+				f.tellOfHandover(n, old)
+			}()
+		}
+	}
+}
+
+// tellOfHandover logs that n has taken over from old, and tells OnForward if the
+// destination is another one.
+func (f *Forwarder) tellOfHandover(n, old *run) {
+	if !n.update {
+		f.report(n.to, slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(n.at.TcURL, true))
+		return
+	}
+	f.report(n.to, slog.LevelInfo, "destination publishing", "instead_of", old.to.dst)
+	n.setState(StatePublishing, nil)
+}
+
+// stopped notes that l has stopped before a message. It is false if no run waits for
+// that.
+func (f *Forwarder) stopped(r *run, l *upstream.Link, from uint64) bool {
+	f.mu.Lock()
+	n := f.next
+	if n == nil || f.Ending() || f.now != r || r.link != l || f.src.log.Ended() || n.link == nil && !n.after {
+		f.mu.Unlock()
 		return false
 	}
-	if f.heir == n {
-		f.heir, f.succeed = nil, nil
+	if n.after {
+		r.then = &resumption{n.at, from}
+		f.next = nil
+		f.mu.Unlock()
+		return true
 	}
+	start := f.takeLocked(n, from)
+	f.mu.Unlock()
+	start()
 	return true
 }
 
-// move is how a connection gives way to another one. Its fields are guarded by
-// Forwarder.mu.
-type move struct {
-	done    chan struct{} // closed when next is known; nil: nobody has asked
-	cancel  context.CancelFunc
-	next    *successor // nil: nobody
-	passed  bool       // next has the place
-	sending bool       // began in the place of another
-}
-
-// successor is who goes on when a connection ends.
-type successor struct {
-	at   endpoint.Endpoint
-	link *link  // nil: to be made
-	from uint64 // the message to go on with; 0: as a new one
-}
-
-// reconnect does what a ReconnectRequest asks for. It is called by the goroutine
-// that watches l, which later waits in successor.
-func (f *Forwarder) reconnect(l *link, ref string) {
-	at, err := f.redirected(l.At, ref)
+// reconnect does what a ReconnectRequest asks for.
+func (r *run) reconnect(l *upstream.Link, ref string) {
+	f := r.f
+	at, err := r.to.redirected(l.At, ref)
 	if err != nil {
-		f.report(slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
+		f.report(r.to, slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	soon := !f.moved.IsZero() && time.Since(f.moved) < moveEvery
-	if soon || l.move.done != nil || f.stop || f.out != l.Out {
+	if soon || f.next != nil || f.Ending() || f.now != r || r.link != l {
 		return
 	}
 	f.moved = time.Now()
-	ctx, cancel := context.WithCancel(f.ctx)
-	done := make(chan struct{})
-	l.move.done, l.move.cancel = done, cancel
-	go func() {
-		defer close(done)
-		if err := hostcode.Protect(func() { f.prepare(ctx, l, at) }); err != nil {
-			f.log.Error("panic", "err", err)
-		}
-	}()
+	f.handOverLocked(r.to, handover{at: at})
 }
 
-// prepare makes the connection that takes l's place, and has l stop before a
-// keyframe.
-func (f *Forwarder) prepare(ctx context.Context, l *link, at endpoint.Endpoint) {
-	next := &successor{at: at}
-	var err *DestinationError
-	if next.link, err = f.open(ctx, at, false); err != nil {
-		var refused *rtmp.StatusError
-		if !errors.As(err.Err, &refused) || refused.Command != "publish" {
-			f.report(slog.LevelWarn, "request to reconnect not followed", "err", err)
-			return
-		}
-		next.link = nil // it may well take the stream when l has gone
+// notTakenLocked notes that r has not taken over, if it was to. A server that
+// refuses to have the stream published twice may well take it when the old
+// connection has gone. mu is held; then is called when it is not.
+func (f *Forwarder) notTakenLocked(r *run, err *DestinationError) (then func()) {
+	then = func() {}
+	if r.handover == nil || r.began {
+		return then
 	}
-	f.mu.Lock()
-	l.move.next = next
-	f.mu.Unlock()
-	l.Out.StopAtKeyframe()
+	switch {
+	case f.Ending() && f.stop:
+		r.err = ErrUpdating
+	case err == nil || f.Ending():
+		r.err = ErrStreamEnded
+	default:
+		r.err = err
+	}
+	if f.next != r {
+		return then
+	}
+	f.next = nil
+	if r.update || err == nil {
+		return then
+	}
+	var refused *rtmp.StatusError
+	if !errors.As(err.Err, &refused) || refused.Command != "publish" {
+		return func() { f.report(r.to, slog.LevelWarn, "request to reconnect not followed", "err", err) }
+	}
+	r.after = true
+	f.next = r
+	if old := f.now.link; old != nil {
+		return old.Out.StopAtKeyframe
+	}
+	return then
 }
 
-// moveOn gives l's place, which has stopped before a message, to its successor.
-// It is false where there is none.
-func (f *Forwarder) moveOn(l *link, from uint64) bool {
-	f.mu.Lock()
-	next := l.move.next
-	if next == nil || f.stop || f.out != l.Out || f.src.log.Ended() {
-		f.mu.Unlock()
-		return false
-	}
-	l.move.passed = true
-	next.from = from
-	n := next.link
-	if n != nil {
-		n.move.sending = true
-		f.total.add(l.Out.Stats())
-		f.total.Accepted++
-		f.out, f.client = n.Out, n.Client
-	}
-	f.mu.Unlock()
-	if n != nil {
-		f.attach(n, from)
-		f.stallChanged() // the other connection may have stalled
-	}
-	return true
-}
-
-// successor is who goes on now that l has ended, or nil.
-func (f *Forwarder) successor(l *link) *successor {
-	f.mu.Lock()
-	done, cancel := l.move.done, l.move.cancel
-	f.mu.Unlock()
-	if done == nil {
-		return nil
-	}
+// end wakes up whoever waits for the handover.
+func (h *handover) end() {
 	select {
-	case <-done:
-	case <-f.ended:
-		cancel()
-		<-done
+	case <-h.tried:
+	default:
+		close(h.tried)
 	}
-	f.mu.Lock()
-	next, passed := l.move.next, l.move.passed
-	l.move.next = nil
-	f.mu.Unlock()
-	if next == nil {
-		cancel()
-		return nil
-	}
-	if !passed && f.Ending() {
-		if next.link != nil {
-			next.link.Close()
-		}
-		return nil
-	}
-	f.report(slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(next.at.TcURL, true))
-	return next
-}
-
-// pushKey is what a destination takes for the same publish.
-type pushKey struct {
-	stream streamKey
-	place  string // of the destination
-}
-
-// takeTurn waits until an earlier publish of the same stream, or one that is
-// being closed, is gone from the same destination, which would refuse a second
-// one.
-func (f *Forwarder) takeTurn() (release func(), ok bool) {
-	key := pushKey{f.src.key, f.place}
-	for {
-		before := f.src.srv.enterPush(key, f)
-		if before == nil {
-			return func() { f.src.srv.leavePush(key, f) }, true
-		}
-		select {
-		case <-before.done:
-		case <-f.ended:
-			return nil, false
-		case <-f.ctx.Done():
-			return nil, false
-		}
-	}
-}
-
-// enterPush notes that f pushes to the destination of key, or returns whom it has
-// to wait for. What f is to replace goes on there, and may outlive it.
-func (s *Server) enterPush(key pushKey, f *Forwarder) (before *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, o := range s.pushing[key] {
-		if o.src != f.src || o.Ending() {
-			return o
-		}
-	}
-	s.pushing[key] = append(s.pushing[key], f)
-	return nil
-}
-
-func (s *Server) leavePush(key pushKey, f *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	left := slices.DeleteFunc(s.pushing[key], func(o *Forwarder) bool { return o == f })
-	if s.pushing[key] = left; len(left) == 0 {
-		delete(s.pushing, key)
-	}
+	close(h.over)
 }

@@ -166,7 +166,8 @@ type Hooks struct {
 	OnClose func(ctx context.Context, req *ConnectRequest)
 	// OnForward is told each change of a Forwarder's state, in order, with the
 	// error that caused it, if any. That includes StateStalled, and
-	// StatePublishing again when the destination takes data.
+	// StatePublishing again when the destination takes data, or when
+	// Forwarder.Update has changed it.
 	OnForward func(f *Forwarder, state State, err error)
 	// OnCodecChange is told that a live stream continues with another sequence
 	// header, and so with another codec, size or layout: some platforms

@@ -120,8 +120,7 @@ func TestNoContextIsBackground(t *testing.T) {
 			time.Sleep(time.Second)
 			p.WriteTag(TagVideo, 2000, frame(true, 1))
 		}()
-		f, err = f.Update(none, Destination{URL: "rtmp://b/live", StreamKey: canary})
-		require.NoError(b, err)
+		require.NoError(b, f.Update(none, Destination{URL: "rtmp://b/live", StreamKey: canary}))
 		sub, dem := p.Source().Subscribe(none), p.Source().Demuxer(none)
 		_, err = sub.Next()
 		require.NoError(b, err)
@@ -159,8 +158,7 @@ func TestContextsEndWaits(t *testing.T) {
 			"Forwarder": f.Shutdown,
 			"Shutdown":  s.Shutdown,
 			"Update": func(ctx context.Context) error {
-				_, err := g.Update(ctx, Destination{URL: "rtmp://c/live", StreamKey: canary})
-				return err
+				return g.Update(ctx, Destination{URL: "rtmp://c/live", StreamKey: canary})
 			},
 		} {
 			if name == "Shutdown" {

@@ -56,12 +56,12 @@ func TestForwardRefusesTheSameDestinationTwice(t *testing.T) {
 		}
 		other, err := src.Forward(Destination{URL: "rtmp://b/app", StreamKey: canary})
 		require.NoError(t, err)
-		_, err = other.Update(t.Context(), Destination{URL: "rtmp://a/app", StreamKey: canary})
+		err = other.Update(t.Context(), Destination{URL: "rtmp://a/app", StreamKey: canary})
 		require.ErrorIs(t, err, ErrDuplicate)
 
 		// One that is closed leaves the place at once.
 		f := src.Forwarders()[0]
-		f.beginClose()
+		f.beginClose(nil)
 		_, err = src.Forward(f.Destination())
 		require.NoError(t, err)
 	})
@@ -103,17 +103,15 @@ func TestUpdateAtTheLimitOfDestinations(t *testing.T) {
 				_, err = src.Forward(Destination{URL: "rtmp://b/app", StreamKey: canary})
 				require.ErrorIs(b, err, ErrLimit)
 
-				n, err := f.Update(b.ctx, Destination{URL: "rtmp://b/app", StreamKey: canary})
-				require.NoError(b, err)
+				require.NoError(b, f.Update(b.ctx, Destination{URL: "rtmp://b/app", StreamKey: canary}))
 				b.published(second, 1)
-				<-f.Done()
 				require.Equal(b, 1, b.srv.Stats().Destinations)
 				_, err = src.Forward(Destination{URL: "rtmp://c/app", StreamKey: canary})
-				require.ErrorIs(b, err, ErrLimit, "the new one counts")
-				_, err = n.Update(b.ctx, Destination{URL: "rtmp://down/app", StreamKey: canary})
+				require.ErrorIs(b, err, ErrLimit, "it counts as before")
+				err = f.Update(b.ctx, Destination{URL: "rtmp://down/app", StreamKey: canary})
 				require.Error(b, err)
 				require.NotErrorIs(b, err, ErrLimit)
-				require.NoError(b, n.Shutdown(b.ctx))
+				require.NoError(b, f.Shutdown(b.ctx))
 				third, err := src.Forward(Destination{URL: "rtmp://a/app", StreamKey: canary})
 				require.NoError(b, err)
 				require.NoError(b, third.Shutdown(b.ctx))

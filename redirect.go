@@ -91,7 +91,3 @@ func (d Destination) redirected(cfg *Config, at endpoint.Endpoint, ref string) (
 	}
 	return e, nil
 }
-
-func (f *Forwarder) redirected(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
-	return f.dst.redirected(f.src.srv.cfg.Load(), at, ref)
-}

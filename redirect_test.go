@@ -404,13 +404,11 @@ func TestReconnectRequestMeetsOtherEnds(t *testing.T) {
 				defer c.Close()
 				result := make(chan error, 1)
 				go func() {
-					_, err := m.f.Update(m.Context(), Destination{URL: "rtmp://c.example/live/" + canary})
-					result <- err
+					result <- m.f.Update(m.Context(), Destination{URL: "rtmp://c.example/live/" + canary})
 				}()
 				synctest.Wait()
 				feed(m.T, m.p, 15, 35)
 				require.NoError(m, <-result)
-				<-m.f.Done()
 				synctest.Wait()
 				m.requireFrames(m.a.Sessions()[0], sequence(0, 20), true)
 				m.requireFrames(c.Sessions()[0], sequence(20, 35), false)

@@ -71,11 +71,12 @@ func delay(lo, hi time.Duration, n int, random float64) time.Duration {
 
 // retryAfter says when the destination is tried again after err; a negative
 // time is never. sent is how long it has been publishing, or negative.
-func (f *Forwarder) retryAfter(b *backoff, err *DestinationError, sent time.Duration) time.Duration {
+func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duration {
+	b, src := &r.backoff, r.f.src
 	d := b.next(!err.Temporary(), sent, rand.Float64())
-	if ask := f.src.cfg.Retry; ask != nil {
-		f.src.srv.guard("Retry", func() error {
-			if own := ask(RetryInfo{Request: f.src.Request(), Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
+	if ask := src.cfg.Retry; ask != nil {
+		src.srv.guard("Retry", func() error {
+			if own := ask(RetryInfo{Request: src.Request(), Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
 				d = own
 			}
 			return nil
@@ -107,6 +108,7 @@ type reports struct {
 }
 
 type report struct {
+	log   *slog.Logger
 	at    time.Time
 	level slog.Level
 	msg   string
@@ -115,7 +117,7 @@ type report struct {
 
 // lost reports that an attempt has failed. One that fails like the one before
 // is no change.
-func (f *Forwarder) lost(err *DestinationError, published bool, attempt int, retry time.Duration) {
+func (f *Forwarder) lost(t *target, err *DestinationError, published bool, attempt int, retry time.Duration) {
 	cause := string(err.Op) + " " + err.Code
 	f.mu.Lock()
 	same := !published && retry >= 0 && cause == f.reports.cause
@@ -125,19 +127,19 @@ func (f *Forwarder) lost(err *DestinationError, published bool, attempt int, ret
 	args := []any{"err", hidden{err, string(err.Op) + ": " + err.Err.Error()}, "attempt", attempt}
 	switch {
 	case retry < 0:
-		f.report(slog.LevelWarn, "destination given up", args...)
+		f.report(t, slog.LevelWarn, "destination given up", args...)
 	case same:
-		f.log.Log(f.ctx, slog.LevelDebug, "destination lost", append(args, "retry", retry)...)
+		t.Log.Log(f.ctx, slog.LevelDebug, "destination lost", append(args, "retry", retry)...)
 	default:
-		f.report(slog.LevelWarn, "destination lost", append(args, "retry", retry)...)
+		f.report(t, slog.LevelWarn, "destination lost", append(args, "retry", retry)...)
 	}
 }
 
 // report logs a change of state.
-func (f *Forwarder) report(level slog.Level, msg string, args ...any) {
+func (f *Forwarder) report(t *target, level slog.Level, msg string, args ...any) {
 	f.mu.Lock()
 	r := &f.reports
-	line := report{time.Now(), level, msg, args}
+	line := report{t.Log, time.Now(), level, msg, args}
 	if wait := r.wait(); wait > 0 {
 		last := line
 		r.leftOut++
@@ -187,10 +189,10 @@ func (f *Forwarder) writeLines() {
 		line := r.lines[0]
 		r.lines = r.lines[1:]
 		f.mu.Unlock()
-		if f.log.Enabled(f.ctx, line.level) {
+		if line.log.Enabled(f.ctx, line.level) {
 			rec := slog.NewRecord(line.at, line.level, line.msg, 0)
 			rec.Add(line.args...)
-			f.log.Handler().Handle(f.ctx, rec)
+			line.log.Handler().Handle(f.ctx, rec)
 		}
 		f.mu.Lock()
 	}

@@ -132,8 +132,7 @@ func (s *Source) Forward(d Destination) (*Forwarder, error) {
 	return f, nil
 }
 
-// forward starts f. One that replaces another counts in the limits only when it
-// has taken over.
+// forward starts f.
 func (s *Source) forward(f *Forwarder) (err error) {
 	defer func() {
 		if err != nil {
@@ -143,32 +142,43 @@ func (s *Source) forward(f *Forwarder) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending {
-		return fmt.Errorf("push of %s: %w", s.req.logName(), ErrStreamEnded)
+		return s.errEnded()
 	}
-	replaces, counted := false, 0
+	if err := s.checkPlaceLocked(f.to.Load(), f); err != nil {
+		return err
+	}
+	counted := 0
 	for _, o := range s.forwarders {
-		switch {
-		case o.Ending():
-			continue
-		case o == f.replaces.Load():
-			replaces = true
-		case o.place == f.place:
-			return fmt.Errorf("%w: %s", ErrDuplicate, f.dst)
-		}
-		if !o.isHeir() {
+		if !o.Ending() {
 			counted++
 		}
 	}
 	// Those that drain don't count, but there are to be no more of them than of
 	// the others.
-	if l := s.srv.cfg.Load().Limits.Destinations; l >= 0 && !replaces && (counted >= l || len(s.forwarders)-l >= l) {
+	if l := s.srv.cfg.Load().Limits.Destinations; l >= 0 && (counted >= l || len(s.forwarders)-l >= l) {
 		return fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
 	}
-	if err := s.srv.addPush(f, replaces); err != nil {
+	if err := s.srv.addPush(f); err != nil {
 		return err
 	}
 	s.forwarders = append(s.forwarders, f)
-	s.wg.Go(f.run)
+	s.wg.Go(f.now.do)
+	return nil
+}
+
+// errEnded is why nothing is pushed any more.
+func (s *Source) errEnded() error {
+	return fmt.Errorf("push of %s: %w", s.req.logName(), ErrStreamEnded)
+}
+
+// checkPlaceLocked returns ErrDuplicate if a forwarder other than f pushes to t's
+// place, or is about to.
+func (s *Source) checkPlaceLocked(t *target, f *Forwarder) error {
+	for _, o := range s.forwarders {
+		if o != f && !o.Ending() && slices.ContainsFunc(o.targets(), func(u *target) bool { return u.place == t.place }) {
+			return fmt.Errorf("%w: %s", ErrDuplicate, t.dst)
+		}
+	}
 	return nil
 }
 
@@ -324,8 +334,8 @@ func (s *Source) Refresh(ctx context.Context) error {
 	s.ttl = ttl
 	s.refreshAfter(ttl)
 	fresh, gone := s.compare(dests)
-	for _, f := range gone {
-		f.beginClose()
+	for _, t := range gone {
+		t.turn.f.beginClose(t)
 	}
 	s.forwardAll(fresh)
 	if len(fresh)+len(gone) > 0 {
@@ -334,30 +344,34 @@ func (s *Source) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// compare returns which destinations have no forwarder yet, and which
-// forwarders of the resolver are not wanted any more.
-func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*Forwarder) {
-	running := make(map[string][]*Forwarder)
+// compare returns which destinations have no forwarder yet, and which targets of the
+// resolver are not wanted any more.
+func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*target) {
+	running := make(map[string][]*target)
 	places := make(map[string]bool) // that the host has taken
 	for _, f := range s.Forwarders() {
-		if !f.Ending() {
-			running[f.id] = append(running[f.id], f)
-			places[f.place] = places[f.place] || !f.resolved
+		if f.Ending() {
+			continue
+		}
+		now := f.to.Load()
+		running[now.id] = append(running[now.id], now)
+		for _, t := range f.targets() {
+			places[t.place] = places[t.place] || !t.resolved
 		}
 	}
-	wanted := make(map[*Forwarder]bool)
+	wanted := make(map[*target]bool)
 	for _, d := range dests {
 		same := running[d.id()]
-		if i := slices.IndexFunc(same, func(f *Forwarder) bool { return f.dst.Equal(d.withDefaults()) }); i >= 0 {
+		if i := slices.IndexFunc(same, func(t *target) bool { return t.dst.Equal(d.withDefaults()) }); i >= 0 {
 			wanted[same[i]] = true
 		} else if ep, err := d.endpoint(); err != nil || !places[ep.Place()] {
 			fresh = append(fresh, d)
 		}
 	}
 	for _, same := range running {
-		for _, f := range same {
-			if f.resolved && !wanted[f] {
-				gone = append(gone, f)
+		for _, t := range same {
+			if t.resolved && !wanted[t] {
+				gone = append(gone, t)
 			}
 		}
 	}
@@ -369,7 +383,7 @@ func (s *Source) forwardAll(dests []Destination) {
 	for _, d := range dests {
 		f, err := newForwarder(s, d)
 		if err == nil {
-			f.resolved = true
+			f.to.Load().resolved = true
 			err = s.forward(f)
 		}
 		if err != nil {

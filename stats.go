@@ -72,16 +72,21 @@ type ForwarderStats struct {
 func (f *Forwarder) Stats() ForwarderStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	t, l := f.to.Load(), f.now.link
 	st := f.total
 	st.State, st.Since, st.LastErr = f.state, f.since, f.lastErr
-	st.Warning = f.ep.Warning()
-	if err := first(f.untaken(f.client), f.missing()); err != nil && st.Warning == "" {
+	st.Warning = t.Endpoint.Warning()
+	if err := t.untakenBy(l); err != nil && st.Warning == "" {
 		st.Warning = err.Error()
 	}
-	st.NextAttempt = f.next
-	if f.out != nil {
-		o := f.out.Stats()
-		st.add(o)
+	st.NextAttempt = f.attempt
+	for _, r := range f.runs {
+		if r.began && r.link != nil {
+			st.add(r.link.Out.Stats())
+		}
+	}
+	if l != nil {
+		o := l.Out.Stats()
 		st.Lag = o.Lag
 		if o.Blind && st.Warning == "" {
 			st.Warning = noKeyframe

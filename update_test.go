@@ -20,38 +20,42 @@ import (
 
 // updating is a stream that is pushed to the first destination of numbered.
 type updating struct {
-	t   *testing.T
-	got *received
-	p   *Publisher
-	old *Forwarder
+	t    *testing.T
+	got  *received
+	p    *Publisher
+	f    *Forwarder
+	told *[]string // the destinations that OnForward was told are published to
 }
 
 func newUpdating(t *testing.T) updating {
 	dest, got := watch(t)
 	dial := dialTo(dest)
-	s := newServer(t, Config{MergeWindow: -1, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	told := new([]string)
+	hooks := Hooks{OnForward: func(f *Forwarder, s State, _ error) {
+		if s == StatePublishing {
+			*told = append(*told, f.Destination().URL)
+		}
+	}}
+	s := newServer(t, Config{MergeWindow: -1, Hooks: hooks, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if addr == "down:1935" {
 			return nil, errors.New("connection refused")
 		}
 		return dial(ctx, network, addr)
 	}})
 	p := publish(t, s, "live", canary)
-	old, err := p.Source().Forward(numbered(0, 1)[0])
+	f, err := p.Source().Forward(numbered(0, 1)[0])
 	require.NoError(t, err)
 	synctest.Wait()
-	return updating{t, got, p, old}
+	return updating{t, got, p, f, told}
 }
 
-// update replaces old by d. The result comes when the channel does.
-func (u updating) update(ctx context.Context, d Destination) (n **Forwarder, result chan error) {
-	n, result = new(*Forwarder), make(chan error, 1)
-	go func() {
-		var err error
-		*n, err = u.old.Update(ctx, d)
-		result <- err
-	}()
+// update has the destination replaced by d. The result is in the channel when there
+// is one.
+func (u updating) update(ctx context.Context, d Destination) (result chan error) {
+	result = make(chan error, 1)
+	go func() { result <- u.f.Update(ctx, d) }()
 	synctest.Wait()
-	return n, result
+	return result
 }
 
 func TestUpdateSwitchesAtKeyframe(t *testing.T) {
@@ -59,17 +63,21 @@ func TestUpdateSwitchesAtKeyframe(t *testing.T) {
 		u := newUpdating(t)
 		begin(t, u.p)
 		feed(t, u.p, 0, 15)
-		n, result := u.update(t.Context(), numbered(1, 2)[0])
+		first := u.f.ID()
+		result := u.update(t.Context(), numbered(1, 2)[0])
 		require.Empty(t, result, "no keyframe yet")
 		feed(t, u.p, 15, 19)
-		require.Len(t, u.p.Source().Forwarders(), 2)
-		require.Equal(t, StatePublishing, u.old.Stats().State)
-		require.Equal(t, StatePublishing, u.p.Source().Forwarders()[1].Stats().State)
+		require.Equal(t, numbered(0, 1)[0].URL, u.f.Destination().URL)
+		require.Equal(t, first, u.f.ID())
 
 		feed(t, u.p, 19, 35)
 		require.NoError(t, <-result)
-		<-u.old.Done()
-		require.Equal(t, []*Forwarder{*n}, u.p.Source().Forwarders())
+		synctest.Wait()
+		require.Equal(t, []*Forwarder{u.f}, u.p.Source().Forwarders())
+		require.Equal(t, numbered(1, 2)[0].URL, u.f.Destination().URL)
+		require.NotEqual(t, first, u.f.ID())
+		require.Contains(t, fmt.Sprint(u.f), u.f.Destination().String())
+		require.Equal(t, []string{numbered(0, 1)[0].URL, numbered(1, 2)[0].URL}, *u.told)
 		frames, _, ended := u.got.of("00")
 		require.Equal(t, sequence(0, 20), frames)
 		require.True(t, ended)
@@ -77,13 +85,13 @@ func TestUpdateSwitchesAtKeyframe(t *testing.T) {
 		require.Equal(t, sequence(20, 35), frames)
 		require.Len(t, before, 2, "metadata and sequence header")
 		require.False(t, ended)
-		require.Equal(t, uint64(1), (*n).Stats().Connects)
+		st := u.f.Stats()
+		require.EqualValues(t, 2, st.Connects)
+		require.EqualValues(t, 2, st.Accepted)
+		require.EqualValues(t, 35+2, st.Messages, "with metadata and sequence header of the stream")
 
-		_, err := u.old.Update(t.Context(), numbered(2, 3)[0])
-		require.ErrorIs(t, err, ErrUpdating)
-		// The new one can be replaced in turn.
-		u.old = *n
-		_, result = u.update(t.Context(), numbered(2, 3)[0])
+		// And once more.
+		result = u.update(t.Context(), numbered(2, 3)[0])
 		feed(t, u.p, 35, 45)
 		require.NoError(t, <-result)
 		frames, _, _ = u.got.of("01")
@@ -99,7 +107,7 @@ func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
 		u := newUpdating(t)
 		n := 0
 		for i := range 20 {
-			_, result := u.update(t.Context(), numbered(i+1, i+2)[0])
+			result := u.update(t.Context(), numbered(i+1, i+2)[0])
 			for len(result) == 0 {
 				require.NoError(t, u.p.WriteTag(TagVideo, uint32(n*40), frame(true, n)))
 				if n++; n%100 == 0 {
@@ -107,7 +115,6 @@ func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
 				}
 			}
 			require.NoError(t, <-result)
-			u.old = u.p.Source().Forwarders()[len(u.p.Source().Forwarders())-1]
 		}
 		synctest.Wait()
 		var all []int
@@ -157,11 +164,7 @@ func TestUpdateOverTCPLosesNothing(t *testing.T) {
 	arrived()
 	for i := range updates {
 		done := make(chan error, 1)
-		go func() {
-			var err error
-			f, err = f.Update(context.Background(), url(i+1))
-			done <- err
-		}()
+		go func() { done <- f.Update(context.Background(), url(i+1)) }()
 		for len(done) == 0 {
 			write()
 			arrived()
@@ -181,7 +184,7 @@ func TestUpdateOfAudioSwitchesAtAnyMessage(t *testing.T) {
 		for n := range byte(5) {
 			write(n)
 		}
-		_, result := u.update(t.Context(), numbered(1, 2)[0])
+		result := u.update(t.Context(), numbered(1, 2)[0])
 		write(5)
 		require.NoError(t, <-result)
 		write(6)
@@ -215,18 +218,20 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 				feed(t, u.p, 0, 15)
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				_, result := u.update(ctx, Destination{URL: tt.url})
+				result := u.update(ctx, Destination{URL: tt.url})
 				time.Sleep(2 * busyGrace)
 				cancel() // before the next keyframe
 				require.ErrorContains(t, <-result, tt.err)
 				feed(t, u.p, 15, 40)
-				require.Equal(t, []*Forwarder{u.old}, u.p.Source().Forwarders())
+				require.Equal(t, []*Forwarder{u.f}, u.p.Source().Forwarders())
+				require.Equal(t, numbered(0, 1)[0].URL, u.f.Destination().URL)
 				frames, _, _ := u.got.of("00")
 				require.Equal(t, sequence(0, 40), frames)
-				require.Equal(t, uint64(1), u.old.Stats().Connects)
+				require.EqualValues(t, 1, u.f.Stats().Accepted)
+				require.NoError(t, u.f.Stats().LastErr)
 
 				// A later one succeeds.
-				_, result = u.update(t.Context(), numbered(1, 2)[0])
+				result = u.update(t.Context(), numbered(1, 2)[0])
 				feed(t, u.p, 40, 45)
 				require.NoError(t, <-result)
 			})
@@ -246,8 +251,7 @@ func TestUpdateThatFailsKeepsTheTurn(t *testing.T) {
 		old := b.srv.Source("live/s").Forwarders()[0]
 		dst := old.Destination()
 		dst.FlashVer = "another"
-		_, err := old.Update(b.ctx, dst)
-		require.ErrorContains(b, err, "BadName")
+		require.ErrorContains(b, old.Update(b.ctx, dst), "BadName")
 
 		require.NoError(b, pub.Send(b.ctx, steady.Messages(2*time.Second), 0))
 		require.NoError(b, pub.Unpublish())
@@ -258,28 +262,27 @@ func TestUpdateThatFailsKeepsTheTurn(t *testing.T) {
 	})
 }
 
-// Of those that were replaced the one that pushes keeps none: a host may replace
-// one destination for as long as the stream lasts.
+// Nothing is kept of destinations that were replaced: a host may replace one for as
+// long as the stream lasts.
 func TestUpdateKeepsNoneOfTheReplaced(t *testing.T) {
 	const updates = 100
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpdating(t)
 		begin(t, u.p)
 		feed(t, u.p, 0, 15)
-		var replaced []weak.Pointer[Forwarder]
+		var replaced []weak.Pointer[target]
 		for i := range updates {
 			d := numbered(1+i%2, 2+i%2)[0]
 			d.FlashVer = strconv.Itoa(i)
-			replaced = append(replaced, weak.Make(u.old))
-			n, result := u.update(t.Context(), d)
+			replaced = append(replaced, weak.Make(u.f.to.Load()))
+			result := u.update(t.Context(), d)
 			feed(t, u.p, 15+i*10, 25+i*10) // with a keyframe
 			require.NoError(t, <-result)
-			u.old = *n
 			synctest.Wait()
 		}
-		require.Equal(t, []*Forwarder{u.old}, u.p.Source().Forwarders())
+		require.Len(t, u.f.runs, 1)
 		runtime.GC()
-		kept := slices.DeleteFunc(replaced, func(w weak.Pointer[Forwarder]) bool { return w.Value() == nil })
+		kept := slices.DeleteFunc(replaced, func(w weak.Pointer[target]) bool { return w.Value() == nil })
 		require.Less(t, len(kept), 5, "but for what stacks still hold")
 	})
 }
@@ -291,13 +294,11 @@ func TestUpdateOfWhatDoesNotPublish(t *testing.T) {
 		require.NoError(t, err)
 		begin(t, u.p)
 		feed(t, u.p, 0, 15)
-		n, err := down.Update(t.Context(), numbered(1, 2)[0])
-		require.NoError(t, err)
-		<-down.Done()
+		require.NoError(t, down.Update(t.Context(), numbered(1, 2)[0]))
+		require.Equal(t, StatePublishing, down.Stats().State)
 		feed(t, u.p, 15, 16)
 		frames, _, _ := u.got.of("01")
 		require.Equal(t, sequence(10, 16), frames)
-		require.Equal(t, StatePublishing, n.Stats().State)
 	})
 }
 
@@ -309,16 +310,15 @@ func TestUpdateWhileItWaits(t *testing.T) {
 		next []int // what the new destination gets
 	}{
 		{"old destination lost", func(u updating) {
-			u.old.mu.Lock()
-			out := u.old.out
-			u.old.mu.Unlock()
+			u.f.mu.Lock()
+			out := u.f.now.link.Out
+			u.f.mu.Unlock()
 			out.Close()
 		}, nil, sequence(10, 16)},
-		{"old forwarder closed", func(u updating) { u.old.Shutdown(context.Background()) }, nil, sequence(10, 16)},
+		{"forwarder closed", func(u updating) { u.f.Shutdown(context.Background()) }, ErrUpdating, nil},
 		{"stream ended", func(u updating) { u.p.Close() }, ErrStreamEnded, nil},
 		{"updated again", func(u updating) {
-			_, err := u.old.Update(context.Background(), numbered(2, 3)[0])
-			require.ErrorIs(u.t, err, ErrUpdating)
+			require.ErrorIs(u.t, u.f.Update(context.Background(), numbered(2, 3)[0]), ErrUpdating)
 			feed(u.t, u.p, 15, 20)
 			require.NoError(u.t, u.p.WriteTag(TagVideo, 800, frame(true, 20)))
 		}, nil, []int{20, 15}},
@@ -328,44 +328,16 @@ func TestUpdateWhileItWaits(t *testing.T) {
 				u := newUpdating(t)
 				begin(t, u.p)
 				feed(t, u.p, 0, 15)
-				_, result := u.update(t.Context(), numbered(1, 2)[0])
+				result := u.update(t.Context(), numbered(1, 2)[0])
 				tt.do(u)
 				require.ErrorIs(t, <-result, tt.err)
 				if u.p.WriteTag(TagVideo, 600, frame(false, 15)) == nil {
 					synctest.Wait()
 				}
-				<-u.old.Done()
 				frames, _, _ := u.got.of("01")
 				require.Equal(t, tt.next, frames)
 				time.Sleep(time.Minute)
 			})
 		})
 	}
-}
-
-// One that is to replace another is not replaced before it has.
-func TestUpdateOfAnHeir(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newServer(t, Config{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		}})
-		src := publish(t, s, "live", canary).Source()
-		f, err := src.Forward(Destination{URL: "rtmp://a/live", StreamKey: canary})
-		require.NoError(t, err)
-		ctx, cancel := context.WithCancel(t.Context())
-		updated := make(chan error, 1)
-		go func() {
-			_, err := f.Update(ctx, Destination{URL: "rtmp://b/live", StreamKey: canary})
-			updated <- err
-		}()
-		synctest.Wait()
-		all := src.Forwarders()
-		require.Len(t, all, 2)
-		_, err = all[1].Update(t.Context(), Destination{URL: "rtmp://c/live", StreamKey: canary})
-		require.ErrorIs(t, err, ErrUpdating)
-		cancel()
-		require.ErrorIs(t, <-updated, context.Canceled)
-		require.NoError(t, s.Close())
-	})
 }

@@ -284,11 +284,10 @@ func (h *handler) replace(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	h.log(src, "replace", f.ID())
-	n, err := f.Update(r.Context(), d)
-	if err != nil {
+	if err := f.Update(r.Context(), d); err != nil {
 		return 0, nil, failed(err, "destination_failed")
 	}
-	return http.StatusOK, showForwarder(n), nil
+	return http.StatusOK, showForwarder(f), nil
 }
 
 func (h *handler) remove(r *http.Request) (int, any, error) {

@@ -233,13 +233,13 @@ func TestHandler(t *testing.T) {
 	}()
 	eventually(t, func() bool {
 		writeVideo(c.p, 40, true)
-		return old.Ending()
+		return old.ID() != f.ID
 	})
 	var replaced shownForwarder
 	require.NoError(t, json.Unmarshal(<-answer, &replaced))
 	require.NotEqual(t, f.ID, replaced.ID)
 	require.Equal(t, "publishing", replaced.State)
-	<-old.Done()
+	require.Equal(t, replaced.ID, old.ID())
 
 	// Remove.
 	removed := find(c.p.Source(), replaced.ID)

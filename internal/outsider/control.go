@@ -167,8 +167,7 @@ func (h *handler) replace(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	f, err := f.Update(r.Context(), d)
-	if err != nil {
+	if err := f.Update(r.Context(), d); err != nil {
 		answer(w, 0, nil, err)
 		return
 	}

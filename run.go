@@ -1,0 +1,334 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/upstream"
+)
+
+// run is a goroutine that connects to a target, sends, and connects again when the
+// connection is lost. A Forwarder has one. In a handover a second one connects and
+// takes its place; the first then ends when its destination has got the rest.
+type run struct {
+	f       *Forwarder
+	to      *target
+	ctx     context.Context // of all its connections
+	cancel  context.CancelFunc
+	backoff backoff
+
+	*handover // nil for the first run
+
+	// Guarded by Forwarder.mu.
+	link  *upstream.Link // that is accepted; nil: none
+	began bool           // it is f.now, or was
+	then  *resumption    // what to do when link ends
+}
+
+// resumption is where a run connects when its connection has ended at a keyframe.
+type resumption struct {
+	at   endpoint.Endpoint
+	from uint64 // the message to continue with; 0: as a new receiver
+}
+
+// newRunLocked makes a run to t. mu is held, unless nobody else knows f.
+func (f *Forwarder) newRunLocked(t *target) *run {
+	r := &run{f: f, to: t, backoff: backoff{Backoff: f.src.cfg.Backoff}}
+	r.ctx, r.cancel = context.WithCancel(f.ctx)
+	t.turn.f = f
+	t.runs++
+	f.runs = append(f.runs, r)
+	return r
+}
+
+// do pushes until the stream has ended, or another run has taken r's place.
+func (r *run) do() {
+	var err *DestinationError
+	hostcode.Call(func() { err = r.push() }) // its connections may be the host's
+	r.f.left(r, err)
+}
+
+// push is do. Its error is why r has not taken over, if it was to.
+func (r *run) push() *DestinationError {
+	f := r.f
+	if !r.to.await(r.ctx) {
+		return nil
+	}
+	if w := r.to.Endpoint.Warning(); w != "" && (r.handover == nil || r.update) {
+		r.to.Log.Warn("destination may not take all", "warning", w)
+	}
+	at := r.to.Endpoint
+	if r.handover != nil {
+		at = r.at
+	}
+	for {
+		err := r.attempt(at)
+		at = r.to.Endpoint
+		sent, goesOn := f.failed(r, err)
+		if !goesOn {
+			return err
+		}
+		d := r.retryAfter(err, sent)
+		f.lost(r.to, err, sent >= 0, r.backoff.attempt, d)
+		if !r.pause(d, err) {
+			return nil
+		}
+	}
+}
+
+// failed notes why a session has ended. It returns how long the session has been
+// publishing, negative if it has not, and whether r tries again.
+func (f *Forwarder) failed(r *run, err *DestinationError) (sent time.Duration, goesOn bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.now != r || f.Ending() || r.ctx.Err() != nil {
+		return 0, false
+	}
+	f.lastErr = err
+	if !f.state.publishes() {
+		return -1, true
+	}
+	return time.Since(f.published), true
+}
+
+// pause waits until the next attempt, forever if d is negative. It is false when
+// there is none.
+func (r *run) pause(d time.Duration, err *DestinationError) bool {
+	var due <-chan time.Time
+	var next time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		due, next = t.C, time.Now().Add(d)
+	}
+	f := r.f
+	f.setAttempt(r, next)
+	defer f.setAttempt(r, time.Time{})
+	r.setState(StateWaiting, err)
+	select {
+	case <-due:
+		return true
+	case <-f.ended:
+		return false
+	case <-r.ctx.Done():
+		return false
+	}
+}
+
+// attempt is session, of which a panic of the host's code is an error too.
+func (r *run) attempt(at endpoint.Endpoint) (err *DestinationError) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.to.Log.Error("panic", "panic", v, "stack", stack())
+			err = &DestinationError{Op: OpPanic, Destination: r.to.dst, Err: errors.New("the host's code has panicked")}
+		}
+	}()
+	return r.session(at)
+}
+
+// session connects to a place and sends until that ends. Its error is nil when the
+// stream has ended.
+func (r *run) session(at endpoint.Endpoint) *DestinationError {
+	next := &resumption{at: at}
+	for next != nil {
+		l, err := r.to.Open(r.ctx, next.at, upstream.Session{
+			Begins: r.begins, Ended: r.f.Ending, Properties: r.to.properties, Sender: r.prepare, Reconnect: r.reconnect,
+		})
+		if err != nil {
+			return r.to.error(err)
+		}
+		if next, err = r.send(l, next.from); err != nil {
+			return r.to.error(err)
+		}
+	}
+	return nil
+}
+
+// begins notes that a connection begins to be made, or is there.
+func (r *run) begins(op upstream.Op) {
+	switch op {
+	case upstream.OpDial:
+		r.f.mu.Lock()
+		r.f.total.Connects++
+		r.f.mu.Unlock()
+		r.setState(StateConnecting, nil)
+	case upstream.OpHandshake:
+		r.f.connected()
+		r.setState(StateHandshaking, nil)
+	}
+}
+
+// prepare sets how a connection is written to.
+func (r *run) prepare(out *fanout.Sender) {
+	out.OnStall(stalledAfter, r.f.stallChanged)
+	if own := r.to.dst.MergeWindow; own != 0 {
+		out.SetWindow(max(own, 0), max(r.f.src.vhost.MergeWindow, 0))
+	}
+}
+
+// setState changes f's state, unless another run has r's place.
+func (r *run) setState(s State, err error) {
+	r.f.change(s, err, func() bool { return r.f.now == r })
+}
+
+// send sends over a connection until that ends, from a message on if from is not 0.
+// It returns where the stream continues, if there is such a place.
+func (r *run) send(l *upstream.Link, from uint64) (*resumption, *upstream.Error) {
+	f := r.f
+	defer l.Close()
+	if !f.begin(r, l, from) {
+		return nil, nil
+	}
+	defer f.src.group.Remove(l.Out)
+	defer later(codecsKnown, func() { r.to.warnOfCodec(l) })()
+	began := time.Now()
+	err := l.Client.Watch(nil)
+	if next, over := f.end(r, l); over || next != nil {
+		return next, nil
+	}
+	op := upstream.OpRead
+	if werr := l.Out.Err(); werr != nil {
+		op, err = upstream.OpWrite, werr
+	}
+	if codec := r.to.untaken(l.Client); codec != nil && time.Since(began) < f.src.cfg.Backoff.Healthy {
+		err = fmt.Errorf("%w: %w", codec, err)
+	}
+	return nil, r.to.Lost(op, err)
+}
+
+// begin begins to send over a connection, or has a handover wait for the keyframe.
+// It is false if the connection is not needed any more.
+func (f *Forwarder) begin(r *run, l *upstream.Link, from uint64) bool {
+	f.mu.Lock()
+	if f.stop || r.ctx.Err() != nil || f.now != r && f.next != r {
+		f.mu.Unlock()
+		return false
+	}
+	r.link = l
+	if f.next == r {
+		var start func()
+		if old := f.now.link; old != nil {
+			start = old.Out.StopAtKeyframe
+		} else {
+			start = f.takeLocked(r, 0)
+		}
+		f.mu.Unlock()
+		close(r.tried)
+		start()
+		return true
+	}
+	f.total.Accepted++
+	f.published = time.Now()
+	f.mu.Unlock()
+	r.attach(l, from)
+	f.report(r.to, slog.LevelInfo, "destination publishing") // before the hook, which may take its time
+	r.setState(StatePublishing, nil)
+	f.stallChanged() // may have come before
+	if f.Ending() {
+		f.drains()
+	}
+	return true
+}
+
+// attach begins to send the stream over l, from a message on if from is not 0.
+func (r *run) attach(l *upstream.Link, from uint64) {
+	f := r.f
+	o := r.to.cursor(l, from)
+	log, group := f.src.log, f.src.group
+	var end func() ([]byte, bool)
+	end = func() ([]byte, bool) {
+		next := l.Out.Next()
+		if !f.stopped(r, l, next) && (!log.Ended() || next < log.Head()) {
+			o.From = next // the run for which it was to stop is gone
+			l.Out.Attach(log, o, end)
+			return nil, false
+		}
+		group.Remove(l.Out)
+		l.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		return l.Client.AppendUnpublish(nil), true
+	}
+	group.Add(l.Out, o, end)
+	if f.isAwaited() {
+		l.Out.StopAtKeyframe()
+	}
+}
+
+// end adds a connection's counters to the total when it has ended. It is over where
+// another run has r's place, or the stream has ended; else next is where r
+// continues, nil if the connection was lost.
+func (f *Forwarder) end(r *run, l *upstream.Link) (next *resumption, over bool) {
+	f.mu.Lock()
+	if r.began && r.handover != nil {
+		f.mu.Unlock()
+		<-r.begun // else l would be added to the group after it is removed
+		f.mu.Lock()
+	}
+	if r.began {
+		f.total.add(l.Out.Stats())
+	}
+	r.link = nil
+	for f.now == r && !f.Ending() {
+		switch n := f.next; {
+		case r.then != nil:
+			next, r.then = r.then, nil
+		case n == nil:
+		case n.link != nil:
+			start := f.takeLocked(n, 0)
+			f.mu.Unlock()
+			start()
+			return nil, true
+		case n.after:
+			f.next = nil
+			next = &resumption{at: n.at}
+		case !n.update:
+			f.mu.Unlock()
+			select {
+			case <-n.tried:
+			case <-f.ended:
+			}
+			f.mu.Lock()
+			continue
+		}
+		f.mu.Unlock()
+		return next, false
+	}
+	over = f.Ending() || r.began
+	f.mu.Unlock()
+	return nil, over
+}
+
+// isAwaited reports whether a run waits for f to stop at a keyframe.
+func (f *Forwarder) isAwaited() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.next != nil && (f.next.link != nil || f.next.after)
+}
+
+// left notes that a run has ended. err is why it has not taken over, if it was to.
+func (f *Forwarder) left(r *run, err *DestinationError) {
+	r.cancel()
+	f.mu.Lock()
+	stop := f.notTakenLocked(r, err)
+	f.runs = slices.DeleteFunc(f.runs, func(o *run) bool { return o == r })
+	last := len(f.runs) == 0
+	r.to.runs--
+	gone := r.to.runs == 0
+	f.mu.Unlock()
+	if r.handover != nil {
+		r.handover.end()
+	}
+	stop()
+	if gone {
+		f.src.srv.leavePush(r.to)
+	}
+	if last {
+		f.finish()
+	}
+}
