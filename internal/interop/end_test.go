@@ -32,10 +32,10 @@ func TestEndPlayers(t *testing.T) {
 		turns int // that a player stays for
 		leave bool
 	}{
-		"on, from Go":          {cfg: forward.Config{EndPlayers: true}, turns: 1, leave: true},
-		"end_players on":       {play: "end_players on;", turns: 1, leave: true},
-		"end_players off":      {play: "end_players off;", turns: 2},
-		"nothing said":         {play: "gop_cache on;", turns: 2},
+		"on, from Go":           {cfg: forward.Config{EndPlayers: true}, turns: 1, leave: true},
+		"end_players on":        {play: "end_players on;", turns: 1, leave: true},
+		"end_players off":       {play: "end_players off;", turns: 2},
+		"nothing said":          {play: "gop_cache on;", turns: 2},
 		"off, player_wait 15 s": {play: "end_players off; player_wait 15000;", turns: 2, leave: true},
 	} {
 		t.Run(name, func(t *testing.T) {
