@@ -124,17 +124,9 @@ func (p *looped) check(t *testing.T, want []tag, silent bool) error {
 	if p.out == "" {
 		return p.checkDecoded(t, want, silent)
 	}
-	got, err := readFLV(p.out)
+	got, err := p.checkFile(want)
 	if err != nil {
 		return err
-	}
-	if err := checkSequence(slices.DeleteFunc(slices.Clone(got), func(m tag) bool { return m.typ == flv.TypeData })); err != nil {
-		return err
-	}
-	for _, typ := range []uint8{flv.TypeVideo, flv.TypeAudio} {
-		if err := checkTurns(frames(want, typ), frames(got, typ), p.at == "slave", p.cut); err != nil {
-			return fmt.Errorf("type %d: %w", typ, err)
-		}
 	}
 	for i, m := range got { // whoever takes the file must not find text in it
 		if m.typ == flv.TypeData && m.ms != 0 {
@@ -149,6 +141,22 @@ func (p *looped) check(t *testing.T, want []tag, silent bool) error {
 		return fmt.Errorf("ffmpeg decodes the recording with errors: %s", said)
 	}
 	return nil
+}
+
+// checkFile compares what a player has written with what was published.
+func (p *looped) checkFile(want []tag) (got []tag, err error) {
+	if got, err = readFLV(p.out); err != nil {
+		return nil, err
+	}
+	if err := checkSequence(slices.DeleteFunc(slices.Clone(got), func(m tag) bool { return m.typ == flv.TypeData })); err != nil {
+		return nil, err
+	}
+	for _, typ := range []uint8{flv.TypeVideo, flv.TypeAudio} {
+		if err := checkTurns(frames(want, typ), frames(got, typ), p.at == "slave", p.cut); err != nil {
+			return nil, fmt.Errorf("type %d: %w", typ, err)
+		}
+	}
+	return got, nil
 }
 
 // incomplete is what rtmpdump says of a stream that is not as long as its
