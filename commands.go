@@ -199,7 +199,10 @@ func (c *conn) Publish(streamID uint32, name string) error {
 		}
 		return c.refused("publish", denied, "Publishing is refused.", err)
 	}
-	p.begin(c)
+	c.srv.mu.Lock()
+	c.publishes++
+	c.srv.mu.Unlock()
+	p.begin(published{p, c, streamID})
 	if c.pubs == nil {
 		c.pubs = make(map[uint32]*publication)
 	}
@@ -222,6 +225,12 @@ func (c *conn) Publish(streamID uint32, name string) error {
 func (c *conn) Unpublish(streamID uint32, lost bool) {
 	p := c.pubs[streamID]
 	delete(c.pubs, streamID)
+	c.srv.mu.Lock()
+	if !p.gone {
+		p.gone = true
+		c.publishes--
+	}
+	c.srv.mu.Unlock()
 	if lost {
 		if c.lost = p.src.vhost.FirstMediaTimeout; p.begun {
 			c.lost = p.src.vhost.ReadTimeout

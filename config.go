@@ -203,9 +203,10 @@ type Config struct {
 
 	// Takeover lets a second publisher take over a stream: once it is accepted
 	// and its first keyframe has come, it continues the stream as after
-	// PublishGrace, and the first is disconnected. Without Takeover the second
-	// is refused (ErrStreamBusy). Anyone who may publish a name can then
-	// displace the current publisher: decide in Hooks.OnPublish.
+	// PublishGrace, and the first is told and disconnected; a connection that
+	// publishes other streams keeps those. Without Takeover the second is refused
+	// (ErrStreamBusy). Anyone who may publish a name can then displace the current
+	// publisher: decide in Hooks.OnPublish.
 	Takeover bool
 
 	// EndPlayers tells players when their stream ends (StreamEOF,

@@ -67,6 +67,9 @@ type conn struct {
 	closing atomic.Bool   // see shut
 	closed  chan struct{} // closed when nc is
 
+	publishes int         // that are not over; guarded by srv.mu
+	over      atomic.Bool // one of pubs is: see settle
+
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
 	stopDrain func() // the timer of closeWithin
@@ -151,6 +154,7 @@ func (c *conn) open() (stage, error) {
 	c.held = s.memory.Load().Account(c.evict)
 	rc.Charge = c.held.Charge
 	c.rt = rtmp.NewServer(rc, c)
+	c.rt.Before = c.settle
 	if s.isClosing() {
 		return nil, ErrServerClosed
 	}
@@ -440,11 +444,54 @@ func inTime(err error, what string, limit time.Duration) error {
 	return hidden{err, fmt.Sprintf("%s within %v", what, limit)}
 }
 
-// kick tells the publisher that its stream is over and disconnects it.
-func (c *conn) kick(cause error) {
-	for id := range uint32(2) {
-		c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
+// published is a publish over a connection, on a message stream.
+type published struct {
+	*publication
+	c        *conn
+	streamID uint32
+}
+
+// kick tells the publisher that its stream is over. It is disconnected, unless it
+// publishes others: those are left alone.
+func (p published) kick(cause error) {
+	c := p.c
+	c.srv.mu.Lock()
+	gone, others := p.gone, c.publishes > 1
+	if !gone && others {
+		p.gone = true
+		c.publishes--
+		c.over.Store(true)
 	}
-	c.out.Shutdown()
-	c.closeWithin(lingerTime)
+	c.srv.mu.Unlock()
+	switch {
+	case gone:
+	case others:
+		c.out.Send(c.rt.AppendKick(nil, p.streamID, cause.Error()))
+	default:
+		for id := range uint32(2) {
+			c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
+		}
+		c.out.Shutdown()
+		c.closeWithin(lingerTime)
+	}
+}
+
+// settle closes the message streams of publishes that are over, of which the client
+// has been told.
+func (c *conn) settle() {
+	if !c.over.Load() {
+		return
+	}
+	var over []uint32
+	c.srv.mu.Lock()
+	c.over.Store(false)
+	for id, p := range c.pubs {
+		if p.gone {
+			over = append(over, id)
+		}
+	}
+	c.srv.mu.Unlock()
+	for _, id := range over {
+		c.rt.Stop(id)
+	}
 }

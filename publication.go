@@ -268,7 +268,7 @@ func (p *publication) kick(cause error) {
 	p.src.turn.Lock()
 	by := p.by
 	p.by = nil
-	if c, ok := by.(*conn); ok && cause == ErrTakenOver && p.src.isWith(c) {
+	if b, ok := by.(published); ok && cause == ErrTakenOver && p.src.isWith(b.c) {
 		by = nil
 	}
 	p.src.turn.Unlock()
@@ -412,6 +412,8 @@ type publication struct {
 
 	waiting []held       // headers for its first keyframe; guarded by src.turn
 	room    *gop.Account // for them; guarded by src.turn
+
+	gone bool // over a connection: it has left, or been told that it is over; guarded by srv.mu
 
 	hooked      atomic.Bool // OnPublish has accepted
 	told        atomic.Bool // OnUnpublish has been called

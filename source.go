@@ -190,8 +190,9 @@ func (s *Source) remove(f *Forwarder) {
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
 }
 
-// Shutdown ends the stream: the publisher is told and disconnected, the rest of the
-// log is sent, and the destinations are told. It returns when this is done (see Done
+// Shutdown ends the stream: the publisher is told and disconnected (a connection that
+// publishes other streams keeps those), the rest of the log is sent, and the
+// destinations are told. It returns when this is done (see Done
 // and Config.DrainTimeout), or ctx's error if ctx ends earlier; the stream ends all
 // the same. From a hook it returns ErrInHook at once.
 func (s *Source) Shutdown(ctx context.Context) error {
@@ -208,9 +209,9 @@ func (s *Source) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close ends the stream at once: the publisher is told and disconnected, and so are
-// the destinations, which do not get the rest of the log. It returns when they are
-// gone. From a hook it returns ErrInHook at once.
+// Close ends the stream at once: the publisher is told and disconnected as with
+// Shutdown, and so are the destinations, which do not get the rest of the log. It
+// returns when they are gone. From a hook it returns ErrInHook at once.
 func (s *Source) Close() error {
 	s.beginClose()
 	for _, f := range s.Forwarders() {

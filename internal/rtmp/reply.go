@@ -56,6 +56,11 @@ func (s *Server) AppendKick(b []byte, streamID uint32, description string) []byt
 // goroutine of Serve.
 func (s *Server) Reject(streamID uint32, description string) {
 	s.send(s.AppendKick(nil, streamID, description))
+	s.Stop(streamID)
+}
+
+// Stop is Reject where the client has been told.
+func (s *Server) Stop(streamID uint32) {
 	if st := s.stream(streamID); st != nil {
 		s.stop(st, false)
 	}

@@ -95,6 +95,9 @@ type Handler interface {
 // Server is the server's side of a connection.
 type Server struct {
 	*Conn
+	// Before, where it is not nil, is called before each message is handled.
+	Before func()
+
 	h Handler
 
 	connected bool
@@ -136,6 +139,9 @@ func (s *Server) ServeUntil(pause func() bool) error {
 	}()
 	for {
 		m, own, err := s.next()
+		if s.Before != nil {
+			s.Before()
+		}
 		if err == nil && !own {
 			err = s.message(m)
 		}
