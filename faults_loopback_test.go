@@ -79,11 +79,11 @@ func (lo *loopback) published(d *forwardtest.Destination, n int) *forwardtest.Se
 	return s
 }
 
-// forwarder is that of a live stream to a URL.
+// forwarder is that of a live stream to a URL, whose key stands there or apart.
 func (lo *loopback) forwarder(name, url string) *Forwarder {
 	lo.Helper()
 	for _, f := range lo.srv.Source(name).Forwarders() {
-		if f.Destination().URL == url {
+		if d := f.Destination(); d.URL == url || d.URL+"/"+string(d.StreamKey) == url {
 			return f
 		}
 	}
