@@ -42,8 +42,9 @@ type Request struct {
 //     others, or after "...vhost...";
 //   - an empty name, when the stream is the app's last path segment, or what
 //     follows the last slash of the app's query;
-//   - a query that is cut in two: its second part is sent as the name, and the
-//     stream is the app's last path segment as well;
+//   - a query that is cut in two, also at a slash in a value where that shows: in
+//     a URL, before another pair, or before the padding of base64. Its second part
+//     is sent as the name, and the stream is the app's last path segment as well;
 //   - no app, when tcUrl's path is the app;
 //   - a single path segment, as app or as name: the stream's, in DefaultApp;
 //   - several path levels, which belong to the app; trailing slashes and a
@@ -191,6 +192,9 @@ func joinQuery(path, app, name string) (query string, cut bool) {
 		return "", false
 	case strings.HasPrefix(name, "&"):
 		return appQuery + name, true
+	case cutInURL(appQuery, name),
+		strings.Contains(app, "/") && strings.Contains(appQuery, "=") && hasPadding(name):
+		return appQuery + "/" + name, true
 	case !isQuery(name):
 		return "", false
 	}
@@ -207,6 +211,22 @@ func joinQuery(path, app, name string) (query string, cut bool) {
 	}
 	return "", false
 }
+
+// cutInURL reports whether a query ends within a URL, before its host or, where
+// what follows is a path, behind that.
+func cutInURL(query, follows string) bool {
+	value := query[strings.LastIndexAny(query, "=&")+1:]
+	scheme, rest, ok := strings.Cut(value, ":/")
+	if !ok || scheme == "" || strings.ContainsAny(scheme, "/?:") {
+		return false
+	}
+	host, ok := strings.CutPrefix(rest, "/")
+	return !ok || !strings.Contains(host, "/") && strings.Contains(follows, "/")
+}
+
+// hasPadding reports whether the end of a value in base64 is the end of s, or
+// of a value in it.
+func hasPadding(s string) bool { return strings.HasSuffix(s, "=") || strings.Contains(s, "=&") }
 
 // isQuery reports whether what may be a name, or a query without its "?", is
 // that.
