@@ -41,11 +41,10 @@ func (e *AddressError) Error() string {
 	return fmt.Sprintf("%v: %s", e.Addr, e.reason)
 }
 
-// PrivateNetworks are the addresses of private networks: those of RFC 1918,
-// the shared ones of carriers (RFC 6598) and the unique local ones of IPv6
-// (RFC 4193). In Config.AllowNetworks they let publishers name the servers of a
-// cluster. They do not hold the addresses of metadata services that lie within
-// them.
+// PrivateNetworks returns the private networks: those of RFC 1918, the shared ones of
+// carriers (RFC 6598) and the unique local ones of IPv6 (RFC 4193). In
+// Config.AllowNetworks they let publishers name the servers of a cluster. They do not
+// include the addresses of metadata services in these ranges.
 func PrivateNetworks() []netip.Prefix {
 	var out []netip.Prefix
 	for _, r := range special.Ranges {
@@ -56,11 +55,11 @@ func PrivateNetworks() []netip.Prefix {
 	return out
 }
 
-// origin says whose word a destination is. It decides where it may lead.
+// origin is where a destination comes from. It decides where it may lead.
 type origin int
 
 const (
-	fromHost     origin = iota // its code or configuration: anywhere
+	fromHost     origin = iota // from code or configuration: any address
 	fromOperator               // over the network: not to link-local and metadata addresses
 	fromOutside                // only to public addresses and ports, and to what is allowed
 )
@@ -75,20 +74,19 @@ func (d Destination) origin() origin {
 	return fromHost
 }
 
-// checkAddr says why a destination from outside must not be reached at an
-// address, or nil.
+// checkAddr returns why a destination from outside must not lead to an address, or nil.
 func (s *Server) checkAddr(addr netip.AddrPort) error { return s.check(fromOutside, addr) }
 
-// check says why a destination must not be reached at an address, or nil. An
-// IPv4 address within an IPv6 one is checked too. Order matters: nothing allows
-// our own listeners.
+// check returns why a destination must not lead to an address, or nil. It also checks
+// an IPv4 address embedded in an IPv6 one. Order matters: nothing allows our own
+// listeners.
 func (s *Server) check(from origin, addr netip.AddrPort) error {
 	ip := addr.Addr().Unmap().WithZone("")
 	refused := &AddressError{Addr: netip.AddrPortFrom(ip, addr.Port())}
 	embedded, sure := special.Embedded(ip)
 	for i, a := range append([]netip.Addr{ip}, embedded...) {
 		if s.listensAt(a, addr.Port()) && (i == 0 || !a.IsUnspecified()) {
-			refused.reason = "this is the server itself"
+			refused.reason = "this server listens there itself"
 			return refused
 		}
 	}
@@ -110,8 +108,7 @@ func (s *Server) check(from origin, addr netip.AddrPort) error {
 	return nil
 }
 
-// allowsAddr reports whether AllowNetworks lets an address be reached that is
-// in a special range.
+// allowsAddr reports whether AllowNetworks allows an address of a special range.
 func (c *Config) allowsAddr(ip netip.Addr, r special.Range) bool {
 	return slices.ContainsFunc(c.AllowNetworks, func(p netip.Prefix) bool {
 		p = unmapped(p)
@@ -125,7 +122,7 @@ func (c *Config) allowsPort(p uint16) bool {
 	return p == 443 || p >= 1024 || slices.Contains(c.AllowPorts, p)
 }
 
-// unmapped makes a prefix of IPv4 addresses in their IPv6 form one of IPv4.
+// unmapped makes a prefix of IPv4-mapped addresses one of IPv4.
 func unmapped(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
 		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
@@ -133,8 +130,8 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// listensAt reports whether one of the Server's listeners takes connections to
-// that address.
+// listensAt reports whether one of the Server's listeners accepts connections to that
+// address.
 func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 	var anywhere bool
 	s.mu.Lock()
@@ -144,7 +141,7 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 			continue
 		}
 		at := t.AddrPort().Addr().Unmap().WithZone("")
-		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // to which the system sends
+		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // the system connects to it
 			s.mu.Unlock()
 			return true
 		}
@@ -154,10 +151,11 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 	return anywhere && sys.IsOurs(ip)
 }
 
-// guarded makes dial, or a dialer.Dialer where it is nil, go only where check
-// lets it, except what the host names. That is checked after the name resolution, at each address it tries.
-// What another dialer does cannot be seen: an address in the URL is checked
-// before, and the one it has connected to after, before anything is sent.
+// guarded restricts dial, or a dialer.Dialer if it is nil, to addresses that check
+// allows. A dialer.Dialer checks each address that it tries, after name resolution,
+// except those that the host itself names. Another dialer hides its addresses: an
+// address in the URL is checked before the call, and the address that it has connected
+// to before anything is sent.
 func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
 	switch {
 	case from == fromHost && dial == nil:
@@ -196,8 +194,8 @@ func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
 	}
 }
 
-// withoutOp takes off the *net.OpError around an *AddressError, which says
-// where it was to lead again.
+// withoutOp unwraps an *AddressError from its *net.OpError, which would repeat the
+// address.
 func withoutOp(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		nc, err := dial(ctx, network, address)

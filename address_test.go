@@ -147,7 +147,7 @@ func TestWhereTheOperatorMayLead(t *testing.T) {
 	}
 	for _, from := range []origin{fromOperator, fromOutside} {
 		for text := range strings.FieldsSeq("127.0.0.1 0.0.0.0 ::ffff:127.0.0.1 64:ff9b::127.0.0.1 2002:7f00:1::1 2606:4700::5efe:127.0.0.1") {
-			require.ErrorContains(t, open(from, text, own), "this is the server itself", text)
+			require.ErrorContains(t, open(from, text, own), "this server listens there itself", text)
 		}
 	}
 }

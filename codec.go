@@ -10,17 +10,16 @@ import (
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
-// UnsupportedCodecError says that the stream has a codec which is not among
-// those that the destination has listed in its answer to connect (Enhanced
-// RTMP v2, Enhancing NetConnection connect Command: fourCcList,
-// videoFourCcInfoMap, audioFourCcInfoMap), or that its platform takes.
+// UnsupportedCodecError says that the stream has a codec that the destination does not
+// list in its answer to connect (Enhanced RTMP v2, Enhancing NetConnection connect
+// Command: fourCcList, videoFourCcInfoMap, audioFourCcInfoMap), or that its platform
+// does not accept.
 //
-// That alone keeps nothing from being sent: the specification has servers state
-// what they support but does not say that all else is refused, and there are
-// servers whose list is too short, or from before a codec that they take. It is
-// a warning (ForwarderStats.Warning), and where the destination ends such a
-// connection before it was Backoff.Healthy, the cause: what comes next is as
-// after a refusal.
+// The stream is sent all the same: the specification lets servers list codecs but does
+// not make them refuse others, and some servers list fewer codecs than they accept. So
+// it is a warning (ForwarderStats.Warning). If the destination ends such a connection
+// before Backoff.Healthy, it is the cause of the loss, and the next delay is that after
+// a refusal.
 type UnsupportedCodecError struct {
 	Codec string // the FourCC, such as hvc1
 
@@ -34,11 +33,11 @@ func (e *UnsupportedCodecError) Error() string {
 	return fmt.Sprintf("%s is not among the codecs that the destination lists", e.Codec)
 }
 
-// errNoAudio says that the stream has none and the platform needs it.
+// errNoAudio says that the stream has no audio and the platform needs it.
 var errNoAudio = errors.New("the stream has no audio, which the platform needs")
 
-// codecsKnown is how long after the answer to publish the codecs are looked at
-// for the log. The first destinations are there before the first message.
+// codecsKnown is for how long after the answer to publish the codecs are compared. The
+// first destinations are publishing before the first message.
 const codecsKnown = 5 * time.Second
 
 // untaken is an *UnsupportedCodecError where the stream has a codec that the
@@ -64,7 +63,7 @@ func (t *target) untaken(c *rtmp.Client) error {
 	return nil
 }
 
-// missing is errNoAudio where that is so, as soon as it can be known.
+// missing returns errNoAudio as soon as it is certain.
 func (t *target) missing() error {
 	info := t.src.log.Info()
 	if p := t.Endpoint.Profile; p == nil || !p.Audio || info.Audio != 0 || info.Video == 0 || time.Since(t.src.began) < codecsKnown {
@@ -90,11 +89,10 @@ func (t *target) warnOfCodec(l *upstream.Link) {
 	}
 }
 
-// changeInterval is how often a stream's host is told at most that its codec has
-// changed.
+// changeInterval is the shortest time between two calls of OnCodecChange for a stream.
 const changeInterval = time.Second
 
-// codecChanged says that the stream goes on with another sequence header.
+// codecChanged notes that the stream continues with another sequence header.
 func (s *Source) codecChanged() {
 	s.codecChanges.Add(1)
 	if !s.tellsChange.Swap(true) {
@@ -102,8 +100,8 @@ func (s *Source) codecChanged() {
 	}
 }
 
-// tellChanges logs that the codec has changed and calls OnCodecChange, until it
-// has told of all changes.
+// tellChanges logs that the codec has changed and calls OnCodecChange, until all
+// changes are reported.
 func (s *Source) tellChanges() {
 	for s.publishing.Err() == nil {
 		if n := s.codecChanges.Load(); n != s.toldChanges {
@@ -119,7 +117,7 @@ func (s *Source) tellChanges() {
 			}
 			continue
 		}
-		told := s.toldChanges // which is another goroutine's from here on
+		told := s.toldChanges // from here on another goroutine may own it
 		s.tellsChange.Store(false)
 		if s.codecChanges.Load() == told || s.tellsChange.Swap(true) {
 			return

@@ -13,8 +13,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// delayRefusal counts a client that is about to be refused, for what it has
-// asked at the given time, and waits.
+// delayRefusal counts a refusal of the request that came at the given time, and waits.
 func (c *conn) delayRefusal(asked time.Time) {
 	limit := c.srv.cfg.Load().Limits.RefusalsPerAddress
 	c.srv.mu.Lock()
@@ -28,7 +27,7 @@ func (c *conn) delayRefusal(asked time.Time) {
 	<-ctx.Done()
 }
 
-// request parses what a publish or play asks for.
+// request parses the name of a publish or play.
 func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 	r, err := rtmp.ParseRequest(c.tcURL, c.app, name)
 	if err != nil {
@@ -65,8 +64,8 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote,
 		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
 	}
-	// The name is not known yet; any will do to find vhost and app. Whether
-	// the vhost is served is decided with the name, which may name another.
+	// The name is not known yet; any name gives the vhost and the app. Whether
+	// the vhost is served is decided later, because the name may have another one.
 	if r, err := rtmp.ParseRequest(c.tcURL, c.app, "stream"); err == nil {
 		req.App = r.App
 		if vhost, ok := cfg.resolveVhost(r.Vhost, r.Host); ok {
@@ -95,8 +94,8 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	return nil
 }
 
-// asking returns a context for what the host is asked about the client. It ends
-// when the client leaves. done comes before anything is read.
+// asking returns a context for asking the host about the client. It ends when the
+// client leaves. done must be called before the connection is read again.
 func (c *conn) asking() (ctx context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	stop := c.in.Watch(func(err error) { cancel(goneError{err}) })
@@ -113,7 +112,7 @@ func (c *conn) ask(what string, f func(context.Context) error) error {
 	return orGone(ctx, c.srv.guard(what, func() error { return f(ctx) }))
 }
 
-// askPublish asks for a publish.
+// askPublish asks the host about a publish.
 func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error) {
 	ctx, done := c.asking()
 	defer done()
@@ -134,8 +133,8 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	m.App, auth = rtmp.CutAuth(m.App)
 	m.TcURL, tcAuth = rtmp.CutAuth(m.TcURL)
 	def(&auth, tcAuth)
-	// Encoders say "FMLE/3.0 (compatible; FMSc/1.0)" or the like, since
-	// Flash Media Server tells them from players by that.
+	// Encoders send a flashVer such as "FMLE/3.0 (compatible; FMSc/1.0)", by which
+	// Flash Media Server distinguishes them from players.
 	if auth == "" && !strings.HasPrefix(m.FlashVer, "FMLE/") && !strings.Contains(m.FlashVer, "FMSc/") {
 		return nil
 	}
@@ -150,14 +149,14 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	return err
 }
 
-// refused makes the error that tells the client, and the log. The words of a
-// host's StatusError are for the client: the log has them in cause.
+// refused makes the error for the client and the log. The words of a host's StatusError
+// go to the client only; the log has them in cause.
 func (c *conn) refused(command, code, description string, cause error) error {
 	var st *StatusError
 	if !errors.As(cause, &st) {
 		told := &rtmp.StatusError{Command: command, Code: code, Description: description}
 		both := fmt.Errorf("%w (%w)", told, cause)
-		if strings.Contains(description, cause.Error()) { // the log has it once
+		if strings.Contains(description, cause.Error()) { // log it only once
 			return hidden{both, told.Error()}
 		}
 		return both
@@ -216,7 +215,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	c.in.SetWindow(p.src.vhost.MergeWindow)
 	c.in.Coalesce(c.srv.reads)
 	c.in.SetDeadline(deadline(p.src.vhost.FirstMediaTimeout))
-	// The first media moves the deadline, whatever the clock began with.
+	// The first media always moves the deadline.
 	c.limit = p.heard - 2*int64(time.Second)
 	return nil
 }

@@ -27,7 +27,7 @@ import (
 type conn struct {
 	srv     *Server
 	nc      net.Conn
-	remote  net.Addr   // of nc, which is asked once: it may be the host's
+	remote  net.Addr   // of nc, asked for once: nc may be the host's
 	peer    string     // the same for the log
 	addr    netip.Addr // see clientAddr
 	id      string
@@ -36,26 +36,26 @@ type conn struct {
 	in      *ingest.Reader
 	out     *fanout.Sender // nil until the handshake is done
 	rt      *rtmp.Server   // nil until the handshake is done
-	held    *gop.Account   // what it holds in unfinished messages; as rt
-	evicted atomic.Bool    // to give that back
+	held    *gop.Account   // the memory of its unfinished messages; set with rt
+	evicted atomic.Bool    // to release that memory
 	tcURL   string
 	page    string
 	app     string
-	hops    []string        // that the stream has passed
-	caps    bool            // says that it speaks Enhanced RTMP
-	user    string          // that PublishAuth knows
+	hops    []string        // Servers that the stream has passed through
+	caps    bool            // the client supports Enhanced RTMP
+	user    string          // authenticated by PublishAuth
 	hooked  *ConnectRequest // accepted by OnConnect, for onClose
 	shake   time.Time       // when the handshake must be done
 	setup   time.Time       // when publish or play must be accepted
-	// onClose is that of the Hooks that have accepted, nil before.
+	// onClose is OnClose of the Hooks that have accepted it, nil before.
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
 
 	pubs  map[uint32]*publication
-	ended []*Source // to be waited for
-	// mayLeave: it has unpublished, or played. That it goes is no news.
+	ended []*Source // to wait for
+	// mayLeave: it has unpublished or played, so that its end is not logged as lost.
 	mayLeave bool
-	last     *publication // that got the last message,
+	last     *publication // of the last message,
 	lastID   uint32       // on this message stream
 	touched  bool         // since the last flush
 	media    int64        // when the last message came
@@ -76,8 +76,8 @@ type conn struct {
 	readAll   func() // tells readRest that reading has ended
 }
 
-// start begins to serve the connection. When it has ended, srv.wg and result
-// are told.
+// start begins to serve the connection. At its end it releases srv.wg and sends to
+// result.
 func (c *conn) start(ctx context.Context) {
 	c.ctx = ctx
 	cfg, now := c.srv.cfg.Load(), time.Now()
@@ -85,9 +85,9 @@ func (c *conn) start(ctx context.Context) {
 	go c.run((*conn).pend)
 }
 
-// run goes through one stage and starts the next. A stack that has grown stays
-// so, and waiting connections are many: each stage has a stack of its own, and
-// those that wait are so shallow that the smallest one does.
+// run runs one stage and starts the next. A grown stack does not shrink, and many
+// connections wait: each stage has a goroutine of its own, and stages that wait are so
+// shallow that the smallest stack is enough.
 func (c *conn) run(st stage) {
 	err := errGoexit
 	var next stage
@@ -101,12 +101,12 @@ func (c *conn) run(st stage) {
 		}
 		c.end(err)
 	}()
-	// Its connection may be the host's.
+	// The connection may be the host's code.
 	hostcode.Call(func() { next, err = st(c) })
 }
 
-// evict ends a connection that holds more of the memory for those who have not
-// been let in than any other. A hook that is being asked is told.
+// evict ends the connection that holds the most memory of the guests, the connections
+// without an accepted publish. A hook that is asked about it is cancelled.
 func (c *conn) evict() {
 	c.evicted.Store(true)
 	c.cancel()
@@ -114,7 +114,7 @@ func (c *conn) evict() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, open := s.conns[c]; open {
-		s.closeLocked(c) // that of TLS may wait
+		s.closeLocked(c) // closing TLS may wait
 	}
 }
 
@@ -123,7 +123,7 @@ func (c *conn) panicked(v any) error {
 	return errors.New("forward: internal error")
 }
 
-// pend waits for the first byte, which many never send.
+// pend waits for the first byte, which many clients never send.
 func (c *conn) pend() (stage, error) {
 	c.in.SetDeadline(c.shake)
 	c.in.Await()
@@ -161,8 +161,8 @@ func (c *conn) open() (stage, error) {
 	return c.read()
 }
 
-// read serves the client until the connection ends, or until a player has
-// nothing more to say.
+// read serves the client until the connection ends, or until a player has nothing more
+// to send.
 func (c *conn) read() (stage, error) {
 	err := c.rt.ServeUntil(c.quiet)
 	if err == nil {
@@ -182,26 +182,26 @@ func (c *conn) read() (stage, error) {
 	return nil, inTime(err, what, limit)
 }
 
-// quiet reports whether all is read of a client that does nothing but play.
+// quiet reports whether a client that only plays has sent nothing that is unread.
 func (c *conn) quiet() bool {
 	return c.player != nil && len(c.pubs) == 0 && c.rt.Buffered() == 0
 }
 
-// rest waits for something from a player, which says next to nothing.
+// rest waits until a player sends something, which is rare.
 func (c *conn) rest() (stage, error) {
 	c.in.Await()
 	return (*conn).read, nil
 }
 
-// linger waits until the client has closed: closing first would throw away
-// what it has not read yet.
+// linger waits until the client has closed: closing first would discard data that it
+// has not read yet.
 func (c *conn) linger() {
 	c.out.Shutdown()
 	c.in.SetDeadline(time.Now().Add(lingerTime))
 	io.CopyN(io.Discard, c.in, 1<<20)
 }
 
-// end releases what the connection has and tells why it has ended.
+// end releases everything that the connection has and logs why it has ended.
 func (c *conn) end(err error) {
 	s := c.srv
 	defer func() {
@@ -254,7 +254,7 @@ func (c *conn) end(err error) {
 	case evicted:
 		s.notices.write(slog.LevelInfo, "connection ended", "evicted", "client", c.id, "addr", c.peer, "err", err)
 	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, ingest.ErrFinished), errors.Is(err, rtmp.ErrAsked), c.ctx.Err() != nil,
-		c.mayLeave && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)): // FFmpeg leaves so
+		c.mayLeave && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)): // FFmpeg leaves this way
 		c.logger().Debug("connection ended", "err", err)
 		err = nil
 	default:
@@ -262,8 +262,8 @@ func (c *conn) end(err error) {
 	}
 }
 
-// leaveLocked has a connection that is about to be closed count as one that is,
-// whatever that waits for. s.mu is held.
+// leaveLocked counts a connection that is about to be closed as closing, however long
+// that takes.
 func (s *Server) leaveLocked(c *conn) {
 	if _, open := s.conns[c]; !open {
 		return
@@ -278,15 +278,16 @@ func (s *Server) leaveLocked(c *conn) {
 	}
 }
 
-// closesAtOnce reports whether the connection is one whose Close waits for nobody.
+// closesAtOnce reports whether Close of the connection does not wait.
 func (c *conn) closesAtOnce() bool {
 	_, plain := c.nc.(*net.TCPConn)
 	return plain
 }
 
-// shut closes the connection, whoever comes first, and returns when it is closed. TLS
-// says goodbye, for which a peer that does not read has 5 s, and a host's connection
-// may do anything: meanwhile it counts no more, and is not read any more.
+// shut closes the connection, for the first caller, and returns when it is closed. TLS
+// sends a close_notify, for which a peer that does not read has 5 s, and a host's
+// connection may take any time: meanwhile the connection no longer counts, and is not
+// read.
 func (c *conn) shut() {
 	if c.closing.Swap(true) {
 		<-c.closed
@@ -306,7 +307,7 @@ func (c *conn) logger() *slog.Logger {
 	return c.srv.log.With("client", c.id, "addr", c.peer)
 }
 
-// finish ends the connection for Shutdown: a player when it has got all, any
+// finish ends the connection for Shutdown: a player after it has got everything, any
 // other at once.
 func (c *conn) finish() {
 	s := c.srv
@@ -329,7 +330,7 @@ func (c *conn) finish() {
 	}
 }
 
-// closeWithin closes the connection unless it ends by itself before.
+// closeWithin closes the connection if it has not ended after d.
 func (c *conn) closeWithin(d time.Duration) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
@@ -338,9 +339,8 @@ func (c *conn) closeWithin(d time.Duration) {
 	}
 }
 
-// idle sets the read deadline of a connection that does not publish any more,
-// or does not play any more. A player has nothing to say; the system's
-// keep-alive and our writes find out when it has gone.
+// idle sets the read deadline of a connection that has stopped publishing or playing. A
+// player sends nothing; the system's keep-alive and our writes notice when it has gone.
 func (c *conn) idle() {
 	switch {
 	case len(c.pubs) > 0: // its media counts
@@ -351,7 +351,7 @@ func (c *conn) idle() {
 	}
 }
 
-// publication is what is published on a message stream, or nil.
+// publication is the publication on a message stream, or nil.
 func (c *conn) publication(streamID uint32) *publication {
 	if c.last != nil && c.lastID == streamID {
 		return c.last
@@ -388,7 +388,7 @@ func (c *conn) Message(m chunk.Message) error {
 	return err
 }
 
-// flush passes on what has been read.
+// flush passes on the messages that were read.
 func (c *conn) flush() {
 	if !c.touched {
 		return
@@ -399,7 +399,7 @@ func (c *conn) flush() {
 		return
 	}
 	src := p.src
-	// Moved now and then only: a deadline costs more than a message.
+	// The deadline is moved only sometimes: moving it costs more than a message.
 	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
 		c.limit = c.media
 		c.in.SetDeadline(deadline(limit))
@@ -418,8 +418,8 @@ func (c *conn) flush() {
 	c.holdBack(p)
 }
 
-// rejectSilent ends those of several publishes that send no media. Where none
-// does, the read deadline ends the connection.
+// rejectSilent ends those of several publishes that send no media. If none sends media,
+// the read deadline ends the connection.
 func (c *conn) rejectSilent(now int64) {
 	if len(c.pubs) < 2 {
 		return
@@ -432,11 +432,11 @@ func (c *conn) rejectSilent(now int64) {
 	}
 }
 
-// stage is a part of a connection's life. It returns the next one; nil at the
-// end, and why.
+// stage is a part of a connection's life. It returns the next one, or nil and the
+// reason at the end.
 type stage func(*conn) (stage, error)
 
-// inTime says in place of a deadline what has not come in time.
+// inTime replaces a deadline error with what has not come in time.
 func inTime(err error, what string, limit time.Duration) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
 		return err

@@ -55,9 +55,9 @@ type Destination struct {
 	// With a StreamKey the whole path and query is the app; a "/" at its end is
 	// ignored.
 	//
-	// App, query and key are sent as they stand: nothing in them is decoded,
-	// "#" included. The port is 1935 for rtmp and 443 for rtmps unless
-	// given. IPv6 addresses stand in brackets, with their zone if need be.
+	// App, query and key are sent unchanged: nothing in them is decoded, and "#"
+	// has no meaning. The port is 1935 for rtmp and 443 for rtmps unless
+	// given. IPv6 addresses stand in brackets, with their zone if they have one.
 	// At most 4096 bytes, without control characters.
 	//
 	// If the host is that of a platform (see Profile), scheme and app may be
@@ -162,8 +162,8 @@ type Destination struct {
 	// Fingerprint is the SHA-256 of the server's public key
 	// (SubjectPublicKeyInfo) in hex, which docs/routing.md shows how to
 	// compute; colons and case do not matter. The error of another key has
-	// its hash. If set, a certificate with this key is accepted, whoever
-	// signed it, and no other is.
+	// its hash. If set, only a certificate with this key is accepted, no matter
+	// who signed it.
 	Fingerprint string
 
 	// Untrusted says that the URL comes from outside, for example from a
@@ -209,7 +209,7 @@ func (d Destination) LogValue() slog.Value { return slog.StringValue(d.String())
 // withDefaults fills in the defaults that are not the Server's.
 func (d Destination) withDefaults() Destination {
 	def(&d.DialTimeout, 5*time.Second)
-	if d.Profile == ProfileSRS { // no host tells that it is one
+	if d.Profile == ProfileSRS { // never recognised by its host
 		def(&d.SetupTimeout, 20*time.Second)
 	}
 	def(&d.SetupTimeout, 10*time.Second)
@@ -219,7 +219,7 @@ func (d Destination) withDefaults() Destination {
 
 // Equal reports whether d and o push to the same place in the same way.
 // TLSConfig is compared as a pointer and DialContext by its function, not by
-// what that has captured: two answers of a resolver that makes a closure each
+// its captured variables: two answers of a resolver that makes a new closure each
 // time are equal.
 func (d Destination) Equal(o Destination) bool {
 	if reflect.ValueOf(d.DialContext).Pointer() != reflect.ValueOf(o.DialContext).Pointer() ||
@@ -233,7 +233,7 @@ func (d Destination) Equal(o Destination) bool {
 
 // id names d in metrics and lists: 8 hex digits, the same for the same URL,
 // key and user as long as the process lives. The key of the hash is random, so
-// that nobody can try stream keys against it.
+// that stream keys cannot be guessed from it.
 func (d Destination) id() string {
 	h := hmac.New(sha256.New, idKey())
 	for _, s := range []string{d.URL, string(d.StreamKey), d.User} {
@@ -303,22 +303,22 @@ func (d Destination) checkOptions() error {
 	return nil
 }
 
-// Timestamps names what times a destination gets.
+// Timestamps selects the timestamps that a destination gets.
 type Timestamps string
 
 // The Timestamps. By default they are those of the Destination's Profile, or
 // the stream's.
 const (
-	// TimestampsStream are those of the stream, which go on where they are when
-	// the destination reconnects. Some servers fail when they pass 2^31 ms, after
+	// TimestampsStream are those of the stream, which continue when the
+	// destination reconnects. Some servers fail when they pass 2^31 ms, after
 	// 24.8 days.
 	TimestampsStream Timestamps = "stream"
-	// TimestampsZero begin with 0 on each connection, as archives want it, and
-	// once more before they pass 2^31.
+	// TimestampsZero begin with 0 on each connection, for recordings, and again
+	// before they pass 2^31.
 	TimestampsZero Timestamps = endpoint.Zero
 	// TimestampsIncreasing are those of the stream, but audio and video go out
-	// at least 1 ms later than the audio or video before: for destinations that
-	// insist on it, and publishers whose times stand still or are out of order.
+	// at least 1 ms later than the previous audio or video: for destinations that
+	// require it, and publishers whose times stand still or are out of order.
 	TimestampsIncreasing Timestamps = endpoint.Increasing
 )
 
@@ -341,17 +341,16 @@ func (t Timestamps) times() *gop.Times {
 	return nil
 }
 
-// Profile names a kind of server, and with it what it wants.
+// Profile is a kind of server with particular needs.
 type Profile string
 
 // The profiles. The platforms among them are known by the host of
-// Destination.URL; servers that people run themselves are what they are said to
-// be, and never guessed. All are sent releaseStream and FCPublish, chunks of the
-// Server's size, a flashVer of FMLE and metadata in @setDataFrame, unless the
-// Destination says otherwise: that is what encoders send them, and none is known
-// to refuse it.
+// Destination.URL; the profile of any other server must be set. All get
+// releaseStream and FCPublish, chunks of the Server's size, a flashVer of FMLE and
+// metadata in @setDataFrame, as from an encoder, unless the Destination has other
+// options.
 const (
-	// ProfileNone is that of a server of which nothing is known.
+	// ProfileNone is for a server without known needs.
 	ProfileNone Profile = endpoint.None
 	// ProfileYouTube: without a scheme rtmps:// at *.rtmps.youtube.com and
 	// rtmp:// at *.rtmp.youtube.com, each refusing the other; app live2.
@@ -360,20 +359,19 @@ const (
 	ProfileFacebook Profile = endpoint.Facebook
 	// ProfileTwitch: app app.
 	ProfileTwitch Profile = endpoint.Twitch
-	// ProfileIVS is Amazon IVS, and with it Kick: rtmps:// where no scheme
-	// is given; app app, which the URLs shown leave out.
+	// ProfileIVS is Amazon IVS, which Kick uses, too: without a scheme rtmps://;
+	// app app, which the URLs in its console omit.
 	ProfileIVS Profile = endpoint.IVS
 	// ProfileAkamai asks for user and password, and gets TimestampsIncreasing.
 	ProfileAkamai Profile = endpoint.Akamai
 	// ProfileWowza asks clients with FMLE's flashVer for user and password.
 	ProfileWowza Profile = endpoint.Wowza
-	// ProfileSRS takes names of any length, and has longer for its on_connect:
-	// see Destination.SetupTimeout.
+	// ProfileSRS allows more time for on_connect: see Destination.SetupTimeout.
 	ProfileSRS Profile = endpoint.SRS
-	// ProfileNginx is nginx-rtmp, which cuts names off; see
+	// ProfileNginx is nginx-rtmp, which truncates long names; see
 	// ForwarderStats.Warning.
 	ProfileNginx Profile = endpoint.Nginx
-	// ProfileMediaMTX takes user and password as ?user=&pass= behind the
-	// key, and an app without a key, which is its path.
+	// ProfileMediaMTX gets user and password as ?user=&pass= after the key. The key
+	// may be empty: app and key together are its path.
 	ProfileMediaMTX Profile = endpoint.MediaMTX
 )

@@ -9,24 +9,24 @@ import (
 	"github.com/rtmp-forward/forward/internal/flow"
 )
 
-// pacing is a publication's part in the flow from publisher to receivers: see
-// package flow. It belongs to the publisher's goroutine.
+// pacing is a publication's part of the flow control between publisher and receivers:
+// see package flow. It belongs to the publisher's goroutine.
 type pacing struct {
 	flow.Pace
 	onAir  bool // the last message was appended to the stream
 	tight  bool // the last wait has ended, and the reason for it has not
 	looked struct {
-		cost  uint64 // from which on somebody may be too far behind; 0 at first
-		media int64  // when behind was asked last
+		cost  uint64 // from which on a receiver may be too far behind; 0 at first
+		media int64  // of the last check
 		meter int64  // when the receivers were measured last
 	}
 }
 
-// lookEvery is how much media may come until a publisher looks whether it has to
-// wait, in nanoseconds. What is read together may be much more of it.
+// lookEvery is how much media, in nanoseconds, may come until a publisher checks
+// whether it must wait. More may be read at once.
 const lookEvery = int64(500 * time.Millisecond)
 
-// due reports whether it is time to look.
+// due reports whether it is time to check.
 func (p *pacing) due() bool { return p.tight || p.Media()-p.looked.media >= lookEvery }
 
 // behind reports whether the publisher must wait for a receiver now.
@@ -50,8 +50,8 @@ func (p *publication) behind(now int64) bool {
 	return room <= 0
 }
 
-// holdBack has the publisher wait while it must, for no longer than within. It
-// returns for how long that was. now is when the last message came.
+// holdBack makes the publisher wait while it must, at most for within. It returns how
+// long it has waited. now is when the last message came.
 func (p *publication) holdBack(ctx context.Context, now int64, within time.Duration) (waited time.Duration) {
 	p.pace.tight = false
 	if !p.behind(now) {
@@ -59,7 +59,7 @@ func (p *publication) holdBack(ctx context.Context, now int64, within time.Durat
 	}
 	began := fanout.Clock()
 	within = min(within, p.pace.Room(began))
-	p.src.group.Wake() // what waits for the end of the merge window
+	p.src.group.Wake() // messages may wait for the end of the merge window
 	for {
 		waited = time.Duration(fanout.Clock() - began)
 		if p.pace.tight = p.behind(began + int64(waited)); !p.pace.tight || waited >= within || ctx.Err() != nil {
@@ -73,12 +73,12 @@ func (p *publication) holdBack(ctx context.Context, now int64, within time.Durat
 	return waited
 }
 
-// holdFor is how long a publisher waits until it looks again.
+// holdFor is how long a publisher waits until it checks again.
 const holdFor = time.Millisecond
 
-// holdBack has the connection wait for the receivers of the stream that was read
-// last. That is time in which it does not read: it is no publisher's silence, and
-// the other streams of the connection have their say about it.
+// holdBack makes the connection wait for the receivers of the stream that was read
+// last. The connection is not read meanwhile: this does not count as the publisher's
+// silence, and the other streams of the connection may object.
 func (c *conn) holdBack(p *publication) {
 	within := time.Duration(math.MaxInt64)
 	for _, o := range c.pubs {
@@ -100,8 +100,8 @@ func (c *conn) holdBack(p *publication) {
 	c.excuse(waited)
 }
 
-// excuse takes a time in which the connection was not read out of what its
-// publishers' silence is measured by.
+// excuse subtracts a time in which the connection was not read from the silence of its
+// publishers.
 func (c *conn) excuse(d time.Duration) {
 	for _, p := range c.pubs {
 		p.heard += int64(d)

@@ -22,9 +22,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Server accepts publishers and players, on one port. Its methods are safe
-// for concurrent use, and may be called from hooks: see ErrInHook. A context
-// that is nil stands for context.Background, here and in all of this package.
+// Server accepts publishers and players on one port. Its methods are safe for
+// concurrent use, and may be called from hooks: see ErrInHook. In this package a nil
+// context stands for context.Background.
 type Server struct {
 	shown
 	cfg     atomic.Pointer[Config] // with defaults; see Reload
@@ -47,10 +47,10 @@ type Server struct {
 	closing   bool
 	listeners map[*servedListener]struct{}
 	conns     map[*conn]struct{} // that are open
-	pending   []*conn            // of them, in their handshake, the oldest first
+	pending   []*conn            // those in their handshake, the oldest first
 	sources   map[streamKey]*Source
 	audiences map[streamKey]*audience
-	pushing   map[pushKey][]*turn  // those that may be at the destination
+	pushing   map[pushKey][]*turn  // Forwarders that may be connected to the destination
 	pushes    int                  // forwarders
 	counted   int                  // of them, those that Limits.TotalDestinations counts
 	perAddr   map[netip.Addr]tally // connections
@@ -82,7 +82,7 @@ func NewServer(cfg Config) *Server {
 	s.setBudget(cfg.MemoryBudget)
 	s.auth = rtmp.NewAuthenticator(func(user string) (string, bool) {
 		password := s.cfg.Load().PublishAuth
-		if password == nil { // since a Reload
+		if password == nil { // after a Reload
 			return "", false
 		}
 		secret, ok := password(user)
@@ -161,13 +161,12 @@ func (s *Server) shutdown(ctx context.Context) error {
 	}
 }
 
-// restLimit bounds how long Shutdown waits for what has arrived to be read, which
-// takes microseconds, unless the host decides about something or the machine is
-// very busy.
+// restLimit is how long Shutdown waits for data that has arrived to be read. That takes
+// microseconds, unless the host is deciding or the machine is very busy.
 const restLimit = time.Second
 
-// readRest ends the connections of all but players when what has arrived over them
-// is read, and waits for that.
+// readRest ends the connections of all clients except players when everything that has
+// arrived is read, and waits for that.
 func (s *Server) readRest(ctx context.Context) {
 	var reading sync.WaitGroup
 	s.mu.Lock()
@@ -213,7 +212,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// awaitEnd waits until everything that was begun has ended.
+// awaitEnd waits until everything has ended.
 func (s *Server) awaitEnd() {
 	s.wg.Wait()
 	s.pool.Close()
@@ -221,7 +220,7 @@ func (s *Server) awaitEnd() {
 	s.notices.close()
 }
 
-// orBackground takes a context that is nil for context.Background.
+// orBackground replaces a nil context with context.Background.
 func orBackground(ctx context.Context) context.Context {
 	if ctx == nil {
 		return context.Background()
@@ -229,8 +228,8 @@ func orBackground(ctx context.Context) context.Context {
 	return ctx
 }
 
-// beginClosing stops accepting connections and streams. A stream about whose
-// publish the host still decides ends when that is decided.
+// beginClosing stops accepting connections and streams. If the host is deciding about a
+// publish, its stream ends after the decision.
 func (s *Server) beginClosing() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,11 +248,11 @@ func (s *Server) isClosing() bool {
 	return s.closing
 }
 
-// publish accepts a publisher or says why not. The name is taken before
-// anybody is asked, so that a second publisher changes nothing. cfg is the
-// Config that req was made with.
+// publish accepts a publisher or returns why not. The name is taken before the host is
+// asked, so that a second publisher changes nothing. cfg is the Config that req was
+// made with.
 func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*publication, error) {
-	s.memory.Load().Shed(fanout.Clock()) // nobody may be left who appends
+	s.memory.Load().Shed(fanout.Clock()) // perhaps no publisher is left to do it
 	src, err := s.reserve(cfg, req)
 	if src == nil {
 		return nil, err
@@ -266,8 +265,8 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 	if p == nil {
 		return nil, err
 	}
-	started, accepted := false, next // one that is next has nothing to give back
-	// Also where the host's code panics.
+	started, accepted := false, next // a next publisher has nothing to release
+	// Also if the host's code panics.
 	defer func() {
 		switch {
 		case accepted:
@@ -310,11 +309,11 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 
 var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
 
-// processMemory counts for all Servers that have no budget of their own.
+// processMemory is the budget of all Servers that have none of their own.
 var processMemory = sync.OnceValue(func() *gop.Budget { return gop.NewBudget(defaultMemoryBudget()) })
 
-// setBudget puts Config.MemoryBudget into force. What is counted stays where it
-// is.
+// setBudget applies Config.MemoryBudget. Memory that is counted already stays in its
+// budget.
 func (s *Server) setBudget(limit int) {
 	shared := processMemory()
 	switch old := s.memory.Load(); {
@@ -327,12 +326,12 @@ func (s *Server) setBudget(limit int) {
 	}
 }
 
-// busyGrace is how long a publisher over the network waits for a name that is
-// taken. Where an encoder reconnects at once, the end of its old connection may
-// be seen after its new publish.
+// busyGrace is how long a publisher over the network waits for a name that is taken.
+// When an encoder reconnects at once, the end of its old connection may be noticed
+// after its new publish.
 const busyGrace = 200 * time.Millisecond
 
-// awaitName waits until a name is free, for busyGrace at most.
+// awaitName waits until a name is free, at most for busyGrace.
 func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 	s.mu.Lock()
 	src := s.sources[req.key()]
@@ -348,9 +347,9 @@ func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 	}
 }
 
-// reserve takes a stream's name. With ErrStreamBusy it returns the live stream
-// that has it. What it returns counts in wg: a new stream until it is done, a live
-// one until the host has decided about its next publisher.
+// reserve takes a stream's name. With ErrStreamBusy it returns the live stream that has
+// it. The stream it returns counts in wg: a new one until it is done, a live one until
+// the host has decided about its next publisher.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	key := req.key()
 	s.mu.Lock()
@@ -375,8 +374,8 @@ func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	return src, nil
 }
 
-// release gives a stream's name back. Where it has players, what they have seen
-// of its times is kept for the next stream.
+// release frees a stream's name. If it has players, the end of its timestamps is kept
+// for the next stream.
 func (s *Server) release(src *Source) {
 	ended := src.lastMoment()
 	s.mu.Lock()
@@ -390,8 +389,7 @@ func (s *Server) release(src *Source) {
 	}
 }
 
-// lastEnd is where the times have ended that the players of a stream
-// have seen.
+// lastEnd is the end of the timestamps that the players of a name have seen.
 func (s *Server) lastEnd(key streamKey) moment {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -408,7 +406,7 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 	if s.closing {
 		return nil, ErrServerClosed
 	}
-	if src.dropped(s.cfg.Load()) { // by a Reload meanwhile
+	if src.dropped(s.cfg.Load()) { // by a Reload in the meantime
 		return nil, errNoVhost
 	}
 	src.live = true
@@ -421,9 +419,8 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 	return players, nil
 }
 
-// guard calls the host's code, on a goroutine of its own, for which it waits. A
-// panic there, or an end of the goroutine, ends what it was called for, not the
-// process and not the caller's goroutine.
+// guard calls the host's code on a goroutine of its own, and waits for it. If the code
+// panics or ends the goroutine, guard returns an error.
 func (s *Server) guard(what string, f func() error) error {
 	err := fmt.Errorf("%s ended its goroutine", what)
 	done := make(chan struct{})
@@ -442,14 +439,13 @@ func (s *Server) guard(what string, f func() error) error {
 }
 
 const (
-	// tellTimeout is how long the context of a hook lasts that is only told, and
-	// tellAfterClose how long after the beginning of Server.Close.
+	// tellTimeout limits the context of a hook that only reports an end;
+	// tellAfterClose does so after the beginning of Server.Close.
 	tellTimeout    = 30 * time.Second
 	tellAfterClose = 5 * time.Second
 )
 
-// tell calls a hook that is only told of what has ended. It has a context with
-// the values of ctx.
+// tell calls a hook that only reports an end. Its context has the values of ctx.
 func (s *Server) tell(ctx context.Context, what string, f func(context.Context)) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
 	defer cancel()
@@ -463,25 +459,24 @@ func (s *Server) tell(ctx context.Context, what string, f func(context.Context))
 	s.guard(what, func() error { f(ctx); return nil })
 }
 
-// errGoexit is of a connection of the host's that has ended the goroutine.
+// errGoexit is the error of a connection of the host's that ended its goroutine.
 var errGoexit = errors.New("forward: the connection has ended its goroutine")
 
-// errEvicted is why evict ends a connection.
-var errEvicted = fmt.Errorf("%w: of all that have not been let in, it held most of the memory for unfinished messages", ErrLimit)
+// errEvicted is the error of a connection that evict has ended.
+var errEvicted = fmt.Errorf("%w: of the connections without an accepted publish it held the most memory for unfinished messages", ErrLimit)
 
-// lingerTime is how long a client that was told why it is refused may take to
-// read it.
+// lingerTime is how long a client that was told why it is refused has to read it.
 const lingerTime = time.Second
 
 var errNoVhost = errors.New("no such vhost")
 
-// goneError is why a client has gone while the host was asked about it.
+// goneError says that a client has left while the host was asked about it, and why.
 type goneError struct{ error }
 
 func (e goneError) Unwrap() error { return e.error }
 
-// orGone is the error of what was asked in a context of asking: that the client
-// has gone is no refusal.
+// orGone returns the goneError of a context of asking, if it has one: a client that has
+// left was not refused.
 func orGone(ctx context.Context, err error) error {
 	var gone goneError
 	if err != nil && errors.As(context.Cause(ctx), &gone) {

@@ -8,20 +8,19 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// maxHops is how many Servers a stream may have passed before it comes to one.
+// maxHops is how many Servers a stream may have passed through before it is refused.
 const maxHops = 4
 
 // hopsProperty is a property of our own in the connect command of a Forwarder:
-// the ids of the Servers that the stream has passed, separated by commas.
-// Other servers ignore it, as they ignore all properties that they do not know
-// (RTMP 1.0, 7.2.1.1 leaves the set open). A text, since that is what every
-// reader of AMF can skip.
+// the ids of the Servers that the stream has passed through, separated by commas.
+// Other servers ignore properties that they do not know (RTMP 1.0, 7.2.1.1 leaves the
+// set open). It is a string because every AMF reader can skip one.
 const (
 	hopsProperty = "forwardHops"
 	maxHopsLen   = 256
 )
 
-// hops are the Servers that a stream has passed, as its connect says.
+// hops are the Servers that a stream has passed through, as its connect says.
 func hops(m *rtmp.Connect) []string {
 	s, _ := m.Properties.GetString(hopsProperty)
 	switch {
@@ -34,7 +33,7 @@ func hops(m *rtmp.Connect) []string {
 	return strings.SplitN(s, ",", maxHops+2)
 }
 
-// checkHops refuses a stream that has been here, or has come too far.
+// checkHops refuses a stream that has passed through this Server, or through too many.
 func (s *Server) checkHops(hops []string) error {
 	switch {
 	case slices.Contains(hops, s.id):
@@ -45,7 +44,7 @@ func (s *Server) checkHops(hops []string) error {
 	return nil
 }
 
-// onward is what a stream's Forwarders send as hopsProperty.
+// onward is the hopsProperty that a stream's Forwarders send.
 func (r *PublishRequest) onward() string {
 	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
 }

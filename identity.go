@@ -9,21 +9,21 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// streamKey is the identity of a stream: by it streams are kept, compared,
-// signed and named. Two requests are about the same stream if and only if their
-// keys are equal.
+// streamKey is the identity of a stream, by which streams are stored, compared, signed
+// and named. Two requests are about the same stream if and only if their keys are
+// equal.
 type streamKey struct {
 	vhost string // folded; empty for DefaultVhost
-	path  string // app and stream, whichever of its slashes stands between them
+	path  string // app and stream, joined
 }
 
 func (r *PublishRequest) key() streamKey {
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
 }
 
-// String is the stream's name; parseStreamName reads it. A path neither begins
-// with a slash nor holds two in a row, and a vhost holds none, so that no two
-// keys have one name.
+// String is the stream's name; parseStreamName reads it. A path has no slash at its
+// beginning and no two in a row, and a vhost has none, so no two keys have the same
+// name.
 func (k streamKey) String() string {
 	if k.vhost == "" {
 		return k.path
@@ -31,8 +31,8 @@ func (k streamKey) String() string {
 	return "//" + k.vhost + "/" + k.path
 }
 
-// parseStreamName is the key of a stream's name. ok is false for what begins as
-// a name with a vhost and is none.
+// parseStreamName is the key of a stream's name. ok is false for a malformed name with
+// a vhost.
 func parseStreamName(name string) (k streamKey, ok bool) {
 	rest, ok := strings.CutPrefix(name, "//")
 	if !ok {
@@ -51,8 +51,8 @@ func (k streamKey) isValid() bool {
 // compareNames orders keys by their names.
 func compareNames(a, b streamKey) int { return cmp.Compare(a.String(), b.String()) }
 
-// vhost returns the settings for a vhost: those of the Config with what the
-// vhost, or DefaultVhost where it is not listed, has of its own.
+// vhost returns the settings of a vhost: those of the Config, overridden by those of
+// the vhost, or of DefaultVhost if it is not listed.
 func (c *Config) vhost(name string) Vhost {
 	listed, ok := rtmp.ListedVhost(c.Vhosts, name)
 	if !ok {
@@ -77,10 +77,10 @@ func (c *Config) vhost(name string) Vhost {
 	return v
 }
 
-// resolveVhost returns the vhost of a client that names one, or whose tcUrl has
-// the given host. It is false where that vhost is not served.
+// resolveVhost returns the vhost of a client that names one, or whose tcUrl has the
+// given host. It is false if that vhost is not served.
 func (c *Config) resolveVhost(named, host string) (string, bool) {
-	if named == "" { // what is named counts alone
+	if named == "" { // a named vhost takes precedence
 		named = c.vhostOf(host)
 	}
 	def(&named, DefaultVhost)
@@ -94,7 +94,7 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 	return c.vhostName(named), true
 }
 
-// vhostName is how requests name a vhost, in whatever case it is given.
+// vhostName is the form of a vhost in requests, for any case.
 func (c *Config) vhostName(vhost string) string {
 	folded := rtmp.FoldVhost(vhost)
 	if folded == "" {
@@ -106,8 +106,8 @@ func (c *Config) vhostName(vhost string) string {
 	return folded
 }
 
-// vhostOf is the vhost with the name of a tcUrl's host, which may end in the
-// dot of the root, or be an address, however it is written.
+// vhostOf is the vhost named like the host of a tcUrl, which may end with a dot, or be
+// an address in any notation.
 func (c *Config) vhostOf(host string) string {
 	if name, ok := rtmp.ListedVhost(c.Vhosts, host); ok {
 		return name
@@ -121,8 +121,8 @@ func (c *Config) vhostOf(host string) string {
 	return ""
 }
 
-// plainHost is a host without the dot of the root and the brackets of IPv6, an
-// address in its usual form.
+// plainHost is a host without the final dot and the brackets of IPv6; an address gets
+// its usual form.
 func plainHost(host string) string {
 	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
 	if addr, err := netip.ParseAddr(host); err == nil {

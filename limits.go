@@ -9,9 +9,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// Limits bounds what peers may ask for. Before a publish or play is accepted
-// the limits are small constants: messages of 64 KiB, in unfinished ones
-// 16 KiB up to connect and 128 KiB after it, 16 chunk streams, 32 commands.
+// Limits bounds what peers may ask for. Before a publish or play is accepted the limits
+// are small constants: 64 KiB for a message, 16 KiB of unfinished messages before
+// connect and 128 KiB after it, 16 chunk streams, 32 commands.
 type Limits struct {
 	// Connections is how many connections may be open. One that has ended does not
 	// count, even while its stream drains. A TLS connection whose peer does not
@@ -52,8 +52,8 @@ type Limits struct {
 	ChunkStreams int
 }
 
-// setupLimits are those of a connection before its publish or play is
-// accepted, and of what a destination sends us.
+// setupLimits are the limits of a connection before its publish or play is accepted,
+// and of the messages that a destination sends us.
 var setupLimits = chunk.Limits{
 	Media:    64 << 10,
 	Command:  64 << 10,
@@ -63,14 +63,14 @@ var setupLimits = chunk.Limits{
 	Step:     1 << 10,
 }
 
-// connectLimits are those before connect.
+// connectLimits are the limits before connect.
 var connectLimits = func() chunk.Limits {
 	l := setupLimits
 	l.Partial = 16 << 10
 	return l
 }()
 
-// mediaLimits are those of an accepted publisher or player.
+// mediaLimits are the limits of an accepted publisher or player.
 func (c *Config) mediaLimits() chunk.Limits {
 	return chunk.Limits{
 		Media:    unlimited(c.Limits.MediaSize),
@@ -81,7 +81,7 @@ func (c *Config) mediaLimits() chunk.Limits {
 	}
 }
 
-// logLimits are those of a stream's log.
+// logLimits are the limits of a stream's log.
 func (c *Config) logLimits(v Vhost) gop.Limits {
 	return gop.Limits{
 		Bytes: unlimited(c.MaxBytes),
@@ -97,7 +97,7 @@ func age(d time.Duration) int64 {
 	return int64(d)
 }
 
-// unlimited turns "negative means none" into a number that is never reached.
+// unlimited replaces a negative limit with a number that is never reached.
 func unlimited(v int) int {
 	if v < 0 {
 		return math.MaxInt32
@@ -105,7 +105,7 @@ func unlimited(v int) int {
 	return v
 }
 
-// defaultMemoryBudget is what the Servers of the process share.
+// defaultMemoryBudget is the budget that the Servers of the process share.
 func defaultMemoryBudget() int {
 	if limit := sys.MemoryLimit(); limit > 0 {
 		return int(min(limit/4, math.MaxInt))

@@ -130,8 +130,8 @@ func (s *Server) removeListener(l *servedListener) {
 	delete(s.listeners, l)
 }
 
-// hangUp closes a connection for a caller who must not wait: TLS says goodbye,
-// for which the peer may take 5 s, and a host's connection may do anything.
+// hangUp closes a connection for a caller that must not wait: closing TLS may wait 5 s
+// for the peer, and a host's connection may take any time.
 func hangUp(nc net.Conn) {
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		tcp.Close()
@@ -140,15 +140,15 @@ func hangUp(nc net.Conn) {
 	go hostcode.Close(nc)
 }
 
-// openSpare opens a file whose descriptor is given up when there is no other.
-// It returns nil, which is safe to Close, if no descriptor is left.
+// openSpare opens a file whose descriptor is released when no other is free. It returns
+// nil, which is safe to Close, if no descriptor is left.
 func openSpare() *os.File {
 	f, _ := os.Open(os.DevNull)
 	return f
 }
 
-// turnAway closes the connections that wait at l, so that their clients know,
-// for so long. It is false where l can't be asked for a time.
+// turnAway accepts and closes connections that wait at l, for the time d, so that their
+// clients notice. It is false if l has no deadlines.
 func turnAway(l *servedListener, d time.Duration) bool {
 	t, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
 	if !ok || t.SetDeadline(time.Now().Add(d)) != nil {
@@ -164,9 +164,9 @@ func turnAway(l *servedListener, d time.Duration) bool {
 	}
 }
 
-// ServeConn serves one connection, which it closes, and returns when
-// everything that the connection started has ended, with the reason: nil when
-// the peer has just gone. ctx ends it early.
+// ServeConn serves one connection and closes it. It returns when everything that the
+// connection started has ended: nil if the peer has simply left, else the reason. The
+// end of ctx ends it early.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 	if s.err != nil {
 		nc.Close()
@@ -186,8 +186,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 	return <-c.result
 }
 
-// admit makes room for a connection, which counts in wg until its caller is
-// done with it.
+// admit makes room for a connection, which counts in wg until its caller releases it.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
 	var remote net.Addr
 	if err := hostcode.Protect(func() { remote = nc.RemoteAddr() }); err != nil {
@@ -222,17 +221,17 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 // tally is how many connections are open, and how many are being closed.
 type tally struct{ open, closing int }
 
-// leastClosing is how many connections may be closing beside a limit at least.
+// leastClosing is the smallest number of closing connections that do not count in a
+// limit.
 const leastClosing = 8
 
-// counted is how many connections count for a limit. One that is being closed may
-// take a descriptor for some seconds more, whatever its peer does: beyond an eighth
-// of the limit it counts.
+// counted is how many connections count in a limit. One that is being closed may hold
+// its descriptor for some seconds: those beyond an eighth of the limit count.
 func (p tally) counted(limit int) int {
 	return p.open + max(p.closing-max(limit/8, leastClosing), 0)
 }
 
-// countLocked counts connections. s.mu is held.
+// countLocked counts connections.
 func (s *Server) countLocked(addr netip.Addr, more tally) {
 	s.closingConns += more.closing
 	p := s.perAddr[addr]
@@ -243,7 +242,7 @@ func (s *Server) countLocked(addr netip.Addr, more tally) {
 	}
 }
 
-// shaken takes c out of those in their handshake.
+// shaken removes c from the connections in their handshake.
 func (s *Server) shaken(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,21 +252,21 @@ func (s *Server) shaken(c *conn) {
 }
 
 // closeLocked closes a connection that is in conns, and so counts in wg, without
-// waiting. s.mu is held.
+// waiting.
 func (s *Server) closeLocked(c *conn) {
 	s.leaveLocked(c)
 	s.wg.Go(c.shut)
 }
 
-// refusals counts those who were refused.
+// refusals counts refused requests.
 type refusals struct {
 	total  uint64
 	byAddr map[netip.Addr]refusal
 }
 
-// note counts a refusal. Where there are too many addresses, that of the
-// oldest is forgotten. It reports whether the address is shut out from now on:
-// with limit refusals within a minute, where limit is not negative.
+// note counts a refusal. If there are too many addresses, it forgets the oldest. It
+// reports whether the address is shut out from now on: after limit refusals within a
+// minute, if limit is not negative.
 func (r *refusals) note(addr netip.Addr, now time.Time, limit int) (shut bool) {
 	r.total++
 	if !addr.IsValid() {
@@ -315,9 +314,9 @@ func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
 type refusal struct {
 	count  uint64
 	last   time.Time
-	began  time.Time // the minute in which
-	recent int       // so many were refused
-	until  time.Time // when the address is not shut out any more
+	began  time.Time // of the minute with
+	recent int       // refusals
+	until  time.Time // end of the time in which the address is shut out
 }
 
 // refusedError is what OnPublish has refused with.
@@ -326,8 +325,8 @@ type refusedError struct{ error }
 func (e refusedError) Unwrap() error { return e.error }
 
 const (
-	// refusalDelay makes it slow to try keys and passwords, one after the
-	// other. It counts from the request.
+	// refusalDelay slows down guessing of keys and passwords. It counts from the
+	// request.
 	refusalDelay = 250 * time.Millisecond
 	// maxRefusedAddrs bounds the addresses that are counted.
 	maxRefusedAddrs = 1024
@@ -335,8 +334,8 @@ const (
 	refusalTime = time.Minute
 )
 
-// clientAddr is what counts as one address: of IPv6, whoever has one has its
-// first 64 bits. It is not valid where the connection has none.
+// clientAddr is the part of an address that counts as one client: of IPv6 the first 64
+// bits. It is invalid if the connection has no address.
 func clientAddr(a net.Addr) netip.Addr {
 	at, err := netip.ParseAddrPort(logAddr(a))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 )
 
 // Logger returns the logger of the Server that calls a hook, a resolver or a dialer
-// with ctx. Where no Server does it is slog.Default.
+// with ctx, and slog.Default for any other context.
 func Logger(ctx context.Context) *slog.Logger {
 	if l, ok := ctx.Value(logKey{}).(*slog.Logger); ok {
 		return l
@@ -24,10 +24,10 @@ func withLog(ctx context.Context, l *slog.Logger) context.Context {
 
 type logKey struct{}
 
-// Logger returns the logger of Config.Logger. It may be called from everywhere.
+// Logger returns Config.Logger, or its default. It may be called from anywhere.
 func (s *Server) Logger() *slog.Logger { return s.log }
 
-// hostHandler is the host's slog.Handler. One that panics costs its line.
+// hostHandler is the host's slog.Handler. If it panics, the line is lost.
 type hostHandler struct{ h slog.Handler }
 
 func (h hostHandler) Enabled(ctx context.Context, l slog.Level) (enabled bool) {
@@ -52,9 +52,9 @@ func (h hostHandler) WithGroup(name string) slog.Handler {
 	return h
 }
 
-// logAddr is an address for the log, whatever writes it: to JSON, a
-// *net.TCPAddr would be an object. It is empty inside the process, and for an
-// address of the host's that panics.
+// logAddr is the text of an address for the log, because a *net.TCPAddr would be an
+// object in JSON. It is empty inside the process, and for an address of the host's that
+// panics.
 func logAddr(a net.Addr) (text string) {
 	if a != nil {
 		hostcode.Protect(func() { text = a.String() })

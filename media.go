@@ -17,7 +17,7 @@ type held struct {
 	wrap  bool
 }
 
-// message takes a message of the publisher, whose goroutine it is called by.
+// message processes a message in the publisher's goroutine.
 func (p *publication) message(m chunk.Message, now int64) error {
 	p.heard = now
 	if m.Type == chunk.TypeAggregate {
@@ -29,8 +29,8 @@ func (p *publication) message(m chunk.Message, now int64) error {
 	return nil
 }
 
-// single takes a message that is no aggregate, and leaves out one that is: they
-// do not nest.
+// single processes a message that is not an aggregate. It ignores nested aggregates,
+// which RTMP does not have.
 func (p *publication) single(m chunk.Message, now int64) {
 	switch m.Type {
 	case chunk.TypeAudio, chunk.TypeVideo:
@@ -50,10 +50,9 @@ func (p *publication) single(m chunk.Message, now int64) {
 	}
 }
 
-// data takes a data message: to players it goes without @setDataFrame, to
-// destinations metadata goes with it and all else as it came. @clearDataFrame
-// goes to destinations alone. An AMF3 data message is an AMF0 one behind a
-// format byte.
+// data processes a data message. Players get it without @setDataFrame; destinations get
+// metadata with it and everything else unchanged. @clearDataFrame goes to destinations
+// only. An AMF3 data message is a format byte followed by an AMF0 one.
 func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	t := flv.Data(body, amf3)
 	body = body[t.Head:]
@@ -77,8 +76,8 @@ func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	p.append(m, t.Set || t.OnMetaData && !t.Clear, now)
 }
 
-// append takes a message. One without a body is of no use to anybody, and some
-// servers can't stand it.
+// append appends a message to the stream. It drops empty messages, which carry nothing
+// and confuse some servers.
 func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	if frame.Length == 0 {
 		return
@@ -111,7 +110,7 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 		if before != nil {
 			before.kick(ErrTakenOver)
 		}
-		s.background(func() { // the host's code: nobody's media waits for it
+		s.background(func() { // the host's code, for which no media waits
 			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
 			if before != nil {
 				before.tell()
@@ -120,8 +119,8 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	}
 }
 
-// add appends a message to the log. It reports whether a header that was in force
-// is not any more. turn is held.
+// add appends a message to the log. It reports whether a header has replaced another
+// one. turn is held.
 func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
 	m := s.log.Append(frame, wrap, now)
 	s.messages.Add(1)
@@ -135,8 +134,8 @@ func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool, co
 // maxAggregate bounds the messages in an aggregate.
 const maxAggregate = 1024
 
-// splitAggregate calls f for each message in an aggregate (RTMP 1.0, 7.1.6).
-// Times inside count from that of the first, which is the aggregate's own.
+// splitAggregate calls f for each message in an aggregate (RTMP 1.0, 7.1.6). Their
+// times are relative to the first, which has the time of the aggregate.
 func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
 	var first uint32
 	p := m.Payload
@@ -153,23 +152,23 @@ func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
 			return fmt.Errorf("%w: a message in an aggregate is longer than the aggregate", chunk.ErrProtocol)
 		}
 		f(chunk.Header{Type: p[0], Time: m.Time + at - first}, p[11:11+size])
-		p = p[min(11+size+4, len(p)):] // behind it lies a back pointer
+		p = p[min(11+size+4, len(p)):] // a back pointer follows
 	}
 	return nil
 }
 
 const (
-	// maxWaiting and maxWaitingBytes bound the headers that are kept for the
-	// first keyframe of a publisher that goes on with a stream.
+	// maxWaiting and maxWaitingBytes bound the headers that are kept until the
+	// first keyframe of a publisher that continues a stream.
 	maxWaiting      = 64
 	maxWaitingBytes = 1 << 20
-	// noVideo is after how long without video such a publisher begins with
+	// noVideo is how long such a publisher waits for video before it begins with
 	// audio.
 	noVideo = 2 * time.Second
 )
 
-// ready reports whether the stream can go on with a message of the next
-// publisher, and keeps it where it belongs before that.
+// ready reports whether the stream can continue with a message of the next publisher.
+// Headers that come before are kept.
 func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 	if p.first == 0 {
 		p.first = now
@@ -186,8 +185,7 @@ func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 	return media && !p.video && now-p.first > int64(noVideo)
 }
 
-// wait keeps a header, and lets go of the oldest ones of which there is no room.
-// src.turn is held.
+// wait keeps a header, and drops the oldest ones if there is no room. src.turn is held.
 func (p *publication) wait(h held) {
 	if p.room == nil {
 		p.room = p.src.memory.Account(func() {})
@@ -213,7 +211,7 @@ func (p *publication) wait(h held) {
 	p.waiting = append(p.waiting, h)
 }
 
-// dropWaiting lets go of the headers. src.turn is held.
+// dropWaiting drops the headers. src.turn is held.
 func (p *publication) dropWaiting() {
 	for _, w := range p.waiting {
 		p.room.Charge(-gop.Kept(w.frame))
@@ -221,8 +219,8 @@ func (p *publication) dropWaiting() {
 	p.waiting = nil
 }
 
-// turnTo has p publish from now on. It returns the message, which comes first
-// behind the headers, with a time behind all before. turn is held.
+// turnTo makes p the publisher. It returns the message, with a time after all earlier
+// ones; the headers come before it. turn is held.
 func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
 	if s.now != nil {
 		s.replace(s.now, ErrTakenOver)

@@ -64,7 +64,7 @@ type ForwarderStats struct {
 	// destination does not refuse but may not handle: a name that is longer
 	// than its kind of server keeps, a codec that it does not list
 	// (UnsupportedCodecError), or video that began without a keyframe because
-	// none came within 5 s. Empty if there is nothing to say.
+	// none came within 5 s. Empty if there is no warning.
 	Warning string
 }
 
@@ -115,8 +115,8 @@ type SourceStats struct {
 	// CodecChanges counts how often a sequence header has been replaced by
 	// another; see Hooks.OnCodecChange.
 	CodecChanges uint64
-	// LogMessages and LogBytes are what is kept for those who lag and for
-	// new players.
+	// LogMessages and LogBytes are the size of the log that is kept for receivers
+	// that lag and for new ones.
 	LogMessages int
 	LogBytes    int
 }
