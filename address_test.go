@@ -198,7 +198,7 @@ func TestUntrustedNeverOwnListener(t *testing.T) {
 		err := s.checkAddr(netip.AddrPortFrom(netip.MustParseAddr(row.ip), row.port))
 		require.Equal(t, row.ok, err == nil, "%v %v", row, err)
 		if !row.ok {
-			require.ErrorContains(t, err, "the server itself")
+			require.ErrorContains(t, err, "this server listens there itself")
 		}
 	}
 	addrs, err := net.InterfaceAddrs()

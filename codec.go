@@ -40,9 +40,9 @@ var errNoAudio = errors.New("the stream has no audio, which the platform needs")
 // first destinations are publishing before the first message.
 const codecsKnown = 5 * time.Second
 
-// untaken is an *UnsupportedCodecError where the stream has a codec that the
-// server does not list, as far as the codecs are known yet. Codecs that can be
-// sent without Enhanced RTMP too need not be listed.
+// untaken returns an *UnsupportedCodecError if a known codec of the stream is not among
+// those that the server lists. Codecs that exist without Enhanced RTMP need not be
+// listed.
 func (t *target) untaken(c *rtmp.Client) error {
 	info := t.src.log.Info()
 	if p := t.Endpoint.Profile; p != nil && p.Video != 0 && info.Video != 0 && info.Video != p.Video {
