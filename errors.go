@@ -10,11 +10,11 @@ import (
 )
 
 var (
-	// ErrServerClosed is returned by Serve and its kin after Shutdown or
-	// Close.
+	// ErrServerClosed is returned by Serve, ServeConn, ListenAndServe and Publish
+	// after Shutdown or Close.
 	ErrServerClosed = errors.New("forward: server closed")
 	// ErrStreamBusy says that a stream of this name is being published. A
-	// client is told so after 200 ms, in which the name may become free.
+	// client waits up to 200 ms for the name before it is told so.
 	ErrStreamBusy = errors.New("forward: stream is being published")
 	// ErrLimit is wrapped by errors that say a limit of Config is reached.
 	ErrLimit = errors.New("forward: limit reached")
@@ -23,8 +23,8 @@ var (
 	// ErrInHook is returned by methods that would wait, when they are called from
 	// a hook or from other code that a Server calls: a resolver, a dialer, a
 	// logger, a listener or a connection. The Server waits for that code, so the
-	// code must not wait for the Server. What the method does is begun and
-	// continues without its caller. A goroutine started by such code may wait,
+	// code must not wait for the Server. The method has begun its work, which
+	// continues without the caller. A goroutine started by such code may wait,
 	// but the code must not wait for the goroutine.
 	ErrInHook = errors.New("forward: called from a hook: begun, but not waited for")
 	// ErrLoop says that a stream has come back to a Server that it has passed
@@ -32,8 +32,8 @@ var (
 	ErrLoop = errors.New("forward: the stream loops")
 )
 
-// StatusError is a refusal that a hook or resolver words itself: Code and
-// Description reach the client in onStatus.
+// StatusError is a refusal in the words of a hook or resolver: the client gets Code and
+// Description in onStatus.
 type StatusError struct {
 	Code        string // default NetStream.Publish.Denied or NetStream.Play.Failed
 	Description string
@@ -46,39 +46,35 @@ func (e *StatusError) Error() string {
 	return e.Code + ": " + e.Description
 }
 
-// ErrTakenOver is what a publisher inside the process gets when another one has
-// taken its stream over (Config.Takeover).
+// ErrTakenOver is returned to a Publisher after another publisher has taken its stream
+// over (Config.Takeover).
 var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
 
-// ErrNoKeyframe is what a publisher inside the process gets that was to continue a
-// stream (Config.Takeover, PublishGrace) and has sent no keyframe within
-// FirstMediaTimeout.
+// ErrNoKeyframe is returned to a Publisher that was accepted to continue a stream
+// (Config.Takeover, PublishGrace) and has sent no keyframe within FirstMediaTimeout.
 var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")
 
-// ErrKicked is what a publisher inside the process gets after Source.Close
-// or Shutdown.
+// ErrKicked is returned to a Publisher after Source.Close or Shutdown.
 var ErrKicked = errors.New("forward: the stream was closed by the host")
 
-// ErrStreamEnded says that the stream has ended. Methods of its Source return it,
-// and a publisher inside the process gets it that was to continue the stream
-// (Config.Takeover, PublishGrace).
+// ErrStreamEnded says that the stream has ended. It is returned by methods of its
+// Source, to a Publisher after Close, and to one that was accepted to continue the
+// stream (Config.Takeover, PublishGrace).
 var ErrStreamEnded = errors.New("forward: the stream has ended")
 
 // ErrUpdating says that a Forwarder is being updated, or closed, already.
 var ErrUpdating = errors.New("forward: the destination is being updated or closed")
 
-// ErrBusy is wrapped by the error of a resolver or hook that was not asked because
-// as many questions as it takes are under way. A publisher is told that the server is
-// busy.
+// ErrBusy is wrapped by the error of a resolver or hook that has too many requests in
+// progress. A client is told that the server is busy.
 var ErrBusy = outage.ErrBusy
 
-// Op is the step of pushing that has failed.
+// Op is the step of pushing to a destination that has failed.
 type Op string
 
-// The steps, in order. The name server, the TCP connection, TLS, the RTMP handshake
-// and the commands come before media is written. OpRead is for a connection that the
-// destination ends while it is published to, OpPanic for a connection of the host's
-// that has panicked.
+// The steps, in order: name resolution, the TCP connection, TLS, the RTMP handshake, the
+// commands, and writing media. OpRead is for a connection that the destination ends
+// while it is published to, OpPanic for a connection of the host's that has panicked.
 const (
 	OpResolve      Op = "resolve"
 	OpDial         Op = "dial"
@@ -92,7 +88,7 @@ const (
 	OpPanic        Op = "panic"
 )
 
-// DestinationError is why a destination is not being sent to.
+// DestinationError is why an attempt to push to a destination has failed or ended.
 type DestinationError struct {
 	Op          Op // what failed
 	Destination Destination
@@ -109,11 +105,10 @@ func (e *DestinationError) Error() string {
 // Unwrap returns the error below.
 func (e *DestinationError) Unwrap() error { return e.Err }
 
-// Temporary reports whether the next attempt may well succeed: all but
-// refusals, an AddressError, an UnsupportedCodecError, and certificates, or
-// TLS, that one of the two sides does not accept. Those, too, are tried again,
-// but after Backoff.RefusedMin at the earliest. Config.Retry may see it
-// otherwise.
+// Temporary reports whether the next attempt may succeed. It is false for refusals, an
+// AddressError, an UnsupportedCodecError, and certificates or TLS parameters that one
+// side does not accept. They are retried, too, but after Backoff.RefusedMin at the
+// earliest, unless Config.Retry decides otherwise.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {
 		return false

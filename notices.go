@@ -16,16 +16,16 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// What anybody can cause by connecting is not to fill the log: each cause has
-// lineBurst lines at once and one every lineEvery. Of causes, some of which
-// hold codes that the host has worded, maxCauses are told apart.
+// Lines that any client can cause must not fill the log: each cause has lineBurst lines
+// at once and one every lineEvery. At most maxCauses causes are told apart, because some
+// contain codes that the host has worded.
 const (
 	lineBurst = 4
 	lineEvery = 30 * time.Second
 	maxCauses = 64
 )
 
-// notices is the log of what anybody can cause. The zero value is of no use.
+// notices writes the lines that any client can cause. Use newNotices.
 type notices struct {
 	log *slog.Logger
 
@@ -34,7 +34,7 @@ type notices struct {
 	closed bool
 }
 
-// causeLines are those of a cause.
+// causeLines are the lines of a cause.
 type causeLines struct {
 	level   slog.Level
 	msg     string
@@ -49,9 +49,9 @@ func newNotices(log *slog.Logger) *notices {
 	return &notices{log: log, causes: make(map[string]*causeLines)}
 }
 
-// write logs a line, unless its cause has had as many as it may. Then it counts
-// in not_logged of a later one, which is that of the last left out, with its
-// time, and comes within lineEvery whether or not there is another.
+// write logs a line, unless its cause has used up its lines. Then the line counts in
+// not_logged of a later one: the last line left out is written with its time within
+// lineEvery, even if no other follows.
 func (l *notices) write(level slog.Level, msg, cause string, args ...any) {
 	l.mu.Lock()
 	if l.closed {
@@ -80,8 +80,7 @@ func (l *notices) write(level slog.Level, msg, cause string, args ...any) {
 	l.log.Log(context.Background(), level, msg, args...)
 }
 
-// tick frees a line, which goes to what is left out, and forgets a cause that
-// has nothing to say.
+// tick frees a line and writes the last one left out. It forgets a cause without any.
 func (l *notices) tick(key string, c *causeLines) {
 	l.mu.Lock()
 	if l.closed {
@@ -103,8 +102,8 @@ func (l *notices) tick(key string, c *causeLines) {
 	}
 }
 
-// summary is what is to be said of those left out, nil where there are none.
-// They count no longer. notices.mu is held.
+// summary is the attributes of the lines left out, nil if there are none, and resets
+// the count. notices.mu is held.
 func (c *causeLines) summary() []any {
 	if c.leftOut == 0 {
 		return nil
@@ -117,7 +116,7 @@ func (c *causeLines) summary() []any {
 	return args
 }
 
-// close writes what is left out. Nothing is written after it.
+// close writes the lines left out. Nothing is written after it.
 func (l *notices) close() {
 	l.mu.Lock()
 	l.closed = true

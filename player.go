@@ -19,33 +19,33 @@ type player struct {
 	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
 	req      *PlayRequest                        // for onStop
 
-	// Of the Vhost when play began: see there.
+	// Of the Vhost when play began.
 	endPlayers bool
 	playerWait time.Duration
 
-	// mu is held while the player enters or leaves the receivers of a stream, of
-	// which it is one of one stream at most, once. It comes before srv.mu.
+	// mu is held while the player enters or leaves the receivers of a stream. It is a
+	// receiver of one stream at most, once. mu is locked before srv.mu.
 	mu sync.Mutex
 	at *playing // nil while it waits or is stopped; guarded by mu
 
 	stopped atomic.Bool // paused, or stopped for good
 	played  atomic.Bool // has had a publisher
-	notify  atomic.Bool // is told when the next one comes
+	notify  atomic.Bool // to be told when the next publisher comes
 
 	// Guarded by srv.mu.
 	waitUntil time.Time // while it waits
-	stopWait  func()    // the timer for that, nil for none
+	stopWait  func()    // stops the timer for that; nil without one
 }
 
-// playing is a player's time among the receivers of a stream.
+// playing is the time that a player spends among the receivers of a stream.
 type playing struct{ src *Source }
 
-// audience is the players of one name: those that play it, that wait for a
-// publisher, and that are paused. It is there while they are.
+// audience is the players of one name: those that play it, that wait for a publisher,
+// or that are paused. It exists while there are any.
 type audience struct {
 	players int
 	waiting map[*player]struct{} // for a publisher
-	ended   moment               // where the times of the last stream have ended
+	ended   moment               // the end of the last stream's timestamps
 }
 
 // Play implements rtmp.Handler.
@@ -80,7 +80,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	c.srv.enterLocked(c.player)
 	c.srv.mu.Unlock()
 	c.out.SetPlayer()
-	c.excuse(time.Since(asked)) // a publisher, if it is one
+	c.excuse(time.Since(asked)) // the client may publish, too
 	c.rt.Limits.Streams = cfg.mediaLimits().Streams
 	c.rt.Resize(playBuffer)
 	return nil
@@ -131,8 +131,8 @@ func (p *player) join() {
 	}
 }
 
-// attach begins to play src, unless the player has been stopped meanwhile, or plays:
-// it may join from several goroutines.
+// attach begins to play src, unless the player has been stopped or is playing: several
+// goroutines may call it.
 func (p *player) attach(src *Source) {
 	c := p.conn
 	if p.notify.Swap(false) {
@@ -156,16 +156,15 @@ func (p *player) attach(src *Source) {
 	c.out.Kick()
 }
 
-// tellBlind tells the log that no keyframe came for so long that the player began
-// without one. The log is the host's, and may block.
+// tellBlind logs that the player began without a keyframe because none came in time.
+// The log is the host's, and may block.
 func (p *player) tellBlind(src *Source) {
 	c := p.conn
 	c.srv.notices.write(slog.LevelWarn, "a player began without a keyframe: none came within 5 s", "",
 		"source", src.req.logName(), "client", c.id, "addr", c.peer)
 }
 
-// leaveReceivers ends at, and reports whether that was still to be done. p.mu is
-// held.
+// leaveReceivers ends at, and reports whether it had not ended before. p.mu is held.
 func (p *player) leaveReceivers(at *playing) bool {
 	if at == nil || p.at != at {
 		return false
@@ -175,8 +174,8 @@ func (p *player) leaveReceivers(at *playing) bool {
 	return true
 }
 
-// ended is called when all of a stream is sent. The player waits for the next
-// publisher, and what a client takes for the end is kept from it.
+// ended is called when the whole stream is sent. The player waits for the next
+// publisher; its client is not told of the end, unless endPlayers is set.
 func (p *player) ended(at *playing) {
 	p.mu.Lock()
 	left := p.leaveReceivers(at)
@@ -190,14 +189,14 @@ func (p *player) ended(at *playing) {
 	p.join()
 }
 
-// tellEnd tells the player, once, that the stream that it has played has ended.
+// tellEnd tells the player, once, that its stream has ended.
 func (p *player) tellEnd() {
 	if p.played.Load() && !p.notify.Swap(true) {
 		p.conn.out.Send(p.conn.rt.AppendPlayEnd(nil, p.streamID))
 	}
 }
 
-// waitOver ends a player that has waited for as long as it may.
+// waitOver ends a player whose PlayerWait is over.
 func (p *player) waitOver() {
 	c := p.conn
 	c.srv.mu.Lock()
@@ -229,8 +228,8 @@ func (p *player) detach() {
 	p.conn.out.Kick()
 }
 
-// enterLocked counts a player in the audience of its name. s.mu is held, here
-// and in all that end in Locked.
+// enterLocked adds a player to the audience of its name. s.mu is held, as in every
+// method whose name ends in Locked.
 func (s *Server) enterLocked(p *player) {
 	a := s.audiences[p.key]
 	if a == nil {
@@ -240,7 +239,7 @@ func (s *Server) enterLocked(p *player) {
 	a.players++
 }
 
-// exitLocked takes out a player that has been detached.
+// exitLocked removes a player that has been detached.
 func (s *Server) exitLocked(p *player) {
 	if a := s.audiences[p.key]; a != nil {
 		if a.players--; a.players == 0 {
@@ -249,8 +248,8 @@ func (s *Server) exitLocked(p *player) {
 	}
 }
 
-// join returns the live stream a player wants; when there is none the player
-// waits for it.
+// join returns the live stream of a player's name. If there is none, the player waits
+// for it.
 func (s *Server) join(p *player) (src *Source, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,58 +14,58 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// turns is who publishes a Source, one after the other.
+// turns holds the publishers of a Source, one after the other.
 type turns struct {
 	turn sync.Mutex // held while a message is appended
 
 	// Guarded by turn.
-	now   *publication    // nil after it has left, while another is waited for
+	now   *publication    // nil after it has left, while the stream waits for another
 	next  *publication    // accepted, and without a keyframe yet
-	past  []*publication  // of which OnUnpublish has not been told
+	past  []*publication  // that OnUnpublish has not been told of
 	aired *PublishRequest // of the one that has the stream, or had it last
 	count int
 	over  bool      // the stream ends when next leaves
 	grace func()    // stops the timer that ends the stream while there is no now
-	until time.Time // when it does
+	until time.Time // when that timer fires
 
 	last moment // of the audio or video with the latest time
 }
 
-// moment is a time of a stream, and when that was.
+// moment is a timestamp of a stream, and when it came.
 type moment struct {
 	time uint32 // in milliseconds
 	at   int64  // on fanout.Clock; 0: never
-	gap  uint32 // what comes next is later by so much at least
+	gap  uint32 // the least time to the next message
 }
 
 const (
-	// unordered is how far, in milliseconds, a message may be behind one before
-	// it, as audio and video are behind each other.
+	// unordered is by how much, in milliseconds, timestamps may go back from one
+	// message to the next, as between audio and video.
 	unordered = 2000
-	// seam is the least that lies, in milliseconds, between what is shown last of
-	// a stream that has ended and the first of the next.
+	// seam is the least time, in milliseconds, between the last frame of an ended
+	// stream and the first of the next.
 	seam = 100
 )
 
-// note keeps the latest time.
+// note keeps the latest timestamp.
 func (m *moment) note(ms uint32, now int64) {
 	if d := int32(ms - m.time); m.at == 0 || d >= 0 || d < -unordered {
 		*m = moment{time: ms, at: now}
 	}
 }
 
-// next is the time of what comes at now.
+// next is the timestamp for a message that comes at now.
 func (m *moment) next(now int64) uint32 {
 	return m.time + max(uint32((now-m.at)/int64(time.Millisecond)), m.gap)
 }
 
-// goOnFrom has the times of s begin behind those of an ended stream, which its
-// players have seen. It is for the goroutine of the first publisher, before its
-// first message.
+// goOnFrom makes the timestamps of s continue after those of an ended stream, which its
+// players have seen. The goroutine of the first publisher calls it before its first
+// message.
 func (s *Source) goOnFrom(ended moment) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if ended.at == 0 || s.now == nil { // it has ended already
+	if ended.at == 0 || s.now == nil { // s has ended already
 		return
 	}
 	s.last = ended
@@ -75,7 +75,7 @@ func (s *Source) goOnFrom(ended moment) {
 	}
 }
 
-// lastMoment is where the times of s end.
+// lastMoment is the end of the timestamps of s.
 func (s *Source) lastMoment() moment {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -84,7 +84,7 @@ func (s *Source) lastMoment() moment {
 	return m
 }
 
-// publication returns a new one. turn is held.
+// publication makes a publication. turn is held.
 func (s *Source) publication(cfg *Config, req *PublishRequest) *publication {
 	p := &publication{src: s, req: req, onUnpublish: cfg.Hooks.OnUnpublish}
 	framer := &chunk.Framer{
@@ -98,14 +98,14 @@ func (s *Source) publication(cfg *Config, req *PublishRequest) *publication {
 	return p
 }
 
-// nextHold is for how long a next publisher without a keyframe keeps out others,
-// those from its own address excepted.
+// nextHold is how long a next publisher without a keyframe keeps out others, except
+// those from its own address.
 const nextHold = 2 * time.Second
 
-// claim returns the publication of the first publisher, or of one that would be
-// the next; nil where the stream has one that may not be replaced. A next one is
-// none before the host has accepted it: see succeed. cfg is the Config that req was
-// made with, which for a next one may be another than the stream's.
+// claim makes the publication of the first publisher, or of a possible next one; nil if
+// the current publisher may not be replaced. A next one does not count until the host
+// has accepted it: see succeed. cfg is the Config that req was made with, which may
+// differ from the stream's for a next publisher.
 func (s *Source) claim(cfg *Config, req *PublishRequest, next bool) *publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -125,7 +125,7 @@ func (p *publication) succeed() error {
 	s.turn.Lock()
 	var err error
 	switch {
-	case s.isEnding(): // and may have told all it knew of
+	case s.isEnding(): // its publishers may have been told already
 		err = ErrStreamEnded
 	case !s.claimable(p.req):
 		err = ErrStreamBusy
@@ -152,8 +152,8 @@ func (p *publication) succeed() error {
 	return nil
 }
 
-// claimable reports whether a publisher with this request may be the next one.
-// turn is held.
+// claimable reports whether a publisher with this request may be the next one. turn is
+// held.
 func (s *Source) claimable(req *PublishRequest) bool {
 	if s.isEnding() || s.now != nil && !s.vhost.Takeover {
 		return false
@@ -168,28 +168,26 @@ func (s *Source) isClaimable(req *PublishRequest) bool {
 	return s.claimable(req)
 }
 
-// sameAddr reports whether two requests come from one address, which is known.
+// sameAddr reports whether two requests come from the same known address.
 func sameAddr(a, b *PublishRequest) bool {
 	from := clientAddr(a.RemoteAddr)
 	return from.IsValid() && from == clientAddr(b.RemoteAddr)
 }
 
-// dropNext takes out the next publisher, for which the stream is over. turn is
-// held.
+// dropNext removes the next publisher and ends its publish. turn is held.
 func (s *Source) dropNext(cause error) {
 	stopTimer(&s.next.late)
 	s.replace(s.next, cause)
 	s.next = nil
 }
 
-// replace has the stream be over for a publisher that has not left it. turn is
-// held.
+// replace ends the publish of a publisher that has not left. turn is held.
 func (s *Source) replace(p *publication, cause error) {
 	p.over = cause
 	s.past = append(s.past, p)
 }
 
-// turnDown ends a publish that has been next, and will not be more.
+// turnDown ends the publish of a next publisher that does not get the stream.
 func (p *publication) turnDown(cause error) {
 	s := p.src
 	s.srv.log.Info("next publisher dropped", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "err", cause)
@@ -198,7 +196,7 @@ func (p *publication) turnDown(cause error) {
 	s.background(p.tell)
 }
 
-// unaccept asks again where the stream goes where it was p that was asked about.
+// unaccept refreshes the destinations if the last answer was about p.
 func (s *Source) unaccept(p *publication) {
 	s.turn.Lock()
 	aired := s.aired
@@ -208,7 +206,7 @@ func (s *Source) unaccept(p *publication) {
 	}
 }
 
-// keyframeLate ends a next publisher whose time for a keyframe is over.
+// keyframeLate ends a next publisher whose keyframe has not come in time.
 func (p *publication) keyframeLate() {
 	s := p.src
 	s.turn.Lock()
@@ -231,17 +229,17 @@ func (s *Source) isEnding() bool {
 	return s.ending
 }
 
-// resumeAt is the time that the next publisher's media begins with.
+// resumeAt is the timestamp with which the next publisher's media begins.
 func (s *Source) resumeAt() uint32 {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if s.last.at == 0 { // none has come before
+	if s.last.at == 0 { // no message has come before
 		return 0
 	}
 	return s.last.next(fanout.Clock())
 }
 
-// begin says whom to tell that the stream is over.
+// begin sets the publisher to tell when the publish is over.
 func (p *publication) begin(by interface{ kick(error) }) {
 	s := p.src
 	s.turn.Lock()
@@ -262,8 +260,8 @@ func (p *publication) begin(by interface{ kick(error) }) {
 	}
 }
 
-// kick tells the publisher, once, that the stream is over for it; begin does where
-// it has not begun.
+// kick tells the publisher, once, that its publish is over. Before begin, begin does
+// it.
 func (p *publication) kick(cause error) {
 	p.src.turn.Lock()
 	by := p.by
@@ -277,9 +275,9 @@ func (p *publication) kick(cause error) {
 	}
 }
 
-// isWith reports whether a connection publishes s, now or next: one that has taken
-// over from itself, on another message stream, is not disconnected for that. turn is
-// held.
+// isWith reports whether a connection is the publisher of s or its next one: a
+// connection that takes over from itself, on another message stream, is not
+// disconnected. turn is held.
 func (s *Source) isWith(c *conn) bool {
 	for _, p := range []*publication{s.now, s.next} {
 		if p != nil && p.req.ClientID == c.id {
@@ -289,7 +287,7 @@ func (s *Source) isWith(c *conn) bool {
 	return false
 }
 
-// publications returns those that OnUnpublish has not been told of.
+// publications returns the publications that OnUnpublish has not been told of.
 func (s *Source) publications() []*publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -302,7 +300,7 @@ func (s *Source) publications() []*publication {
 	return all
 }
 
-// leave ends the publish; lost: without a word of the publisher. It reports
+// leave ends the publish; lost means that the publisher did not unpublish. It reports
 // whether the stream ends with it.
 func (p *publication) leave(lost bool) (ended bool) {
 	s := p.src
@@ -318,7 +316,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		}
 		s.past = append(s.past, p)
 		s.now, s.over = nil, !waits
-		if !waits { // then next is all that it goes on for, or who replaces that
+		if !waits { // the stream continues only for next, or for its successor
 			grace = s.vhost.FirstMediaTimeout
 		}
 		if grace >= 0 && !s.isEnding() {
@@ -334,7 +332,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		s.end()
 		return true
 	}
-	s.group.Wake() // what has come with the end
+	s.group.Wake() // messages may have come with the end
 	if waits {
 		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
 	}
@@ -343,8 +341,8 @@ func (p *publication) leave(lost bool) (ended bool) {
 	return s.isEnding()
 }
 
-// graceOver ends a stream that nobody has gone on with. It may be that of an earlier
-// grace, and have waited for a publisher that has come and gone.
+// graceOver ends a stream that no publisher has continued. Its timer may be of an
+// earlier grace, after which a publisher has come and gone.
 func (s *Source) graceOver() {
 	s.turn.Lock()
 	ended, next := s.now == nil && !time.Now().Before(s.until), s.next
@@ -361,8 +359,8 @@ func (s *Source) graceOver() {
 	}
 }
 
-// tell calls OnUnpublish, once, where OnPublish has accepted. The publisher is told
-// first where the stream is over for it.
+// tell calls OnUnpublish, once, if OnPublish has accepted. If the publish is over, the
+// publisher is told first.
 func (p *publication) tell() {
 	s := p.src
 	s.turn.Lock()
@@ -380,15 +378,15 @@ func (p *publication) tell() {
 	p.forget()
 }
 
-// forget lets go of what a publish that is over has of its publisher and of its
-// media. turn is held.
+// forget drops the references of an ended publish to its publisher and its media. turn
+// is held.
 func (p *publication) forget() {
 	p.framer.Store(nil)
 	p.by = nil
 	p.dropWaiting()
 }
 
-// forget lets go of the publishers of a stream that has ended.
+// forget drops the publishers of a stream that has ended.
 func (s *Source) forget() {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -406,14 +404,14 @@ type publication struct {
 	req *PublishRequest
 	by  interface{ kick(error) } // guarded by src.turn; nil until begin, and from kick or leave on
 
-	over     error     // why the publisher is replaced; guarded by src.turn
+	over     error     // why the publish is over; guarded by src.turn
 	accepted time.Time // as the next publisher; guarded by src.turn
 	late     func()    // stops the timer for its first keyframe; guarded by src.turn
 
 	waiting []held       // headers for its first keyframe; guarded by src.turn
 	room    *gop.Account // for them; guarded by src.turn
 
-	gone bool // over a connection: it has left, or been told that it is over; guarded by srv.mu
+	gone bool // over a connection: the publisher has left, or was told that it is over; guarded by srv.mu
 
 	hooked      atomic.Bool // OnPublish has accepted
 	told        atomic.Bool // OnUnpublish has been called
@@ -425,13 +423,13 @@ type publication struct {
 	pace   pacing
 	heard  int64 // when the last message came, or the publish was accepted
 	begun  bool  // media has come
-	goesOn bool  // players have seen times before these; until media comes
-	first  int64 // when the first message came that had to wait
-	video  bool  // some of that was video
+	goesOn bool  // players have seen earlier timestamps; until media comes
+	first  int64 // when the first message came that had to wait for a keyframe
+	video  bool  // one of those messages was video
 }
 
-// silent returns how long a publisher may send no media, where it has sent none
-// for longer.
+// silent returns how long a publisher may send no media, if it has been silent for
+// longer.
 func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
 	limit = p.src.vhost.ReadTimeout
 	if !p.begun {
@@ -440,7 +438,7 @@ func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
 	return limit, limit >= 0 && now-p.heard > int64(limit)
 }
 
-// idle is for how many milliseconds nothing has come.
+// idle is the time since the last message, in milliseconds.
 func (p *publication) idle() int64 {
 	if p.heard == 0 {
 		return 0

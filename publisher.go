@@ -14,10 +14,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Publisher publishes a stream from inside the process: a file, a camera, a
-// transcoder. It is an av.MuxCloser for what joy4 knows (H.264, AAC, Speex)
-// and takes raw FLV tags of any codec. Its methods are safe for concurrent use
-// but make sense in the order of the media.
+// Publisher publishes a stream from inside the process: a file, a camera, a transcoder.
+// It is an av.MuxCloser for the codecs of joy4 (H.264, AAC, Speex), and publishes FLV
+// tags of any codec. Its methods are safe for concurrent use; messages are published in
+// the order of the calls.
 type Publisher struct {
 	shown
 	pub    *publication
@@ -31,15 +31,14 @@ type Publisher struct {
 
 var _ av.MuxCloser = (*Publisher)(nil)
 
-// Publish publishes a stream from inside the process. It is treated like an
-// encoder's publish: hooks and the resolver decide, and the name must be free.
-// req needs App and Stream. ServerID is filled in, and Vhost and ClientID if they
-// are empty. Vhost is not case-sensitive and need not be in Config.Vhosts. Set
-// Hops for a stream that comes from another Server. The stream ends with Close,
-// with ctx, or with the Server.
+// Publish publishes a stream from inside the process. It is treated like an encoder's
+// publish: hooks and the resolver decide, and the name must be free. req needs App and
+// Stream. ServerID is filled in, and Vhost and ClientID if they are empty. Vhost is not
+// case-sensitive and need not be in Config.Vhosts. Set Hops for a stream that comes
+// from another Server. The stream ends with Close, with ctx, or with the Server.
 //
-// Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or
-// what a hook or the resolver has returned.
+// Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or the
+// error of a hook or the resolver.
 func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, error) {
 	if s.err != nil {
 		return nil, s.err
@@ -120,23 +119,23 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 	return nil
 }
 
-// WriteHeader publishes metadata and sequence headers of the streams.
+// WriteHeader publishes metadata and sequence headers of the streams. Its errors are
+// those of WriteTag.
 func (p *Publisher) WriteHeader(streams []av.CodecData) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.enc.WriteHeader(streams)
 }
 
-// WritePacket publishes a packet of a stream of WriteHeader. It does not wait
-// for the packet's time: pacing is the caller's.
+// WritePacket publishes a packet of one of the streams of WriteHeader. It does not wait
+// for the packet's time: the caller sets the pace. Its errors are those of WriteTag.
 func (p *Publisher) WritePacket(pkt av.Packet) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.enc.WritePacket(pkt)
 }
 
-// WriteTrailer publishes the end of the sequence. The stream goes on until
-// Close.
+// WriteTrailer publishes the end of the sequence. The stream continues until Close.
 func (p *Publisher) WriteTrailer() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -146,8 +145,8 @@ func (p *Publisher) WriteTrailer() error {
 // errPublisherClosed is returned for writes after Close.
 var errPublisherClosed = fmt.Errorf("publisher closed: %w", ErrStreamEnded)
 
-// Close ends the stream. What has been written is sent; Source.Done tells when
-// that is done.
+// Close ends the stream. Everything written before is sent; Source.Done is closed when
+// that is done. It does not wait, and returns nil.
 func (p *Publisher) Close() error {
 	p.kick(errPublisherClosed)
 	p.pub.leave(false)

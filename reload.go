@@ -6,22 +6,21 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Reload puts another Config in the place of the Server's, for the connections,
-// publishes and plays that begin from now on. When it is not valid, Reload
-// returns why, and nothing changes.
+// Reload replaces the Server's Config for connections, publishes and plays that begin
+// from now on. If cfg is not valid, Reload returns the error of Validate and changes
+// nothing.
 //
-// A live stream keeps the Config that it began with, and a client's end is told
-// to the Hooks that have accepted it. What does change of a live stream is
-// where it goes: when the RefreshInterval or the Resolver of its vhost is
-// another one, it is refreshed as by Source.Refresh, for which Reload does not
-// wait. Destinations that are given as before are not disturbed. While the new
-// Resolver returns an error, which is logged, they all stay, and it is asked
-// again within little more than a minute. A stream whose vhost is not served
-// any more is closed, as by Source.Shutdown; its players, and those that wait for
-// one there, are told and disconnected.
+// A live stream keeps the Config that it began with, and the end of a client is told to
+// the Hooks that have accepted it. Only the destinations of live streams change: if the
+// RefreshInterval or the Resolver of its vhost differs, a stream is refreshed as by
+// Source.Refresh. Reload does not wait for that. Destinations that are still in the
+// answer are not disturbed. While the new Resolver returns an error, which is logged,
+// all destinations stay, and it is asked again after about a minute. A stream whose
+// vhost is no longer served is closed, as by Source.Shutdown; its players, and those
+// that wait for it, are told and disconnected.
 //
-// Resolvers are the same if they are equal in Go. Those that cannot be compared,
-// such as a ResolverFunc, count as changed, which costs no more than one call.
+// Resolvers are the same if they are equal in Go. Those that cannot be compared, such
+// as a ResolverFunc, count as changed, which costs one call per stream.
 //
 // Addr and Logger need a restart; a warning names those that differ.
 func (s *Server) Reload(cfg Config) error {
@@ -47,8 +46,8 @@ func (s *Server) Reload(cfg Config) error {
 	return nil
 }
 
-// reload puts cfg into force. It returns the streams and the players that it may
-// be news for, and the fields that stay as they were.
+// reload applies cfg. It returns the streams and players that it may affect, and the
+// names of fields that cannot change.
 func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,18 +66,18 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 	s.setBudget(cfg.MemoryBudget)
 	for _, src := range s.sources {
 		if src.live {
-			live = append(live, src) // others look themselves when they are
+			live = append(live, src) // others check when they become live
 		}
 	}
 	for c := range s.conns {
 		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waits(p)) {
-			gone = append(gone, p) // others look themselves when their stream ends
+			gone = append(gone, p) // others check when their stream ends
 		}
 	}
 	return live, gone, fixed, nil
 }
 
-// adopt takes over what the Server's Config changes of a live stream.
+// adopt applies the Server's current Config to a live stream.
 func (s *Source) adopt() {
 	cfg := s.srv.cfg.Load()
 	if s.dropped(cfg) {
@@ -87,7 +86,7 @@ func (s *Source) adopt() {
 		return
 	}
 	s.mu.Lock()
-	cfg = s.srv.cfg.Load() // whoever gets the lock last sees the newest
+	cfg = s.srv.cfg.Load() // the last to get the lock sees the newest
 	if s.current == cfg {
 		s.mu.Unlock()
 		return
@@ -107,13 +106,14 @@ func (s *Source) adopt() {
 	}
 }
 
-// dropped reports whether the stream's vhost was served when it began, and is
-// not by cfg.
+// dropped reports whether the stream's vhost was served when the stream began, and is
+// not served by cfg.
 func (s *Source) dropped(cfg *Config) bool {
 	return s.cfg.serves(s.req.Vhost, false) && !cfg.serves(s.req.Vhost, s.cfg.lists(s.req.Vhost))
 }
 
-// dropped is as that of Source. The vhost of a player was always served.
+// dropped reports whether the player's vhost, which was served when play began, is not
+// served by cfg.
 func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost, p.listed) }
 
 // dismiss tells a player that its vhost is gone and disconnects it.
@@ -124,8 +124,8 @@ func (p *player) dismiss() {
 	c.closeWithin(lingerTime)
 }
 
-// serves reports whether c serves the clients of a vhost. listed: they were let in
-// by the vhost's own settings, which those of DefaultVhost do not stand in for.
+// serves reports whether c serves the clients of a vhost. listed says that they were
+// accepted by the vhost's own settings, which those of DefaultVhost cannot replace.
 func (c *Config) serves(vhost string, listed bool) bool {
 	_, ok := c.resolveVhost(vhost, "")
 	return ok && (!listed || len(c.Vhosts) == 0 || c.lists(vhost))

@@ -6,22 +6,23 @@ import (
 	"time"
 )
 
-// DestinationResolver says where a stream goes. It is asked once for each
-// accepted publish, before the publisher is answered.
+// DestinationResolver decides where a stream goes. It is asked once for each accepted
+// publish, before the publisher is answered, and again for each refresh (see
+// IsRefresh).
 //
-// ResolveDestinations is called concurrently for different streams and must
-// not change req. ctx ends when the publisher leaves, as that of OnPublish, or the
-// Server closes. No destinations and a nil error mean that the stream is not
-// forwarded; an error refuses the publisher.
+// ResolveDestinations is called concurrently for different streams and must not change
+// req. ctx ends when the publisher leaves (see Hooks), or when the Server closes. No
+// destinations and a nil error mean that the stream is not forwarded; an error refuses
+// the publisher.
 //
-// A resolver that logs its failures itself returns them as errors with a method
-// Logged() bool that is true: where the Server asks again about a live stream, it
-// does not log such an error a second time.
+// A resolver that logs its failures itself returns errors with a method Logged() bool
+// that returns true: when the Server asks again about a live stream, it does not log
+// such an error a second time.
 type DestinationResolver interface {
 	ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error)
 }
 
-// ResolverFunc makes a function a DestinationResolver.
+// ResolverFunc is a function that is a DestinationResolver.
 type ResolverFunc func(ctx context.Context, req *PublishRequest) ([]Destination, error)
 
 // ResolveDestinations calls f.
@@ -29,16 +30,16 @@ func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishReque
 	return f(ctx, req)
 }
 
-// ErrRefused is wrapped by the error of a resolver that refuses a stream on
-// purpose, as opposed to one that could not find out. Those of package resolve that ask
-// another one instead do not go around it.
+// ErrRefused is wrapped by the error of a resolver that refuses a stream on purpose, as
+// opposed to one that has failed. The resolvers of package resolve that fall back to
+// another one do not do so after it.
 var ErrRefused = errors.New("forward: stream refused")
 
-// TTLResolver is a DestinationResolver that also says how long its answers
-// hold. All resolvers of package resolve that stand on others pass this on.
+// TTLResolver is a DestinationResolver whose answers have a TTL. The resolvers of
+// package resolve that combine others pass it on.
 //
-// ResolveTTL is ResolveDestinations with that time, after which the resolver
-// may be asked again while the stream is live; 0 says nothing about it.
+// ResolveTTL is ResolveDestinations with the time after which the resolver may be asked
+// again while the stream is live; 0 is none.
 type TTLResolver interface {
 	DestinationResolver
 	ResolveTTL(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error)
@@ -53,20 +54,19 @@ func resolveTTL(ctx context.Context, r DestinationResolver, req *PublishRequest)
 	return ds, 0, err
 }
 
-// asRefresh marks a question that is asked again while the stream is live.
-// Then an error leaves things as they are, and is better than an answer that
-// stands in for the right one.
+// asRefresh marks the context of a question about a live stream.
 func asRefresh(ctx context.Context) context.Context {
 	return context.WithValue(ctx, refreshKey{}, true)
 }
 
-// IsRefresh reports whether a resolver is asked again about a stream that is live:
-// an error then leaves its destinations as they are.
+// IsRefresh reports whether a resolver is asked again about a live stream. An error
+// then leaves its destinations as they are, which is better than an answer that only
+// replaces a missing one.
 func IsRefresh(ctx context.Context) bool { return ctx.Value(refreshKey{}) != nil }
 
 type refreshKey struct{}
 
-// shorterTTL is the shorter of two times, of which 0 is none.
+// shorterTTL is the shorter of two TTLs; 0 is none.
 func shorterTTL(a, b time.Duration) time.Duration {
 	if a == 0 || b != 0 && b < a {
 		return b

@@ -21,7 +21,7 @@ type RetryInfo struct {
 	Delay time.Duration
 }
 
-// backoff is where a Forwarder is in its Backoff.
+// backoff is the state of a Forwarder's Backoff.
 type backoff struct {
 	Backoff
 	attempt int
@@ -29,13 +29,13 @@ type backoff struct {
 	refused int // attempts in a row
 }
 
-// shortSteps is how many doublings a session that was too short costs. A
-// destination that comes and goes is worse than one that is down: the stream
-// restarts for its viewers each time.
+// shortSteps is how many doublings a session that was too short costs. A destination
+// that comes and goes is worse than one that is down: its viewers see the stream
+// restart each time.
 const shortSteps = 2
 
-// next is the delay after an attempt that has failed. sent is how long it has
-// been publishing, negative where it has not; random is at least 0 and below 1.
+// next is the delay after a failed attempt. sent is how long the destination was
+// publishing, negative if it was not; random is at least 0 and below 1.
 func (b *backoff) next(refused bool, sent time.Duration, random float64) time.Duration {
 	published := sent >= 0
 	if published && sent >= b.Healthy {
@@ -55,9 +55,9 @@ func (b *backoff) next(refused bool, sent time.Duration, random float64) time.Du
 	return delay(b.Min, b.Max, b.steps-1, random)
 }
 
-// delay is between half of lo, doubled n times, and all of it. It is hi where
-// that is reached: what was random before it keeps destinations apart, and no
-// attempt comes earlier than it must. A negative lo is 0, a negative hi none.
+// delay is random between half of lo, doubled n times, and all of it. From hi on it is
+// hi: the random delays before it keep destinations apart, and no attempt is made
+// earlier than necessary. A negative lo is 0, a negative hi none.
 func delay(lo, hi time.Duration, n int, random float64) time.Duration {
 	lo, hi = max(lo, 0), orForever(hi)
 	for ; n > 0 && lo > 0 && lo < hi; n-- {
@@ -69,8 +69,8 @@ func delay(lo, hi time.Duration, n int, random float64) time.Duration {
 	return lo/2 + time.Duration(random*float64(lo-lo/2))
 }
 
-// retryAfter says when the destination is tried again after err; a negative
-// time is never. sent is how long it has been publishing, or negative.
+// retryAfter is when the next attempt is made after err; negative is never. sent is how
+// long the destination was publishing, or negative.
 func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duration {
 	b, src := &r.backoff, r.f.src
 	d := b.next(!err.Temporary(), sent, rand.Float64())
@@ -85,26 +85,25 @@ func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duratio
 	return d
 }
 
-// A destination that comes and goes is not to fill the log: it has logBurst
-// lines at once and one every logEvery, at most 44 in an hour. What is left
-// out is for Debug; the last of it follows as soon as there is room, so that
-// the log ends with how it is.
+// A destination that comes and goes must not fill the log: it has logBurst lines at once
+// and one every logEvery, at most 44 in an hour. Other lines are logged at Debug; the
+// last of them follows as soon as a line is free, so that the log ends with the current
+// state.
 const (
 	logBurst = 4
 	logEvery = 90 * time.Second
 )
 
-// reports is the log of one destination's state. It is guarded by the
-// Forwarder's mu.
+// reports is the log of one destination's state. It is guarded by the Forwarder's mu.
 type reports struct {
 	full    time.Time // when all of the burst is free again
 	cause   string    // of the loss that was reported last, if it still lasts
 	leftOut int
-	last    *report // of those left out
+	last    *report // the last one left out
 	timer   func()  // stops it; nil: none
 
 	lines   []report // to be written, in the order of the events
-	writing bool     // somebody is in writeLines
+	writing bool     // a goroutine is in writeLines
 }
 
 type report struct {
@@ -115,15 +114,14 @@ type report struct {
 	args  []any
 }
 
-// lost reports that an attempt has failed. One that fails like the one before
-// is no change.
+// lost reports a failed attempt. A failure like the one before is no change.
 func (f *Forwarder) lost(t *target, err *DestinationError, published bool, attempt int, retry time.Duration) {
 	cause := string(err.Op) + " " + err.Code
 	f.mu.Lock()
 	same := !published && retry >= 0 && cause == f.reports.cause
 	f.reports.cause = cause
 	f.mu.Unlock()
-	// The line names the destination already.
+	// The line already names the destination.
 	args := []any{"err", hidden{err, string(err.Op) + ": " + err.Err.Error()}, "attempt", attempt}
 	switch {
 	case retry < 0:
@@ -175,8 +173,8 @@ func (f *Forwarder) reportLast() {
 	f.writeLines()
 }
 
-// writeLines writes the lines that there are, with the times of what they tell,
-// one goroutine at a time: the last one tells how it is.
+// writeLines writes the pending lines with the times of their events, in one goroutine
+// at a time, so that the last line tells the current state.
 func (f *Forwarder) writeLines() {
 	f.mu.Lock()
 	r := &f.reports
@@ -200,7 +198,7 @@ func (f *Forwarder) writeLines() {
 	f.mu.Unlock()
 }
 
-// wait is how long there is no room for a line.
+// wait is how long until a line may be written.
 func (r *reports) wait() time.Duration {
 	now := time.Now()
 	if r.full.Before(now) {
@@ -209,7 +207,7 @@ func (r *reports) wait() time.Duration {
 	return r.full.Sub(now) - (logBurst-1)*logEvery
 }
 
-// take makes use of the room for a line, whose args it completes.
+// take uses up a line, whose args it completes.
 func (r *reports) take(args []any) []any {
 	r.full = r.full.Add(logEvery)
 	if r.leftOut > 0 {
@@ -219,7 +217,7 @@ func (r *reports) take(args []any) []any {
 	return args
 }
 
-// stop drops what is left out.
+// stop drops the line left out.
 func (r *reports) stop() {
 	if r.timer != nil {
 		r.timer()

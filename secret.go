@@ -12,24 +12,23 @@ import (
 )
 
 // Secret is a stream key, password or token. However it is printed, logged or
-// marshalled it reads "***"; an empty Secret stays empty, so that what is
-// missing can be seen. string(s) is the value.
+// marshalled, it reads "***"; an empty Secret stays empty, so that a missing one is
+// visible. string(s) is the value.
 //
-// fmt cannot call the methods of a Secret in an unexported field of another
-// struct: a type that keeps one there and is printed needs a String method of
-// its own.
+// fmt cannot call the methods of a Secret in an unexported field of another struct: a
+// type that has one and is printed needs a String method of its own.
 //
-// encoding/json calls no method of a string that is the key of a map and writes
-// it as it is: do not use a Secret as a key.
+// encoding/json writes the key of a map unchanged if it is a string: do not use a
+// Secret as a key.
 //
-// What holds secrets in its fields, or in those that it refers to, is printed
-// by fmt, slog and encoding/json as a name that holds none, by value and by
-// pointer: a host that logs what it is given does not log stream keys.
+// In this package, a type with secrets in its fields, or in values that they refer to,
+// is printed by fmt, slog and encoding/json without them, by value and by pointer: a
+// host that logs such a value does not log stream keys.
 type Secret string
 
-// shown is embedded in a type whose values, and pointers to them, fmt, slog and
-// encoding/json are to print as a text: methods of a pointer would not be called
-// for a value, and a value with a lock in it can have no methods of its own.
+// shown is embedded in a type that fmt, slog and encoding/json must print as a text, as
+// a value and as a pointer: methods of a pointer are not called for a value, and a
+// value with a lock in it cannot have methods of its own.
 type shown struct{ text string }
 
 // Format writes the text, for every verb.
@@ -38,9 +37,9 @@ func (s shown) Format(f fmt.State, _ rune) { io.WriteString(f, s.text) }
 // MarshalText gives the text.
 func (s shown) MarshalText() ([]byte, error) { return []byte(s.text), nil }
 
-// hide is the error of a host that was asked about a client. Hosts like to
-// repeat what they were asked: in the text, each secret, the query of each URL
-// and its values read "***", but for those shorter than 4 bytes.
+// hide masks secrets in an error of a host that was asked about a client, because hosts
+// often repeat the question: each secret, and the query of each URL and its values,
+// read "***", except texts shorter than 4 bytes.
 func hide(err error, secrets, urls []string) error {
 	var queries []string
 	for _, u := range urls {

@@ -24,15 +24,15 @@ import (
 type Source struct {
 	shown
 	srv   *Server
-	cfg   *Config         // that it began with
+	cfg   *Config         // when the stream began
 	req   *PublishRequest // of the first publisher: all have the same names
 	key   streamKey
-	vhost Vhost // Resolver apart, which a Reload may change
+	vhost Vhost // when the stream began; but see resolver
 	began time.Time
 
 	log    *gop.Log
 	group  *fanout.Group
-	memory *gop.Budget     // that counts log
+	memory *gop.Budget     // counts log
 	ctx    context.Context // ends with Close of the Server
 	done   chan struct{}
 	once   sync.Once // end
@@ -40,11 +40,11 @@ type Source struct {
 
 	publishing context.Context // ends with the publish
 	unpublish  context.CancelFunc
-	refreshing chan struct{} // full while a refresh is under way
+	refreshing chan struct{} // full while a refresh is in progress
 	again      atomic.Bool   // a hook has asked for another one
 	ttl        time.Duration // of the last answer; belongs to the refresh
 	failing    atomic.Bool   // the last refresh of the Server's own has failed
-	untried    atomic.Bool   // the resolver is new and has not answered yet
+	untried    atomic.Bool   // the resolver is new and has not answered
 
 	live bool // guarded by srv.mu
 
@@ -60,8 +60,8 @@ type Source struct {
 	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
 	messages, bytes, codecChanges atomic.Uint64
-	tellsChange                   atomic.Bool // somebody is in tellChanges,
-	toldChanges                   uint64      // to whom this belongs
+	tellsChange                   atomic.Bool // a goroutine is in tellChanges,
+	toldChanges                   uint64      // which owns this
 }
 
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
@@ -153,8 +153,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 			counted++
 		}
 	}
-	// Those that drain don't count, but there are to be no more of them than of
-	// the others.
+	// Forwarders that drain do not count, but their number has the same limit.
 	if l := s.srv.cfg.Load().Limits.Destinations; l >= 0 && (counted >= l || len(s.forwarders)-l >= l) {
 		return fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
 	}
@@ -257,15 +256,14 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	return nil
 }
 
-// refreshRetry is how soon the Resolver is asked again at the latest when it
-// has failed and its last answer had a time.
+// refreshRetry is the longest delay before the Resolver is asked again after it has
+// failed, if its last answer had a TTL.
 const refreshRetry = time.Minute
 
-// minRefresh is how soon the Resolver is asked again at the earliest.
+// minRefresh is the shortest time between two questions to the Resolver.
 const minRefresh = time.Second
 
-// resolve asks where the stream goes. The same destination twice counts once,
-// the first time.
+// resolve asks where the stream goes. It drops duplicates, of which the first counts.
 func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
 	s.mu.Lock()
 	r := s.resolver
@@ -277,8 +275,8 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 	return distinctPlaces(slices.Clone(dests)), ttl, err
 }
 
-// distinctPlaces leaves out destinations that are at the place of an earlier one.
-// Those without a place are left for newForwarder to refuse.
+// distinctPlaces drops destinations at the place of an earlier one. Destinations
+// without a place stay, for newForwarder to refuse.
 func distinctPlaces(ds []Destination) []Destination {
 	seen := make(map[string]bool, len(ds))
 	return slices.DeleteFunc(ds, func(d Destination) bool {
@@ -379,7 +377,7 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*targ
 	return fresh, gone
 }
 
-// forwardAll adds destinations that the resolver has given.
+// forwardAll adds destinations of the resolver.
 func (s *Source) forwardAll(dests []Destination) {
 	for _, d := range dests {
 		f, err := newForwarder(s, d)
@@ -393,7 +391,7 @@ func (s *Source) forwardAll(dests []Destination) {
 	}
 }
 
-// refreshAfter sets the time of the next refresh, if there is one.
+// refreshAfter schedules the next refresh, if there is one.
 func (s *Source) refreshAfter(ttl time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -408,9 +406,9 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 	s.stopRefresh = later(d, func() { s.background(s.refreshSelf) })
 }
 
-// refreshSelf is a refresh of the Server's own.
+// refreshSelf is a refresh by the Server.
 func (s *Source) refreshSelf() {
-	err := s.Refresh(context.WithoutCancel(s.publishing)) // which ends it with a cause
+	err := s.Refresh(context.WithoutCancel(s.publishing)) // its end cancels with a cause
 	if errors.Is(err, ErrStreamEnded) {
 		return
 	}
@@ -436,7 +434,7 @@ func isLogged(err error) bool {
 	return errors.As(err, &l) && l.Logged()
 }
 
-// refreshCause is the cause of a refresh that has failed, without the stream.
+// refreshCause is the cause of a failed refresh, without the stream.
 func refreshCause(err error) string {
 	if below := errors.Unwrap(err); below != nil {
 		err = below
@@ -444,7 +442,8 @@ func refreshCause(err error) string {
 	return outage.CauseOf(err)
 }
 
-// background runs f unless the stream has ended, whose end waits for it.
+// background runs f in a goroutine that the stream's end waits for, unless the stream
+// has ended.
 func (s *Source) background(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -453,7 +452,7 @@ func (s *Source) background(f func()) {
 	}
 }
 
-// abandon ends a stream that was not accepted after all.
+// abandon ends a stream whose publish was not accepted.
 func (s *Source) abandon() {
 	s.mu.Lock()
 	s.ending = true
@@ -462,12 +461,12 @@ func (s *Source) abandon() {
 	first := false
 	s.once.Do(func() { first = true })
 	if first {
-		s.finish() // which asks the host: not under once
+		s.finish() // calls the host: not under once
 	}
 }
 
-// end ends the stream. It may be called more than once. The name is free when
-// it returns.
+// end ends the stream. It may be called more than once. When it returns, the name is
+// free.
 func (s *Source) end() {
 	s.once.Do(func() {
 		s.srv.release(s)
@@ -504,7 +503,7 @@ func (s *Source) end() {
 	})
 }
 
-// finish waits for what the stream has started.
+// finish waits for everything that the stream has started.
 func (s *Source) finish() {
 	defer s.srv.wg.Done()
 	s.wg.Wait()
@@ -520,7 +519,7 @@ func (s *Source) finish() {
 	close(s.done)
 }
 
-// cursorOptions are a player's.
+// cursorOptions are the options of a player's cursor.
 func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 	return gop.Options{
 		Layout: chunk.Layout{StreamID: streamID, Size: chunkSize},

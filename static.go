@@ -14,32 +14,30 @@ import (
 //	rtmp[s]://[user:password@]host[:port]/app
 //	rtmp[s]://[user:password@]host[:port]/app[/more]/key[?query]
 //
-// A host alone gets the stream under the name it has here: app, stream and
-// param are those of the request, and its vhost, unless it is DefaultVhost, is
-// carried as ?vhost= on the app. In terms of the placeholders below it is
-// rtmp://host/[app]?vhost=[vhost]/[stream][param], where param goes without
-// what may name another vhost in it, such as one that is not served here.
+// A host alone gets the stream under the name it has here: app, stream and param are
+// those of the request, and its vhost, unless it is DefaultVhost, is added to the app
+// as ?vhost=. With the placeholders below it is
+// rtmp://host/[app]?vhost=[vhost]/[stream][param], where param has no parameters that
+// could name another vhost.
 //
-// A host with a single path element, or with a path that ends in "/", gets the
-// stream under its own name in that app: rtmp://host/app is
-// rtmp://host/app/[stream]. Neither param nor vhost goes along; param may hold
-// a token that is nobody else's business.
+// A host with a single path element, or with a path that ends in "/", gets the stream
+// under its own name in that app: rtmp://host/app is rtmp://host/app/[stream]. param
+// and vhost are not sent; param may hold a token that is meant for this server only.
 //
-// A full URL is taken apart as Destination.URL says. In app, key and query each
-// [vhost], [app], [stream] and [param] stands for what the request has; [param]
-// comes with its "?" or is empty. Any other word of lower-case letters in
-// brackets is an error. Placeholders cannot choose the host.
+// A full URL is parsed as Destination.URL says. In app, key and query, [vhost], [app],
+// [stream] and [param] stand for the values of the request; [param] includes its "?" or
+// is empty. Any other word of lower-case letters in brackets is an error. Placeholders
+// cannot choose the host.
 //
-// Whether param and vhost go along is thus up to the URL: [param] after the
-// stream or not, ?vhost=[vhost] on the app or not.
+// So the URL decides whether param and vhost are sent: with [param] after the stream,
+// and with ?vhost=[vhost] on the app.
 //
-// What a request brings is put in after the URL was taken apart: whatever a
-// stream is called, it changes no more than the part where its placeholder
-// stands, and is sent as it is.
+// Values are inserted after the URL has been parsed: whatever the name of a stream, it
+// changes only the part where its placeholder stands, and is sent unchanged.
 //
-// The error of a malformed entry tells its place in urls, and masks secrets as
-// Destination.String does. A stream whose name cannot make a destination, such
-// as an empty one, is refused when it is published.
+// The error of a malformed entry tells its position in urls, and masks secrets as
+// Destination.String does. A stream whose name makes no valid destination, such as an
+// empty one, is refused when it is published.
 func Static(urls ...string) (DestinationResolver, error) {
 	ds := make([]Destination, len(urls))
 	for i, u := range urls {
@@ -49,9 +47,10 @@ func Static(urls ...string) (DestinationResolver, error) {
 }
 
 // StaticDestinations is Static for destinations with options. The URL of each has one
-// of the forms of Static; every stream is sent there with the other fields as they
-// are, in which nothing is a placeholder. With a StreamKey the whole path of the URL
-// is the app: for a host alone that of the stream, with its vhost, or the platform's.
+// of the forms of Static. The other fields apply to every stream unchanged, without
+// placeholders. With a StreamKey the whole path of the URL is the app; for a URL
+// without a path the app is that of the stream, with its vhost, or that of the
+// platform.
 func StaticDestinations(ds ...Destination) (DestinationResolver, error) {
 	s := make(static, len(ds))
 	for i, d := range ds {
@@ -64,8 +63,8 @@ func StaticDestinations(ds ...Destination) (DestinationResolver, error) {
 	return s, nil
 }
 
-// MustStatic is Static for URLs that are part of the program: it panics where
-// Static returns an error.
+// MustStatic is Static for URLs that are part of the program: it panics if Static
+// returns an error.
 func MustStatic(urls ...string) DestinationResolver {
 	r, err := Static(urls...)
 	if err != nil {
@@ -88,13 +87,13 @@ func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]D
 	return out, nil
 }
 
-// equal says whether s and o send every stream to the same servers, in the
-// same way and order.
+// equal reports whether s and o send every stream to the same servers, in the same way
+// and order.
 func (s static) equal(o static) bool {
 	return slices.EqualFunc(s, o, func(a, b template) bool { return a.of.Equal(b.of) })
 }
 
-// template makes a Destination of a request.
+// template makes a Destination for a request.
 type template struct {
 	of Destination // as given: its options are those of each
 	endpoint.Template
@@ -122,7 +121,7 @@ func (t template) expand(r endpoint.Request) (Destination, error) {
 	return t.of.at(t.Expand(r, nil))
 }
 
-// at is d with another URL, and with the key that goes with it where it has none.
+// at is d with another URL, and with the key of that URL if d has none.
 func (d Destination) at(url, key string) (Destination, error) {
 	d.URL = url
 	def(&d.StreamKey, Secret(key))

@@ -65,8 +65,8 @@ func (s *Source) Subscribe(ctx context.Context) *Subscription {
 	return sub
 }
 
-// expire closes the subscription to a stream that has ended when it has not been
-// read for too long.
+// expire closes the Subscription if the stream has ended and Next has not been called
+// for too long.
 func (s *Subscription) expire() {
 	if s.drain < 0 {
 		return
@@ -84,17 +84,16 @@ func (s *Subscription) expire() {
 	}
 }
 
-// errUnread is what Next returns after the subscription was closed for not being
-// read.
+// errUnread is the error of Next after the Subscription was closed by expire.
 var errUnread = fmt.Errorf("%w: the rest of the stream was not read within DrainTimeout of its end", ErrLimit)
 
-// errShed is what Next returns after the rest of the stream was given up.
+// errShed is the error of Next after the rest of the stream was dropped.
 var errShed = fmt.Errorf("%w: memory was short, and the rest of a stream that has ended was given up", ErrLimit)
 
-// Next returns the next message, waiting for it. It returns io.EOF behind the
-// last message of a stream that has ended, the context's error after Close, and
-// an error that wraps ErrLimit where the rest of a stream that has ended was not
-// read in time, or was given up because MemoryBudget is short.
+// Next waits for the next message and returns it. After the last message of a stream
+// that has ended it returns io.EOF; after Close, the context's error; and an error that
+// wraps ErrLimit if the rest of an ended stream was not read in time, or was dropped
+// because MemoryBudget is short.
 func (s *Subscription) Next() (Message, error) {
 	s.read.Store(fanout.Clock())
 	for len(s.queue) == 0 {
@@ -119,14 +118,14 @@ func (s *Subscription) Next() (Message, error) {
 	return m, nil
 }
 
-// Close ends the subscription.
+// Close ends the Subscription. It returns nil.
 func (s *Subscription) Close() error {
 	s.cancel()
 	return nil
 }
 
-// Demuxer reads a stream as joy4's packets. Like Subscription it is for one
-// goroutine, but for Close.
+// Demuxer reads a stream as packets of joy4. One goroutine may use it; Close may be
+// called from any.
 type Demuxer struct {
 	sub   *Subscription
 	dec   *joy.Decoder
@@ -136,9 +135,9 @@ type Demuxer struct {
 
 var _ av.DemuxCloser = (*Demuxer)(nil)
 
-// Demuxer reads the stream from its last keyframe on as packets of joy4, which
-// knows H.264, AAC and Speex; for other codecs there is Subscribe. It ends with
-// ctx, with Close or with the stream.
+// Demuxer reads the stream from its last keyframe on as packets of joy4, which supports
+// H.264, AAC and Speex; for other codecs use Subscribe. It ends with ctx, with Close or
+// with the stream.
 func (s *Source) Demuxer(ctx context.Context) *Demuxer {
 	return &Demuxer{sub: s.Subscribe(ctx), dec: joy.NewDecoder()}
 }
@@ -157,8 +156,8 @@ func (d *Demuxer) Streams() ([]av.CodecData, error) {
 	}
 }
 
-// ReadPacket waits for the next packet. It returns io.EOF when the stream has
-// ended.
+// ReadPacket waits for the next packet. It returns io.EOF when the stream has ended,
+// and otherwise the errors of Subscription.Next.
 func (d *Demuxer) ReadPacket() (av.Packet, error) {
 	for len(d.queue) == 0 {
 		if err := d.fill(); err != nil {
@@ -197,5 +196,5 @@ func (d *Demuxer) fill() error {
 	return d.err
 }
 
-// Close ends reading.
+// Close ends reading. It returns nil.
 func (d *Demuxer) Close() error { return d.sub.Close() }

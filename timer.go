@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// deadline is the time d from now; never where d is negative.
+// deadline is the time d from now; never if d is negative.
 func deadline(d time.Duration) time.Time {
 	if d < 0 {
 		return time.Time{}
@@ -13,8 +13,8 @@ func deadline(d time.Duration) time.Time {
 	return time.Now().Add(d)
 }
 
-// later calls do after a time, unless what it returns is called before. A timer
-// that was stopped may be kept until its time; it holds nothing then.
+// later calls do after a time, unless stop is called before. A stopped timer may be
+// kept until its time, but does not keep do alive.
 func later(d time.Duration, do func()) (stop func()) {
 	pending := new(atomic.Pointer[func()])
 	pending.Store(&do)
@@ -37,7 +37,7 @@ func stopTimer(stop *func()) {
 	}
 }
 
-// orForever turns "negative means none" into a time that is never reached.
+// orForever replaces a negative duration with one that never passes.
 func orForever(d time.Duration) time.Duration {
 	if d < 0 {
 		return 100 * 365 * 24 * time.Hour

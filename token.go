@@ -38,7 +38,7 @@ type Token struct {
 	Param string
 }
 
-// Format writes how many secrets it has, for every verb.
+// Format writes the number of secrets, for every verb.
 func (t Token) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Token with %d secrets", len(t.Secrets)) }
 
 // MarshalText gives the same as Format.
@@ -116,8 +116,8 @@ func (t Token) Verify(req *PublishRequest) error {
 	return nil
 }
 
-// signature covers what it is for, the stream and the time. The time comes
-// last and has no NUL in what Sign makes: no two triples give the same text.
+// signature covers the purpose, the stream and the time. The time comes last and
+// contains no NUL: no two triples give the same text.
 func (t Token) signature(s Secret, name, at string) string {
 	mac := hmac.New(sha256.New, []byte(s))
 	fmt.Fprintf(mac, "%s\x00%s\x00%s", t.Purpose, name, at)
@@ -144,8 +144,8 @@ func onlyParam(req *PublishRequest, name string) (string, error) {
 	return values[0], nil
 }
 
-// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths the
-// same, so that time does not tell those either.
+// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths equal, so
+// that the time reveals neither content nor length.
 func constantTimeEqual(a, b string) int {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:])
