@@ -192,8 +192,8 @@ func joinQuery(path, app, name string) (query string, cut bool) {
 		return "", false
 	case strings.HasPrefix(name, "&"):
 		return appQuery + name, true
-	case cutInURL(appQuery, name),
-		strings.Contains(app, "/") && strings.Contains(appQuery, "=") && hasPadding(name):
+	case cutInURL(app, appQuery, name),
+		isWhole(app) && strings.Contains(appQuery, "=") && hasPadding(name):
 		return appQuery + "/" + name, true
 	case !isQuery(name):
 		return "", false
@@ -212,16 +212,28 @@ func joinQuery(path, app, name string) (query string, cut bool) {
 	return "", false
 }
 
-// cutInURL reports whether a query ends within a URL, before its host or, where
-// what follows is a path, behind that.
-func cutInURL(query, follows string) bool {
+// isWhole reports whether what is sent as the app names a stream as well, as far
+// as its levels say.
+func isWhole(app string) bool { return strings.Contains(strings.Trim(app, "/"), "/") }
+
+// cutInURL reports whether an app's query ends within a URL: before its host; or
+// behind that, where a path follows; or behind the URL's app, where the app is
+// whole.
+func cutInURL(app, query, follows string) bool {
 	value := query[strings.LastIndexAny(query, "=&")+1:]
 	scheme, rest, ok := strings.Cut(value, ":/")
 	if !ok || scheme == "" || strings.ContainsAny(scheme, "/?:") {
 		return false
 	}
-	host, ok := strings.CutPrefix(rest, "/")
-	return !ok || !strings.Contains(host, "/") && strings.Contains(follows, "/")
+	rest, ok = strings.CutPrefix(rest, "/")
+	switch levels := strings.Count(rest, "/"); {
+	case !ok:
+		return true
+	case levels == 0:
+		return strings.Contains(follows, "/")
+	default:
+		return levels == 1 && isWhole(app)
+	}
 }
 
 // hasPadding reports whether the end of a value in base64 is the end of s, or

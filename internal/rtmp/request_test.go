@@ -90,6 +90,8 @@ var requests = []struct {
 	{"FFmpeg, the query cut in a URL, one segment", "rtmp://h:1935/mystream?forward=rtmp:/", "mystream?forward=rtmp:/", "127.0.0.1:19351/test/key", "h", "", DefaultApp, "mystream", "?forward=rtmp://127.0.0.1:19351/test/key"},
 	{"GStreamer, the query cut in a URL", "rtmp://h:1935/live/mystream?forward=rtmp:/", "live/mystream?forward=rtmp:/", "a/test/key", "h", "", "live", "mystream", "?forward=rtmp://a/test/key"},
 	{"librtmp, the query cut behind a URL's host", "rtmp://h:1935/mystream?t=1&forward=rtmps://a:444", "mystream?t=1&forward=rtmps://a:444", "test/key", "h", "", DefaultApp, "mystream", "?t=1&forward=rtmps://a:444/test/key"},
+	{"GStreamer, the query cut behind a URL's app", "rtmp://h:1935/live/mystream?forward=rtmp://a/test", "live/mystream?forward=rtmp://a/test", "key", "h", "", "live", "mystream", "?forward=rtmp://a/test/key"},
+	{"an app's query that ends in a URL of an app", "rtmp://h/live?forward=rtmp://a/test", "live?forward=rtmp://a/test", "mystream", "h", "", "live", "mystream", "?forward=rtmp://a/test"},
 	{"an app's query that ends in a URL", "rtmp://h/live?forward=rtmp://a/test/key", "live?forward=rtmp://a/test/key", "mystream", "h", "", "live", "mystream", "?forward=rtmp://a/test/key"},
 	{"an app's query that ends in a URL of a host", "rtmp://h/live?forward=rtmp://a", "live?forward=rtmp://a", "mystream", "h", "", "live", "mystream", "?forward=rtmp://a"},
 	{"an app's query that ends in a time", "rtmp://h/live?at=10:15", "live?at=10:15", "inst/mystream", "h", "", "live", "inst/mystream", "?at=10:15"},
