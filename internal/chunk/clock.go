@@ -54,7 +54,8 @@ type clock struct {
 	header       uint32 // the last header before any media
 	headers      bool   // there was one
 
-	resume func() uint32 // what the first media to come goes out as
+	resume  func() uint32 // what the first media to come goes out as
+	resumed bool          // it was called
 	// idle is for how many milliseconds nothing has come. It may be nil.
 	idle func() int64
 }
@@ -122,7 +123,7 @@ func (c *clock) time(h Header, media bool) uint32 {
 	}
 	if c.resume != nil {
 		c.offset = c.resume() - h.Time
-		c.before, c.resume = c.offset, nil
+		c.before, c.resume, c.resumed = c.offset, nil, true
 	}
 	return c.media(h.Time, x, y)
 }
@@ -184,6 +185,11 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	case !x.found:
 		if x.trial == none {
 			x.home, x.trial = x.line, beginning
+			if back := x.in - t; c.resumed && !y.begun && int32(back) > 0 {
+				// The stream goes on where it was, whichever is out of line.
+				c.home, x.trial = c.offset, jumped
+				c.offset += back
+			}
 		}
 		x.n, x.row = 0, 0
 		x.found = c.isInLine(t, x, y)

@@ -32,6 +32,23 @@ func TestClockResumes(t *testing.T) {
 	require.EqualValues(t, 900_720, c.time(Header{Type: TypeVideo, Time: 70_120}, true))
 }
 
+// Where one of the first two messages is out of line, the clock goes on all the
+// same.
+func TestClockResumesWithAnOutlier(t *testing.T) {
+	for name, rows := range map[string][]message{
+		"the first":          {{'v', 10_000_000, 900_000}, {'v', 40, 900_000}, {'v', 80, 900_040}, {'a', 85, 900_045}},
+		"the second, behind": {{'v', 10_000_000, 900_000}, {'v', 40, 900_000}, {'v', 10_000_080, 900_080}, {'v', 10_000_120, 900_120}, {'a', 10_000_120, 900_120}},
+		"the second, ahead":  {{'v', 40, 900_000}, {'v', 10_000_000, 10_899_960}, {'v', 80, 900_040}, {'v', 120, 900_080}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := clock{resume: func() uint32 { return 900_000 }}
+			for i, r := range rows {
+				require.Equal(t, r.out, r.time(&c), "row %d: %c %d", i, r.typ, r.in)
+			}
+		})
+	}
+}
+
 // message is one of a table: A and V are headers.
 type message struct {
 	typ     rune
