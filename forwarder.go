@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
@@ -256,10 +257,10 @@ func (f *Forwarder) finish() {
 	if f.drain != nil {
 		f.drain.Stop()
 	}
-	f.reports.stop()
 	f.gone = true
 	f.mu.Unlock()
 	f.cancel()
+	f.reports.stop()
 	f.draining.Wait()
 	f.setState(StateClosed, nil)
 	f.src.remove(f) // before anybody is told
@@ -345,37 +346,71 @@ func (f *Forwarder) stallStateLocked() (to State, ok bool) {
 	return to, to != f.state
 }
 
-// addPush counts a forwarder that begins.
-func (s *Server) addPush(f *Forwarder) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
-		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
+// ForwarderStats is a snapshot of a Forwarder. Counters only grow.
+type ForwarderStats struct {
+	State State
+	Since time.Time // of the state
+	// NextAttempt is when the next attempt begins, in StateWaiting. It is zero
+	// if Config.Retry has given up.
+	NextAttempt time.Time
+
+	// Connects counts connections tried. An attempt with authentication takes
+	// three, one whose server wants the other form of the handshake two.
+	Connects uint64
+	Accepted uint64 // attempts that were publishing
+	Bytes    uint64
+	Messages uint64
+	// DroppedLate counts messages not sent because the destination was too
+	// slow, DroppedNoKeyframe messages that refer to a keyframe that it did not
+	// get.
+	DroppedLate       uint64
+	DroppedNoKeyframe uint64
+	// Lag is how many messages are waiting to be sent.
+	Lag uint64
+	// LastErr is why the last attempt ended, a *DestinationError; nil if none
+	// has failed.
+	LastErr error
+	// Warning is one sentence, without secrets, about something that the
+	// destination does not refuse but may not handle: a name that is longer
+	// than its kind of server keeps, a codec that it does not list
+	// (UnsupportedCodecError), or video that began without a keyframe because
+	// none came within 5 s. Empty if there is no warning.
+	Warning string
+}
+
+// Stats returns a snapshot.
+func (f *Forwarder) Stats() ForwarderStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t, l := f.to.Load(), f.now.link
+	st := f.total
+	st.State, st.Since, st.LastErr = f.state, f.since, f.lastErr
+	st.Warning = t.Endpoint.Warning()
+	if err := t.untakenBy(l); err != nil && st.Warning == "" {
+		st.Warning = err.Error()
 	}
-	f.counts = true
-	s.counted++
-	s.pushes++
-	return nil
-}
-
-// uncountPush notes that a forwarder is ending, and counts in the limit no longer.
-func (s *Server) uncountPush(f *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uncountPushLocked(f)
-}
-
-func (s *Server) uncountPushLocked(f *Forwarder) {
-	if f.counts {
-		f.counts = false
-		s.counted--
+	st.NextAttempt = f.attempt
+	for _, r := range f.runs {
+		if r.began && r.link != nil {
+			st.add(r.link.Out.Stats())
+		}
 	}
+	if l != nil {
+		o := l.Out.Stats()
+		st.Lag = o.Lag
+		if o.Blind && st.Warning == "" {
+			st.Warning = noKeyframe
+		}
+	}
+	if f.state.publishes() && f.Ending() {
+		st.State = StateDraining
+	}
+	return st
 }
 
-// removePush forgets a forwarder that has ended.
-func (s *Server) removePush(f *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uncountPushLocked(f)
-	s.pushes--
+func (st *ForwarderStats) add(o fanout.Stats) {
+	st.Bytes += o.Bytes
+	st.Messages += o.Messages
+	st.DroppedLate += o.Overtaken
+	st.DroppedNoKeyframe += o.Waited
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/endpoint"
@@ -164,10 +165,10 @@ func (f *Forwarder) takeLocked(n *run, from uint64) (start func()) {
 // destination is another one.
 func (f *Forwarder) tellOfHandover(n, old *run) {
 	if !n.update {
-		f.report(n.to, slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(n.at.TcURL, true))
+		f.reports.report(n.to, slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(n.at.TcURL, true))
 		return
 	}
-	f.report(n.to, slog.LevelInfo, "destination publishing", "instead_of", old.to.dst)
+	f.reports.report(n.to, slog.LevelInfo, "destination publishing", "instead_of", old.to.dst)
 	n.setState(StatePublishing, nil)
 }
 
@@ -197,7 +198,7 @@ func (r *run) reconnect(l *upstream.Link, ref string) {
 	f := r.f
 	at, err := r.to.redirected(l.At, ref)
 	if err != nil {
-		f.report(r.to, slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
+		f.reports.report(r.to, slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
 		return
 	}
 	f.mu.Lock()
@@ -235,7 +236,7 @@ func (f *Forwarder) notTakenLocked(r *run, err *DestinationError) (then func()) 
 	}
 	var refused *rtmp.StatusError
 	if !errors.As(err.Err, &refused) || refused.Command != "publish" {
-		return func() { f.report(r.to, slog.LevelWarn, "request to reconnect not followed", "err", err) }
+		return func() { f.reports.report(r.to, slog.LevelWarn, "request to reconnect not followed", "err", err) }
 	}
 	r.after = true
 	f.next = r
@@ -253,4 +254,126 @@ func (h *handover) end() {
 		close(h.tried)
 	}
 	close(h.over)
+}
+
+// failed notes why a session has ended. It returns how long the session has been
+// publishing, negative if it has not, and whether r tries again.
+func (f *Forwarder) failed(r *run, err *DestinationError) (sent time.Duration, goesOn bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.now != r || f.Ending() || r.ctx.Err() != nil {
+		return 0, false
+	}
+	f.lastErr = err
+	if !f.state.publishes() {
+		return -1, true
+	}
+	return time.Since(f.published), true
+}
+
+// begin begins to send over a connection, or has a handover wait for the keyframe.
+// It is false if the connection is not needed any more.
+func (f *Forwarder) begin(r *run, l *upstream.Link, from uint64) bool {
+	f.mu.Lock()
+	if f.stop || r.ctx.Err() != nil || f.now != r && f.next != r {
+		f.mu.Unlock()
+		return false
+	}
+	r.link = l
+	if f.next == r {
+		var start func()
+		if old := f.now.link; old != nil {
+			start = old.Out.StopAtKeyframe
+		} else {
+			start = f.takeLocked(r, 0)
+		}
+		f.mu.Unlock()
+		close(r.tried)
+		start()
+		return true
+	}
+	f.total.Accepted++
+	f.published = time.Now()
+	f.mu.Unlock()
+	r.attach(l, from)
+	f.reports.report(r.to, slog.LevelInfo, "destination publishing") // before the hook, which may take its time
+	r.setState(StatePublishing, nil)
+	f.stallChanged() // may have come before
+	if f.Ending() {
+		f.drains()
+	}
+	return true
+}
+
+// end adds a connection's counters to the total when it has ended. It is over where
+// another run has r's place, or the stream has ended; else next is where r
+// continues, nil if the connection was lost.
+func (f *Forwarder) end(r *run, l *upstream.Link) (next *resumption, over bool) {
+	f.mu.Lock()
+	if r.began && r.handover != nil {
+		f.mu.Unlock()
+		<-r.begun // else l would be added to the group after it is removed
+		f.mu.Lock()
+	}
+	if r.began {
+		f.total.add(l.Out.Stats())
+	}
+	r.link = nil
+	for f.now == r && !f.Ending() {
+		switch n := f.next; {
+		case r.then != nil:
+			next, r.then = r.then, nil
+		case n == nil:
+		case n.link != nil:
+			start := f.takeLocked(n, 0)
+			f.mu.Unlock()
+			start()
+			return nil, true
+		case n.after:
+			f.next = nil
+			next = &resumption{at: n.at}
+		case !n.update:
+			f.mu.Unlock()
+			select {
+			case <-n.tried:
+			case <-f.ended:
+			}
+			f.mu.Lock()
+			continue
+		}
+		f.mu.Unlock()
+		return next, false
+	}
+	over = f.Ending() || r.began
+	f.mu.Unlock()
+	return nil, over
+}
+
+// isAwaited reports whether a run waits for f to stop at a keyframe.
+func (f *Forwarder) isAwaited() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.next != nil && (f.next.link != nil || f.next.after)
+}
+
+// left notes that a run has ended. err is why it has not taken over, if it was to.
+func (f *Forwarder) left(r *run, err *DestinationError) {
+	r.cancel()
+	f.mu.Lock()
+	stop := f.notTakenLocked(r, err)
+	f.runs = slices.DeleteFunc(f.runs, func(o *run) bool { return o == r })
+	last := len(f.runs) == 0
+	r.to.runs--
+	gone := r.to.runs == 0
+	f.mu.Unlock()
+	if r.handover != nil {
+		r.handover.end()
+	}
+	stop()
+	if gone {
+		f.src.srv.leavePush(r.to)
+	}
+	if last {
+		f.finish()
+	}
 }

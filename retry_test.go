@@ -174,7 +174,7 @@ func TestHeldBackLinesTellTheirTime(t *testing.T) {
 		want := map[string]time.Time{}
 		report := func(msg string) {
 			want[msg] = time.Now()
-			go f.report(f.to.Load(), slog.LevelInfo, msg)
+			go f.reports.report(f.to.Load(), slog.LevelInfo, msg)
 			synctest.Wait()
 			time.Sleep(time.Second)
 		}

@@ -4,8 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"time"
-
-	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
 // ServerStats is a snapshot of a Server. Counters only grow.
@@ -34,75 +32,6 @@ func (s *Server) Stats() ServerStats {
 		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Load().Used(),
 		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
 	}
-}
-
-// ForwarderStats is a snapshot of a Forwarder. Counters only grow.
-type ForwarderStats struct {
-	State State
-	Since time.Time // of the state
-	// NextAttempt is when the next attempt begins, in StateWaiting. It is zero
-	// if Config.Retry has given up.
-	NextAttempt time.Time
-
-	// Connects counts connections tried. An attempt with authentication takes
-	// three, one whose server wants the other form of the handshake two.
-	Connects uint64
-	Accepted uint64 // attempts that were publishing
-	Bytes    uint64
-	Messages uint64
-	// DroppedLate counts messages not sent because the destination was too
-	// slow, DroppedNoKeyframe messages that refer to a keyframe that it did not
-	// get.
-	DroppedLate       uint64
-	DroppedNoKeyframe uint64
-	// Lag is how many messages are waiting to be sent.
-	Lag uint64
-	// LastErr is why the last attempt ended, a *DestinationError; nil if none
-	// has failed.
-	LastErr error
-	// Warning is one sentence, without secrets, about something that the
-	// destination does not refuse but may not handle: a name that is longer
-	// than its kind of server keeps, a codec that it does not list
-	// (UnsupportedCodecError), or video that began without a keyframe because
-	// none came within 5 s. Empty if there is no warning.
-	Warning string
-}
-
-// Stats returns a snapshot.
-func (f *Forwarder) Stats() ForwarderStats {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	t, l := f.to.Load(), f.now.link
-	st := f.total
-	st.State, st.Since, st.LastErr = f.state, f.since, f.lastErr
-	st.Warning = t.Endpoint.Warning()
-	if err := t.untakenBy(l); err != nil && st.Warning == "" {
-		st.Warning = err.Error()
-	}
-	st.NextAttempt = f.attempt
-	for _, r := range f.runs {
-		if r.began && r.link != nil {
-			st.add(r.link.Out.Stats())
-		}
-	}
-	if l != nil {
-		o := l.Out.Stats()
-		st.Lag = o.Lag
-		if o.Blind && st.Warning == "" {
-			st.Warning = noKeyframe
-		}
-	}
-	if f.state.publishes() && f.Ending() {
-		st.State = StateDraining
-	}
-	return st
-}
-
-func (st *ForwarderStats) add(o fanout.Stats) {
-	st.Bytes += o.Bytes
-	st.Messages += o.Messages
-	st.DroppedLate += o.Overtaken
-	st.DroppedNoKeyframe += o.Waited
 }
 
 // SourceStats is a snapshot of a Source. Counters only grow.

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -179,4 +180,39 @@ func (s *Server) leavePush(t *target) {
 	if s.pushing[key] = left; len(left) == 0 {
 		delete(s.pushing, key)
 	}
+}
+
+// addPush counts a forwarder that begins.
+func (s *Server) addPush(f *Forwarder) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
+		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
+	}
+	f.counts = true
+	s.counted++
+	s.pushes++
+	return nil
+}
+
+// uncountPush notes that a forwarder is ending, and counts in the limit no longer.
+func (s *Server) uncountPush(f *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uncountPushLocked(f)
+}
+
+func (s *Server) uncountPushLocked(f *Forwarder) {
+	if f.counts {
+		f.counts = false
+		s.counted--
+	}
+}
+
+// removePush forgets a forwarder that has ended.
+func (s *Server) removePush(f *Forwarder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uncountPushLocked(f)
+	s.pushes--
 }
