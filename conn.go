@@ -313,7 +313,7 @@ func (c *conn) finish() {
 	s := c.srv
 	s.mu.Lock()
 	p := c.player
-	waits := p != nil && s.waits(p)
+	waits := p != nil && s.waitsLocked(p)
 	idle := p == nil || p.stopped.Load() || waits
 	told := waits && p.played.Load()
 	if _, open := s.conns[c]; open && idle && !told {

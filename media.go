@@ -91,14 +91,14 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	}
 	before := s.now
 	if before != p {
-		if s.next != p || !p.ready(frame, wrap, now) {
+		if s.next != p || !p.readyLocked(frame, wrap, now) {
 			s.turn.Unlock()
 			p.pace.onAir = false
 			return
 		}
-		frame = s.turnTo(p, frame, now)
+		frame = s.turnToLocked(p, frame, now)
 	}
-	changed, cost := s.add(frame, wrap, now)
+	changed, cost := s.addLocked(frame, wrap, now)
 	s.turn.Unlock()
 	if changed {
 		s.codecChanged()
@@ -119,9 +119,9 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	}
 }
 
-// add appends a message to the log. It reports whether a header has replaced another
+// addLocked appends a message to the log. It reports whether a header has replaced another
 // one. turn is held.
-func (s *Source) add(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
+func (s *Source) addLocked(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
 	m := s.log.Append(frame, wrap, now)
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
@@ -167,9 +167,9 @@ const (
 	noVideo = 2 * time.Second
 )
 
-// ready reports whether the stream can continue with a message of the next publisher.
-// Headers that come before are kept.
-func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
+// readyLocked reports whether the stream can continue with a message of the next
+// publisher. Headers that come before are kept. src.turn is held.
+func (p *publication) readyLocked(frame *chunk.Frame, wrap bool, now int64) bool {
 	if p.first == 0 {
 		p.first = now
 	}
@@ -177,7 +177,7 @@ func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 	media, keyframe, header := gop.Look(frame)
 	switch {
 	case header:
-		p.wait(held{frame.Apart(), wrap})
+		p.waitLocked(held{frame.Apart(), wrap})
 		return false
 	case keyframe:
 		return true
@@ -185,8 +185,9 @@ func (p *publication) ready(frame *chunk.Frame, wrap bool, now int64) bool {
 	return media && !p.video && now-p.first > int64(noVideo)
 }
 
-// wait keeps a header, and drops the oldest ones if there is no room. src.turn is held.
-func (p *publication) wait(h held) {
+// waitLocked keeps a header, and drops the oldest ones if there is no room. src.turn is
+// held.
+func (p *publication) waitLocked(h held) {
 	if p.room == nil {
 		p.room = p.src.memory.Account(func() {})
 		p.room.Accept()
@@ -211,19 +212,19 @@ func (p *publication) wait(h held) {
 	p.waiting = append(p.waiting, h)
 }
 
-// dropWaiting drops the headers. src.turn is held.
-func (p *publication) dropWaiting() {
+// dropWaitingLocked drops the headers. src.turn is held.
+func (p *publication) dropWaitingLocked() {
 	for _, w := range p.waiting {
 		p.room.Charge(-gop.Kept(w.frame))
 	}
 	p.waiting = nil
 }
 
-// turnTo makes p the publisher. It returns the message, with a time after all earlier
+// turnToLocked makes p the publisher. It returns the message, with a time after all earlier
 // ones; the headers come before it. turn is held.
-func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
+func (s *Source) turnToLocked(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
 	if s.now != nil {
-		s.replace(s.now, ErrTakenOver)
+		s.replaceLocked(s.now, ErrTakenOver)
 	}
 	s.now, s.next, s.aired, s.over = p, nil, p.req, false
 	stopTimer(&p.late)
@@ -237,9 +238,9 @@ func (s *Source) turnTo(p *publication, frame *chunk.Frame, now int64) *chunk.Fr
 	}
 	s.log.Restart()
 	for _, w := range p.waiting {
-		s.add(retimed(w.frame, at), w.wrap, now)
+		s.addLocked(retimed(w.frame, at), w.wrap, now)
 	}
-	p.dropWaiting()
+	p.dropWaitingLocked()
 	return retimed(frame, at)
 }
 

@@ -87,7 +87,7 @@ func (l *notices) tick(key string, c *causeLines) {
 		l.mu.Unlock()
 		return
 	}
-	args := c.summary()
+	args := c.summaryLocked()
 	if args == nil {
 		c.free++
 	}
@@ -102,9 +102,9 @@ func (l *notices) tick(key string, c *causeLines) {
 	}
 }
 
-// summary is the attributes of the lines left out, nil if there are none, and resets
+// summaryLocked is the attributes of the lines left out, nil if there are none, and resets
 // the count. notices.mu is held.
-func (c *causeLines) summary() []any {
+func (c *causeLines) summaryLocked() []any {
 	if c.leftOut == 0 {
 		return nil
 	}
@@ -125,7 +125,7 @@ func (l *notices) close() {
 	l.mu.Unlock()
 	for _, c := range causes {
 		c.stop()
-		if args := c.summary(); args != nil {
+		if args := c.summaryLocked(); args != nil {
 			l.log.Log(context.Background(), c.level, c.msg, args...)
 		}
 	}

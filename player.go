@@ -24,7 +24,8 @@ type player struct {
 	playerWait time.Duration
 
 	// mu is held while the player enters or leaves the receivers of a stream. It is a
-	// receiver of one stream at most, once. mu is locked before srv.mu.
+	// receiver of one stream at most, once. No other lock of this package is held with
+	// it.
 	mu sync.Mutex
 	at *playing // nil while it waits or is stopped; guarded by mu
 
@@ -164,8 +165,9 @@ func (p *player) tellBlind(src *Source) {
 		"source", src.req.logName(), "client", c.id, "addr", c.peer)
 }
 
-// leaveReceivers ends at, and reports whether it had not ended before. p.mu is held.
-func (p *player) leaveReceivers(at *playing) bool {
+// leaveReceiversLocked ends at, and reports whether it had not ended before. p.mu is
+// held.
+func (p *player) leaveReceiversLocked(at *playing) bool {
 	if at == nil || p.at != at {
 		return false
 	}
@@ -178,7 +180,7 @@ func (p *player) leaveReceivers(at *playing) bool {
 // publisher; its client is not told of the end, unless endPlayers is set.
 func (p *player) ended(at *playing) {
 	p.mu.Lock()
-	left := p.leaveReceivers(at)
+	left := p.leaveReceiversLocked(at)
 	p.mu.Unlock()
 	if !left { // stopped meanwhile
 		return
@@ -200,7 +202,7 @@ func (p *player) tellEnd() {
 func (p *player) waitOver() {
 	c := p.conn
 	c.srv.mu.Lock()
-	over := c.srv.waits(p) && !time.Now().Before(p.waitUntil)
+	over := c.srv.waitsLocked(p) && !time.Now().Before(p.waitUntil)
 	if over {
 		c.srv.leaveAudienceLocked(p)
 	}
@@ -222,14 +224,13 @@ func (p *player) detach() {
 	p.stopped.Store(true)
 	p.conn.srv.leave(p)
 	p.mu.Lock()
-	p.leaveReceivers(p.at)
+	p.leaveReceiversLocked(p.at)
 	p.conn.out.Drop()
 	p.mu.Unlock()
 	p.conn.out.Kick()
 }
 
-// enterLocked adds a player to the audience of its name. s.mu is held, as in every
-// method whose name ends in Locked.
+// enterLocked adds a player to the audience of its name. s.mu is held.
 func (s *Server) enterLocked(p *player) {
 	a := s.audiences[p.key]
 	if a == nil {
@@ -239,7 +240,7 @@ func (s *Server) enterLocked(p *player) {
 	a.players++
 }
 
-// exitLocked removes a player that has been detached.
+// exitLocked removes a player that has been detached. s.mu is held.
 func (s *Server) exitLocked(p *player) {
 	if a := s.audiences[p.key]; a != nil {
 		if a.players--; a.players == 0 {
@@ -278,8 +279,8 @@ func (s *Server) join(p *player) (src *Source, err error) {
 	return nil, nil
 }
 
-// waits reports whether a player waits for a stream. s.mu is held.
-func (s *Server) waits(p *player) bool {
+// waitsLocked reports whether a player waits for a stream. s.mu is held.
+func (s *Server) waitsLocked(p *player) bool {
 	if a := s.audiences[p.key]; a != nil {
 		_, ok := a.waiting[p]
 		return ok

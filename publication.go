@@ -84,8 +84,8 @@ func (s *Source) lastMoment() moment {
 	return m
 }
 
-// publication makes a publication. turn is held.
-func (s *Source) publication(cfg *Config, req *PublishRequest) *publication {
+// publicationLocked makes a publication. turn is held.
+func (s *Source) publicationLocked(cfg *Config, req *PublishRequest) *publication {
 	p := &publication{src: s, req: req, onUnpublish: cfg.Hooks.OnUnpublish}
 	framer := &chunk.Framer{
 		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab, Media: flv.Coded, Idle: p.idle,
@@ -110,13 +110,13 @@ func (s *Source) claim(cfg *Config, req *PublishRequest, next bool) *publication
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	if !next {
-		s.now, s.aired = s.publication(cfg, req), req
+		s.now, s.aired = s.publicationLocked(cfg, req), req
 		return s.now
 	}
-	if !s.claimable(req) {
+	if !s.claimableLocked(req) {
 		return nil
 	}
-	return s.publication(cfg, req)
+	return s.publicationLocked(cfg, req)
 }
 
 // succeed makes p, which the host has accepted, the next publisher.
@@ -127,7 +127,7 @@ func (p *publication) succeed() error {
 	switch {
 	case s.isEnding(): // its publishers may have been told already
 		err = ErrStreamEnded
-	case !s.claimable(p.req):
+	case !s.claimableLocked(p.req):
 		err = ErrStreamBusy
 	}
 	if err != nil {
@@ -137,7 +137,7 @@ func (p *publication) succeed() error {
 	}
 	replaced := s.next
 	if replaced != nil {
-		s.dropNext(ErrTakenOver)
+		s.dropNextLocked(ErrTakenOver)
 	}
 	s.next, p.accepted = p, time.Now()
 	if limit := s.vhost.FirstMediaTimeout; limit >= 0 {
@@ -152,9 +152,9 @@ func (p *publication) succeed() error {
 	return nil
 }
 
-// claimable reports whether a publisher with this request may be the next one. turn is
+// claimableLocked reports whether a publisher with this request may be the next one. turn is
 // held.
-func (s *Source) claimable(req *PublishRequest) bool {
+func (s *Source) claimableLocked(req *PublishRequest) bool {
 	if s.isEnding() || s.now != nil && !s.vhost.Takeover {
 		return false
 	}
@@ -165,7 +165,7 @@ func (s *Source) claimable(req *PublishRequest) bool {
 func (s *Source) isClaimable(req *PublishRequest) bool {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	return s.claimable(req)
+	return s.claimableLocked(req)
 }
 
 // sameAddr reports whether two requests come from the same known address.
@@ -174,15 +174,15 @@ func sameAddr(a, b *PublishRequest) bool {
 	return from.IsValid() && from == clientAddr(b.RemoteAddr)
 }
 
-// dropNext removes the next publisher and ends its publish. turn is held.
-func (s *Source) dropNext(cause error) {
+// dropNextLocked removes the next publisher and ends its publish. turn is held.
+func (s *Source) dropNextLocked(cause error) {
 	stopTimer(&s.next.late)
-	s.replace(s.next, cause)
+	s.replaceLocked(s.next, cause)
 	s.next = nil
 }
 
-// replace ends the publish of a publisher that has not left. turn is held.
-func (s *Source) replace(p *publication, cause error) {
+// replaceLocked ends the publish of a publisher that has not left. turn is held.
+func (s *Source) replaceLocked(p *publication, cause error) {
 	p.over = cause
 	s.past = append(s.past, p)
 }
@@ -214,7 +214,7 @@ func (p *publication) keyframeLate() {
 		s.turn.Unlock()
 		return
 	}
-	s.dropNext(ErrNoKeyframe)
+	s.dropNextLocked(ErrNoKeyframe)
 	ended := s.now == nil && s.over
 	s.turn.Unlock()
 	p.turnDown(ErrNoKeyframe)
@@ -266,7 +266,7 @@ func (p *publication) kick(cause error) {
 	p.src.turn.Lock()
 	by := p.by
 	p.by = nil
-	if b, ok := by.(published); ok && cause == ErrTakenOver && p.src.isWith(b.c) {
+	if b, ok := by.(published); ok && cause == ErrTakenOver && p.src.isWithLocked(b.c) {
 		by = nil
 	}
 	p.src.turn.Unlock()
@@ -275,10 +275,10 @@ func (p *publication) kick(cause error) {
 	}
 }
 
-// isWith reports whether a connection is the publisher of s or its next one: a
+// isWithLocked reports whether a connection is the publisher of s or its next one: a
 // connection that takes over from itself, on another message stream, is not
 // disconnected. turn is held.
-func (s *Source) isWith(c *conn) bool {
+func (s *Source) isWithLocked(c *conn) bool {
 	for _, p := range []*publication{s.now, s.next} {
 		if p != nil && p.req.ClientID == c.id {
 			return true
@@ -324,7 +324,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 			s.grace = later(grace, s.graceOver)
 		}
 	case s.next:
-		s.dropNext(nil)
+		s.dropNextLocked(nil)
 		ended = s.now == nil && s.over
 	}
 	s.turn.Unlock()
@@ -347,7 +347,7 @@ func (s *Source) graceOver() {
 	s.turn.Lock()
 	ended, next := s.now == nil && !time.Now().Before(s.until), s.next
 	if ended && next != nil {
-		s.dropNext(ErrStreamEnded)
+		s.dropNextLocked(ErrStreamEnded)
 	}
 	s.turn.Unlock()
 	if !ended {
@@ -375,15 +375,15 @@ func (p *publication) tell() {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	s.past = slices.DeleteFunc(s.past, func(o *publication) bool { return o == p })
-	p.forget()
+	p.forgetLocked()
 }
 
-// forget drops the references of an ended publish to its publisher and its media. turn
-// is held.
-func (p *publication) forget() {
+// forgetLocked drops the references of an ended publish to its publisher and its media.
+// turn is held.
+func (p *publication) forgetLocked() {
 	p.framer.Store(nil)
 	p.by = nil
-	p.dropWaiting()
+	p.dropWaitingLocked()
 }
 
 // forget drops the publishers of a stream that has ended.
@@ -392,7 +392,7 @@ func (s *Source) forget() {
 	defer s.turn.Unlock()
 	for _, p := range append(s.past, s.now, s.next) {
 		if p != nil {
-			p.forget()
+			p.forgetLocked()
 		}
 	}
 	s.now, s.next, s.past = nil, nil, nil

@@ -70,7 +70,7 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 		}
 	}
 	for c := range s.conns {
-		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waits(p)) {
+		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waitsLocked(p)) {
 			gone = append(gone, p) // others check when their stream ends
 		}
 	}
