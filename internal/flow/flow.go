@@ -14,7 +14,8 @@
 //     a debt of 200 ms at most, or more where media is so much that it can't be an
 //     encoder's alone, which media pays back that comes faster than it plays. Media
 //     of which a second lasts a second pays nothing, however far ahead of the clock
-//     it is.
+//     it is. Where times stand still while media comes, so much of it counts as a
+//     second that no encoder sends more.
 //   - A publisher whose media comes faster than it plays waits early, where little
 //     memory is in use. Any other one waits where a receiver is about to lose
 //     something, so that live streams are left alone.
@@ -34,6 +35,9 @@ const (
 	debt     = 200 * time.Millisecond
 	mostDebt = time.Second
 	much     = 10e6
+	// standing is how many bytes count as a second of media where times stand
+	// still: where they have moved, over a Window, by less than an eighth of it.
+	standing = 5e6
 	// Longest is how long a publisher waits at most at a time.
 	Longest = 200 * time.Millisecond
 	// stretch is how long a publisher waits at most until something is read, but
@@ -90,9 +94,12 @@ type Pace struct {
 	leads bool    // it is ahead of the clock in the last Window,
 	since int64   // and has been since then
 
+	stands bool  // times stand still
+	paid   int64 // how far media has come while they did, by its bytes
+
 	waited int64 // in all
 	owed   int64 // of that, what media has not paid back
-	ahead  int64 // what the clock was ahead of the media when nothing was owed
+	ahead  int64 // what the clock was ahead of media and paid when nothing was owed
 	until  int64 // when it waited last, where something is owed
 }
 
@@ -133,11 +140,16 @@ func (p *Pace) Note(ms uint32, bytes, cost int, now int64) {
 	on.last, on.used = ms, p.next
 	p.step = max(on.media-p.media, 0)
 	p.media += p.step
+	if p.stands && p.step == 0 {
+		p.paid += int64(float64(bytes) / standing * float64(time.Second))
+	}
 	if p.owed > 0 {
-		late := now - p.media - p.ahead
+		late := now - p.media - p.paid - p.ahead
 		p.owed = min(p.owed, max(late, 0))
 	}
 	if p.n == 0 || now-p.sample(1).at >= int64(Every) {
+		d := p.last(now)
+		p.stands = d.at >= int64(Every) && d.media < d.at/8
 		p.samples[p.n%len(p.samples)] = sample{now, p.media, p.waited, p.bytes, p.cost}
 		p.n++
 	}
@@ -224,7 +236,7 @@ func (p *Pace) Waited(d time.Duration, now int64) {
 		return
 	}
 	if p.owed = p.debt(now - int64(d)); p.owed == 0 {
-		p.ahead = now - int64(d) - p.media
+		p.ahead = now - int64(d) - p.media - p.paid
 	}
 	p.owed += int64(d)
 	p.waited += int64(d)

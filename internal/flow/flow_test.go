@@ -437,3 +437,42 @@ func TestNothingAllocates(t *testing.T) {
 		r.run(time.Second, 1e6)
 	}))
 }
+
+// Times that stand still tell an encoder from a file no more: what is more than any
+// encoder sends is read as fast as that, and what an encoder sends is read as it comes.
+func TestPace_TimesThatStandStill(t *testing.T) {
+	for name, row := range map[string]struct {
+		at   func(i int64) uint32
+		rate int64 // bytes a second that are sent
+		want int64 // that are read
+	}{
+		"as fast as it is let": {func(int64) uint32 { return 7 }, 100_000_000, standing},
+		"backwards":            {func(i int64) uint32 { return uint32(-i) }, 100_000_000, standing},
+		"an encoder":           {func(int64) uint32 { return 7 }, 2_500_000, 2_500_000},
+		"many bits":            {func(int64) uint32 { return 7 }, 4_900_000, 4_900_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const size = 10_000
+			var p Pace
+			var now, read int64
+			longest := time.Duration(0)
+			for now < 20*second {
+				if sent := now / ms * row.rate / 1000 / size; read >= sent {
+					now += ms
+					continue
+				}
+				p.Note(row.at(read), size, size+200, now)
+				read++
+				if wait := p.Room(now); wait > 0 {
+					now += int64(wait)
+					p.Waited(wait, now)
+				}
+				longest = max(longest, time.Duration(now-read*size*second/row.rate))
+			}
+			require.InEpsilon(t, row.want*20, read*size, 0.06)
+			if row.rate < standing {
+				require.LessOrEqual(t, longest, mostDebt, "what is sent is delayed")
+			}
+		})
+	}
+}
