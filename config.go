@@ -257,9 +257,15 @@ const (
 	AuthLimelight AuthMethod = rtmp.AuthLLNW  // as Limelight asks
 )
 
-// Vhost holds the settings of one vhost. A zero field means the Config's.
+// Vhost holds the settings of one vhost. A zero field means the Config's: a bool that is
+// true in the Config is true in every Vhost.
 type Vhost struct {
-	Disabled          bool // refuse its clients
+	// Disabled refuses the clients of the vhost.
+	Disabled bool
+
+	// Resolver, RefreshInterval, ChunkSize, NoGOPCache, MaxLatency, MergeWindow,
+	// FirstMediaTimeout, ReadTimeout, PublishGrace, GraceUnpublish, Takeover,
+	// EndPlayers and PlayerWait replace the fields of Config with these names.
 	Resolver          DestinationResolver
 	RefreshInterval   time.Duration
 	ChunkSize         int

@@ -36,7 +36,7 @@ var (
 // Description in onStatus.
 type StatusError struct {
 	Code        string // default NetStream.Publish.Denied or NetStream.Play.Failed
-	Description string
+	Description string // a sentence for the user of the client
 }
 
 func (e *StatusError) Error() string {
@@ -90,9 +90,9 @@ const (
 
 // DestinationError is why an attempt to push to a destination has failed or ended.
 type DestinationError struct {
-	Op          Op // what failed
-	Destination Destination
-	Err         error
+	Op          Op          // the step that failed
+	Destination Destination // where the attempt went; printed without secrets
+	Err         error       // the cause
 	// Code is the code of a refusal, for example
 	// NetStream.Publish.BadName; empty for other errors.
 	Code string

@@ -348,8 +348,8 @@ func (f *Forwarder) stallStateLocked() (to State, ok bool) {
 
 // ForwarderStats is a snapshot of a Forwarder. Counters only grow.
 type ForwarderStats struct {
-	State State
-	Since time.Time // of the state
+	State State     // what the Forwarder is doing
+	Since time.Time // when State began
 	// NextAttempt is when the next attempt begins, in StateWaiting. It is zero
 	// if Config.Retry has given up.
 	NextAttempt time.Time
@@ -358,8 +358,8 @@ type ForwarderStats struct {
 	// three, one whose server wants the other form of the handshake two.
 	Connects uint64
 	Accepted uint64 // attempts that were publishing
-	Bytes    uint64
-	Messages uint64
+	Bytes    uint64 // sent
+	Messages uint64 // sent
 	// DroppedLate counts messages not sent because the destination was too
 	// slow, DroppedNoKeyframe messages that refer to a keyframe that it did not
 	// get.

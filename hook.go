@@ -103,19 +103,20 @@ func addrIP(a net.Addr) string {
 	return host
 }
 
-// ConnectRequest says who connects. Vhost and App are what the connect
-// command alone tells; publish or play may still change them. Vhost is
-// DefaultVhost where the command tells none that is served.
+// ConnectRequest describes a connect.
 type ConnectRequest struct {
+	// ServerID, ClientID and RemoteAddr are those of PublishRequest.
 	ServerID, ClientID string
 	RemoteAddr         net.Addr
-	Vhost, App         string
-	TcURL              string // may hold a secret
-	PageURL            string // may hold a secret
-	FlashVer           string
+	// Vhost and App come from the connect command; publish or play may still change
+	// them. Vhost is DefaultVhost if the command names no vhost that is served.
+	Vhost, App string
+	TcURL      string // may hold a secret
+	PageURL    string // may hold a secret
+	FlashVer   string // the client's program and version, as it says
 
-	// Sent and Received are the bytes of the connection without its
-	// handshake; OnClose alone is told.
+	// Sent and Received are the bytes of the connection without its handshake. They
+	// are set for OnClose only.
 	Sent, Received uint64
 }
 
@@ -147,7 +148,9 @@ func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " 
 // An error refuses. The client gets the code and description of a *StatusError;
 // with any other error it learns only that it is refused.
 type Hooks struct {
+	// OnConnect decides about a connect. It comes before OnPublish and OnPlay.
 	OnConnect func(ctx context.Context, req *ConnectRequest) error
+	// OnPublish decides about a publish, before the Resolver is asked.
 	OnPublish func(ctx context.Context, req *PublishRequest) error
 	// OnUnpublish follows each accepted OnPublish exactly once, with the same
 	// req, even if the stream was then refused for another reason. With
@@ -158,7 +161,9 @@ type Hooks struct {
 	// Source.Done tells its end. OnSource is not called again when another
 	// publisher continues the stream.
 	OnSource func(src *Source)
-	OnPlay   func(ctx context.Context, req *PlayRequest) error
+	// OnPlay decides about a play. It is not asked again when the player continues
+	// with the next publisher of the name.
+	OnPlay func(ctx context.Context, req *PlayRequest) error
 	// OnStop follows each accepted OnPlay exactly once.
 	OnStop func(ctx context.Context, req *PlayRequest)
 	// OnClose follows each accepted OnConnect exactly once, with a copy of

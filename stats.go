@@ -36,10 +36,15 @@ func (s *Server) Stats() ServerStats {
 
 // SourceStats is a snapshot of a Source. Counters only grow.
 type SourceStats struct {
-	Since      time.Time
-	Bytes      uint64 // received, with their framing
-	Messages   uint64
-	VideoCodec string // empty while none is known
+	// Since is when the stream began.
+	Since time.Time
+	// Bytes and Messages count the audio, video and data messages received; bytes
+	// include their framing.
+	Bytes    uint64
+	Messages uint64
+	// VideoCodec and AudioCodec are FourCCs, such as avc1 and mp4a; empty while none
+	// is known.
+	VideoCodec string
 	AudioCodec string
 	// CodecChanges counts how often a sequence header has been replaced by
 	// another; see Hooks.OnCodecChange.

@@ -14,12 +14,11 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Client says how to publish and play. The zero Client does so over TCP; zero
-// fields mean the default named with them.
+// Client publishes and plays. The zero Client uses TCP; zero fields have the defaults
+// given with them.
 type Client struct {
-	// URL is rtmp://host[:port]/app/name, with a query if need be: the name
-	// is what follows the last "/" before a "?". Default
-	// "rtmp://localhost:1935/live/stream".
+	// URL is rtmp://host[:port]/app/name, with an optional query: the name begins after
+	// the last "/" before a "?". Default "rtmp://localhost:1935/live/stream".
 	URL string
 	// Dial connects; see Network.Dial, Direct and FaultDial. Default a
 	// net.Dialer.
@@ -42,19 +41,18 @@ type Client struct {
 	StopBefore string
 }
 
-// StatusError is a refusal: what the server answered.
+// StatusError is a refusal by the server.
 type StatusError struct {
 	Step        string // connect, createStream, publish, play; stream when it came later
 	Code        string // such as NetStream.Publish.BadName
-	Description string
+	Description string // for people
 }
 
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("forwardtest: %s refused: %s: %s", e.Step, e.Code, e.Description)
 }
 
-// RefusalCode is the code of the StatusError in err, empty where there is
-// none.
+// RefusalCode is the code of the StatusError in err, empty if there is none.
 func RefusalCode(err error) string {
 	var st *StatusError
 	if errors.As(err, &st) {
@@ -63,9 +61,9 @@ func RefusalCode(err error) string {
 	return ""
 }
 
-// Publisher publishes a stream. It is for one goroutine, but what waits for
-// the server, Reset and Close may be called by any. Err is a *StatusError when
-// the server has ended the stream with a status.
+// Publisher publishes a stream. One goroutine may use it, but Reset, Close and the
+// methods that wait for the server may be called by any. Err is a *StatusError if the
+// server has ended the stream with a status.
 type Publisher struct {
 	*peer
 	client *rtmp.Client
@@ -74,8 +72,8 @@ type Publisher struct {
 	first  uint32    // and its timestamp
 }
 
-// Publish connects and publishes. It returns when the server has accepted, or
-// refused with a *StatusError, or when ctx ends.
+// Publish connects and publishes. It returns when the server has accepted the publish,
+// with a *StatusError if the server has refused it, or when ctx ends.
 func (c Client) Publish(ctx context.Context) (*Publisher, error) {
 	p, client, err := c.open(ctx, new(Recorder), (*rtmp.Client).Publish)
 	if err != nil {
@@ -84,10 +82,10 @@ func (c Client) Publish(ctx context.Context) (*Publisher, error) {
 	return &Publisher{peer: p, client: client}, nil
 }
 
-// Send sends messages, as fast as the server takes them where speed is 0; else
-// each when its timestamp comes, speed times as fast as they say. Times count
-// from the first message sent with a speed. When ctx ends inside a message
-// nothing more can be sent. After the connection's end it returns Err.
+// Send sends messages. With a speed of 0 they go as fast as the server reads them;
+// otherwise each is sent at its timestamp, at speed times real time, counted from the
+// first message sent with a speed. If ctx ends inside a message, nothing more can be
+// sent. After the end of the connection Send returns Err.
 func (p *Publisher) Send(ctx context.Context, messages iter.Seq[Message], speed float64) error {
 	stop := context.AfterFunc(ctx, func() { p.nc.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -129,9 +127,9 @@ func (p *Publisher) pace(ctx context.Context, ms uint32, speed float64) error {
 // WriteMessage sends one message.
 func (p *Publisher) WriteMessage(m Message) error { return p.send(p.frame(m)) }
 
-// WritePart sends the first n bytes of a message as it is on the wire, headers
-// of its chunks included; n below its length. What is sent then is taken for
-// the rest.
+// WritePart sends the first n bytes of a message as on the wire, including chunk
+// headers; n is less than its length. The server takes anything sent after it for the
+// rest.
 func (p *Publisher) WritePart(m Message, n int) error { return p.send(p.frame(m)[:n]) }
 
 func (p *Publisher) frame(m Message) []byte {
@@ -139,11 +137,11 @@ func (p *Publisher) frame(m Message) []byte {
 	return chunk.Append(nil, h, m.Payload, p.chunkSize())
 }
 
-// Unpublish says that the stream has ended: FCUnpublish and deleteStream.
+// Unpublish ends the stream: FCUnpublish and deleteStream.
 func (p *Publisher) Unpublish() error { return p.send(p.client.AppendUnpublish(nil)) }
 
-// Vanish makes the publisher fall silent, without closing: nothing is sent any
-// more, as with a cable that was pulled.
+// Vanish makes the publisher silent without closing, as if its cable was pulled:
+// nothing more is sent.
 func (p *Publisher) Vanish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,14 +151,14 @@ func (p *Publisher) Vanish() {
 // Close closes the connection, without Unpublish.
 func (p *Publisher) Close() error { return p.close() }
 
-// Player plays a stream into its Recorder. Its methods are safe for concurrent
-// use. Err is a *StatusError when the server has ended the stream with one.
+// Player plays a stream into its Recorder. Its methods are safe for concurrent use. Err
+// is a *StatusError if the server has ended the stream with a status.
 type Player struct {
 	*peer
 }
 
-// Play connects and plays into rec, a new Recorder where that is nil. It
-// returns when the server has accepted, or refused with a *StatusError, or
+// Play connects and plays into rec, a new Recorder if it is nil. It returns when the
+// server has accepted the play, with a *StatusError if the server has refused it, or
 // when ctx ends.
 func (c Client) Play(ctx context.Context, rec *Recorder) (*Player, error) {
 	if rec == nil {
@@ -176,11 +174,11 @@ func (c Client) Play(ctx context.Context, rec *Recorder) (*Player, error) {
 // Close closes the connection.
 func (p *Player) Close() error { return p.close() }
 
-// errStopped is the end of a client that is to go no further.
+// errStopped is the end of a client with StopBefore.
 var errStopped = errors.New("stopped")
 
-// open connects and goes through the commands of begin, then reads in a
-// goroutine of its own, which ends with close.
+// open connects, sends the commands of begin, and then reads in a goroutine, which ends
+// with close.
 func (c Client) open(ctx context.Context, rec *Recorder, begin func(*rtmp.Client) error) (*peer, *rtmp.Client, error) {
 	auth := ""
 	for {
@@ -255,7 +253,7 @@ func (c Client) connect(ctx context.Context, auth string, rec *Recorder, begin f
 	return p, client, nil
 }
 
-// answer sends what the protocol asks for, nothing where the peer is muted.
+// answer sends the answers of the protocol, unless the peer is muted.
 func (p *peer) answer(b []byte) error {
 	if p.isMuted() {
 		return nil
@@ -304,7 +302,7 @@ func statusError(err error) error {
 	return err
 }
 
-// contextErr is ctx's error where it has ended, since that is why err came.
+// contextErr is ctx's error if ctx has ended, because it is then the cause of err.
 func contextErr(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()

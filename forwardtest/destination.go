@@ -14,24 +14,23 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Script is what a Destination does with a connection. The zero Script accepts
+// Script is the behaviour of a Destination on a connection. The zero Script accepts
 // everything and records it.
 type Script struct {
-	// Faults are those of the connection as the Destination has it: with
-	// Read.Rate it is a slow reader, with Read.Stall one that stops.
+	// Faults are those of the connection, seen from the Destination: with Read.Rate it
+	// reads slowly, with Read.Stall it stops reading.
 	Faults Faults
 	// Steps changes the answers to commands, by their names: connect,
 	// releaseStream, FCPublish, createStream, publish, FCUnpublish. The
 	// step "handshake" is the answer to C0 and C1.
 	Steps map[string]Step
-	// StreamID is what createStream is answered with. Default 1.
+	// StreamID is the answer to createStream. Default 1.
 	StreamID uint32
 	// ChunkSize is announced in the answer to connect, and used from then
 	// on. Default: 128 bytes, which need not be announced.
 	ChunkSize int
-	// At is what happens when so many audio, video and data messages were
-	// received, before more is read: for example (*Session).Stall. It may
-	// take its time.
+	// At has functions to call after that many audio, video and data messages, before
+	// more is read: for example (*Session).Stall. They may block.
 	At map[int]func(*Session)
 	// Recorder makes the Recorder of a session. Default: the zero one.
 	Recorder func() *Recorder
@@ -39,20 +38,19 @@ type Script struct {
 
 // Step changes one answer. The zero Step changes nothing.
 type Step struct {
-	// Delay is waited for first; nothing is read meanwhile.
+	// Delay is the time before the answer; nothing is read meanwhile.
 	Delay time.Duration
-	// Do, where it is not nil, takes the place of the answer.
+	// Do, if not nil, replaces the answer.
 	Do func(*Session)
 	// Silent leaves out the answer.
 	Silent bool
-	// Refuse refuses with this code, such as NetStream.Publish.BadName: with
-	// onStatus for publish, with _error for all else. The Destination does
-	// not close.
+	// Refuse refuses with this code, such as NetStream.Publish.BadName: publish with
+	// onStatus, other commands with _error. The Destination does not close.
 	Refuse string
-	// Description goes with Refuse.
+	// Description is the text of Refuse.
 	Description string
-	// After holds the answer back until the command of this name has been
-	// answered: answers out of order.
+	// After delays the answer until the command of this name has been answered, for
+	// answers out of order.
 	After string
 	// ZeroTransaction answers with transaction id 0, as some servers do.
 	ZeroTransaction bool
@@ -72,9 +70,9 @@ type Destination struct {
 	sessions []*Session
 }
 
-// NewDestination returns a Destination on a free port of 127.0.0.1. The n-th
-// connection has the n-th Script, later ones the last; without any all have the
-// zero Script. It panics where it can't listen.
+// NewDestination returns a Destination on a free port of 127.0.0.1. The n-th connection
+// has the n-th Script, later ones the last; without scripts all have the zero Script.
+// It panics if it cannot listen.
 func NewDestination(scripts ...Script) *Destination {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -83,9 +81,8 @@ func NewDestination(scripts ...Script) *Destination {
 	return NewDestinationAt(l, scripts...)
 }
 
-// NewDestination returns a Destination at address, such as "a.example:1935", in
-// the network; see the function of this name. It panics when something listens
-// there.
+// NewDestination returns a Destination at address, such as "a.example:1935", in the
+// network; see the function of this name. It panics if the address is in use.
 func (n *Network) NewDestination(address string, scripts ...Script) *Destination {
 	l, err := n.Listen(address)
 	if err != nil {
@@ -203,13 +200,12 @@ func newSession(nc net.Conn, n int, script Script) *Session {
 	}
 }
 
-// Status sends an onStatus of level error: what a server says that ends a
-// stream.
+// Status sends an onStatus of level error, with which a server ends a stream.
 func (s *Session) Status(code, description string) error {
 	return s.Send(s.script.StreamID, "onStatus", 0, nil, status("error", code, description))
 }
 
-// Stall reads nothing more, until Close. It is for Script.At and Step.Do.
+// Stall stops reading until Close. It is for Script.At and Step.Do.
 func (s *Session) Stall() { <-s.closed }
 
 // Close closes the connection.
@@ -309,7 +305,7 @@ func (s *Session) command(c Command) error {
 	return s.send(answer)
 }
 
-// answer is what a server answers to a command.
+// answer is the answer of a server to a command.
 func (s *Session) answer(c Command, step Step) []byte {
 	txn := c.TransactionID
 	if step.ZeroTransaction {

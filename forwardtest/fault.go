@@ -15,9 +15,9 @@ import (
 // ErrFault is wrapped by the errors of a connection that a Fault has ended.
 var ErrFault = errors.New("forwardtest: fault")
 
-// Fault is what goes wrong in one direction of a connection. Zero fields are
-// no fault. Places are counted in bytes of that direction, from the start of
-// the connection; a negative one is before the first byte.
+// Fault is a fault in one direction of a connection. Zero fields are no fault. Places
+// are counted in bytes of that direction, from the start of the connection; a negative
+// one is before the first byte.
 type Fault struct {
 	// Cut closes the connection when so many bytes have passed, Reset ends
 	// it with a TCP RST where that is possible.
@@ -37,11 +37,11 @@ type Fault struct {
 // Faults are those of both directions, as the owner of the connection sees
 // them.
 type Faults struct {
-	Read, Write Fault
+	Read, Write Fault // of the data read from the connection, and written to it
 }
 
-// FaultConn is a connection with faults. It is no *net.TCPConn, so that
-// nothing gets around it.
+// FaultConn is a connection with faults. It is not a *net.TCPConn, so that its faults
+// cannot be bypassed.
 type FaultConn struct {
 	net.Conn
 	read, write lane
@@ -49,8 +49,8 @@ type FaultConn struct {
 	closed      chan struct{}
 }
 
-// NewFaultConn returns nc with faults. TCP is left little room to take what
-// nobody reads, where reads are slow or stall.
+// NewFaultConn returns nc with faults. If reads are slow or stall, TCP gets small
+// buffers.
 func NewFaultConn(nc net.Conn, f Faults) *FaultConn {
 	if tcp, ok := nc.(*net.TCPConn); ok && (f.Read.Rate > 0 || f.Read.Stall != 0) {
 		tcp.SetReadBuffer(4 << 10)
@@ -122,7 +122,7 @@ func (c *FaultConn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite closes the connection for writing, where it can be, else wholly.
+// CloseWrite closes the connection for writing if that is possible, else completely.
 func (c *FaultConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // Reset ends the connection with a TCP RST where that is possible.
@@ -156,7 +156,7 @@ type lane struct {
 	f     Fault
 	limit deadline
 
-	busy  chan struct{} // held by who reads or writes
+	busy  chan struct{} // held while reading or writing
 	bytes int64         // passed
 	next  time.Time     // when Rate lets more pass
 }
@@ -228,7 +228,7 @@ func (l *lane) passed(n int) {
 	l.trip()
 }
 
-// trip ends the connection where its time has come.
+// trip ends the connection if its fault is due.
 func (l *lane) trip() error {
 	switch l.bytes {
 	case l.f.Cut:

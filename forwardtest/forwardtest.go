@@ -1,13 +1,13 @@
-// Package forwardtest has what tests of RTMP forwarding need: a Destination
-// that follows a script, a Client that publishes and plays, connections with
-// Faults, and a Recorder that checks a stream that was received.
+// Package forwardtest has tools for tests of RTMP forwarding: a Destination that
+// follows a script, a Client that publishes and plays, connections with Faults, and a
+// Recorder that checks a received stream.
 //
-// Everything works over loopback and without a network. Network and Pipe are
-// in memory, bounded as sockets are, and fit in a testing/synctest bubble,
-// where all delays and timeouts take no time.
+// Everything works over loopback and without a network. Network and Pipe are in memory,
+// have bounded buffers as sockets do, and work in a testing/synctest bubble, where
+// delays and timeouts take no time.
 //
-// Nothing here sleeps or polls: what a test waits for it waits for with a
-// context. What has a Close leaves no goroutine behind when Close returns.
+// Nothing here sleeps or polls: methods that wait take a context. After Close no
+// goroutine is left.
 package forwardtest
 
 import (
@@ -35,11 +35,11 @@ type Message struct {
 
 // Command is a command message that was received (RTMP 1.0, 7.1.1).
 type Command struct {
-	Name          string
-	TransactionID float64
-	StreamID      uint32 // message stream id
-	// Args are what follows the transaction id: nil, bool, float64, string,
-	// map[string]any and []any; nil, too, for what has no such form.
+	Name          string  // such as connect
+	TransactionID float64 // 0 if no answer is expected
+	StreamID      uint32  // message stream id
+	// Args are the arguments after the transaction id, as nil, bool, float64, string,
+	// map[string]any or []any. Values without such a form are nil.
 	Args []any
 }
 
@@ -120,8 +120,8 @@ var anyLimits = chunk.Limits{
 	Media: chunk.MaxMessage, Command: chunk.MaxMessage, Partial: 1 << 30, Streams: 1 << 10, TinySize: 1 << 30,
 }
 
-// signal wakes all who wait for a change. It is guarded by its owner's mutex.
-// Its channels are made by those who wait, and so in their bubble.
+// signal wakes all goroutines that wait for a change. It is guarded by its owner's
+// mutex. The waiting goroutines make its channels, and so in their bubble.
 type signal struct{ ch chan struct{} }
 
 func (s *signal) wait() <-chan struct{} {

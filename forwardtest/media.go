@@ -15,13 +15,13 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// Media generates a stream: H.264 and AAC in form, with real sequence headers,
-// but with frames that carry their number, their time and a hash, by which a
-// Recorder knows each of them. The same Media gives the same messages. Zero
-// fields mean the default named with them.
+// Media generates a stream: H.264 and AAC in form, with real sequence headers, but with
+// frames that carry their number, their time and a hash, by which a Recorder identifies
+// them. The same Media generates the same messages. Zero fields have the defaults given
+// with them.
 type Media struct {
 	// ID is part of each frame. A Recorder takes another one for another
-	// publish, which begins anew and does not go back.
+	// publish, which starts again and does not return to an earlier one.
 	ID uint32
 	// FPS is the video's frames per second, KeyframeInterval the time from
 	// one keyframe to the next. Defaults 25 and 2 s.
@@ -142,7 +142,7 @@ func (m Media) headers() []Message {
 	return append([]Message{{Type: TypeData, Timestamp: m.Start, Payload: p}}, headers...)
 }
 
-// video is the body of a video frame, a NAL unit behind its length.
+// video is the body of a video frame: a length and a NAL unit.
 func (m Media) video(f frame, n uint64) []byte {
 	gop := max(1, uint64(m.KeyframeInterval*time.Duration(m.FPS)/time.Second))
 	size := int(uint64(m.VideoBitrate/8) * gop / uint64(m.FPS) / (gop + keyframeWeight - 1))
@@ -158,7 +158,7 @@ func (m Media) video(f frame, n uint64) []byte {
 	return body
 }
 
-// frame is what a generated frame says of itself.
+// frame is the identity that a generated frame carries.
 type frame struct {
 	id     uint32
 	number uint64 // in the stream, from 1

@@ -33,9 +33,8 @@ func (n *Network) Listen(address string) (net.Listener, error) {
 	return l, nil
 }
 
-// Dial connects to the listener at address; forward.Config.Dial and Client.Dial
-// take it. Where nobody listens the connection is refused. The network's name
-// does not matter.
+// Dial connects to the listener at address; forward.Config.Dial and Client.Dial accept
+// it. Without a listener the connection is refused. The network's name is ignored.
 func (n *Network) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "memory", Addr: addr(address), Err: err}

@@ -16,7 +16,7 @@ import (
 // and what it has received.
 type peer struct {
 	nc      net.Conn
-	writing chan struct{} // held by who writes
+	writing chan struct{} // held while writing
 	done    chan struct{} // closed when reading has ended
 	rec     *Recorder
 

@@ -10,14 +10,12 @@ import (
 	"time"
 )
 
-// pipeSize is how many bytes each direction of a connection in memory takes
-// until somebody reads.
+// pipeSize is how many bytes each direction of a connection in memory buffers.
 const pipeSize = 64 << 10
 
-// Pipe returns the two ends of a connection in memory. Unlike those of
-// net.Pipe each direction has a buffer, of 64 KiB: what is written waits only
-// when the other end does not read. Both ends have deadlines, CloseWrite, Reset
-// and Unsent, and are safe for concurrent use.
+// Pipe returns the two ends of a connection in memory. Unlike net.Pipe, each direction
+// has a buffer, of 64 KiB: a write blocks only if the other end does not read. Both
+// ends have deadlines, CloseWrite, Reset and Unsent, and are safe for concurrent use.
 func Pipe() (net.Conn, net.Conn) { return pipe("pipe", "pipe") }
 
 func pipe(here, there addr) (net.Conn, net.Conn) {
@@ -44,7 +42,7 @@ type half struct {
 type pipeConn struct {
 	in, out        *half
 	local, remote  addr
-	writing        chan struct{} // held by who writes
+	writing        chan struct{} // held while writing
 	rlimit, wlimit deadline
 }
 
@@ -154,7 +152,7 @@ func (c *pipeConn) Reset() error {
 	return nil
 }
 
-// finish ends a direction behind what has been written.
+// finish ends a direction after the bytes written.
 func (h *half) finish(writeErr error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -13,20 +13,20 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// Recorder keeps a received stream and checks it:
+// Recorder records a received stream and checks it:
 //
 //   - sequence headers come before the frames that need them;
-//   - video starts at a keyframe, and goes on at one where frames are missing;
-//   - no frame is missing, unless Gaps allows it, none comes twice or in the
-//     wrong order, and none is changed;
+//   - video starts at a keyframe, and continues at one after missing frames;
+//   - no frame is missing, unless Gaps allows it, none comes twice or in the wrong
+//     order, and none is changed;
 //   - timestamps of audio, and of video, do not go back.
 //
-// It knows the frames of Media by themselves, those of other streams by
-// Reference; of any other stream it checks what does not need to know them.
-// The stream may begin anywhere in what was sent and end anywhere.
+// It identifies the frames of Media by themselves, and those of other streams by
+// Reference. Of unknown streams it checks the rest. A recording may begin and end
+// anywhere in the stream.
 //
-// The zero Recorder is ready for use; its fields must be set before. Its
-// methods are safe for concurrent use.
+// The zero Recorder is ready for use; set its fields before. Its methods are safe for
+// concurrent use.
 type Recorder struct {
 	// Reference is what was sent, where that is not Media. A frame is known
 	// by its type, timestamp and payload.
@@ -51,13 +51,13 @@ type Recorder struct {
 	tracks  map[trackID]*track
 }
 
-// Report is what a Recorder has found.
+// Report is the result of a Recorder.
 type Report struct {
 	Messages  int // of all kinds
 	Frames    int // of audio and video, without sequence headers
-	Keyframes int
-	// Missing frames, in so many Gaps. Frames that a receiver may not have,
-	// since they refer to a keyframe it has not got, count as missing.
+	Keyframes int // of video
+	// Missing is the number of missing frames, in Gaps gaps. Frames that were not
+	// sent because their keyframe was missing count, too.
 	Missing, Gaps int
 	// First and Last are the numbers of the first and the last frame, of
 	// those that have one, in their publish; they count from 1.

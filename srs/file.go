@@ -67,7 +67,9 @@ func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
 
 // RTMPSFile is the rtmps block of a configuration file.
 type RTMPSFile struct {
-	Listen            []string
+	// Listen has the addresses to listen on.
+	Listen []string
+	// CertFile and KeyFile are the paths of the certificate and its key, in PEM.
 	CertFile, KeyFile string
 
 	certFrom, keyFrom *string // where the paths come from, if not from the file

@@ -22,6 +22,8 @@ import (
 // HookURLs are the URLs, http or https, to call at each event. User and password in a
 // URL are sent as basic authentication.
 type HookURLs struct {
+	// OnConnect, OnClose, OnPublish, OnUnpublish, OnPlay and OnStop are called at the
+	// events of forward.Hooks with these names.
 	OnConnect, OnClose     []string
 	OnPublish, OnUnpublish []string
 	OnPlay, OnStop         []string
