@@ -30,7 +30,7 @@
 // # Map
 //
 // [Config] holds the settings of a [Server], which accepts connections
-// ([Server.ListenAndServe], [Server.Serve], [Server.ServeConn]) and streams from
+// ([Server.ListenAndServe], [Server.Serve], [Server.ServeTLS], [Server.ServeConn]) and streams from
 // inside the process ([Server.Publish]). It ends with [Server.Shutdown] or
 // [Server.Close], and changes its settings with [Server.Reload].
 //

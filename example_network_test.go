@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log"
 	"math/big"
+	"net"
 	"net/netip"
 	"time"
 
@@ -50,26 +51,24 @@ func ExampleConfig_allowNetworks() {
 	// Output: 10.1.0.7:1935 needs 10.1.0.7/32
 }
 
-// RTMPS is a listener of crypto/tls.
-func ExampleServer_Serve_rtmps() {
+func ExampleServer_ServeTLS() {
 	cert, err := tls.LoadX509KeyPair("cert.pem", "key.pem")
 	if err != nil {
 		log.Fatal(err)
 	}
-	l, err := tls.Listen("tcp", ":443", &tls.Config{
-		Certificates:                []tls.Certificate{cert},
-		DynamicRecordSizingDisabled: true, // what is sent is large
-		SessionTicketsDisabled:      true, // for librtmp with GnuTLS
-	})
+	l, err := net.Listen("tcp", ":443")
 	if err != nil {
 		log.Fatal(err)
 	}
 	srv := forward.NewServer(forward.Config{})
-	log.Fatal(srv.Serve(l))
+	log.Fatal(srv.ServeTLS(l, &tls.Config{
+		Certificates:           []tls.Certificate{cert},
+		SessionTicketsDisabled: true, // for librtmp with GnuTLS
+	}))
 }
 
 // A master pushes to a slave over RTMPS, in memory.
-func ExampleServer_Serve_tlsListener() {
+func ExampleServer_ServeTLS_inMemory() {
 	var network forwardtest.Network
 	cert, roots, err := selfSigned("slave.example")
 	if err != nil {
@@ -91,7 +90,7 @@ func ExampleServer_Serve_tlsListener() {
 		fmt.Println(err)
 		return
 	}
-	go slave.Serve(tls.NewListener(inner, &tls.Config{Certificates: []tls.Certificate{cert}}))
+	go slave.ServeTLS(inner, &tls.Config{Certificates: []tls.Certificate{cert}})
 
 	master := forward.NewServer(quietly(forward.Config{
 		Resolver:  forward.MustStatic("rtmps://slave.example/live"),

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
 )
@@ -37,9 +39,8 @@ const (
 // ErrServerClosed; if l is closed by others, that error. It waits out temporary
 // errors of l, such as a lack of file descriptors.
 //
-// With a listener of crypto/tls it serves RTMPS. In the tls.Config set
-// DynamicRecordSizingDisabled, since writes are large, and SessionTicketsDisabled
-// for GnuTLS builds of librtmp, which mistake a TLS 1.3 ticket for end of stream.
+// For RTMPS use ServeTLS. A listener of crypto/tls works too, but each player then costs
+// a goroutine and its wake-ups.
 func (s *Server) Serve(l net.Listener) error {
 	own := &servedListener{Listener: l}
 	defer own.Close()
@@ -91,6 +92,44 @@ func (s *Server) Serve(l net.Listener) error {
 			return ErrServerClosed
 		}
 	}
+}
+
+// ServeTLS is Serve with TLS on top of l, which is usually a listener of TCP. cfg is not
+// changed and needs a certificate. Its DynamicRecordSizingDisabled does not matter: all
+// records are as large as possible. Set SessionTicketsDisabled for GnuTLS builds of
+// librtmp, which mistake a TLS 1.3 ticket for the end of the stream.
+func (s *Server) ServeTLS(l net.Listener, cfg *tls.Config) error {
+	if cfg == nil || len(cfg.Certificates) == 0 && cfg.GetCertificate == nil && cfg.GetConfigForClient == nil {
+		hostcode.Close(l)
+		return errNoCertificate
+	}
+	cfg = cfg.Clone()
+	cfg.DynamicRecordSizingDisabled = true
+	return s.Serve(tlsListener{l, cfg})
+}
+
+var errNoCertificate = errors.New("forward: ServeTLS: the tls.Config has no certificate")
+
+// tlsListener is a listener whose connections speak TLS.
+type tlsListener struct {
+	net.Listener
+	cfg *tls.Config
+}
+
+func (l tlsListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return fanout.TLSServer(nc, l.cfg), nil
+}
+
+// SetDeadline sets that of the listener, if it has deadlines: see turnAway.
+func (l tlsListener) SetDeadline(t time.Time) error {
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
+		return d.SetDeadline(t)
+	}
+	return errors.ErrUnsupported
 }
 
 // servedListener is a host's listener that is served.

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"sync"
@@ -269,23 +270,32 @@ func TestHintsOfWrongScheme(t *testing.T) {
 	}
 }
 
-// Over loopback: publishers and players of ours by TLS, and a destination.
+// Over loopback: publishers and players by TLS, and a destination.
 func TestServeTLS(t *testing.T) {
+	for name, serve := range map[string]func(s *Server, l net.Listener, own *tls.Config) error{
+		"a listener of crypto/tls": func(s *Server, l net.Listener, own *tls.Config) error { return s.Serve(tls.NewListener(l, own)) },
+		"ServeTLS":                 (*Server).ServeTLS,
+	} {
+		t.Run(name, func(t *testing.T) { testServeTLS(t, serve) })
+	}
+}
+
+func testServeTLS(t *testing.T, serve func(s *Server, l net.Listener, own *tls.Config) error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ca := newAuthority(t)
 	trust := &tls.Config{RootCAs: ca.pool, ServerName: "dest.example"}
 	own := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "dest.example", nil)}}
 	served := make(chan error, 1)
-	serve := func(cfg Config) (s *Server, host string) {
-		l, err := tls.Listen("tcp", "127.0.0.1:0", own)
+	start := func(cfg Config) (s *Server, host string) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		s = newServer(t, cfg)
-		go func() { served <- s.Serve(l) }()
+		go func() { served <- serve(s, l, own) }()
 		return s, l.Addr().String()
 	}
-	slave, slaveHost := serve(Config{MergeWindow: -1})
-	s, host := serve(Config{MergeWindow: -1, TLSConfig: trust, Resolver: MustStatic("rtmps://" + slaveHost + "/live/out")})
+	slave, slaveHost := start(Config{MergeWindow: -1})
+	s, host := start(Config{MergeWindow: -1, TLSConfig: trust, Resolver: MustStatic("rtmps://" + slaveHost + "/live/out")})
 
 	client := forwardtest.Client{URL: "rtmp://" + host + "/live/in", Dial: (&tls.Dialer{Config: trust}).DialContext}
 	pub, err := client.Publish(ctx)
@@ -308,6 +318,60 @@ func TestServeTLS(t *testing.T) {
 		require.NoError(t, s.Close())
 		require.ErrorIs(t, <-served, ErrServerClosed)
 	}
+}
+
+// A player of ServeTLS is written to by whoever has something for it, not by a
+// goroutine that is started for each batch.
+func TestServeTLSStartsNoGoroutines(t *testing.T) {
+	const players, frames = 40, 100
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ca := newAuthority(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := newServer(t, Config{MergeWindow: -1})
+	served := make(chan error, 1)
+	go func() {
+		served <- s.ServeTLS(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "dest.example", nil)}})
+	}()
+	pub := publish(t, s, "live", "x")
+	require.NoError(t, pub.WriteTag(TagVideo, 0, videoHeader))
+	client := forwardtest.Client{
+		URL:  "rtmp://" + l.Addr().String() + "/live/x",
+		Dial: (&tls.Dialer{Config: &tls.Config{RootCAs: ca.pool, ServerName: "dest.example"}}).DialContext,
+	}
+	var all []*forwardtest.Player
+	for range players {
+		p, err := client.Play(ctx, nil)
+		require.NoError(t, err)
+		defer p.Close()
+		all = append(all, p)
+	}
+	created := func() uint64 {
+		sample := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
+		metrics.Read(sample)
+		return sample[0].Value.Uint64()
+	}
+	before := created()
+	for n := range frames {
+		require.NoError(t, pub.WriteTag(TagVideo, uint32(n)*40, frame(n%10 == 0, n)))
+		for _, p := range all {
+			require.NoError(t, p.Recorder().WaitFrames(ctx, n+1))
+		}
+	}
+	require.Less(t, created()-before, uint64(players*frames/10))
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, <-served, ErrServerClosed)
+}
+
+func TestServeTLSNeedsACertificate(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	for _, cfg := range []*tls.Config{nil, {}} {
+		require.ErrorContains(t, newServer(t, Config{}).ServeTLS(l, cfg), "no certificate")
+	}
+	_, err = l.Accept()
+	require.ErrorIs(t, err, net.ErrClosed)
 }
 
 // records counts the TLS records of application data that are written.

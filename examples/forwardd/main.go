@@ -323,8 +323,13 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 	d.srv = forward.NewServer(conf.Config)
 	serving, ended := errgroup.WithContext(ctx)
 	for _, l := range listeners {
-		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls)
-		serving.Go(func() error { return d.srv.Serve(l) })
+		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls != nil)
+		serving.Go(func() error {
+			if l.tls != nil {
+				return d.srv.ServeTLS(l, l.tls)
+			}
+			return d.srv.Serve(l)
+		})
 	}
 	d.warnOpen(listeners)
 	for ended.Err() == nil {
@@ -457,7 +462,7 @@ func (d *daemon) warnOpen(listeners []listener) {
 // listener is a listener of the file.
 type listener struct {
 	net.Listener
-	tls bool
+	tls *tls.Config // nil: plain RTMP
 }
 
 // listen returns the listeners. With an error it returns those opened before.
@@ -467,7 +472,7 @@ func (d *daemon) listen() (ls []listener, err error) {
 		if err != nil {
 			return ls, err
 		}
-		ls = append(ls, listener{l, false})
+		ls = append(ls, listener{l, nil})
 	}
 	if d.conf.RTMPS == nil {
 		return ls, nil
@@ -480,11 +485,11 @@ func (d *daemon) listen() (ls []listener, err error) {
 		SessionTicketsDisabled: true,
 	}
 	for _, addr := range d.conf.RTMPS.Listen {
-		l, err := tls.Listen("tcp", addr, secure)
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return ls, err
 		}
-		ls = append(ls, listener{l, true})
+		ls = append(ls, listener{l, secure})
 	}
 	return ls, nil
 }

@@ -5,7 +5,7 @@
 // goroutine that appended to the log first of all, takes the Sender for a
 // moment, gives the socket everything there is in one write that does not
 // block, and lets go. Only when a socket is full a goroutine is started that
-// waits for it; all others go on. TLS of TLSClient is sealed on the way.
+// waits for it; all others go on. TLS of TLSClient and TLSServer is sealed on the way.
 // Connections without such writes (pipes, wrapped ones, TLS of others) are always
 // served by a goroutine of their own, which lives as long as there is something
 // to send.

@@ -20,6 +20,14 @@ func TLSClient(c net.Conn, cfg *tls.Config) *tls.Conn {
 	return tls.Client(c, cfg)
 }
 
+// TLSServer is tls.Server for a connection that a Sender is to have, as TLSClient.
+func TLSServer(c net.Conn, cfg *tls.Config) *tls.Conn {
+	if rawConn(c) != nil {
+		c = &records{Conn: c}
+	}
+	return tls.Server(c, cfg)
+}
+
 // records is a TCP connection below TLS. What TLS writes goes on at once until
 // the connection has a Sender, and is then kept for that to send. TLS writes
 // records in the order in which it has sealed them.
@@ -88,7 +96,8 @@ func (r *records) empty() bool {
 	return len(r.kept) == 0
 }
 
-// recordsOf returns the records of a connection of TLSClient, nil of another.
+// recordsOf returns the records of a connection of TLSClient or TLSServer, nil of
+// another.
 func recordsOf(c net.Conn) *records {
 	if tc, ok := c.(*tls.Conn); ok {
 		r, _ := tc.NetConn().(*records)
