@@ -66,8 +66,8 @@ type Property struct {
 	Value any
 }
 
-// Object is an anonymous object. It keeps the order of its properties, and
-// all of those that share a key.
+// Object is an anonymous object. It keeps the order of its properties, and all
+// properties with the same key.
 type Object []Property
 
 // Get returns the value of key. A key that matches exactly goes before one

@@ -33,10 +33,10 @@ type traits struct {
 	dynamic bool
 }
 
-// DecodeAMF3 reads a message of type 15 (data): a format byte 0, then AMF0
-// values, where AMF3 values stand behind the avmplus marker (RTMP 1.0, 7.1.2;
-// Enhanced RTMP v2, AMF clarifications). Limits and errors are those of
-// DecodeAll; offsets count from b's first byte.
+// DecodeAMF3 reads a message of type 15 (data): a format byte 0, then AMF0 values; AMF3
+// values follow the avmplus marker (RTMP 1.0, 7.1.2; Enhanced RTMP v2, AMF
+// clarifications). Limits and errors are those of DecodeAll; offsets count from b's
+// first byte.
 func DecodeAMF3(b []byte, lim Limits) ([]any, error) {
 	if len(b) == 0 || b[0] != 0 {
 		return nil, NewDecoder(b, lim).fail(ErrMalformed, "format byte")

@@ -28,10 +28,9 @@ const (
 	markerAVMPlus     = 0x11
 )
 
-// Decoder reads the AMF0 values of one message. Values behind the avmplus
-// marker are read as AMF3. Memory follows the bytes that are there, never a
-// count the peer announces; strings are copies. It is not safe for
-// concurrent use.
+// Decoder reads the AMF0 values of one message. Values after the avmplus marker are
+// read as AMF3. Memory use is bounded by the bytes that are present, never by a count
+// that the peer announces; strings are copies. It is not safe for concurrent use.
 type Decoder struct {
 	b   []byte
 	lim Limits
@@ -318,7 +317,7 @@ func (d *Decoder) node() error {
 	return nil
 }
 
-// enter opens a container; who closes it decrements depth.
+// enter opens a container; the caller that closes it decrements depth.
 func (d *Decoder) enter() error {
 	if d.depth == d.lim.Depth {
 		return d.fail(ErrTooDeep, "container")

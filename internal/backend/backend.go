@@ -110,8 +110,8 @@ func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, fro
 	return logged{err}
 }
 
-// clientAddr is what counts as one client, or empty where there is no address: of
-// IPv6, whoever has one has its first 64 bits.
+// clientAddr is the part of an address that counts as one client: of IPv6 the first 64
+// bits. It is empty if there is no address.
 func clientAddr(a net.Addr) (who string) {
 	if a != nil {
 		hostcode.Protect(func() { who = a.String() })

@@ -1,8 +1,8 @@
 package chunk
 
 const (
-	// maxStep is how far, in milliseconds, a message of audio or of video may
-	// be ahead of the one before it, or behind it, and be in line.
+	// maxStep is the largest step, in milliseconds and in either direction, from
+	// one message of audio or of video to the next that is still in line.
 	maxStep = 2000
 	// maxSeam bounds the distance between the last time before a clock was set
 	// back and the first after it.
@@ -34,7 +34,7 @@ const (
 //
 // A track is found when two of its messages in a row are near each other, or
 // one is near the other track. Until then its times pass as they came, since
-// nothing tells yet which of them are out of line; the place where it began is
+// it is not yet known which of them are out of line; the place where it began is
 // kept in the same way.
 //
 // So the messages in line keep the distance between the tracks that they came
@@ -42,8 +42,8 @@ const (
 // agree with each other, where a message must go out before another one
 // contradicts them:
 //   - where a track has not been found: it begins with them,
-//   - one of each track behind the others: they are a clock that was set back,
-//     and what comes from before that may be up to maxSeam late,
+//   - one of each track is lower than the others: they count as a clock that was set
+//     back, and messages from before that may be up to maxSeam late,
 //   - of both tracks, on two places within one trial,
 //   - of one track, for maxStep, or 3 of them where the other one is silent.
 type clock struct {
@@ -60,8 +60,8 @@ type clock struct {
 	idle func() int64
 }
 
-// timeline is that of audio or of video. Its times are as they came, but for
-// those that went out.
+// timeline is the timeline of audio or of video. Its times are those of the publisher,
+// except where a field says that they are those that went out.
 type timeline struct {
 	begun bool // something has come
 	found bool // two messages agree on where it is

@@ -35,16 +35,15 @@ func (f *Frame) Len() int { return len(f.b) }
 // Size is the number of payload bytes in a chunk.
 func (f *Frame) Size() int { return f.size }
 
-// Follows reports whether f lies directly behind g in memory: g's bytes
-// resliced by len(f) more are g's and f's.
+// Follows reports whether f directly follows g in memory: g's bytes, resliced by len(f)
+// more, are g's and f's.
 func (f *Frame) Follows(g *Frame) bool {
 	return f.slab != nil && f.slab == g.slab && g.off+len(g.b) == f.off
 }
 
-// Hold counts one more who keeps the frame, and returns how many bytes of memory
-// are kept by that which were not before: those of the frame, or of its slab.
-// Drop undoes it. All frames that a Framer has made are for one goroutine at a
-// time in this.
+// Hold adds an owner of the frame, and returns how many bytes of memory are kept by
+// that which were not kept before: those of the frame, or of its slab. Drop undoes it.
+// One goroutine at a time may call them for the frames of a Framer.
 func (f *Frame) Hold() int {
 	held, size := f.memory()
 	if *held++; *held > 1 {
@@ -53,7 +52,7 @@ func (f *Frame) Hold() int {
 	return size
 }
 
-// Drop undoes a Hold, and returns how many bytes nobody keeps any more.
+// Drop undoes a Hold, and returns how many bytes are no longer kept.
 func (f *Frame) Drop() int {
 	held, size := f.memory()
 	if *held--; *held > 0 {
@@ -196,9 +195,9 @@ func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []by
 	return iov, scratch
 }
 
-// Framer lays out one publisher's messages one behind the other in slabs.
-// The garbage collector frees a slab when no message in it is used any more.
-// A Framer belongs to the goroutine that reads the publisher.
+// Framer lays out one publisher's messages one after the other in slabs. The garbage
+// collector frees a slab when no message in it is used any more. A Framer belongs to
+// the goroutine that reads the publisher.
 type Framer struct {
 	Size   int    // payload bytes per chunk sent
 	Offset uint32 // added to each message's time, modulo 2^32
@@ -298,7 +297,7 @@ func (f *Framer) reserve(n int, now uint32) {
 	f.off, f.began = 0, now
 }
 
-// Frame lays out a copy of payload behind the messages before it.
+// Frame lays out a copy of payload after the earlier messages.
 func (f *Framer) Frame(h Header, payload []byte) *Frame { return f.frame(h, payload, false) }
 
 // Alone is Frame in memory of its own, for what may be kept for long.

@@ -11,13 +11,13 @@ import (
 	"github.com/rtmp-forward/forward/internal/option"
 )
 
-// Ignored is a directive of the format that this module does not do.
+// Ignored is a directive of the format that this module does not support.
 type Ignored struct {
 	Name string
 	Pos  Position
 }
 
-// Check compares f with the directives there are. The directives done are:
+// Check compares f with the known directives. The supported ones are:
 //
 //	listen ADDRESS…; max_connections N; chunk_size BYTES; pid PATH;
 //	rtmp { listen ADDRESS…; chunk_size BYTES; }
@@ -81,12 +81,12 @@ type context struct {
 // rule says what follows a directive's name.
 type rule struct {
 	value   *value   // nil: nothing
-	pair    *value   // behind value; nil: nothing
+	pair    *value   // after value; nil: nothing
 	named   bool     // by value: there may be others with other names
 	noCase  bool     // the name has no case
 	many    bool     // one or more values, in one or more directives
 	block   *context // nil: ";"
-	options *context // a block that may stand for ";" behind a single value
+	options *context // a block that may replace ";" after a single value
 }
 
 // value is a kind of value.
@@ -173,8 +173,8 @@ var (
 			"publish":     {block: publish},
 			"http_hooks":  {block: httpHooks},
 		},
-		// The second list is of names that SRS has since moved into blocks, but
-		// for those that Load moves, too.
+		// The second list has the names that SRS has since moved into blocks, except
+		// those that Load moves, too.
 		ignored: names(`bandcheck cluster dash dvr exec hds hls http_remux
 			http_static in_ack_size ingest min_latency out_ack_size refer
 			rtc rtsp security srt transcode`,

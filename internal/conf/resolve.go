@@ -33,28 +33,27 @@ type Environment struct {
 	LookupEnv func(name string) (value string, ok bool)
 }
 
-// Load parses src, which came from the file of that name, and puts in what it
-// refers to. In the blocks that Check looks at, and nowhere else,
+// Load parses src, the content of the file of that name, and inserts what it refers to,
+// only in the blocks that Check examines:
 //
-//   - include PATH…; stands for the directives of other files, at the top level
-//     and in every block. A relative path begins in the directory of the file
-//     that it stands in. Only regular files are read, none within itself, at
-//     most MaxIncludes within one another, and MaxFileSize bytes in all.
-//   - ${NAME} in a value stands for a variable of the environment, which must be
-//     set, and $${ for ${ itself. What it stands for is one value, or a part of
-//     it, whatever characters it has.
-//   - NAME_file PATH; stands for the directive NAME of a value that may be a
-//     secret, with the text of a file as the value, but for the end of its last
-//     line. user_file NAME PATH; has the password in a file. Paths are as those
-//     of include.
+//   - include PATH…; stands for the directives of other files, at the top level and in
+//     every block. A relative path begins in the directory of the file that contains
+//     it. Only regular files are read, none within itself, nested at most MaxIncludes
+//     deep, and MaxFileSize bytes in all.
+//   - ${NAME} in a value stands for a variable of the environment, which must be set,
+//     and $${ for ${ itself. It stands for one value or a part of it, whatever
+//     characters it has.
+//   - NAME_file PATH; stands for the directive NAME of a value that may be a secret.
+//     The value is the text of the file without its final newline. user_file NAME PATH;
+//     has the password in a file. Paths are as those of include.
 //
-// A variable of the environment that SRS has for a directive, such as SRS_LISTEN
-// or SRS_VHOST_PLAY_GOP_CACHE, takes the place of the directive, in every vhost
-// if it is one of a vhost; an empty one counts as not set. Where there is no
-// vhost those of a vhost make __defaultVhost__.
+// A variable of the environment that SRS has for a directive, such as SRS_LISTEN or
+// SRS_VHOST_PLAY_GOP_CACHE, replaces the directive, in every vhost if it is one of a
+// vhost; an empty variable counts as not set. Without a vhost in the file, those of a
+// vhost make __defaultVhost__.
 //
-// The spellings of SRS 1 and 2 become those of today, each with a note. Errors
-// are *Error, and name the place in the file that it is about.
+// The spellings of SRS 1 and 2 become those of today, each with a note. Errors are
+// *Error, and name the position in the file.
 func Load(name string, src []byte, env Environment) (*File, []Note, error) {
 	f, err := Parse(name, src)
 	if err != nil {

@@ -226,8 +226,8 @@ func Redact(s string, hasKey bool) string {
 	}
 	userinfo, hostport, _ := CutLast(authority, "@")
 	_, _, err := SplitAuthority(hostport)
-	// A password with a "/" in it moves part of itself into the path and
-	// leaves a bad port behind.
+	// A password with a "/" in it has its end in the path, and its beginning looks
+	// like a bad port.
 	if err != nil || strings.Contains(app, "@") || strings.Contains(query, "@") || !printable(app) {
 		return scheme + "://" + Masked
 	}

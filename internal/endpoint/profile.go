@@ -39,7 +39,7 @@ type Profile struct {
 	app     string    // of a URL without
 	tls     bool      // rtmp:// is refused, mostly without a word
 	keyless bool      // the key may be empty
-	login   bool      // user and password go behind the key
+	login   bool      // user and password follow the key
 	maxName int       // bytes of app, tcUrl and key; 0: any
 	Times   string    // Zero, Increasing or empty
 	Video   flv.Codec // the only one taken; 0: any

@@ -119,7 +119,7 @@ func (p *progress) check(n int, err error, now int64) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		outstanding := sys.Outstanding(p.sender.conn)
 		from := now
-		if outstanding == 0 { // or nobody tells
+		if outstanding == 0 { // or it is unknown
 			from = p.last
 		}
 		if p.written-outstanding-p.got < leastProgress || now-from >= timeout {

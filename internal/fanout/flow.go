@@ -5,8 +5,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// Meter finds out, now and then, which receivers keep up. need is flow.Pace's
-// rate. It is for those who append.
+// Meter finds out from time to time which receivers keep up. need is flow.Pace's rate.
+// Only the goroutine that appends may call it.
 func (g *Group) Meter(now int64, need func(now int64) float64) {
 	g.metering.Lock()
 	defer g.metering.Unlock()
@@ -32,10 +32,9 @@ func (g *Group) metered(f func(r *flow.Receiver, taken uint64, begins bool)) {
 	}
 }
 
-// Room is how many bytes more may be appended until a receiver that keeps up is
-// so far behind that the publisher waits: see flow.Backlog. Where that is none, a
-// receiver that would wait for the end of its merge window does so no longer. It
-// is for those who append.
+// Room is how many more bytes may be appended until a receiver that keeps up is so late
+// that the publisher waits: see flow.Backlog. If there is no room, a receiver does not
+// wait for the end of its merge window. Only the goroutine that appends may call it.
 func (g *Group) Room(fast float64) int {
 	room, presses := g.room(fast)
 	if presses != nil && presses.window > 0 {
@@ -47,7 +46,7 @@ func (g *Group) Room(fast float64) int {
 func (g *Group) room(fast float64) (room int, presses *Sender) {
 	g.metering.Lock()
 	defer g.metering.Unlock()
-	room = g.log.MaxBytes() / 4 // for who comes next
+	room = g.log.MaxBytes() / 4 // for the next receiver
 	look := func(s *Sender) bool {
 		a := s.sends(g.log)
 		if a == nil || !g.meter.Counts(&a.flow) {

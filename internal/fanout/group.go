@@ -23,7 +23,7 @@ type Group struct {
 	mu     sync.Mutex
 	last   bool // see Release
 	shards atomic.Pointer[[]*shard]
-	early  atomic.Pointer[[]*Sender] // who do not wait for the merge window
+	early  atomic.Pointer[[]*Sender] // those that do not wait for the merge window
 	taps   atomic.Pointer[[]*Tap]
 	armed  atomic.Bool
 	timer  *time.Timer // guarded by mu
@@ -56,8 +56,8 @@ func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdo
 	s.Kick()
 }
 
-// Prepare is Add for callers with locks that end takes, who call Kick when they
-// have them no more.
+// Prepare is Add for a caller that holds locks which end takes. The caller calls Kick
+// after it has released them.
 func (g *Group) Prepare(s *Sender, o gop.Options, end func() (control []byte, shutdown bool)) {
 	g.add(s)
 	s.prepare(g.log, o, end)
@@ -253,8 +253,8 @@ func (g *Group) slowest() uint64 {
 // window, until it counts as lagging.
 const lateAfter = time.Second
 
-// late reports whether who needs the log from a message on is behind by more than
-// a batch, or by lateAfter beyond a window of its own.
+// late reports whether a receiver that needs the log from a message on is late by more
+// than a batch, or by lateAfter beyond its own merge window.
 func (g *Group) late(seq uint64, window time.Duration, now int64) (bytes int, late bool) {
 	bytes, age := g.log.Behind(seq, now)
 	return bytes, bytes > turn || age > int64(lateAfter+window)
@@ -328,8 +328,8 @@ func NewPool() *Pool { return &Pool{work: make(chan *shard, 256)} }
 
 func (p *Pool) running() bool { return p.started.Load() }
 
-// offer hands out a shard, for which there may be no room: whoever offers it
-// looks whether it has been taken.
+// offer offers a shard, for which there may be no room: the caller checks whether it
+// was taken.
 func (p *Pool) offer(sh *shard) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

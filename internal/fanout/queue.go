@@ -17,9 +17,9 @@ const (
 	leastQueue = 4 << 10
 )
 
-// queue is what a connection has taken and the peer has not got. A cursor's lag
-// ends where the connection begins; to a slow peer what lies in between is
-// seconds more. It is that of a Sender that catches up: for others nobody looks.
+// queue is the bytes that a connection has accepted and its peer has not received. A
+// cursor's lag ends at the connection; to a slow peer the bytes in between are seconds
+// more. It is kept for a Sender that catches up; others do not need it.
 type queue struct {
 	looks [32]look // the last ones
 	n     int

@@ -1,14 +1,12 @@
-// Package fanout is the writers: who writes which cursor's bytes to which
-// socket, and when.
+// Package fanout writes the bytes of cursors to sockets.
 //
-// A Sender is one connection's way out. Whoever has something for it, the
-// goroutine that appended to the log first of all, takes the Sender for a
-// moment, gives the socket everything there is in one write that does not
-// block, and lets go. Only when a socket is full a goroutine is started that
-// waits for it; all others go on. TLS of TLSClient and TLSServer is sealed on the way.
-// Connections without such writes (pipes, wrapped ones, TLS of others) are always
-// served by a goroutine of their own, which lives as long as there is something
-// to send.
+// A Sender is the way out of one connection. A goroutine that has something for it,
+// usually the one that has appended to the log, takes the Sender, gives the socket
+// everything there is in one write that does not block, and releases it. Only if a
+// socket is full, a goroutine is started that waits for it; the other sockets are not
+// affected. TLS of TLSClient is sealed on the way. Connections without such writes
+// (pipes, wrapped ones, other TLS) always have a goroutine of their own while there is
+// something to send.
 package fanout
 
 import (
@@ -56,8 +54,8 @@ var (
 // inherits it from that one, touches what the state guards.
 const (
 	idle    = iota
-	running // somebody is in run
-	again   // somebody is in run and is to look once more
+	running // a goroutine is in run
+	again   // a goroutine is in run and must look once more
 	parked  // a goroutine is in catchUp and looks before it ends
 )
 
@@ -255,14 +253,14 @@ func (s *Sender) Next() uint64 {
 	return 0
 }
 
-// Detach ends sending media, behind the message that is being sent.
+// Detach ends sending media, after the message that is being sent.
 func (s *Sender) Detach() {
 	s.Drop()
 	s.Kick()
 }
 
-// Drop is Detach for callers with locks that end takes, who call Kick when they
-// have them no more.
+// Drop is Detach for a caller that holds locks which end takes. The caller calls Kick
+// after it has released them.
 func (s *Sender) Drop() {
 	s.mu.Lock()
 	s.detach, s.attach = true, nil
@@ -371,11 +369,10 @@ func (s *Sender) run(w *walk) {
 	}
 }
 
-// Wait waits, after Close, until nobody sends any more and the connection is
-// closed.
+// Wait waits, after Close, until no goroutine sends and the connection is closed.
 func (s *Sender) Wait() { s.wg.Wait() }
 
-// pending reports whether there is something to do. It may say so in vain.
+// pending reports whether there may be something to do.
 func (s *Sender) pending() bool {
 	if s.closed.Load() {
 		return false
@@ -418,7 +415,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 		if a == nil {
 			return nil, nil
 		}
-		// One who is up to date leaves the batch to the next.
+		// A Sender that is up to date leaves the batch to the next.
 		if a.cursor.Lag() > 0 {
 			b := w.batch(a.opt.Push)
 			if b.Fill(&a.cursor, limit); b.Len() > 0 {
@@ -430,7 +427,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 		}
 		control, shutdown := a.end()
 		s.active = nil
-		s.current.CompareAndSwap(a, nil) // only now: whoever goes on from here needs the place
+		s.current.CompareAndSwap(a, nil) // only now: the next Sender continues from this place
 		s.mu.Lock()
 		s.control = append(s.control, control...)
 		s.shutdown = s.shutdown || shutdown
@@ -462,7 +459,7 @@ func (s *Sender) takeOver() (shutdown bool) {
 	}
 	if len(s.control) > 0 {
 		s.out, s.control = s.control, nil
-		s.asked.Store(true) // there may be more behind it
+		s.asked.Store(true) // more may follow
 		return false
 	}
 	if a := s.attach; a != nil {
@@ -470,7 +467,7 @@ func (s *Sender) takeOver() (shutdown bool) {
 	}
 	if s.shutdown {
 		s.shutdown, s.active = false, nil
-		s.current.Store(nil) // which nobody sends any more
+		s.current.Store(nil) // it is not sent any more
 		return true
 	}
 	return false
@@ -512,9 +509,9 @@ func (s *Sender) passed(batch *gop.Batch, n int) {
 	}
 }
 
-// fail ends the connection. The first error is kept. Whoever calls it has other
-// receivers to serve: what may wait in closing, as TLS does to say goodbye, waits
-// on a goroutine of its own.
+// fail ends the connection. The first error is kept. Its caller has other receivers to
+// serve: if closing may wait, as for a TLS close_notify, it is done in a goroutine of
+// its own.
 func (s *Sender) fail(err error) {
 	s.mu.Lock()
 	tcp, plain := s.conn.(*net.TCPConn)

@@ -41,9 +41,9 @@ func (t *Tap) notify() {
 	}
 }
 
-// Next calls f for the next messages: headers, which have no sequence number,
-// then one message. It returns io.EOF behind the last one of a stream that
-// has ended, and ErrMemory when the rest of it was given up to free memory.
+// Next calls f for the next messages: headers, which have no sequence number, then one
+// message. After the last message of a stream that has ended it returns io.EOF, and
+// ErrMemory if the rest was dropped to free memory.
 func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload []byte)) error {
 	for {
 		if err := t.cut.Load(); err != nil {

@@ -3,11 +3,11 @@
 //
 // The rules:
 //
-//   - What decides is how far the receivers that keep up are behind, as a share of
-//     how far they may fall behind. What a receiver has begun with does not count.
-//   - A receiver keeps up that has taken, in the last second, at least what the
-//     media needs and a quarter of what the fastest has. One that has failed for a
-//     second is left behind: nobody waits for it. One that is new has a second.
+//   - The lag of the receivers that keep up decides, as a share of the lag that they
+//     may have. The backlog that a receiver has begun with does not count.
+//   - A receiver keeps up if it has taken, in the last second, at least what the media
+//     needs and a quarter of what the fastest has taken. The publisher does not wait
+//     for one that has failed for a second. A new one has a second to begin.
 //   - Destinations and subscriptions count, and players where nothing else keeps
 //     up.
 //   - A publisher is never read slower than its media plays: what it has waited is
@@ -20,7 +20,7 @@
 //     memory is in use. Any other one waits where a receiver is about to lose
 //     something, so that live streams are left alone.
 //
-// Pace is the publisher's side, Meter and Receiver that of those who receive. All
+// Pace is the publisher's side, Meter and Receiver that of the receivers. All
 // times are nanoseconds of a clock that never goes back. Nothing here locks, waits
 // or looks at a clock.
 package flow
@@ -339,8 +339,8 @@ func (m *Meter) Counts(r *Receiver) bool {
 	return m.keepsUp(r) && (m.players || !r.Player)
 }
 
-// Backlog is how far a receiver has fallen behind since it has got what it began
-// with, and how far it may: in bytes, and in nanoseconds.
+// Backlog is how far a receiver lags since it has got what it began with, and how far
+// it may: in bytes, and in nanoseconds.
 type Backlog struct {
 	Bytes, MaxBytes int
 	Age, MaxAge     int64

@@ -8,9 +8,9 @@ type DataTag struct {
 	// Set: it begins with "@setDataFrame", Clear: with "@clearDataFrame".
 	// Both are for servers; players get no such message as it is.
 	Set, Clear bool
-	// Head is the offset of the first value: 1 behind the format selector of
-	// an AMF3 message, 0 without. Payload is the offset of the value behind
-	// "@setDataFrame", and equal to Head if there is none.
+	// Head is the offset of the first value: 1 after the format selector of an AMF3
+	// message, else 0. Payload is the offset of the value after "@setDataFrame", and
+	// equal to Head if there is none.
 	//
 	// So body[:Head] + body[Payload:] is the message without "@setDataFrame",
 	// and body[:Head] + SetDataFrame + body[Payload:] is the message with it.
@@ -44,9 +44,9 @@ func Data(body []byte, amf3 bool) DataTag {
 	return d
 }
 
-// amfString returns the string at body[at:] and the offset behind it, or nil
-// if there is no whole string: AMF0 string (2), long string (12), or AMF3
-// string (6) behind the marker that switches to AMF3 (0x11).
+// amfString returns the string at body[at:] and the offset after it, or nil if there is
+// no complete string: AMF0 string (2), long string (12), or AMF3 string (6) after the
+// marker that switches to AMF3 (0x11).
 func amfString(body []byte, at int) (s []byte, next int) {
 	b := body[at:]
 	if len(b) < 3 {

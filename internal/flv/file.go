@@ -49,12 +49,11 @@ func (r *Reader) Header() (audio, video bool, err error) {
 	return r.flags&4 != 0, r.flags&1 != 0, nil
 }
 
-// Next returns the next tag: its type (TypeAudio, TypeVideo, TypeData or
-// another), its timestamp in milliseconds, extension included, and its body,
-// which is valid until the next call. The error is io.EOF behind the last tag,
-// io.ErrUnexpectedEOF if the file is cut off inside one, ErrNotFLV,
-// ErrTagTooLarge, ErrEncrypted, or that of the underlying reader; the Reader
-// is then of no more use.
+// Next returns the next tag: its type (TypeAudio, TypeVideo, TypeData or another), its
+// timestamp in milliseconds, extension included, and its body, which is valid until the
+// next call. The error is io.EOF after the last tag, io.ErrUnexpectedEOF if the file is
+// cut off inside one, ErrNotFLV, ErrTagTooLarge, ErrEncrypted, or that of the
+// underlying reader; after it the Reader cannot be used.
 func (r *Reader) Next() (typ uint8, timestamp uint32, body []byte, err error) {
 	if err := r.start(); err != nil {
 		return 0, 0, nil, err

@@ -9,7 +9,7 @@ const (
 )
 
 // Packet types (Enhanced RTMP v2, VideoPacketType and AudioPacketType). The
-// first three have the same values as AVCPacketType and, but for the third,
+// first three have the same values as AVCPacketType, and the first two as
 // AACPacketType.
 const (
 	packetSequenceStart = 0

@@ -182,8 +182,7 @@ func (c *Cursor) Backlog() Backlog {
 // concurrent use.
 func (c *Cursor) Next() uint64 { return c.next.Load() }
 
-// Lag is how many messages the cursor is behind. It is safe for concurrent
-// use.
+// Lag is by how many messages the cursor lags. It is safe for concurrent use.
 func (c *Cursor) Lag() uint64 {
 	if c.log == nil {
 		return 0
@@ -202,9 +201,9 @@ func (c *Cursor) Skipped() (overtaken, waited uint64) {
 // use.
 func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
 
-// UnderWay says for how many nanoseconds what is sent is under way to the
-// receiver. With that it may be behind for nine tenths of the log's Age when it is
-// given more: the rest is for what has changed since.
+// UnderWay tells for how many nanoseconds bytes have been in flight to the receiver.
+// Including these, the receiver may lag by nine tenths of the log's Age when it gets
+// more: the rest allows for changes since then.
 func (c *Cursor) UnderWay(d int64) { c.under = d }
 
 // Done reports whether everything of a log that has ended is sent, or what
@@ -226,17 +225,17 @@ func (c *Cursor) jump() {
 	c.skipped.Overtaken.Add(c.next.Load() - old)
 }
 
-// skip goes on at the newest keyframe, in a stream without video at the newest
-// message, where the receiver has fallen behind by more than the log's lag, and
-// there is one ahead. head is the log's.
+// skip continues at the newest keyframe, in a stream without video at the newest
+// message, if the receiver lags by more than the log's lag, and there is one ahead.
+// head is the log's.
 //
-// Later than the log's Age it does so in any case, and waits.
+// If it lags by more than the log's Age it skips in any case, and waits.
 //
-// What a receiver has begun with does not count: behind a keyframe that was old
-// already it is late from the start, and may well catch up.
+// The backlog that a receiver has begun with does not count: after a keyframe that was
+// old already it is late from the start, and may well catch up.
 //
-// The clock is the arrival of messages, not their own time: nobody falls behind
-// because a publisher sends an hour in a minute, nor because it pauses.
+// The clock is the arrival of messages, not their own time: no receiver becomes late
+// because a publisher sends an hour in a minute, or pauses.
 func (c *Cursor) skip(head uint64) {
 	l, at := c.log, c.next.Load()
 	lag, allowed := l.backlog(at, head), l.limits.lag()
@@ -328,8 +327,8 @@ type mark struct {
 	needKey bool
 }
 
-// joins reports whether m lies directly behind the mark's message, which has gone
-// out as it is.
+// joins reports whether m directly follows the mark's message in memory, which has been
+// sent unchanged.
 func (k *mark) joins(m *Message, push bool) bool {
 	return m.Frame.Follows(k.m.Frame) && !(push && k.m.Wrap)
 }

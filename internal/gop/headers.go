@@ -158,8 +158,8 @@ func (s *HeaderSet) withMetadata(f *chunk.Frame) *HeaderSet {
 }
 
 // AppendTo appends the set's messages for a receiver, with the given time, as
-// chunk.Layout.AppendTo does. The metadata of one who has got nothing yet has time
-// 0: FFmpeg takes onMetaData at any other time for a stream of text.
+// chunk.Layout.AppendTo does. The first metadata of a receiver has time 0: FFmpeg takes
+// onMetaData at any other time for a stream of text.
 func (s *HeaderSet) AppendTo(iov [][]byte, scratch []byte, o Options, time uint32, first bool) ([][]byte, []byte) {
 	if s == nil {
 		return iov, scratch

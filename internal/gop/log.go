@@ -19,7 +19,7 @@ type Message struct {
 	Type uint8
 	// Frame is what players get, and so do destinations where Wrap is not set.
 	Frame *chunk.Frame
-	// Set is the header set in force before the message, After behind it.
+	// Set is the header set in force before the message, After the one in force after it.
 	Set, After *HeaderSet
 	// Keyframe: a cursor may start here.
 	Keyframe bool
@@ -55,15 +55,15 @@ func (m *Message) Cost() int { return m.Frame.Len() + messageCost }
 type Limits struct {
 	Bytes int // messageCost for each message included
 	// Age is how long after its arrival, in nanoseconds, a message is kept for
-	// those who lag. For those who begin all is kept from the last keyframe on.
+	// receivers that lag. For new ones everything from the last keyframe on is kept.
 	Age int64
-	// Live: nobody begins with the last keyframe, which is kept no longer than
-	// the rest.
+	// Live says that no receiver begins with the last keyframe, which is then kept
+	// no longer than the rest.
 	Live bool
 }
 
-// lag is how far a receiver may fall behind. What lies between it and the
-// limits is for what is under way to it, and for those who begin.
+// lag is how far a receiver may lag. The rest, up to the limits, is for bytes in flight
+// and for new receivers.
 func (l *Limits) lag() backlog { return backlog{l.Age / 5 * 4, uint64(l.Bytes) / 2} }
 
 // Log is a live stream's messages, from the last keyframe on, or from where
@@ -76,7 +76,7 @@ type Log struct {
 	// that a cursor still needs. It is called while appending.
 	Slowest func() uint64
 	// Lagging is the receiver that keeps most of the log and is not up to
-	// date: how many bytes, 0 for nobody, and what cuts it off. now is that of
+	// date: how many bytes, 0 for none, and what cuts it off. now is that of
 	// Append. Any goroutine calls it. A Log with a Budget must have it.
 	Lagging func(now int64) (bytes int, cut func())
 
@@ -132,7 +132,7 @@ const (
 	firstRing = 64
 )
 
-// Trims reports whether appending m has dropped what nobody needs.
+// Trims reports whether appending m has dropped messages that are not needed.
 func (m *Message) Trims() bool { return m.Keyframe || m.Seq%trimEvery == 0 }
 
 // New returns an empty Log.
@@ -144,7 +144,7 @@ func New(limits Limits) *Log {
 	return l
 }
 
-// MaxLag is how far a receiver may fall behind, in nanoseconds.
+// MaxLag is how far a receiver may lag, in nanoseconds.
 func (l *Log) MaxLag() int64 { return l.limits.lag().age }
 
 // Head is the sequence number that the next message will get.
@@ -153,9 +153,9 @@ func (l *Log) Head() uint64 { return l.head.Load() }
 // End says that nothing more will come.
 func (l *Log) End() { l.ended.Store(true) }
 
-// Release lets go of all that the Log holds. It comes after End, once, when no
-// cursor is to get any more of it: those that are left are at the end. Whoever
-// keeps the Log keeps nothing of the stream.
+// Release drops all media. It is called once, after End, when no cursor needs any more:
+// those that are left are at the end. A Log that is kept afterwards keeps nothing of the
+// stream.
 func (l *Log) Release() {
 	l.tail.Store(l.head.Load())
 	l.ring.Store(newRing(1))
@@ -429,7 +429,7 @@ func (l *Log) resize(r *ring, slots int) *ring {
 	return n
 }
 
-// trim drops what nobody needs, and what is over the limits.
+// trim drops messages that are not needed or exceed the limits.
 func (l *Log) trim(m *Message, now int64) {
 	tail, head := l.tail.Load(), m.Seq+1
 	to := tail
@@ -446,7 +446,7 @@ func (l *Log) trim(m *Message, now int64) {
 	}
 	r := l.ring.Load()
 	room := l.room()
-	last := head // what those who begin need
+	last := head // new receivers need the log from here on
 	if key := l.key.Load(); key != nil && !l.limits.Live {
 		last = key.Seq
 	}
@@ -455,8 +455,8 @@ func (l *Log) trim(m *Message, now int64) {
 		if tail >= to && l.bytes <= l.limits.Bytes && l.held <= room && (tail >= last || now-old.arrived <= l.limits.Age) {
 			break
 		}
-		// A message larger than the whole limit still reaches those who
-		// are up to date.
+		// A message larger than the whole limit still reaches receivers that are up
+		// to date.
 		if tail == m.Seq && tail >= to {
 			break
 		}

@@ -3,7 +3,7 @@ package gop
 import "github.com/rtmp-forward/forward/internal/chunk"
 
 // Times gives the messages of one receiver times of their own. The zero value
-// leaves them as they are. It belongs to a connection, and to whoever sends to
+// leaves them unchanged. It belongs to a connection, and to the goroutine that sends to
 // it.
 type Times struct {
 	// Zero: the first message goes out with 0.
@@ -32,8 +32,8 @@ const (
 	// ownOrigin is how far apart, in milliseconds, audio and video begin where
 	// each has an origin of its own.
 	ownOrigin = 10_000
-	// behind is how far, in milliseconds, a time may lie behind the one before
-	// and be moved up to it alone, and not all that follow on its line.
+	// behind is how much lower, in milliseconds, a time may be than the one before for
+	// it alone to be raised, without all that follow on its line.
 	behind = 2_000
 	// rebaseAt is where times that begin with 0 do so again: some servers take
 	// 31 bits. From there on a keyframe is waited for.

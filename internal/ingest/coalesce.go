@@ -163,7 +163,7 @@ func enough(reads int, in time.Duration, members int) bool {
 	return members >= coalesceMembers && time.Duration(reads)*time.Second/time.Duration(need) >= in
 }
 
-// run looks at those who wait until there are too few reads.
+// run reads the waiting connections until there are too few reads.
 func (s *shard) run() {
 	tick := time.NewTicker(coalesceEvery)
 	defer tick.Stop()

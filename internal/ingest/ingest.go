@@ -14,9 +14,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
-// Reader reads a connection. Before it waits for more it has Flush called:
-// what arrived together can leave together. It is for one goroutine, but for
-// what the connection itself allows.
+// Reader reads a connection. Before it waits for more it calls Flush: messages that
+// arrived together can be sent together. It is for one goroutine, except for methods
+// that the connection itself allows.
 type Reader struct {
 	// Flush, where it is not nil, is called when everything that has
 	// arrived is read. It may set the window.
@@ -37,7 +37,7 @@ type Reader struct {
 
 	first [1]byte // for Await to read
 	ahead []byte  // read by Await or Watch
-	err   error   // of Await or Watch, behind ahead
+	err   error   // of Await or Watch, after ahead
 
 	low       int // water mark of the connection
 	coalescer *Coalescer
@@ -58,7 +58,7 @@ const drain = 64 << 10
 // hundred milliseconds would end early. It is what a Sender gives away at once.
 const windowDrain = 2 * drain
 
-// ErrFinished is returned by Read behind what had arrived before Finish.
+// ErrFinished is returned by Read after everything that had arrived before Finish.
 var ErrFinished = errors.New("reading is finished")
 
 const (
@@ -84,8 +84,8 @@ func (r *Reader) SetDeadline(t time.Time) {
 	r.setDeadline(t)
 }
 
-// setDeadline sets the connection's deadline, unless reading is to be finished:
-// whoever comes last, this or Finish, has that end all waiting.
+// setDeadline sets the connection's deadline, unless reading is to be finished: Finish
+// ends all waiting, whether it is called before or after.
 func (r *Reader) setDeadline(t time.Time) {
 	r.conn.SetReadDeadline(t)
 	if r.finish.Load() {
@@ -172,10 +172,10 @@ func (r *Reader) Await() {
 // watchSize is how much Watch reads at most.
 const watchSize = 1 << 10
 
-// Watch calls gone, once, with the reason if the connection ends before stop is
-// called. Nothing else of the Reader but Finish is called between the two. What
-// has been read until stop returns is the next Read's. An end behind more than
-// watchSize bytes is not seen, nor that of a connection without deadlines.
+// Watch calls gone, once, with the reason if the connection ends before stop is called.
+// Only Finish may be called between the two. Bytes that have been read until stop
+// returns belong to the next Read. An end after more than watchSize bytes is not seen,
+// nor that of a connection without deadlines.
 func (r *Reader) Watch(gone func(error)) (stop func()) {
 	if r.err != nil {
 		gone(r.err)

@@ -39,7 +39,7 @@ const (
 // its first keyframe and media before its sequence header.
 //
 // Times never go back within a stream: timestamps continue past 2^32, small
-// disorder is evened out, and where they begin anew, more than 10 s lower, the
+// disorder is evened out, and if they start again, more than 10 s lower, the
 // packets' times continue from the latest one.
 type Decoder struct {
 	streams      []av.CodecData // nil during the probe
@@ -194,7 +194,7 @@ func supported(typ uint8, c flv.Codec, body []byte) bool {
 	if typ == flv.TypeVideo {
 		return c == flv.CodecAVC
 	}
-	// Speex has no Enhanced form, but nobody keeps a peer from its FourCC.
+	// Speex has no Enhanced form, but a peer may send its FourCC.
 	return c == flv.CodecAAC || c == flv.CodecSpeex && body[0]>>4 == flvio.SOUND_SPEEX
 }
 

@@ -1,9 +1,9 @@
-// Package joy maps between joy4's packets and message bodies: what a joy4
-// muxer is given becomes audio, video and data messages (Encoder), and messages
-// become what a joy4 demuxer gives (Decoder).
+// Package joy converts between joy4's packets and message bodies: from the calls of a
+// joy4 muxer to audio, video and data messages (Encoder), and from messages to the
+// packets of a joy4 demuxer (Decoder).
 //
 // joy4 knows H.264, AAC and Speex in FLV; any other codec is a *CodecError.
-// joy4's parsers are called only behind guard, since they were not written for
+// joy4's parsers are called only through guard, because they were not written for
 // input from the network, and what they return is checked before it goes to
 // joy4's muxers, which trust it.
 //

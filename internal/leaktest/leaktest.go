@@ -1,5 +1,5 @@
-// Package leaktest finds what tests leave behind: goroutines, descriptors, and
-// values that something, such as a timer that was not stopped, still holds.
+// Package leaktest finds leaks of tests: goroutines, descriptors, and values to which
+// something still refers, such as a timer that was not stopped.
 package leaktest
 
 import (
@@ -17,9 +17,8 @@ import (
 // patience is for what ends by itself, such as a goroutine on its last lines.
 const patience = 15 * time.Second
 
-// Run runs the tests of a package, as testing.M's Run does, and returns the
-// status to exit with: that of the tests or, where they pass, 1 when they have
-// left something behind.
+// Run runs the tests of a package, as testing.M's Run does, and returns the status to
+// exit with: that of the tests or, if they pass, 1 if they have leaked something.
 func Run(run func() int) int {
 	before := descriptors()
 	if code := run(); code != 0 {
@@ -48,12 +47,12 @@ func await(left func() []string) []string {
 	}
 }
 
-// goroutines returns the stacks of those that are neither the caller's nor the
-// testing package's.
+// goroutines returns the stacks of all goroutines except the caller's and the testing
+// package's.
 func goroutines() (stacks []string) {
 	buf := make([]byte, 1<<20)
 	all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-	for _, g := range all[1:] { // behind the caller's
+	for _, g := range all[1:] { // after the caller's
 		if !strings.Contains(g, "testing.runFuzzing") && !strings.Contains(g, "os/signal.loop") {
 			stacks = append(stacks, g)
 		}
@@ -66,9 +65,9 @@ var tracked struct {
 	values []func() string // what it is, while it is in use
 }
 
-// Track has the tests fail when anything still refers to the value at the end
-// of its test: a goroutine, or a timer that was not stopped. Of the functions
-// given to Cleanup those that are added later may refer to it.
+// Track makes the tests fail if anything still refers to the value at the end of its
+// test: a goroutine, or a timer that was not stopped. Functions given to Cleanup after
+// it may refer to it.
 func Track[T any](t testing.TB, v *T) {
 	w, name := weak.Make(v), t.Name()
 	held := func() string {

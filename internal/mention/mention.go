@@ -22,7 +22,7 @@ const (
 	maxBytes = 512 << 10 // of all forms together
 )
 
-// Text is what somebody has said, in all forms that it decodes to.
+// Text is texts of a client, in all forms that they decode to.
 type Text struct {
 	forms string              // folded
 	words map[string]struct{} // canonical names
@@ -30,7 +30,7 @@ type Text struct {
 	much  bool // more than is decoded
 }
 
-// In returns the Text of what somebody has said. Each text is taken as it is,
+// In returns the Text of texts of a client. Each text is taken as it is,
 // and with percent-encoding, JSON's \u, base64 and hexadecimal decoded, also
 // within one another.
 func In(texts ...string) *Text {
@@ -117,7 +117,7 @@ func (t *Text) note(s string) {
 	for _, a := range v6.FindAllString(s, -1) {
 		a = strings.TrimRight(a, ".")
 		t.noteAddr(a)
-		t.noteAddr(strings.TrimPrefix(a, ":")) // behind "name:"
+		t.noteAddr(strings.TrimPrefix(a, ":")) // after "name:"
 		if i := strings.LastIndexByte(a, ':'); i > 0 {
 			t.noteAddr(a[:i]) // before a port
 		}

@@ -21,13 +21,12 @@ const Every = 10 * time.Minute
 // maxCauses is how many causes of an outage are told apart.
 const maxCauses = 8
 
-// Outage is how something is doing that may fail often, for the log: the first
-// failure of a cause is told at once, the same again every Every with the
-// number of those left out, and once that it works again. The zero value has
-// not failed.
+// Outage decides which failures of something that may fail often are logged: the first of
+// a cause at once, later ones every Every with the number left out, and the recovery
+// once. The zero value has not failed.
 type Outage struct {
 	mu     sync.Mutex
-	since  time.Time // zero: it works, or nobody knows otherwise
+	since  time.Time // zero: it works, as far as known
 	causes map[string]*failures
 }
 

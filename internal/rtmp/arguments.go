@@ -51,9 +51,8 @@ func (c *Command) streamName() (name string, ok bool) {
 	return name, ok
 }
 
-// fillObject puts a null in the place of the command object, argument 0, where
-// the client has left it out. The arguments of a NetStream's commands have
-// their places behind it (RTMP 1.0, 7.2.2).
+// fillObject inserts a null for the command object, argument 0, if the client has
+// omitted it: the arguments of a NetStream's commands follow it (RTMP 1.0, 7.2.2).
 func (c *Command) fillObject() {
 	if len(c.Args) == 0 {
 		return

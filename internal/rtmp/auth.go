@@ -32,8 +32,8 @@ const (
 	needAnswer = "?reason=needauth"
 )
 
-// AuthRequired is a refusal of connect that may be overcome by connecting
-// anew with Auth in Options.
+// AuthRequired is a refusal of connect. Another connect with Auth in Options may be
+// accepted.
 type AuthRequired struct {
 	Refused *StatusError
 	// Auth answers what the server asks for. It holds the user's name.
@@ -207,8 +207,8 @@ func NewAuthenticator(password func(user string) (string, bool)) *Authenticator 
 }
 
 var (
-	// ErrAsked is wrapped by refusals that are nothing but the next question
-	// to a client who may well know the answer.
+	// ErrAsked is wrapped by refusals that only ask a client the next question, which
+	// it may well answer.
 	ErrAsked = errors.New("asked for user and password")
 	// ErrWrong is wrapped by refusals of a wrong answer.
 	ErrWrong = errors.New("wrong user or password")
@@ -228,10 +228,9 @@ func refuseAuth(cause error, description string) error {
 	return &authRefusal{cause, &StatusError{Command: "connect", Code: authCode, Description: authReject + description}}
 }
 
-// Check returns the user who has proved to be one with what CutAuth has cut
-// off app, in the way of method: AuthAdobe or AuthLLNW. Its error wraps the
-// *StatusError that the client is to be told. Whether a user exists, it does
-// not tell.
+// Check returns the user that is authenticated by the parameters that CutAuth has cut
+// off app, with method AuthAdobe or AuthLLNW. Its error wraps the *StatusError for the
+// client, and does not reveal whether a user exists.
 func (a *Authenticator) Check(method, app, auth string) (user string, err error) {
 	q := parseAuth(auth)
 	sent := q["user"]

@@ -285,13 +285,13 @@ func (c *Client) refused(step string, cmd *Command) error {
 	return st
 }
 
-// mask puts *** for the key, its name, all queries and their values, user and
-// password, but for those shorter than 4 bytes: the text stays readable.
+// mask puts *** for the key, its name, all queries and their values, user and password,
+// except texts shorter than 4 bytes, so that the text stays readable.
 func (c *Client) mask(s string) string {
 	name, query := splitQuery(c.opt.Key)
 	_, appQuery := splitQuery(c.opt.App)
 	_, tcQuery := splitQuery(c.opt.TcURL)
-	_, auth, _ := strings.Cut(c.opt.Auth, "&") // behind authmod, which is no secret
+	_, auth, _ := strings.Cut(c.opt.Auth, "&") // after authmod, which is not secret
 	for _, secret := range []string{c.opt.Key, query, appQuery, tcQuery, auth, name, c.opt.Password, c.opt.User, escapeUser(c.opt.User)} {
 		if len(secret) >= 4 {
 			s = strings.ReplaceAll(s, secret, "***")
@@ -300,8 +300,8 @@ func (c *Client) mask(s string) string {
 	return MaskValues(s, query, appQuery, tcQuery, auth)
 }
 
-// MaskValues puts *** for the values of queries, but for those shorter than 4
-// bytes: the text stays readable.
+// MaskValues puts *** for the values of queries, except those shorter than 4 bytes, so
+// that the text stays readable.
 func MaskValues(s string, queries ...string) string {
 	for _, q := range queries {
 		for pair := range strings.SplitSeq(q, "&") {

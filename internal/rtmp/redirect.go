@@ -7,8 +7,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 )
 
-// codeReconnect is the code of the onStatus with which a server asks to be left
-// for another, or to be connected to anew (Enhanced RTMP v2, Reconnect Request).
+// codeReconnect is the code of the onStatus with which a server asks its client to
+// connect to another server, or again to itself (Enhanced RTMP v2, Reconnect Request).
 const codeReconnect = "NetConnection.Connect.ReconnectRequest"
 
 // Redirect is a refusal of connect that names where to connect instead. It is

@@ -268,8 +268,8 @@ func cleanApp(app string) string {
 	return strings.TrimSuffix(app, "/_definst_")
 }
 
-// queryVhost finds the vhost in a query. Which of two counts must not be a
-// matter of opinion: whoever is asked about the stream may read the query too.
+// queryVhost finds the vhost in a query. The result must be unambiguous, because a
+// backend that decides about the stream may parse the query, too.
 func queryVhost(query string) (vhost string, err error) {
 	for pair := range strings.SplitSeq(query, "&") {
 		if !namesVhost(pair) {

@@ -48,10 +48,9 @@ func (c *Connect) Enhanced() bool {
 	return false
 }
 
-// Enhanced are the properties of one who passes on whatever Enhanced RTMP there
-// is (Enhanced RTMP v2, Enhancing NetConnection connect Command): in the
-// client's connect and in the server's answer. reconnect says that a client
-// honours ReconnectRequest.
+// Enhanced are the properties of a peer that passes on all of Enhanced RTMP (Enhanced
+// RTMP v2, Enhancing NetConnection connect Command): in the client's connect and in the
+// server's answer. reconnect says that a client follows ReconnectRequest.
 func Enhanced(reconnect bool) amf.Object {
 	caps := capsMultitrack | capsModEx | capsNanoOffset
 	if reconnect {
@@ -128,8 +127,8 @@ func (s *Server) Serve() error {
 	return s.ServeUntil(func() bool { return false })
 }
 
-// ServeUntil is Serve, but returns nil when, behind a message, pause says so.
-// Then nothing is ended, and the next call goes on.
+// ServeUntil is Serve, but returns nil if pause returns true after a message. Nothing
+// is ended then, and the next call continues.
 func (s *Server) ServeUntil(pause func() bool) error {
 	paused := false
 	defer func() {

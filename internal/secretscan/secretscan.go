@@ -1,7 +1,6 @@
-// Package secretscan has a package's tests fail when a secret is printed, logged or
-// answered by any of them: all stream keys, passwords and tokens of the tests
-// hold Canary, and whatever is not for those who have them is searched for it.
-// Only tests import it.
+// Package secretscan makes a package's tests fail if one of them prints, logs or
+// answers a secret: all stream keys, passwords and tokens of the tests contain Canary,
+// and outputs that must not show them are searched for it. Only tests import it.
 package secretscan
 
 import (
@@ -37,14 +36,13 @@ type tally struct {
 	found   []string
 }
 
-// Main runs the tests, for TestMain, which exits with the code that Main
-// returns. Everything they write to os.Stdout and os.Stderr is searched on its
-// way, but for the lines of the testing package about a test, whose name may
-// hold anything; so is everything that goes to the default loggers of slog and
-// log. A run that passes but for a leak, or that has not looked at any log
-// though it is of all tests, fails. Tests that fail print what they like.
+// Main runs the tests, for TestMain, and returns the code to exit with. It searches
+// everything that they write to os.Stdout and os.Stderr, except the testing package's
+// own lines about a test, whose name may contain anything, and to the default loggers
+// of slog and log. A run fails if it has found a leak, or if a run of all tests has
+// searched no log. Tests that fail may print anything.
 //
-// What the tests leave behind fails them, too: see package leaktest.
+// Leaks of goroutines and the like fail the tests, too: see package leaktest.
 func Main(m *testing.M) int {
 	return leaktest.Run(func() int { return run(m) })
 }

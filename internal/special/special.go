@@ -28,12 +28,12 @@ const (
 type Range struct {
 	Prefix netip.Prefix
 	Kind   Kind
-	RFC    string // or who has chosen it
+	RFC    string // or the owner of the range
 }
 
-// Explicit reports whether only a prefix within the range may allow it: what
-// is behind link-local addresses and those of metadata services gives this
-// machine's credentials to whoever asks from it.
+// Explicit reports whether only a prefix within the range may allow it: services at
+// link-local addresses, and metadata services, give this machine's credentials to any
+// client on it.
 func (r Range) Explicit() bool { return r.Kind == LinkLocal || r.Kind == Metadata }
 
 // Ranges is the table. Of the rows that hold an address the longest counts.

@@ -34,9 +34,9 @@ func SetLowWater(c net.Conn, bytes int) {
 	}
 }
 
-// Outstanding is how many of the bytes written the peer has not got yet: those
-// that are not acknowledged or, where the connection has a method Unsent, what
-// that says. It is 0 where nobody tells.
+// Outstanding is how many of the bytes written the peer has not received: those that
+// are not acknowledged, or the result of the connection's method Unsent. It is 0 if
+// unknown.
 func Outstanding(c net.Conn) int {
 	if own, ok := c.(interface{ Unsent() int }); ok {
 		return max(own.Unsent(), 0)

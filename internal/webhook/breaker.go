@@ -31,8 +31,8 @@ type breaker struct {
 
 func newBreaker() *breaker { return &breaker{one: make(chan struct{}, 1)} }
 
-// enter waits until the backend may be asked. alone says that nobody else asks
-// meanwhile; then leave is to be called.
+// enter waits until the backend may be asked. alone says that there is no other request
+// meanwhile; then leave must be called.
 func (b *breaker) enter(ctx context.Context) (alone bool, err error) {
 	if !b.isOpen() {
 		return false, nil

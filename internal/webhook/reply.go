@@ -6,12 +6,11 @@ import (
 	"fmt"
 )
 
-// Reply is a reply as the standard has JSON, where SRS's reader takes it and the
-// standard does not: a byte order mark before it (backends on Windows), a NUL
-// behind it (backends in C), a comma before the end of an object or array, and
-// in texts control characters as they are and a backslash before any character.
-// White space around it is taken off. What is no JSON for SRS either stays
-// wrong.
+// Reply makes standard JSON of a reply that SRS's reader accepts beyond the standard: a
+// byte order mark before it (backends on Windows), a NUL after it (backends in C), a
+// comma before the end of an object or array, and in strings unescaped control
+// characters and a backslash before any character. Surrounding white space is removed.
+// A reply that SRS does not accept stays invalid.
 func Reply(b []byte) []byte {
 	b = bytes.TrimPrefix(b, []byte("\ufeff"))
 	b = bytes.TrimSpace(b)

@@ -10,10 +10,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/outage"
 )
 
-// turns shares the calls that may be under way among the clients' addresses.
-// One address has at most half of them, and half of the places to wait, so that
-// it can't keep the others out; those that wait come one address after the
-// other. Calls that are about no address, which is "", have all of them.
+// turns shares the calls that may be in progress among the clients' addresses. One
+// address has at most half of them, and half of the places to wait, so that it cannot
+// keep the others out. Waiting calls of several addresses alternate. Calls without an
+// address ("") may have all.
 type turns struct {
 	all, share int
 
@@ -121,7 +121,7 @@ func (t *turns) leave(who string) {
 	}
 }
 
-// next gives the turns that are free to those that wait.
+// next gives free turns to waiting calls.
 func (t *turns) next() {
 	for e := t.order.Front(); e != nil && t.inUse < t.all; {
 		l := e.Value.(*line)

@@ -233,8 +233,8 @@ func (h *Hook) header(body []byte) http.Header {
 	return header
 }
 
-// Key is the key that a secret stands for: base64 behind whsec_, as Standard
-// Webhooks have it, or its own bytes.
+// Key is the key of a secret: base64 after whsec_, as in Standard Webhooks, or its own
+// bytes.
 func Key(secret string) ([]byte, error) {
 	b64, ok := strings.CutPrefix(secret, "whsec_")
 	if !ok {
