@@ -58,10 +58,10 @@ func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 			require.NoError(b, err)
 			p.Close()
 		}},
-		"publisher is closed": {after: lingerTime, end: func(b *bubble, c forwardtest.Client, _ func()) {
+		"publisher is closed": {after: LingerTime, end: func(b *bubble, c forwardtest.Client, _ func()) {
 			_, err := c.Publish(b.ctx)
 			require.NoError(b, err)
-			b.srv.Source("live/s").beginClose()
+			go b.srv.Source("live/s").Shutdown(b.ctx)
 		}},
 		"context of ServeConn": {end: func(b *bubble, c forwardtest.Client, cancel func()) {
 			_, err := c.Publish(b.ctx)
@@ -104,10 +104,9 @@ func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 				time.Sleep(row.after)
 				synctest.Wait()
 				require.Zero(b, b.srv.Stats().Connections)
-				b.srv.mu.Lock()
-				here := b.srv.perAddr[netip.MustParseAddr("198.51.100.1")]
-				b.srv.mu.Unlock()
-				require.Equal(b, tally{closing: 1}, here)
+				open, closing := b.srv.ConnectionsFrom(netip.MustParseAddr("198.51.100.1"))
+				require.Zero(b, open)
+				require.Equal(b, 1, closing)
 				told := tell.get()
 				require.Equal(b, told["connect"], told["close"])
 				require.Equal(b, told["publish"], told["unpublish"]+len(b.srv.Sources()))
@@ -116,10 +115,9 @@ func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
 				require.Len(b, served, 1)
-				b.srv.mu.Lock()
-				defer b.srv.mu.Unlock()
-				require.Zero(b, b.srv.perAddr[netip.MustParseAddr("198.51.100.1")])
-				require.Zero(b, b.srv.closingConns)
+				open, closing = b.srv.ConnectionsFrom(netip.MustParseAddr("198.51.100.1"))
+				require.Zero(b, open+closing)
+				require.Zero(b, b.srv.Left()["closing"])
 			})
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"time"
 )
@@ -58,9 +59,18 @@ func (s *Server) Left() map[string]int {
 	defer s.mu.Unlock()
 	left := map[string]int{
 		"audiences": len(s.audiences), "pushing": len(s.pushing), "perAddr": len(s.perAddr), "counted": s.counted,
+		"closing": s.closingConns,
 	}
 	maps.DeleteFunc(left, func(_ string, n int) bool { return n == 0 })
 	return left
+}
+
+// ConnectionsFrom counts the connections of an address.
+func (s *Server) ConnectionsFrom(addr netip.Addr) (open, closing int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.perAddr[addr]
+	return n.open, n.closing
 }
 
 // PendingHandshakes counts the connections whose handshake is under way.
@@ -93,5 +103,9 @@ var (
 	DefaultMemoryBudget = defaultMemoryBudget
 )
 
-// NextHold is how long a next publisher without a keyframe keeps its place.
-const NextHold = nextHold
+const (
+	// NextHold is how long a next publisher without a keyframe keeps its place.
+	NextHold = nextHold
+	// LingerTime is how long a connection may take to read its end.
+	LingerTime = lingerTime
+)

@@ -23,12 +23,12 @@ import (
 )
 
 // asked is one client's way to a stream: what connect and publish or play say.
-type asked struct{ tcURL, app, name string }
+type Asked struct{ TcURL, App, Name string }
 
 // request is what a Server with cfg makes of it, nil where it is refused.
-func (a asked) request(cfg *Config) *PublishRequest {
-	c := &conn{srv: &Server{}, nc: nowhere{}, tcURL: a.tcURL, app: a.app}
-	r, err := c.request(cfg, a.name)
+func (a Asked) request(cfg *Config) *PublishRequest {
+	c := &conn{srv: &Server{}, nc: nowhere{}, tcURL: a.TcURL, app: a.App}
+	r, err := c.request(cfg, a.Name)
 	if err != nil {
 		return nil
 	}
@@ -45,7 +45,7 @@ const secretMedia = h264Key + "only for studio"
 
 // ofStudio are ways of which each may lead to live/cam of studio.example, if it
 // leads there at all.
-var ofStudio = []asked{
+var WaysToStudio = []Asked{
 	{"rtmp://h/studio.example/live", "studio.example/live", "cam"},
 	{"rtmp://h/studio.example", "studio.example", "live/cam"},
 	{"rtmp://h/studio.example/live/cam", "studio.example/live/cam", ""},
@@ -95,7 +95,7 @@ var ofStudio = []asked{
 func TestVhostsAreSeparate(t *testing.T) {
 	listed := map[string]Vhost{DefaultVhost: {Takeover: true}, "Studio.example": {Takeover: true}, "other.example": {}}
 	for name, vhosts := range map[string]map[string]Vhost{"listed": listed, "none listed": nil} {
-		for _, way := range ofStudio {
+		for _, way := range WaysToStudio {
 			t.Run(fmt.Sprintf("%s/%+v", name, way), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { lockedStudio(t, vhosts, way) })
 			})
@@ -104,7 +104,7 @@ func TestVhostsAreSeparate(t *testing.T) {
 }
 
 // lockedStudio tries to get at the stream of a vhost that refuses everybody.
-func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
+func lockedStudio(t *testing.T, vhosts map[string]Vhost, way Asked) {
 	const name = "//studio.example/live/cam"
 	var mu sync.Mutex
 	let := make(map[string]bool) // names that hooks have let in
@@ -125,11 +125,11 @@ func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
 		OnPlay:    func(_ context.Context, r *PlayRequest) error { return decide((*PublishRequest)(r)) },
 	}})
 	defer s.Close()
-	connecting := connectWith("app", way.app, "tcUrl", way.tcURL) + createStream
+	connecting := connectWith("app", way.App, "tcUrl", way.TcURL) + createStream
 
 	// It does not block the name.
-	before := encoder(t, s, connecting+call(1, "publish", 5, nil, way.name, "live")+messageOf(4, 0, 9, 1, h264Key))
-	waits := listener(t, s, connecting+call(1, "play", 5, nil, way.name))
+	before := encoder(t, s, connecting+call(1, "publish", 5, nil, way.Name, "live")+messageOf(4, 0, 9, 1, h264Key))
+	waits := listener(t, s, connecting+call(1, "play", 5, nil, way.Name))
 	require.Nil(t, s.Source(name))
 	p, err := s.Publish(t.Context(), PublishRequest{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
 	require.NoError(t, err)
@@ -139,8 +139,8 @@ func lockedStudio(t *testing.T, vhosts map[string]Vhost, way asked) {
 	synctest.Wait()
 
 	// Nor is it published, taken over, or played.
-	encoder(t, s, connecting+call(1, "publish", 5, nil, way.name, "live")+messageOf(4, 0, 9, 1, h264Key))
-	heard := listener(t, s, connecting+call(1, "play", 5, nil, way.name))
+	encoder(t, s, connecting+call(1, "publish", 5, nil, way.Name, "live")+messageOf(4, 0, 9, 1, h264Key))
+	heard := listener(t, s, connecting+call(1, "play", 5, nil, way.Name))
 	require.NoError(t, p.WriteTag(TagVideo, 40, []byte(secretMedia)))
 	synctest.Wait()
 	require.NotContains(t, heard(), "only for studio")
@@ -182,7 +182,7 @@ func TestVhostInAnyCaseIsOne(t *testing.T) {
 	for _, vhosts := range []map[string]Vhost{nil, {"Studio.Example": {}}} {
 		cfg := Config{Vhosts: vhosts}.withDefaults()
 		want := streamKey{"studio.example", "live/inst/cam"}
-		for _, way := range []asked{
+		for _, way := range []Asked{
 			{"rtmp://h/live/inst", "live/inst", "cam?vhost=studio.example"},
 			{"rtmp://h/live", "live", "inst/cam?vhost=STUDIO.example&k=v"},
 			{"rtmp://h/live/inst/cam", "live/inst/cam?domain=studio.EXAMPLE", ""},
@@ -300,7 +300,7 @@ func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
 // A stream that is pushed under the name it has here has the same identity
 // there, whatever its publisher has put into the query.
 func TestPushedStreamKeepsItsVhost(t *testing.T) {
-	push := func(cfg Config, way asked) (here, there string) {
+	push := func(cfg Config, way Asked) (here, there string) {
 		c := cfg.withDefaults()
 		r := way.request(&c)
 		if r == nil {
@@ -311,18 +311,18 @@ func TestPushedStreamKeepsItsVhost(t *testing.T) {
 		e, err := ds[0].endpoint()
 		require.NoError(t, err)
 		slave := Config{}.withDefaults()
-		pushed := asked{e.TcURL, e.App, e.Key}.request(&slave)
+		pushed := Asked{e.TcURL, e.App, e.Key}.request(&slave)
 		require.NotNil(t, pushed, "%+v", way)
 		return r.Name(), pushed.Name()
 	}
 	for _, cfg := range []Config{{}, {Vhosts: map[string]Vhost{DefaultVhost: {}, "Studio.example": {}}}} {
-		for _, way := range append(slices.Clone(ofStudio),
-			asked{"rtmp://h/live", "live", "cam?token=1&vhost=other.example&x=2"},
-			asked{"rtmp://h/live", "live", "cam?vhost=a b"},
-			asked{"rtmp://h/live", "live", "cam?vhost=é.example"},
-			asked{"rtmp://h/live", "live", "cam?vhost=100%"},
-			asked{"rtmp://h/live", "live", "cam?vhost=::1"},
-			asked{"rtmp://h/live", "live", "cam?vhost=a+b%20c"},
+		for _, way := range append(slices.Clone(WaysToStudio),
+			Asked{"rtmp://h/live", "live", "cam?token=1&vhost=other.example&x=2"},
+			Asked{"rtmp://h/live", "live", "cam?vhost=a b"},
+			Asked{"rtmp://h/live", "live", "cam?vhost=é.example"},
+			Asked{"rtmp://h/live", "live", "cam?vhost=100%"},
+			Asked{"rtmp://h/live", "live", "cam?vhost=::1"},
+			Asked{"rtmp://h/live", "live", "cam?vhost=a+b%20c"},
 		) {
 			here, there := push(cfg, way)
 			require.Equal(t, here, there, "%+v", way)
@@ -331,7 +331,7 @@ func TestPushedStreamKeepsItsVhost(t *testing.T) {
 	// These end a value of a query. They lead to another vhost, but to no
 	// other that has a name without them.
 	for _, vhost := range []string{"a?b", "a#b"} {
-		_, there := push(Config{}, asked{"rtmp://h/live", "live", "cam?vhost=" + vhost})
+		_, there := push(Config{}, Asked{"rtmp://h/live", "live", "cam?vhost=" + vhost})
 		require.Contains(t, there, "//a%")
 	}
 }
@@ -371,9 +371,9 @@ func checkIdentity(t *testing.T, a, b *PublishRequest) {
 
 // FuzzIdentity asks for two streams in every way there is.
 func FuzzIdentity(f *testing.F) {
-	for i, way := range ofStudio {
-		other := ofStudio[(i+1)%len(ofStudio)]
-		f.Add(way.tcURL, way.app, way.name, other.tcURL, other.app, other.name, i%2 == 0)
+	for i, way := range WaysToStudio {
+		other := WaysToStudio[(i+1)%len(WaysToStudio)]
+		f.Add(way.TcURL, way.App, way.Name, other.TcURL, other.App, other.Name, i%2 == 0)
 	}
 	f.Add("rtmp://h/a", "a", "b?vhost=\u212aelvin", "rtmp://h/a", "a", "b?vhost=kelvin", false)
 	f.Add("rtmp://h/a", "a", "b?vhost=\u017f", "rtmp://h/a", "a", "b?vhost=S", true)
@@ -386,7 +386,7 @@ func FuzzIdentity(f *testing.F) {
 		if vhosts {
 			cfg = &listed
 		}
-		a, b := asked{tcURL, app, name}.request(cfg), asked{tcURL2, app2, name2}.request(cfg)
+		a, b := Asked{tcURL, app, name}.request(cfg), Asked{tcURL2, app2, name2}.request(cfg)
 		if a == nil || b == nil {
 			return
 		}
@@ -445,10 +445,10 @@ func slashes(s string) map[int]bool {
 func TestUnlistedVhost(t *testing.T) {
 	var cfg Config
 	cfg.Vhosts = map[string]Vhost{DefaultVhost: {MaxLatency: 7 * time.Second}, "studio.example": {}}
-	r := asked{"rtmp://h/live", "live", "cam?vhost=Other.example"}.request(&cfg)
+	r := Asked{"rtmp://h/live", "live", "cam?vhost=Other.example"}.request(&cfg)
 	require.Equal(t, "//other.example/live/cam", r.Name())
 	require.Equal(t, 7*time.Second, cfg.vhost(r.Vhost).MaxLatency)
 	require.True(t, cfg.serves(r.Vhost, false))
-	require.Equal(t, "live/cam", asked{"rtmp://other.example/live", "live", "cam"}.request(&cfg).Name())
+	require.Equal(t, "live/cam", Asked{"rtmp://other.example/live", "live", "cam"}.request(&cfg).Name())
 
 }

@@ -58,7 +58,9 @@ func TestDestinationOptions(t *testing.T) {
 				dest := network.NewDestination("dest:1935")
 				defer dest.Close()
 				p := publish(t, newServer(t, Config{MergeWindow: -1, Dial: network.Dial}), "live", canary)
-				def(&c.dest.URL, "rtmp://dest/app/"+canary)
+				if c.dest.URL == "" {
+					c.dest.URL = "rtmp://dest/app/" + canary
+				}
 				f, err := p.Source().Forward(c.dest)
 				require.NoError(t, err)
 				synctest.Wait()
