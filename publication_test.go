@@ -18,14 +18,6 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// from is a connection whose peer has another address.
-type from struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (f from) RemoteAddr() net.Addr { return f.addr }
-
 // clientAt is client from another address.
 func (b *bubble) clientAt(ip, name string) forwardtest.Client {
 	c := b.client(name)
@@ -33,7 +25,7 @@ func (b *bubble) clientAt(ip, name string) forwardtest.Client {
 		near, far := forwardtest.Pipe()
 		addr := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1024))
 		var served sync.WaitGroup
-		served.Go(func() { b.srv.ServeConn(context.Background(), from{far, addr}) })
+		served.Go(func() { b.srv.ServeConn(context.Background(), addressed{far, addr}) })
 		b.Cleanup(served.Wait)
 		return near, nil
 	}
