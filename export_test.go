@@ -92,6 +92,9 @@ func (s *Source) IsClaimable(r *PublishRequest) bool { return s.isClaimable(r) }
 // GraceOver is the end of the time that a stream waits for its next publisher.
 func (s *Source) GraceOver() { s.graceOver() }
 
+// BeginClose is the beginning of Close.
+func (f *Forwarder) BeginClose() { f.beginClose(nil) }
+
 // Held is the memory of the log.
 func (s *Source) Held() int { return s.log.Held() }
 

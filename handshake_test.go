@@ -124,9 +124,9 @@ func resets(nc net.Conn) {
 	nc.(interface{ Reset() error }).Reset()
 }
 
-// picky is a destination with these manners at an address; one at port 443 has
+// pickyAt is a destination with these manners at an address; one at port 443 has
 // TLS.
-func (b *bubble) picky(address string, refuse manner, scripts ...forwardtest.Script) (*forwardtest.Destination, *picky) {
+func pickyAt(b *bubble, address string, refuse manner, scripts ...forwardtest.Script) (*forwardtest.Destination, *picky) {
 	b.Helper()
 	l, err := b.net.Listen(address)
 	require.NoError(b, err)
@@ -140,10 +140,12 @@ func (b *bubble) picky(address string, refuse manner, scripts ...forwardtest.Scr
 	return d, p
 }
 
-// forward pushes live/s to d.
-func (b *bubble) forward(d Destination) *Forwarder {
+// forwardTo pushes live/s to d.
+func forwardTo(b *bubble, d Destination) *Forwarder {
 	b.Helper()
-	def(&d.TLSConfig, &tls.Config{InsecureSkipVerify: true})
+	if d.TLSConfig == nil {
+		d.TLSConfig = &tls.Config{InsecureSkipVerify: true}
+	}
 	f, err := publish(b.T, b.srv, "live", "s").Source().Forward(d)
 	require.NoError(b, err)
 	synctest.Wait()
@@ -188,9 +190,9 @@ func TestHandshakeInTheOtherForm(t *testing.T) {
 					if name == "rtmps" {
 						address = "dest:443"
 					}
-					d, seen := b.picky(address, c.refuse)
+					d, seen := pickyAt(b, address, c.refuse)
 					began := time.Now()
-					f := b.forward(Destination{URL: url, DigestHandshake: c.first})
+					f := forwardTo(b, Destination{URL: url, DigestHandshake: c.first})
 					s := b.published(d, c.publish)
 					require.Zero(b, time.Since(began))
 					require.Equal(b, c.forms, seen.seen())
@@ -219,12 +221,12 @@ func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 	for name, url := range map[string]string{"dest:1935": "rtmp://dest/live/" + canary, "dest:443": "rtmps://dest/live/" + canary} {
 		for _, digest := range []bool{true, false} {
 			inBubble(t, Config{}, func(b *bubble) {
-				d, seen := b.picky(name, takesOnly(digest, saysNothing))
+				d, seen := pickyAt(b, name, takesOnly(digest, saysNothing))
 				forms := "pd"
 				if !digest {
 					forms = "dp"
 				}
-				f := b.forward(Destination{URL: url, DigestHandshake: !digest})
+				f := forwardTo(b, Destination{URL: url, DigestHandshake: !digest})
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
 				require.Equal(b, forms[:1], seen.seen())
@@ -242,7 +244,7 @@ func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 	}
 	// A form for which there was no time is not passed over.
 	inBubble(t, Config{}, func(b *bubble) {
-		d, seen := b.picky("dest:1935", func(n int, digest bool) func(net.Conn) {
+		d, seen := pickyAt(b, "dest:1935", func(n int, digest bool) func(net.Conn) {
 			switch {
 			case !digest:
 				return hangsUp
@@ -251,7 +253,7 @@ func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 			}
 			return nil
 		})
-		f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+		f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary})
 		time.Sleep(30 * time.Second)
 		b.published(d, 6)
 		require.Equal(b, "pdpdpd", seen.seen())
@@ -287,12 +289,12 @@ func TestHandshakeInNeitherForm(t *testing.T) {
 			st := new(states)
 			inBubble(t, Config{Hooks: Hooks{OnForward: st.note}}, func(b *bubble) {
 				st.began = time.Now()
-				d, seen := b.picky(c.address, c.refuse)
+				d, seen := pickyAt(b, c.address, c.refuse)
 				url := "rtmp://dest/live/" + canary
 				if c.address == "dest:443" {
 					url = "rtmps://dest/live/" + canary
 				}
-				f := b.forward(Destination{URL: url})
+				f := forwardTo(b, Destination{URL: url})
 				time.Sleep(time.Minute - time.Nanosecond)
 				synctest.Wait()
 				errs, _ := st.losses(f)
@@ -328,8 +330,8 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			st := new(states)
 			inBubble(t, Config{Hooks: Hooks{OnForward: st.note}}, func(b *bubble) {
-				d, seen := b.picky("dest:1935", never(c.answer))
-				f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+				d, seen := pickyAt(b, "dest:1935", never(c.answer))
+				f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary})
 				time.Sleep(30 * time.Second)
 				synctest.Wait()
 				errs, _ := st.losses(f)
@@ -351,7 +353,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 	// Nor does it matter what comes once it has worked.
 	t.Run("it has worked", func(t *testing.T) {
 		inBubble(t, Config{}, func(b *bubble) {
-			d, seen := b.picky("dest:1935", func(n int, _ bool) func(net.Conn) {
+			d, seen := pickyAt(b, "dest:1935", func(n int, _ bool) func(net.Conn) {
 				switch n {
 				case 2, 3:
 					return hangsUp
@@ -360,7 +362,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 				}
 				return nil
 			})
-			f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+			f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary})
 			b.published(d, 1).Close()
 			b.published(d, 5)
 			require.Equal(b, "ppppp", seen.seen())
@@ -385,7 +387,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			p := &picky{Listener: tls.NewListener(l, required), refuse: never(nil)}
 			d := forwardtest.NewDestinationAt(p)
 			defer d.Close()
-			f := b.forward(Destination{URL: "rtmps://dest/live/" + canary})
+			f := forwardTo(b, Destination{URL: "rtmps://dest/live/" + canary})
 			require.Equal(b, StateWaiting, f.Stats().State)
 			require.Equal(b, OpTLS, lastLoss(b, f).Op)
 			require.Len(b, d.Sessions(), 1)
@@ -400,13 +402,13 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			cancel()
 			require.ErrorIs(b, f.Shutdown(ctx), context.Canceled)
 		},
-		"Source.Close": func(b *bubble, f *Forwarder) { f.src.Close() },
+		"Source.Close": func(b *bubble, f *Forwarder) { f.Source().Close() },
 		"Server.Close": func(b *bubble, _ *Forwarder) { b.srv.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, Config{}, func(b *bubble) {
-				d, _ := b.picky("dest:1935", never(hangsUpAfter(time.Second)))
-				f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+				d, _ := pickyAt(b, "dest:1935", never(hangsUpAfter(time.Second)))
+				f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary})
 				end(b, f)
 				<-f.Done()
 				require.Len(b, d.Sessions(), 1)
@@ -418,8 +420,8 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 		st := new(states)
 		inBubble(t, Config{Hooks: Hooks{OnForward: st.note}}, func(b *bubble) {
 			b.destination("healthy:1935")
-			b.picky("dest:1935", never(saysNothing))
-			f := b.forward(Destination{URL: "rtmp://healthy/live/" + canary})
+			pickyAt(b, "dest:1935", never(saysNothing))
+			f := forwardTo(b, Destination{URL: "rtmp://healthy/live/" + canary})
 			ctx, cancel := context.WithTimeout(b.ctx, time.Second)
 			defer cancel()
 			err := f.Update(ctx, Destination{URL: "rtmp://dest/live/" + canary})
@@ -434,8 +436,8 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 func TestHandshakeInTheOtherFormInTime(t *testing.T) {
 	inTime := func(t *testing.T, limit time.Duration, op, text string, refuse manner, scripts ...forwardtest.Script) {
 		inBubble(t, Config{}, func(b *bubble) {
-			d, seen := b.picky("dest:1935", refuse, scripts...)
-			f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+			d, seen := pickyAt(b, "dest:1935", refuse, scripts...)
+			f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary})
 			time.Sleep(limit - time.Nanosecond)
 			synctest.Wait()
 			require.Equal(b, StateHandshaking, f.Stats().State)
@@ -484,8 +486,8 @@ func TestHandshakeInTheOtherFormNotReached(t *testing.T) {
 			return in.Dial(ctx, network, address)
 		}}, func(b *bubble) {
 			in, st.began = b.net, time.Now()
-			d, seen := b.picky("dest:1935", takesOnly(true, hangsUp))
-			f := b.forward(Destination{URL: "rtmp://dest/live/" + canary, SetupTimeout: 4 * time.Second})
+			d, seen := pickyAt(b, "dest:1935", takesOnly(true, hangsUp))
+			f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary, SetupTimeout: 4 * time.Second})
 			b.published(d, 2)
 			errs, at := st.losses(f)
 			require.Len(b, errs, 1)
@@ -502,9 +504,9 @@ func TestHandshakeElsewhere(t *testing.T) {
 	inBubble(t, Config{}, func(b *bubble) {
 		to := sending("rtmp://other:1935/app2")
 		to.Steps["handshake"] = forwardtest.Step{Delay: 4 * time.Second}
-		first, atFirst := b.picky("dest:1935", takesOnly(true, hangsUpAfter(4*time.Second)), forwardtest.Script{}, to)
-		second, atSecond := b.picky("other:1935", takesOnly(true, hangsUpAfter(4*time.Second)))
-		f := b.forward(Destination{URL: "rtmp://dest/live/" + canary, Redirect: RedirectAnywhere})
+		first, atFirst := pickyAt(b, "dest:1935", takesOnly(true, hangsUpAfter(4*time.Second)), forwardtest.Script{}, to)
+		second, atSecond := pickyAt(b, "other:1935", takesOnly(true, hangsUpAfter(4*time.Second)))
+		f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary, Redirect: RedirectAnywhere})
 		s := b.published(second, 2)
 		require.NoError(b, f.Stats().LastErr)
 		s.Close()
@@ -521,18 +523,18 @@ func TestHandshakeElsewhere(t *testing.T) {
 			s.Steps["handshake"] = forwardtest.Step{Delay: 4 * time.Second}
 			return s
 		}
-		d, seen := b.picky("dest:1935", takesOnly(true, hangsUp), forwardtest.Script{}, slowly(refusing("code=403 need auth; authmod=adobe ] : ")),
+		d, seen := pickyAt(b, "dest:1935", takesOnly(true, hangsUp), forwardtest.Script{}, slowly(refusing("code=403 need auth; authmod=adobe ] : ")),
 			slowly(refusing("authmod=adobe ] : ?reason=needauth&user=jo&salt=s&opaque=o")), slowly(script("connect", forwardtest.Step{})))
-		f := b.forward(Destination{URL: "rtmp://jo:pw@dest/live/" + canary})
+		f := forwardTo(b, Destination{URL: "rtmp://jo:pw@dest/live/" + canary})
 		b.published(d, 4)
 		require.Equal(b, "pddd", seen.seen())
 		require.EqualValues(b, 4, f.Stats().Connects)
 	})
 	// A successor is connected in the same way.
 	inBubble(t, Config{}, func(b *bubble) {
-		d, _ := b.picky("dest:1935", takesOnly(false, hangsUp))
-		next, seen := b.picky("dest:2935", takesOnly(true, hangsUp))
-		f := b.forward(Destination{URL: "rtmp://dest/live/" + canary})
+		d, _ := pickyAt(b, "dest:1935", takesOnly(false, hangsUp))
+		next, seen := pickyAt(b, "dest:2935", takesOnly(true, hangsUp))
+		f := forwardTo(b, Destination{URL: "rtmp://dest/live/" + canary})
 		s := b.published(d, 1)
 		asksToReconnect(b.T, s, "rtmp://dest:2935/live")
 		b.published(next, 2)

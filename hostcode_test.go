@@ -216,7 +216,15 @@ func TestContextsOfToldHooksEnd(t *testing.T) {
 				pub.Close()
 				other.Vanish()
 				synctest.Wait()
-				defer later(closing, func() { b.srv.Close() })()
+				over := make(chan struct{})
+				defer close(over)
+				go func() {
+					select {
+					case <-time.After(closing):
+						b.srv.Close()
+					case <-over:
+					}
+				}()
 				want := min(tellTimeout, closing+tellAfterClose)
 				time.Sleep(2 * want)
 				mu.Lock()

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward/internal/leaktest"
-	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
@@ -110,8 +109,6 @@ func raceDetector() bool {
 	info, _ := debug.ReadBuildInfo()
 	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
-
-type lockedBuffer = logtest.Buffer
 
 // For the files that still use the short names.
 var (

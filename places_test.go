@@ -61,7 +61,7 @@ func TestForwardRefusesTheSameDestinationTwice(t *testing.T) {
 
 		// One that is closed leaves the place at once.
 		f := src.Forwarders()[0]
-		f.beginClose(nil)
+		f.BeginClose()
 		_, err = src.Forward(f.Destination())
 		require.NoError(t, err)
 	})
@@ -115,7 +115,7 @@ func TestUpdateAtTheLimitOfDestinations(t *testing.T) {
 				third, err := src.Forward(Destination{URL: "rtmp://a/app", StreamKey: canary})
 				require.NoError(b, err)
 				require.NoError(b, third.Shutdown(b.ctx))
-				require.Zero(b, b.srv.counted)
+				require.Zero(b, b.srv.Left()["counted"])
 				i.check()
 			})
 		})
