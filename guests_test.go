@@ -1,4 +1,4 @@
-package forward
+package forward_test
 
 import (
 	"context"
@@ -10,8 +10,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/rtmp-forward/forward/internal/rtmptest"
@@ -37,8 +39,8 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			defer cancel()
 			asked, answer := make(chan struct{}), make(chan struct{})
 			log := new(logtest.Buffer)
-			s := newServer(t, Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: Hooks{
-				OnPublish: func(_ context.Context, r *PublishRequest) error {
+			s := hosttest.NewServer(t, forward.Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: forward.Hooks{
+				OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
 					if r.Stream == "waits" {
 						close(asked)
 						<-answer
@@ -46,7 +48,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 					return nil
 				},
 			}})
-			addr := overLoopback(t, s)
+			addr := hosttest.ServeLoopback(t, s)
 			client := func(name string) forwardtest.Client {
 				return forwardtest.Client{URL: "rtmp://" + addr + "/live/" + name}
 			}
@@ -79,7 +81,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 				}
 				if i%20 == 0 {
 					body := append(rtmptest.Frame(i == 0, i), make([]byte, 1<<20)...)
-					require.NoError(t, honest.WriteMessage(forwardtest.Message{Type: TagVideo, Timestamp: uint32(i), Payload: body}))
+					require.NoError(t, honest.WriteMessage(forwardtest.Message{Type: forward.TagVideo, Timestamp: uint32(i), Payload: body}))
 					p, err := client(fmt.Sprintf("new%d", i)).Publish(ctx)
 					require.NoError(t, err)
 					p.Close()
@@ -99,7 +101,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			if most > budget/16 {
 				said := 0
 				for _, e := range log.Entries(t, "connection ended") {
-					if e["err"] == ErrEvicted.Error() {
+					if e["err"] == forward.ErrEvicted.Error() {
 						said++
 					}
 				}

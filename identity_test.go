@@ -1,25 +1,15 @@
 package forward
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/logtest"
-	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // asked is one client's way to a stream: what connect and publish or play say.
@@ -40,8 +30,6 @@ type nowhere struct{ net.Conn }
 
 func (nowhere) RemoteAddr() net.Addr { return nil }
 func (nowhere) LocalAddr() net.Addr  { return nil }
-
-const secretMedia = h264Key + "only for studio"
 
 // ofStudio are ways of which each may lead to live/cam of studio.example, if it
 // leads there at all.
@@ -89,94 +77,6 @@ var WaysToStudio = []Asked{
 	{"rtmp://h/x", "x", "cam?vhost=x/studio.example/live"},
 }
 
-// There is no way to a stream past the hooks of its vhost: they are asked about
-// that vhost and name, or it is another stream that is played, published, named
-// and signed.
-func TestVhostsAreSeparate(t *testing.T) {
-	listed := map[string]Vhost{DefaultVhost: {Takeover: true}, "Studio.example": {Takeover: true}, "other.example": {}}
-	for name, vhosts := range map[string]map[string]Vhost{"listed": listed, "none listed": nil} {
-		for _, way := range WaysToStudio {
-			t.Run(fmt.Sprintf("%s/%+v", name, way), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { lockedStudio(t, vhosts, way) })
-			})
-		}
-	}
-}
-
-// lockedStudio tries to get at the stream of a vhost that refuses everybody.
-func lockedStudio(t *testing.T, vhosts map[string]Vhost, way Asked) {
-	const name = "//studio.example/live/cam"
-	var mu sync.Mutex
-	let := make(map[string]bool) // names that hooks have let in
-	decide := func(r *PublishRequest) error {
-		if r.ClientID == "host" {
-			return nil
-		}
-		if strings.EqualFold(r.Vhost, "studio.example") {
-			return errors.New("nobody")
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		let[r.Name()] = true
-		return nil
-	}
-	s := newServer(t, Config{MergeWindow: -1, Takeover: vhosts == nil, Vhosts: vhosts, Hooks: Hooks{
-		OnPublish: func(_ context.Context, r *PublishRequest) error { return decide(r) },
-		OnPlay:    func(_ context.Context, r *PlayRequest) error { return decide((*PublishRequest)(r)) },
-	}})
-	defer s.Close()
-	connecting := connectWith("app", way.App, "tcUrl", way.TcURL) + createStream
-
-	// It does not block the name.
-	before := encoder(t, s, connecting+call(1, "publish", 5, nil, way.Name, "live")+messageOf(4, 0, 9, 1, h264Key))
-	waits := listener(t, s, connecting+call(1, "play", 5, nil, way.Name))
-	require.Nil(t, s.Source(name))
-	p, err := s.Publish(t.Context(), PublishRequest{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
-	require.NoError(t, err)
-	defer p.Close()
-	require.NoError(t, p.WriteTag(TagVideo, 0, []byte(secretMedia)))
-	before.Close()
-	synctest.Wait()
-
-	// Nor is it published, taken over, or played.
-	encoder(t, s, connecting+call(1, "publish", 5, nil, way.Name, "live")+messageOf(4, 0, 9, 1, h264Key))
-	heard := listener(t, s, connecting+call(1, "play", 5, nil, way.Name))
-	require.NoError(t, p.WriteTag(TagVideo, 40, []byte(secretMedia)))
-	synctest.Wait()
-	require.NotContains(t, heard(), "only for studio")
-	require.NotContains(t, waits(), "only for studio")
-	src := s.Source(name)
-	require.Same(t, p.Source(), src)
-	require.EqualValues(t, 2, src.Stats().Messages)
-	require.Equal(t, "host", src.Request().ClientID)
-	for _, other := range s.Sources() {
-		require.True(t, other == src || other.Name() != name && other.ID() != src.ID())
-	}
-
-	// Nor named, nor signed.
-	require.False(t, let[name])
-	token := Token{Secrets: []Secret{"k"}}
-	for n := range let {
-		query, err := token.Sign(n, time.Now().Add(time.Hour))
-		require.NoError(t, err)
-		require.ErrorIs(t, token.Verify(&PublishRequest{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), ErrToken)
-	}
-}
-
-// listener is a client; the function returned gives what it has been sent.
-func listener(t *testing.T, s *Server, sends string) (heard func() string) {
-	nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
-	require.NoError(t, err)
-	t.Cleanup(func() { nc.Close() })
-	require.NoError(t, rtmp.ClientHandshake(nc, false))
-	all := new(logtest.Buffer)
-	go io.Copy(all, nc)
-	_, err = nc.Write([]byte(sends))
-	require.NoError(t, err)
-	synctest.Wait()
-	return all.String
-}
-
 // The true way to a vhost leads there, whoever writes it how.
 func TestVhostInAnyCaseIsOne(t *testing.T) {
 	for _, vhosts := range []map[string]Vhost{nil, {"Studio.Example": {}}} {
@@ -194,40 +94,6 @@ func TestVhostInAnyCaseIsOne(t *testing.T) {
 			require.Equal(t, "//studio.example/live/inst/cam", r.Name())
 			require.Equal(t, cfg.vhostName("studio.example"), r.Vhost)
 		}
-	}
-}
-
-// A host's own publish goes by the same rules.
-func TestPublishInAVhost(t *testing.T) {
-	s := newServer(t, Config{Vhosts: map[string]Vhost{"Studio.Example": {}}})
-	for _, c := range []struct{ vhost, name, told string }{
-		{"studio.EXAMPLE", "//studio.example/live/a", "Studio.Example"},
-		{"New.Example", "//new.example/live/a", "new.example"},
-		{"__DEFAULTVHOST__", "live/a", DefaultVhost},
-	} {
-		p, err := s.Publish(t.Context(), PublishRequest{Vhost: c.vhost, App: "live", Stream: "a"})
-		require.NoError(t, err)
-		src := p.Source()
-		require.Equal(t, c.name, src.Name())
-		require.Equal(t, c.told, src.Request().Vhost)
-		_, err = s.Publish(t.Context(), PublishRequest{Vhost: strings.ToUpper(c.vhost), App: "live", Stream: "a"})
-		require.ErrorIs(t, err, ErrStreamBusy)
-	}
-	for _, vhost := range []string{"a/b", "/", "a/", `a\b`, "a\n", "..", "\xff", strings.Repeat("a", 256)} {
-		_, err := s.Publish(t.Context(), PublishRequest{Vhost: vhost, App: "live", Stream: "a"})
-		require.ErrorIs(t, err, rtmp.ErrName, "%q", vhost)
-	}
-	var names []string
-	for _, src := range s.Sources() {
-		names = append(names, src.Name())
-	}
-	require.Equal(t, []string{"//new.example/live/a", "//studio.example/live/a", "live/a"}, names)
-	for name, found := range map[string]bool{
-		"live/a": true, "//STUDIO.example/live/a": true, "//studio.example/live/a": true, "//__defaultvhost__/live/a": true,
-		"studio.example/live/a": false, "/live/a": false, "//live/a": false, "///live/a": false, "//studio.example": false,
-		"//studio.example/": false, "//studio.example//live/a": false, "//": false, "": false, "Live/a": false, "live/A": false,
-	} {
-		require.Equal(t, found, s.Source(name) != nil, name)
 	}
 }
 
@@ -272,31 +138,6 @@ func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 
 }
 
-// Two destinations that differ in the stream's vhost alone do not wait for each
-// other.
-func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var network forwardtest.Network
-		dest := network.NewDestination("dest:1935")
-		defer dest.Close()
-		s := newServer(t, Config{MergeWindow: -1, Dial: network.Dial, Resolver: MustStatic("rtmp://dest/live/same")})
-		defer s.Close()
-		for _, r := range []PublishRequest{
-			{Vhost: "studio.example", App: "live", Stream: "cam"},
-			{App: "studio.example/live", Stream: "cam"},
-		} {
-			p, err := s.Publish(t.Context(), r)
-			require.NoError(t, err)
-			defer p.Close()
-		}
-		synctest.Wait()
-		for _, src := range s.Sources() {
-			require.Equal(t, StatePublishing, src.Forwarders()[0].Stats().State, src.Name())
-		}
-		require.Len(t, dest.Sessions(), 2)
-	})
-}
-
 // A stream that is pushed under the name it has here has the same identity
 // there, whatever its publisher has put into the query.
 func TestPushedStreamKeepsItsVhost(t *testing.T) {
@@ -334,19 +175,6 @@ func TestPushedStreamKeepsItsVhost(t *testing.T) {
 		_, there := push(Config{}, Asked{"rtmp://h/live", "live", "cam?vhost=" + vhost})
 		require.Contains(t, there, "//a%")
 	}
-}
-
-// A Reload that lists a vhost in another case changes nothing for its streams.
-func TestReloadRespellsAVhost(t *testing.T) {
-	s := newServer(t, Config{Logger: quiet, Vhosts: map[string]Vhost{"Studio.example": {}}})
-	p, err := s.Publish(t.Context(), PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"})
-	require.NoError(t, err)
-	for _, name := range []string{"STUDIO.example", "studio.example"} {
-		require.NoError(t, s.Reload(Config{Logger: quiet, Vhosts: map[string]Vhost{name: {}}}))
-		require.Same(t, p.Source(), s.Source("//Studio.Example/live/cam"))
-	}
-	require.NoError(t, s.Reload(Config{Logger: quiet, Vhosts: map[string]Vhost{"other": {}}}))
-	require.Nil(t, s.Source("//studio.example/live/cam"))
 }
 
 // sameStream is what makes two requests the same stream, said in another way

@@ -1,4 +1,4 @@
-package forward
+package forward_test
 
 import (
 	"context"
@@ -13,21 +13,24 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/hosttest"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 // life is a Server at which everything happens at random for some time.
 type life struct {
-	*bubble
-	cfg  Config
+	*hosttest.Bubble
+	cfg  forward.Config
 	work sync.WaitGroup
 	ctx  context.Context // of what happens
 
 	mu      sync.Mutex
 	rand    *rand.Rand
 	calls   map[string]int
-	states  map[*Forwarder][]told
-	updates map[*Forwarder]int
+	states  map[*forward.Forwarder][]told
+	updates map[*forward.Forwarder]int
 }
 
 func (l *life) n(n int) int {
@@ -48,27 +51,27 @@ func (l *life) nap(ctx context.Context) {
 	}
 }
 
-func (l *life) hooks() Hooks {
+func (l *life) hooks() forward.Hooks {
 	call := func(ctx context.Context, name string) {
 		l.nap(ctx)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.calls[name]++
 	}
-	return Hooks{
-		OnConnect: func(ctx context.Context, _ *ConnectRequest) error { call(ctx, "connect"); return nil },
-		OnClose:   func(ctx context.Context, _ *ConnectRequest) { call(ctx, "close") },
-		OnPublish: func(ctx context.Context, _ *PublishRequest) error {
+	return forward.Hooks{
+		OnConnect: func(ctx context.Context, _ *forward.ConnectRequest) error { call(ctx, "connect"); return nil },
+		OnClose:   func(ctx context.Context, _ *forward.ConnectRequest) { call(ctx, "close") },
+		OnPublish: func(ctx context.Context, _ *forward.PublishRequest) error {
 			if l.n(10) == 0 {
 				return errors.New("not now")
 			}
 			call(ctx, "publish")
 			return nil
 		},
-		OnUnpublish: func(ctx context.Context, _ *PublishRequest) { call(ctx, "unpublish") },
-		OnPlay:      func(ctx context.Context, _ *PlayRequest) error { call(ctx, "play"); return nil },
-		OnStop:      func(ctx context.Context, _ *PlayRequest) { call(ctx, "stop") },
-		OnForward: func(f *Forwarder, s State, _ error) {
+		OnUnpublish: func(ctx context.Context, _ *forward.PublishRequest) { call(ctx, "unpublish") },
+		OnPlay:      func(ctx context.Context, _ *forward.PlayRequest) error { call(ctx, "play"); return nil },
+		OnStop:      func(ctx context.Context, _ *forward.PlayRequest) { call(ctx, "stop") },
+		OnForward: func(f *forward.Forwarder, s forward.State, _ error) {
 			l.mu.Lock()
 			l.states[f] = append(l.states[f], told{s, f.ID()})
 			l.mu.Unlock()
@@ -90,7 +93,7 @@ func (l *life) again(within int, do func()) {
 func (l *life) stream() string { return []string{"live/x", "live/y"}[l.n(2)] }
 
 func (l *life) publishes() {
-	p, err := l.client(l.stream()).Publish(l.ctx)
+	p, err := l.Client(l.stream()).Publish(l.ctx)
 	if err != nil {
 		return
 	}
@@ -106,7 +109,7 @@ func (l *life) publishes() {
 }
 
 func (l *life) plays() {
-	if p, err := l.client(l.stream()).Play(l.ctx, nil); err == nil {
+	if p, err := l.Client(l.stream()).Play(l.ctx, nil); err == nil {
 		time.Sleep(l.ms(6000))
 		p.Close()
 	}
@@ -126,20 +129,20 @@ func (l *life) redirects(all ...*forwardtest.Destination) {
 	sessions[len(sessions)-1-l.n(min(len(sessions), 3))].Send(0, "onStatus", 0, nil, info)
 }
 
-func (l *life) destination() Destination {
-	return Destination{URL: fmt.Sprintf("rtmp://%c/live/%s%d", 'a'+l.n(3), canary, l.n(3))}
+func (l *life) destination() forward.Destination {
+	return forward.Destination{URL: fmt.Sprintf("rtmp://%c/live/%s%d", 'a'+l.n(3), secretscan.Canary, l.n(3))}
 }
 
 // operates is what a host does.
 func (l *life) operates() {
-	sources := l.srv.Sources()
+	sources := l.Server.Sources()
 	if len(sources) == 0 {
 		return
 	}
 	src := sources[l.n(len(sources))]
 	ctx, cancel := context.WithTimeout(l.ctx, l.ms(3000))
 	defer cancel()
-	var f *Forwarder
+	var f *forward.Forwarder
 	if all := src.Forwarders(); len(all) > 0 {
 		f = all[l.n(len(all))]
 	}
@@ -164,8 +167,8 @@ func (l *life) operates() {
 		}
 	case n == 5:
 		cfg := l.cfg
-		cfg.Logger, cfg.Dial = quiet, l.net.Dial
-		l.srv.Reload(cfg)
+		cfg.Logger, cfg.Dial = secretscan.Quiet, l.Net.Dial
+		l.Server.Reload(cfg)
 	case f == nil:
 	case n == 6:
 		if f.Update(ctx, l.destination()) == nil {
@@ -181,9 +184,9 @@ func (l *life) operates() {
 }
 
 // counts has the counters of all Forwarders grow.
-func (l *life) counts(last map[*Forwarder]ForwarderStats) {
-	require.GreaterOrEqual(l, l.srv.Stats().Buffered, 0)
-	for _, src := range l.srv.Sources() {
+func (l *life) counts(last map[*forward.Forwarder]forward.ForwarderStats) {
+	require.GreaterOrEqual(l, l.Server.Stats().Buffered, 0)
+	for _, src := range l.Server.Sources() {
 		for _, f := range src.Forwarders() {
 			st, before := f.Stats(), last[f]
 			for _, c := range [][2]uint64{
@@ -199,39 +202,39 @@ func (l *life) counts(last map[*Forwarder]ForwarderStats) {
 
 // ends ends the Server, in one of several ways.
 func (l *life) ends() {
-	brief := func() (context.Context, context.CancelFunc) { return context.WithTimeout(l.bubble.ctx, l.ms(1000)) }
+	brief := func() (context.Context, context.CancelFunc) { return context.WithTimeout(l.Bubble.Ctx, l.ms(1000)) }
 	switch l.n(4) {
 	case 0:
 		began := time.Now()
-		l.srv.Shutdown(l.bubble.ctx)
+		l.Server.Shutdown(l.Bubble.Ctx)
 		require.Less(l, time.Since(began), 25*time.Second)
 	case 1:
 		ctx, cancel := brief()
-		l.srv.Shutdown(ctx)
+		l.Server.Shutdown(ctx)
 		cancel()
-		l.srv.Close()
+		l.Server.Close()
 	case 2:
-		go l.srv.Close()
-		go l.srv.Shutdown(l.bubble.ctx)
-		l.srv.Close()
+		go l.Server.Close()
+		go l.Server.Shutdown(l.Bubble.Ctx)
+		l.Server.Close()
 	default:
 		time.Sleep(2 * time.Minute)
 		l.isEmpty() // all by itself
-		l.srv.Close()
+		l.Server.Close()
 	}
 }
 
 func (l *life) isEmpty() {
 	synctest.Wait()
-	st := l.srv.Stats()
+	st := l.Server.Stats()
 	require.Zero(l, st.Buffered)
 	require.Zero(l, st.Connections+st.Streams+st.Destinations, "%+v", st)
-	require.Empty(l, l.srv.Left())
+	require.Empty(l, l.Server.Left())
 }
 
 // told is what OnForward was told, and of which destination.
 type told struct {
-	state State
+	state forward.State
 	id    string
 }
 
@@ -243,15 +246,15 @@ func (l *life) told() {
 		require.Equal(l, l.calls[begin], l.calls[end], end)
 	}
 	for f, states := range l.states {
-		require.Equal(l, StateClosed, states[len(states)-1].state, "%v", states)
+		require.Equal(l, forward.StateClosed, states[len(states)-1].state, "%v", states)
 		updates := 0
 		for i, s := range states[1:] {
 			before := states[i]
-			require.NotEqual(l, StateClosed, before.state, "%v", states)
-			if before.state == StateDraining {
-				require.Equal(l, StateClosed, s.state, "%v", states)
+			require.NotEqual(l, forward.StateClosed, before.state, "%v", states)
+			if before.state == forward.StateDraining {
+				require.Equal(l, forward.StateClosed, s.state, "%v", states)
 			}
-			if s.state == StatePublishing && !slices.Contains([]State{StateHandshaking, StateStalled}, before.state) {
+			if s.state == forward.StatePublishing && !slices.Contains([]forward.State{forward.StateHandshaking, forward.StateStalled}, before.state) {
 				updates++
 				continue
 			}
@@ -267,37 +270,37 @@ func (l *life) told() {
 // states come in order, and nothing is left of it at the end.
 func TestLifeOfAServer(t *testing.T) {
 	seeds := uint64(24)
-	if raceDetector() {
+	if hosttest.RaceDetector() {
 		seeds = 8
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			l := &life{rand: rand.New(rand.NewPCG(seed, 1)), calls: make(map[string]int), states: make(map[*Forwarder][]told), updates: make(map[*Forwarder]int)}
-			l.cfg = Config{MemoryBudget: 20 << 20, Takeover: seed%2 == 0, GraceUnpublish: seed%3 == 0, EndPlayers: seed%5 == 0, Hooks: l.hooks()}
+			l := &life{rand: rand.New(rand.NewPCG(seed, 1)), calls: make(map[string]int), states: make(map[*forward.Forwarder][]told), updates: make(map[*forward.Forwarder]int)}
+			l.cfg = forward.Config{MemoryBudget: 20 << 20, Takeover: seed%2 == 0, GraceUnpublish: seed%3 == 0, EndPlayers: seed%5 == 0, Hooks: l.hooks()}
 			if seed%4 < 2 {
 				l.cfg.PublishGrace = 3 * time.Second
 			}
 			if seed%7 < 3 {
 				l.cfg.PlayerWait = 2 * time.Second
 			}
-			l.cfg.Resolver = ResolverFunc(func(ctx context.Context, r *PublishRequest) (ds []Destination, _ error) {
+			l.cfg.Resolver = forward.ResolverFunc(func(ctx context.Context, r *forward.PublishRequest) (ds []forward.Destination, _ error) {
 				l.nap(ctx)
 				for _, host := range []string{"a", "b", "c", "down"} {
 					if l.n(2) == 0 {
-						ds = append(ds, Destination{URL: "rtmp://" + host + "/live/" + canary + r.Stream})
+						ds = append(ds, forward.Destination{URL: "rtmp://" + host + "/live/" + secretscan.Canary + r.Stream})
 					}
 				}
 				return ds, nil
 			})
-			inBubble(t, l.cfg, func(b *bubble) {
-				l.bubble = b
+			hosttest.InBubble(t, l.cfg, func(b *hosttest.Bubble) {
+				l.Bubble = b
 				var cancel context.CancelFunc
-				l.ctx, cancel = context.WithTimeout(b.ctx, 5*time.Second+l.ms(30_000))
+				l.ctx, cancel = context.WithTimeout(b.Ctx, 5*time.Second+l.ms(30_000))
 				defer cancel()
 				slow := forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: 20_000}}}
-				first := b.destination("a:1935", forwardtest.Script{}, slow)
-				second := b.destination("b:1935", slow)
-				b.destination("c:1935", forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Refuse: "NetStream.Publish.BadName"}}})
+				first := b.Destination("a:1935", forwardtest.Script{}, slow)
+				second := b.Destination("b:1935", slow)
+				b.Destination("c:1935", forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Refuse: "NetStream.Publish.BadName"}}})
 				for range 4 {
 					l.again(2000, l.publishes)
 				}
@@ -308,7 +311,7 @@ func TestLifeOfAServer(t *testing.T) {
 					l.again(1500, l.operates)
 				}
 				l.again(500, func() { l.redirects(first, second) })
-				last := make(map[*Forwarder]ForwarderStats)
+				last := make(map[*forward.Forwarder]forward.ForwarderStats)
 				l.again(100, func() { l.counts(last) })
 				if seed%3 == 1 { // its end comes in between
 					l.work.Go(func() {

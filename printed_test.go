@@ -1,4 +1,4 @@
-package forward
+package forward_test
 
 import (
 	"context"
@@ -21,21 +21,52 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
+	"github.com/rtmp-forward/forward/resolve"
 )
 
-// exportedTypes are all of the package that have values; TypesBeside has those of
+// No value that a host holds shows a secret, however it is printed.
+func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
+	const u = "rtmp://u:" + secretscan.Canary + "@dest.example/live/" + secretscan.Canary + "?t=" + secretscan.Canary
+	const backend = "http://u:" + secretscan.Canary + "@backend.example/?t=" + secretscan.Canary
+	req := forward.PublishRequest{App: "live", Stream: secretscan.Canary, Param: "?t=" + secretscan.Canary, TcURL: "rtmp://h/live?t=" + secretscan.Canary, PageURL: secretscan.Canary}
+	s := hosttest.NewServer(t, forward.Config{Resolver: forward.MustStatic("rtmp://dest/live/" + secretscan.Canary),
+		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("down") }})
+	p, err := s.Publish(t.Context(), req)
+	require.NoError(t, err)
+	defer p.Close()
+	src := p.Source()
+	f := src.Forwarders()[0]
+	for _, v := range append(valuesBeside(u, backend),
+		forward.Secret(secretscan.Canary), forward.Destination{URL: u}, &forward.Destination{URL: u, StreamKey: secretscan.Canary, User: secretscan.Canary, Password: secretscan.Canary, TcURL: u},
+		&forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")}, forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")},
+		forward.RetryInfo{Request: &req, Err: &forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")}},
+		req, &req, forward.ConnectRequest{TcURL: u, PageURL: u}, &forward.ConnectRequest{TcURL: u, PageURL: u},
+		s, *s.Settings(), s.Settings(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
+		forward.MustStatic(u), forward.Config{Resolver: forward.MustStatic(u)}, forward.Token{Secrets: []forward.Secret{secretscan.Canary}},
+		&forward.StatusError{Code: "c", Description: "d"}, &forward.AddressError{},
+	) {
+		out := secretscan.Prints(v)
+		if at := strings.Index(out, secretscan.Canary); at >= 0 {
+			t.Errorf("%T: %s", v, out[max(at-200, 0):at+len(secretscan.Canary)])
+		}
+	}
+}
+
+// exportedTypes are all of the package that have values; typesBeside has those of
 // the packages beside it.
 var exportedTypes = []reflect.Type{
-	reflect.TypeFor[AddressError](), reflect.TypeFor[AuthMethod](), reflect.TypeFor[Backoff](), reflect.TypeFor[Config](),
-	reflect.TypeFor[ConnectRequest](), reflect.TypeFor[Demuxer](), reflect.TypeFor[Destination](), reflect.TypeFor[DestinationError](),
-	reflect.TypeFor[Forwarder](), reflect.TypeFor[ForwarderStats](), reflect.TypeFor[Hooks](), reflect.TypeFor[Limits](),
-	reflect.TypeFor[Message](), reflect.TypeFor[Op](), reflect.TypeFor[Profile](),
-	reflect.TypeFor[PublishRequest](), reflect.TypeFor[Publisher](), reflect.TypeFor[Redirect](), reflect.TypeFor[RetryInfo](),
-	reflect.TypeFor[Secret](), reflect.TypeFor[Server](),
-	reflect.TypeFor[ServerStats](), reflect.TypeFor[Source](), reflect.TypeFor[SourceStats](), reflect.TypeFor[State](),
-	reflect.TypeFor[StatusError](), reflect.TypeFor[Subscription](), reflect.TypeFor[Timestamps](), reflect.TypeFor[Token](),
-	reflect.TypeFor[UnsupportedCodecError](), reflect.TypeFor[Vhost](),
+	reflect.TypeFor[forward.AddressError](), reflect.TypeFor[forward.AuthMethod](), reflect.TypeFor[forward.Backoff](), reflect.TypeFor[forward.Config](),
+	reflect.TypeFor[forward.ConnectRequest](), reflect.TypeFor[forward.Demuxer](), reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
+	reflect.TypeFor[forward.Forwarder](), reflect.TypeFor[forward.ForwarderStats](), reflect.TypeFor[forward.Hooks](), reflect.TypeFor[forward.Limits](),
+	reflect.TypeFor[forward.Message](), reflect.TypeFor[forward.Op](), reflect.TypeFor[forward.Profile](),
+	reflect.TypeFor[forward.PublishRequest](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
+	reflect.TypeFor[forward.Secret](), reflect.TypeFor[forward.Server](),
+	reflect.TypeFor[forward.ServerStats](), reflect.TypeFor[forward.Source](), reflect.TypeFor[forward.SourceStats](), reflect.TypeFor[forward.State](),
+	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](), reflect.TypeFor[forward.Token](),
+	reflect.TypeFor[forward.UnsupportedCodecError](), reflect.TypeFor[forward.Vhost](),
 }
 
 // noSecret are the texts that hold none, by type and field: what the library
@@ -52,11 +83,11 @@ var noSecret = map[string]bool{
 }
 
 // rootPath is the path of this package.
-var rootPath = reflect.TypeFor[Server]().PkgPath()
+var rootPath = reflect.TypeFor[forward.Server]().PkgPath()
 
-// packagesBeside are the directories of the packages that have TypesBeside.
+// packagesBeside are the directories of the packages that have typesBeside.
 func packagesBeside() (dirs []string) {
-	for _, typ := range TypesBeside {
+	for _, typ := range typesBeside {
 		if dir := strings.TrimPrefix(typ.PkgPath(), rootPath+"/"); !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
@@ -110,7 +141,7 @@ func plant(v reflect.Value, text string, depth int) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		if v.Type() == reflect.TypeFor[string]() || v.Type() == reflect.TypeFor[Secret]() {
+		if v.Type() == reflect.TypeFor[string]() || v.Type() == reflect.TypeFor[forward.Secret]() {
 			v.SetString(text)
 		}
 	case reflect.Struct:
@@ -139,15 +170,15 @@ func plant(v reflect.Value, text string, depth int) {
 		v.Set(reflect.MakeMap(v.Type()))
 		v.SetMapIndex(k, e)
 	case reflect.Pointer:
-		if v.Type() == reflect.TypeFor[*Forwarder]() || v.Type() == reflect.TypeFor[*Source]() {
+		if v.Type() == reflect.TypeFor[*forward.Forwarder]() || v.Type() == reflect.TypeFor[*forward.Source]() {
 			return
 		}
 		v.Set(reflect.New(v.Type().Elem()))
 		plant(v.Elem(), text, depth+1)
 	case reflect.Interface:
 		for _, to := range []reflect.Value{
-			reflect.ValueOf(ResolveHTTP(HTTPBackend{URL: text, Secret: Secret(text)})),
-			reflect.ValueOf(&DestinationError{Destination: Destination{URL: text}, Err: errors.New("x")}),
+			reflect.ValueOf(&resolve.HTTP{URL: text, Secret: forward.Secret(text)}),
+			reflect.ValueOf(&forward.DestinationError{Destination: forward.Destination{URL: text}, Err: errors.New("x")}),
 		} {
 			if to.Type().AssignableTo(v.Type()) && v.NumMethod() > 0 {
 				v.Set(to)
@@ -161,7 +192,7 @@ func plant(v reflect.Value, text string, depth int) {
 // embedded one and a key, in whatever way fmt, slog and encoding/json print it.
 func TestNoExportedTypePrintsASecret(t *testing.T) {
 	names := make(map[string]bool)
-	all := slices.Concat(exportedTypes, TypesBeside)
+	all := slices.Concat(exportedTypes, typesBeside)
 	for _, typ := range all {
 		names[typ.String()] = true
 	}
@@ -170,9 +201,9 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	}
 	// The Forwarder stays in its dial: what is copied here is not written to.
 	dials := make(chan struct{})
-	s := newServer(t, Config{
-		Resolver: ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
-			return []Destination{{URL: "rtmp://dest/live/" + canary, DialTimeout: time.Hour}}, nil
+	s := hosttest.NewServer(t, forward.Config{
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+			return []forward.Destination{{URL: "rtmp://dest/live/" + secretscan.Canary, DialTimeout: time.Hour}}, nil
 		}),
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			close(dials)
@@ -180,7 +211,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 			return nil, ctx.Err()
 		},
 	})
-	p := publish(t, s, "live", canary)
+	p := hosttest.Publish(t, s, "live", secretscan.Canary)
 	<-dials
 	live := map[string]any{
 		"Server": s, "Source": p.Source(), "Publisher": p, "Forwarder": p.Source().Forwarders()[0],
@@ -188,7 +219,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	}
 	for _, typ := range all {
 		for _, text := range []string{
-			canary, "rtmp://u:" + canary + "@dest.example/live/" + canary + "?t=" + canary, "http://u:" + canary + "@b.example/" + canary + "?t=" + canary,
+			secretscan.Canary, "rtmp://u:" + secretscan.Canary + "@dest.example/live/" + secretscan.Canary + "?t=" + secretscan.Canary, "http://u:" + secretscan.Canary + "@b.example/" + secretscan.Canary + "?t=" + secretscan.Canary,
 		} {
 			ptr := reflect.New(typ)
 			if v, ok := live[typ.Name()]; ok && typ.PkgPath() == rootPath {
@@ -198,7 +229,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 			}
 			for how, v := range forms(ptr) {
 				out := secretscan.Prints(v)
-				for _, enc := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary)} {
+				for _, enc := range []string{secretscan.Canary, fmt.Sprintf("%x", secretscan.Canary), fmt.Sprintf("%X", secretscan.Canary)} {
 					if at := strings.Index(out, enc); at >= 0 {
 						t.Errorf("%s, %s: %s", typ.Name(), how, out[max(at-200, 0):at+len(enc)])
 					}
@@ -227,7 +258,7 @@ func forms(ptr reflect.Value) map[string]any {
 		holder.Elem().Field(1).Set(e)
 		out["field "+how] = holder.Elem().Interface()
 		out["pointer to field "+how] = holder.Interface()
-		if e.Comparable() && typ != reflect.TypeFor[Secret]() { // for which see its comment
+		if e.Comparable() && typ != reflect.TypeFor[forward.Secret]() { // for which see its comment
 			keys := reflect.MakeMap(reflect.MapOf(e.Type(), reflect.TypeFor[int]()))
 			keys.SetMapIndex(e, reflect.ValueOf(1))
 			out["key "+how] = keys.Interface()
@@ -239,11 +270,11 @@ func forms(ptr reflect.Value) map[string]any {
 // fmt masks the keys of a map; encoding/json writes those of any type of string
 // as they are, so no type of the package has such a map.
 func TestSecretAsAKey(t *testing.T) {
-	m := map[Secret]int{canary: 1}
-	require.NotContains(t, fmt.Sprintf("%v %+v %#v", m, m, m), canary)
+	m := map[forward.Secret]int{secretscan.Canary: 1}
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v", m, m, m), secretscan.Canary)
 	text, err := json.Marshal(m)
 	require.NoError(t, err)
-	require.Contains(t, string(text), canary, "encoding/json has changed: say so at Secret")
+	require.Contains(t, string(text), secretscan.Canary, "encoding/json has changed: say so at Secret")
 	seen := make(map[reflect.Type]bool)
 	var walk func(typ reflect.Type)
 	walk = func(typ reflect.Type) {
@@ -253,7 +284,7 @@ func TestSecretAsAKey(t *testing.T) {
 		seen[typ] = true
 		switch typ.Kind() {
 		case reflect.Map:
-			require.NotEqual(t, reflect.TypeFor[Secret](), typ.Key(), typ)
+			require.NotEqual(t, reflect.TypeFor[forward.Secret](), typ.Key(), typ)
 			walk(typ.Key())
 			walk(typ.Elem())
 		case reflect.Slice, reflect.Array, reflect.Pointer:
@@ -264,7 +295,7 @@ func TestSecretAsAKey(t *testing.T) {
 			}
 		}
 	}
-	for _, typ := range slices.Concat(exportedTypes, TypesBeside) {
+	for _, typ := range slices.Concat(exportedTypes, typesBeside) {
 		walk(typ)
 	}
 }

@@ -1,153 +1,17 @@
-package forward
+package forward_test
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/rtmptest"
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hosttest"
 )
-
-// clientAt is client from another address.
-func (b *bubble) clientAt(ip, name string) forwardtest.Client {
-	c := b.client(name)
-	c.Dial = func(context.Context, string, string) (net.Conn, error) {
-		near, far := forwardtest.Pipe()
-		addr := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1024))
-		var served sync.WaitGroup
-		served.Go(func() { b.srv.ServeConn(context.Background(), addressed{far, addr}) })
-		b.Cleanup(served.Wait)
-		return near, nil
-	}
-	return c
-}
-
-func (b *bubble) publishAt(ip, name string) (*forwardtest.Publisher, error) {
-	p, err := b.clientAt(ip, name).Publish(b.ctx)
-	if err == nil {
-		b.Cleanup(func() { p.Close() })
-	}
-	return p, err
-}
-
-// without leaves out keyframes, and what else a message is.
-func without(media forwardtest.Media, drop ...uint8) func(func(forwardtest.Message) bool) {
-	return func(yield func(forwardtest.Message) bool) {
-		for m := range media.Messages(time.Minute) {
-			keyframe := m.Type == TagVideo && m.Payload[0] == 0x17 && m.Payload[1] != 0
-			for _, typ := range drop {
-				keyframe = keyframe || m.Type == typ
-			}
-			if !keyframe && !yield(m) {
-				return
-			}
-		}
-	}
-}
-
-// keyless sends a stream without a keyframe until it is thrown out.
-func (b *bubble) keyless(p *forwardtest.Publisher) {
-	go p.Send(b.ctx, without(other), 1)
-	synctest.Wait()
-}
-
-// pairs counts who was accepted and who was told of, by Param.
-type pairs struct {
-	mu        sync.Mutex
-	on, off   int
-	wrong     bool
-	published map[*PublishRequest]bool
-}
-
-func (p *pairs) hooks() Hooks {
-	return Hooks{
-		OnPublish: func(_ context.Context, r *PublishRequest) error {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if p.published == nil {
-				p.published = make(map[*PublishRequest]bool)
-			}
-			p.on++
-			p.wrong = p.wrong || p.published[r]
-			p.published[r] = true
-			return nil
-		},
-		OnUnpublish: func(_ context.Context, r *PublishRequest) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.off++
-			p.wrong = p.wrong || !p.published[r]
-			delete(p.published, r)
-		},
-	}
-}
-
-// open is how many have not been told of.
-func (p *pairs) open(t require.TestingT) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	require.False(t, p.wrong, "told twice, or of another")
-	require.Equal(t, p.on-p.off, len(p.published))
-	return len(p.published)
-}
-
-// A next publisher without a keyframe keeps nobody out for longer than nextHold,
-// and from its own address not at all. The stream is not disturbed.
-func TestFault38_NextPublisherWithoutKeyframe(t *testing.T) {
-	for _, row := range []struct {
-		name  string
-		from  string
-		after time.Duration
-		ok    bool
-	}{
-		{"another address, soon", "192.0.2.8", nextHold - time.Millisecond, false},
-		{"another address, later", "192.0.2.8", nextHold, true},
-		{"the same address", "192.0.2.7", 0, true},
-	} {
-		t.Run(row.name, func(t *testing.T) {
-			var told pairs
-			inBubble(t, Config{Takeover: true, Hooks: told.hooks()}, func(b *bubble) {
-				pub, err := b.publishAt("192.0.2.6", "live/s")
-				require.NoError(b, err)
-				play := b.play("live/s")
-				others := b.neighbours(pub, steady, play.Recorder())
-				idle, err := b.publishAt("192.0.2.7", "live/s")
-				require.NoError(b, err)
-				b.keyless(idle)
-				src := b.srv.Source("live/s")
-				time.Sleep(row.after)
-				if !row.ok {
-					require.Equal(b, 2, told.open(b))
-					noteIsolation(others.check())
-					return
-				}
-				next, err := b.publishAt(row.from, "live/s")
-				require.NoError(b, err)
-				<-idle.Done()
-				require.Equal(b, "NetStream.Publish.Rejected", forwardtest.RefusalCode(idle.Err()))
-				synctest.Wait()
-				require.Equal(b, 2, told.open(b))
-				noteIsolation(others.check())
-				require.NoError(b, next.Send(b.ctx, other.Messages(2*time.Second), 1))
-				time.Sleep(time.Second)
-				require.Positive(b, goesOn(b, play.Recorder(), 20*time.Second)[1])
-				require.Equal(b, 1, told.open(b))
-				require.Same(b, src, b.srv.Source("live/s"))
-				measured(38, "next publisher without a keyframe, "+row.name, "another claim replaces it", "2 s, or at once")
-			})
-		})
-	}
-}
 
 // When the place of a next publisher without a keyframe may be claimed, and by whom.
 func TestPlaceOfANextPublisher(t *testing.T) {
@@ -157,319 +21,39 @@ func TestPlaceOfANextPublisher(t *testing.T) {
 		after time.Duration
 		ok    bool
 	}{
-		{"another address, soon", "192.0.2.8", NextHold - time.Millisecond, false},
-		{"another address, later", "192.0.2.8", NextHold, true},
+		{"another address, soon", "192.0.2.8", forward.NextHold - time.Millisecond, false},
+		{"another address, later", "192.0.2.8", forward.NextHold, true},
 		{"the same address", "192.0.2.7", 0, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			inBubble(t, Config{Takeover: true}, func(b *bubble) {
-				pub, err := b.publishAt("192.0.2.6", "live/s")
+			hosttest.InBubble(t, forward.Config{Takeover: true}, func(b *hosttest.Bubble) {
+				pub, err := b.PublishAt("192.0.2.6", "live/s")
 				require.NoError(b, err)
-				go pub.Send(b.ctx, steady.Messages(-1), 1)
-				idle, err := b.publishAt("192.0.2.7", "live/s")
+				go pub.Send(b.Ctx, hosttest.Steady.Messages(-1), 1)
+				idle, err := b.PublishAt("192.0.2.7", "live/s")
 				require.NoError(b, err)
-				b.keyless(idle)
+				b.SendWithoutKeyframes(idle)
 				time.Sleep(row.after)
 				from := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(row.from + ":1"))
-				require.Equal(b, row.ok, b.srv.Source("live/s").IsClaimable(&PublishRequest{RemoteAddr: from}))
+				require.Equal(b, row.ok, b.Server.Source("live/s").IsClaimable(&forward.PublishRequest{RemoteAddr: from}))
 			})
 		})
 	}
-}
-
-// What is not replaced is over after FirstMediaTimeout.
-func TestFault38_NextPublisherIsLate(t *testing.T) {
-	for name, drop := range map[string][]uint8{"audio and frames": nil, "frames alone": {TagAudio}} {
-		t.Run(name, func(t *testing.T) {
-			var told pairs
-			resolver := ResolverFunc(func(_ context.Context, r *PublishRequest) ([]Destination, error) {
-				return []Destination{{URL: "rtmp://a/live/" + r.ClientID}}, nil
-			})
-			inBubble(t, Config{Takeover: true, Hooks: told.hooks(), Resolver: resolver}, func(b *bubble) {
-				d := b.destination("a:1935")
-				pub := b.publish("live/s")
-				b.published(d, 1)
-				src := b.srv.Source("live/s")
-				req := src.Request()
-				go pub.Send(b.ctx, steady.Messages(-1), 1)
-				idle := b.publish("live/s")
-				began := time.Now()
-				go idle.Send(b.ctx, without(other, drop...), 1)
-				synctest.Wait()
-				require.NotSame(b, req, src.Request())
-				<-idle.Done()
-				require.Equal(b, 15*time.Second, time.Since(began))
-				require.Equal(b, "NetStream.Publish.Rejected", forwardtest.RefusalCode(idle.Err()))
-				synctest.Wait()
-				require.Equal(b, 1, told.open(b))
-				require.Same(b, src, b.srv.Source("live/s"))
-				require.Same(b, req, src.Request(), "as it was")
-				time.Sleep(5 * time.Second)
-				require.Len(b, src.Forwarders(), 1)
-				require.Contains(b, src.Forwarders()[0].Destination().URL, req.ClientID, "where it goes, too")
-			})
-		})
-	}
-	// The first one may be late at the same time, and the stream end with it.
-	for name, first := range map[string]bool{"inside the process": true, "the first one, too": false} {
-		t.Run(name, func(t *testing.T) {
-			inBubble(t, Config{Takeover: true}, func(b *bubble) {
-				if pub := b.publish("live/s"); first {
-					go pub.Send(b.ctx, steady.Messages(-1), 1)
-				}
-				p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
-				require.NoError(b, err)
-				time.Sleep(16 * time.Second)
-				synctest.Wait()
-				require.ErrorIs(b, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader), ErrNoKeyframe)
-			})
-		})
-	}
-}
-
-// When nobody has brought a keyframe in time the stream ends, whoever claims it.
-func TestFault38_NobodyGoesOn(t *testing.T) {
-	const grace = 20 * time.Second
-	chain := func(b *bubble, src *Source) {
-		for i := 0; ; i++ {
-			p, err := b.publishAt(netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)}).String(), "live/s")
-			if b.srv.Source("live/s") != src {
-				return
-			}
-			if err == nil {
-				b.keyless(p)
-			}
-			time.Sleep(nextHold + 100*time.Millisecond)
-		}
-	}
-	for name, row := range map[string]struct {
-		cfg    Config
-		others func(b *bubble, src *Source)
-		leave  func(p *forwardtest.Publisher)
-		after  time.Duration
-	}{
-		"grace, one": {Config{PublishGrace: grace}, func(b *bubble, _ *Source) { b.keyless(b.publish("live/s")) },
-			func(p *forwardtest.Publisher) { p.Close() }, grace},
-		"grace, one who leaves as it ends": {Config{PublishGrace: grace}, func(b *bubble, _ *Source) {
-			p := b.publish("live/s")
-			b.keyless(p)
-			time.Sleep(grace)
-			p.Unpublish()
-		}, func(p *forwardtest.Publisher) { p.Close() }, grace},
-		"grace, a chain": {Config{PublishGrace: grace}, chain, func(p *forwardtest.Publisher) { p.Close() }, grace},
-		"unpublish in a takeover, a chain": {Config{Takeover: true, FirstMediaTimeout: 9 * time.Second}, func(b *bubble, src *Source) {
-			chain(b, src)
-		}, nil, 9 * time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var told pairs
-			row.cfg.Hooks = told.hooks()
-			inBubble(t, row.cfg, func(b *bubble) {
-				play := b.play("live/s")
-				p := b.publish("live/s")
-				require.NoError(b, p.Send(b.ctx, steady.Messages(time.Second), 1))
-				src := b.srv.Source("live/s")
-				if row.leave == nil {
-					b.keyless(b.publish("live/s"))
-					require.NoError(b, p.Unpublish())
-				} else {
-					row.leave(p)
-				}
-				synctest.Wait()
-				began := time.Now()
-				go row.others(b, src)
-				<-src.Done()
-				require.Equal(b, row.after, time.Since(began))
-				time.Sleep(time.Minute)
-				require.Zero(b, told.open(b)-len(b.srv.Sources()))
-
-				// Its players wait, and the true encoder is let in.
-				for _, s := range b.srv.Sources() {
-					s.Close()
-					<-s.Done()
-				}
-				require.NoError(b, b.publish("live/s").Send(b.ctx, other.Messages(2*time.Second), 1))
-				time.Sleep(time.Second)
-				require.NoError(b, play.Recorder().Err())
-				require.Equal(b, framesIn(other, 2*time.Second), goesOn(b, play.Recorder(), 3*time.Minute)[1])
-			})
-		})
-	}
-}
-
-// A publisher about whom the host does not decide holds nothing.
-func TestFault38_HookThatHangs(t *testing.T) {
-	for name, cfg := range map[string]Config{
-		"takeover": {Takeover: true},
-		"grace":    {PublishGrace: time.Minute},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var told pairs
-			cfg.Hooks = told.hooks()
-			asked := cfg.Hooks.OnPublish
-			var hang time.Duration
-			cfg.Hooks.OnPublish = func(ctx context.Context, r *PublishRequest) error {
-				if strings.HasPrefix(r.RemoteAddr.String(), "192.0.2.66:") {
-					time.Sleep(hang)
-				}
-				return asked(ctx, r)
-			}
-			inBubble(t, cfg, func(b *bubble) {
-				hang = 30 * time.Second
-				play := b.play("live/s")
-				p := b.publish("live/s")
-				require.NoError(b, p.Send(b.ctx, steady.Messages(time.Second), 1))
-				src := b.srv.Source("live/s")
-				if !cfg.Takeover {
-					p.Close()
-				}
-				hung := make(chan error, 1)
-				go func() {
-					c := b.clientAt("192.0.2.66", "live/s")
-					_, err := c.Publish(b.ctx)
-					hung <- err
-				}()
-				time.Sleep(time.Second)
-				next, err := b.publishAt("192.0.2.9", "live/s")
-				require.NoError(b, err)
-				stop, cancel := context.WithCancel(b.ctx)
-				go next.Send(stop, other.Messages(-1), 1)
-				time.Sleep(10 * time.Second)
-				require.Same(b, src, b.srv.Source("live/s"))
-				require.Positive(b, goesOn(b, play.Recorder(), 5*time.Second)[1])
-				err = <-hung
-				if !cfg.Takeover {
-					require.Equal(b, "NetStream.Publish.BadName", forwardtest.RefusalCode(err))
-					synctest.Wait()
-					require.Equal(b, 1, told.open(b))
-				}
-				cancel()
-				src.Close()
-				<-src.Done()
-				require.Zero(b, told.open(b))
-			})
-		})
-	}
-}
-
-// A next publisher with audio alone goes on with a stream that had video, after
-// the time in which video may come.
-func TestNextPublisherWithAudioAlone(t *testing.T) {
-	inBubble(t, Config{PublishGrace: time.Minute}, func(b *bubble) {
-		play := b.play("live/s")
-		p := b.publish("live/s")
-		require.NoError(b, p.Send(b.ctx, steady.Messages(time.Second), 1))
-		src := b.srv.Source("live/s")
-		p.Close()
-		synctest.Wait()
-		next := b.publish("live/s")
-		require.NoError(b, next.Send(b.ctx, forwardtest.Media{ID: 2, VideoBitrate: -1}.Messages(5*time.Second), 1))
-		time.Sleep(time.Second)
-		require.NoError(b, play.Recorder().Err())
-		got := play.Recorder().Messages()
-		require.EqualValues(b, TagAudio, got[len(got)-1].Type)
-		time.Sleep(time.Minute)
-		require.Same(b, src, b.srv.Source("live/s"))
-	})
-}
-
-var errRefusedByTest = errors.New("refused")
-
-// What a refused publisher was to be is forgotten with it.
-func TestRefusedNextPublishersHoldNothing(t *testing.T) {
-	cfg := Config{Takeover: true, Hooks: Hooks{OnPublish: func(_ context.Context, r *PublishRequest) error {
-		if strings.HasPrefix(r.RemoteAddr.String(), "192.0.2.66:") {
-			time.Sleep(time.Second)
-			return errRefusedByTest
-		}
-		return nil
-	}}}
-	inBubble(t, cfg, func(b *bubble) {
-		pub := b.publish("live/s")
-		play := b.play("live/s")
-		others := b.neighbours(pub, steady, play.Recorder())
-		for range 50 {
-			go b.publishAt("192.0.2.66", "live/s")
-		}
-		synctest.Wait()
-		_, err := b.publishAt("192.0.2.9", "live/s")
-		require.NoError(b, err, "who is refused keeps nobody out")
-		time.Sleep(5 * time.Second)
-		noteIsolation(others.check())
-	})
-}
-
-// A host can tell by the error that the stream which a publisher of its own was to
-// go on with has ended.
-func TestNextPublisherOfAStreamThatEnds(t *testing.T) {
-	inBubble(t, Config{PublishGrace: 5 * time.Second}, func(b *bubble) {
-		pub := b.publish("live/s")
-		require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
-		src := b.srv.Source("live/s")
-		pub.Close()
-		synctest.Wait()
-		p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: "s"})
-		require.NoError(b, err)
-		<-src.Done()
-		synctest.Wait()
-		require.ErrorIs(b, p.WriteTag(TagVideo, 0, rtmptest.VideoHeader), ErrStreamEnded)
-	})
-}
-
-// Headers that wait for a next publisher's keyframe count in the memory budget, and
-// give way where there is no room.
-func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
-	const streams, budget = 20, 8 << 20
-	inBubble(t, Config{Takeover: true, MemoryBudget: budget, FirstMediaTimeout: time.Hour}, func(b *bubble) {
-		here := func(i int) *Publisher {
-			p, err := b.srv.Publish(b.ctx, PublishRequest{App: "live", Stream: fmt.Sprint(i)})
-			require.NoError(b, err)
-			return p
-		}
-		var first, next []*Publisher
-		for i := range streams {
-			first = append(first, here(i))
-			require.NoError(b, first[i].WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
-		}
-		before := b.srv.Stats().Buffered
-		header := append([]byte{0x17, 0, 0, 0, 0}, make([]byte, 100_000)...)
-		for i := range streams {
-			next = append(next, here(i))
-			for n := range 30 {
-				header[5] = byte(n)
-				require.NoError(b, next[i].WriteTag(TagVideo, 0, header))
-				require.LessOrEqual(b, b.srv.Stats().Buffered, budget)
-			}
-			if i == 0 {
-				require.InDelta(b, 1<<20, b.srv.Stats().Buffered-before, 1<<18)
-			}
-		}
-		require.Greater(b, b.srv.Stats().Buffered, budget*3/4)
-		require.NoError(b, next[0].WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
-		require.Equal(b, uint64(2+10), first[0].Source().Stats().Messages, "with the headers that came before it")
-		for _, p := range next[1:] {
-			require.NoError(b, p.Close())
-		}
-		next[0].Source().Close()
-		<-next[0].Source().Done()
-		synctest.Wait()
-		require.Less(b, b.srv.Stats().Buffered, before)
-	})
 }
 
 // The end of an earlier grace, which has waited for the publisher that went on, ends
 // nothing when that one is lost as well.
 func TestEndOfAnEarlierGrace(t *testing.T) {
-	inBubble(t, Config{PublishGrace: 5 * time.Second}, func(b *bubble) {
-		pub := b.publish("live/s")
-		require.NoError(b, pub.Send(b.ctx, steady.Messages(time.Second), 1))
-		src := b.srv.Source("live/s")
+	hosttest.InBubble(t, forward.Config{PublishGrace: 5 * time.Second}, func(b *hosttest.Bubble) {
+		pub := b.Publish("live/s")
+		require.NoError(b, pub.Send(b.Ctx, hosttest.Steady.Messages(time.Second), 1))
+		src := b.Server.Source("live/s")
 		pub.Close()
 		synctest.Wait()
 		src.GraceOver()
-		require.Same(b, src, b.srv.Source("live/s"))
+		require.Same(b, src, b.Server.Source("live/s"))
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		require.Nil(b, b.srv.Source("live/s"))
+		require.Nil(b, b.Server.Source("live/s"))
 	})
 }

@@ -1,0 +1,49 @@
+package hosttest
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+func CommandNames(s interface{ Commands() []forwardtest.Command }) (out []string) {
+	for _, c := range s.Commands() {
+		out = append(out, c.Name)
+	}
+	return out
+}
+
+// Calls counts the calls of hooks by name.
+type Calls struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *Calls) Add(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = make(map[string]int)
+	}
+	c.n[name]++
+}
+
+func (c *Calls) Get() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.n)
+}
+
+func (c *Calls) Hooks() forward.Hooks {
+	return forward.Hooks{
+		OnConnect:   func(context.Context, *forward.ConnectRequest) error { c.Add("connect"); return nil },
+		OnPublish:   func(context.Context, *forward.PublishRequest) error { c.Add("publish"); return nil },
+		OnUnpublish: func(context.Context, *forward.PublishRequest) { c.Add("unpublish") },
+		OnPlay:      func(context.Context, *forward.PlayRequest) error { c.Add("play"); return nil },
+		OnStop:      func(context.Context, *forward.PlayRequest) { c.Add("stop") },
+		OnClose:     func(context.Context, *forward.ConnectRequest) { c.Add("close") },
+	}
+}

@@ -1,0 +1,94 @@
+package forward_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hosttest"
+	"github.com/rtmp-forward/forward/internal/rtmptest"
+)
+
+const secretMedia = rtmptest.H264Key + "only for studio"
+
+// There is no way to a stream past the hooks of its vhost: they are asked about
+// that vhost and name, or it is another stream that is played, published, named
+// and signed.
+func TestVhostsAreSeparate(t *testing.T) {
+	listed := map[string]forward.Vhost{forward.DefaultVhost: {Takeover: true}, "Studio.example": {Takeover: true}, "other.example": {}}
+	for name, vhosts := range map[string]map[string]forward.Vhost{"listed": listed, "none listed": nil} {
+		for _, way := range forward.WaysToStudio {
+			t.Run(fmt.Sprintf("%s/%+v", name, way), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { lockedStudio(t, vhosts, way) })
+			})
+		}
+	}
+}
+
+// lockedStudio tries to get at the stream of a vhost that refuses everybody.
+func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Asked) {
+	const name = "//studio.example/live/cam"
+	var mu sync.Mutex
+	let := make(map[string]bool) // names that hooks have let in
+	decide := func(r *forward.PublishRequest) error {
+		if r.ClientID == "host" {
+			return nil
+		}
+		if strings.EqualFold(r.Vhost, "studio.example") {
+			return errors.New("nobody")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		let[r.Name()] = true
+		return nil
+	}
+	s := hosttest.NewServer(t, forward.Config{MergeWindow: -1, Takeover: vhosts == nil, Vhosts: vhosts, Hooks: forward.Hooks{
+		OnPublish: func(_ context.Context, r *forward.PublishRequest) error { return decide(r) },
+		OnPlay:    func(_ context.Context, r *forward.PlayRequest) error { return decide((*forward.PublishRequest)(r)) },
+	}})
+	defer s.Close()
+	connecting := rtmptest.ConnectWith("app", way.App, "tcUrl", way.TcURL) + rtmptest.CreateStream
+
+	// It does not block the name.
+	before := hosttest.Encoder(t, s, connecting+rtmptest.Call(1, "publish", 5, nil, way.Name, "live")+rtmptest.Message(4, 0, 9, 1, rtmptest.H264Key))
+	waits := hosttest.Listener(t, s, connecting+rtmptest.Call(1, "play", 5, nil, way.Name))
+	require.Nil(t, s.Source(name))
+	p, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
+	require.NoError(t, err)
+	defer p.Close()
+	require.NoError(t, p.WriteTag(forward.TagVideo, 0, []byte(secretMedia)))
+	before.Close()
+	synctest.Wait()
+
+	// Nor is it published, taken over, or played.
+	hosttest.Encoder(t, s, connecting+rtmptest.Call(1, "publish", 5, nil, way.Name, "live")+rtmptest.Message(4, 0, 9, 1, rtmptest.H264Key))
+	heard := hosttest.Listener(t, s, connecting+rtmptest.Call(1, "play", 5, nil, way.Name))
+	require.NoError(t, p.WriteTag(forward.TagVideo, 40, []byte(secretMedia)))
+	synctest.Wait()
+	require.NotContains(t, heard(), "only for studio")
+	require.NotContains(t, waits(), "only for studio")
+	src := s.Source(name)
+	require.Same(t, p.Source(), src)
+	require.EqualValues(t, 2, src.Stats().Messages)
+	require.Equal(t, "host", src.Request().ClientID)
+	for _, other := range s.Sources() {
+		require.True(t, other == src || other.Name() != name && other.ID() != src.ID())
+	}
+
+	// Nor named, nor signed.
+	require.False(t, let[name])
+	token := forward.Token{Secrets: []forward.Secret{"k"}}
+	for n := range let {
+		query, err := token.Sign(n, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+		require.ErrorIs(t, token.Verify(&forward.PublishRequest{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), forward.ErrToken)
+	}
+}
