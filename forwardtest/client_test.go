@@ -20,7 +20,7 @@ import (
 // NetStream.Play.Start, which the Server sends just before it.
 func (w *world) play() *forwardtest.Player {
 	w.Helper()
-	p, err := w.client().Play(w.ctx, nil)
+	p, err := w.client().Play(w.Ctx, nil)
 	require.NoError(w, err)
 	w.Cleanup(func() { p.Close() })
 	synctest.Wait()
@@ -31,13 +31,13 @@ func TestPlayerGetsWhatIsPublished(t *testing.T) {
 	bubble(t, forward.Config{EndPlayers: true}, func(w *world) {
 		early := w.play() // before there is a stream
 		p := w.publish()
-		require.NoError(w, p.Send(w.ctx, media.Messages(2500*time.Millisecond), 1))
+		require.NoError(w, p.Send(w.Ctx, media.Messages(2500*time.Millisecond), 1))
 		late := w.play()
 		require.NoError(w, p.Unpublish())
 		for _, player := range []*forwardtest.Player{early, late} {
-			_, err := player.WaitCommand(w.ctx, "onStatus")
+			_, err := player.WaitCommand(w.Ctx, "onStatus")
 			require.NoError(w, err)
-			require.NoError(w, player.Recorder().Wait(w.ctx, func(r forwardtest.Report) bool {
+			require.NoError(w, player.Recorder().Wait(w.Ctx, func(r forwardtest.Report) bool {
 				return r.Last == uint64(len(collect(media, 2500*time.Millisecond))-3)
 			}))
 			player.Recorder().Check(w)
@@ -62,11 +62,11 @@ func TestPlayerSeesOnePublishAfterTheOther(t *testing.T) {
 			m := media
 			m.ID = id
 			p := w.publish()
-			require.NoError(w, p.Send(w.ctx, m.Messages(2*time.Second), 1))
+			require.NoError(w, p.Send(w.Ctx, m.Messages(2*time.Second), 1))
 			require.NoError(w, p.Unpublish())
 			synctest.Wait()
 		}
-		require.NoError(w, player.Recorder().Wait(w.ctx, func(r forwardtest.Report) bool { return r.Keyframes == 6 }))
+		require.NoError(w, player.Recorder().Wait(w.Ctx, func(r forwardtest.Report) bool { return r.Keyframes == 6 }))
 		player.Recorder().Check(w)
 	})
 }
@@ -77,10 +77,10 @@ func TestSlowPlayer(t *testing.T) {
 		p := w.publish()
 		c := w.client()
 		c.Dial = forwardtest.FaultDial(c.Dial, forwardtest.Faults{Read: forwardtest.Fault{Rate: 40_000}})
-		player, err := c.Play(w.ctx, &forwardtest.Recorder{Gaps: true})
+		player, err := c.Play(w.Ctx, &forwardtest.Recorder{Gaps: true})
 		require.NoError(w, err)
 		w.Cleanup(func() { player.Close() })
-		require.NoError(w, p.Send(w.ctx, media.Messages(2*time.Minute), 1))
+		require.NoError(w, p.Send(w.Ctx, media.Messages(2*time.Minute), 1))
 		player.Recorder().Check(w)
 		require.Positive(w, player.Recorder().Report().Gaps)
 	})
@@ -89,7 +89,7 @@ func TestSlowPlayer(t *testing.T) {
 func TestSecondPublisherIsRefused(t *testing.T) {
 	bubble(t, forward.Config{}, func(w *world) {
 		w.publish()
-		_, err := w.client().Publish(w.ctx)
+		_, err := w.client().Publish(w.Ctx)
 		require.Equal(w, "NetStream.Publish.BadName", forwardtest.RefusalCode(err))
 		var st *forwardtest.StatusError
 		require.ErrorAs(w, err, &st)
@@ -116,9 +116,9 @@ func TestClientRefusals(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			bubble(t, forward.Config{Hooks: test.hooks}, func(w *world) {
-				publisher, err := w.client().Publish(w.ctx)
+				publisher, err := w.client().Publish(w.Ctx)
 				require.Equal(w, test.code, forwardtest.RefusalCode(err))
-				player, err2 := w.client().Play(w.ctx, nil)
+				player, err2 := w.client().Play(w.Ctx, nil)
 				require.Equal(w, test.code, forwardtest.RefusalCode(err2))
 				if err == nil {
 					publisher.Close()
@@ -132,10 +132,10 @@ func TestClientRefusals(t *testing.T) {
 func TestPublisherIsToldWhyItIsKicked(t *testing.T) {
 	bubble(t, forward.Config{}, func(w *world) {
 		p := w.publish()
-		w.srv.Source(name).Close()
+		w.Server.Source(name).Close()
 		<-p.Done()
 		require.Equal(w, "NetStream.Publish.Rejected", forwardtest.RefusalCode(p.Err()))
-		require.Equal(w, p.Err(), p.Send(w.ctx, media.Messages(-1), 1))
+		require.Equal(w, p.Err(), p.Send(w.Ctx, media.Messages(-1), 1))
 	})
 }
 
@@ -172,10 +172,10 @@ func TestPublisherStops(t *testing.T) {
 			bubble(t, pushing, func(w *world) {
 				d := w.destination()
 				p := w.publish()
-				s := w.published(d, 1)
-				require.NoError(w, p.Send(w.ctx, media.Messages(3*time.Second), 1))
+				s := w.Published(d, 1)
+				require.NoError(w, p.Send(w.Ctx, media.Messages(3*time.Second), 1))
 				synctest.Wait()
-				src := w.srv.Source(name)
+				src := w.Server.Source(name)
 				require.NotNil(w, src)
 				began := time.Now()
 				test.stop(w.T, p)
@@ -197,12 +197,12 @@ func TestClientStopsBefore(t *testing.T) {
 				c := w.client()
 				c.StopBefore = step
 				began := time.Now()
-				p, err := c.Publish(w.ctx)
+				p, err := c.Publish(w.Ctx)
 				require.NoError(w, err)
 				<-p.Done()
 				require.Equal(w, io.EOF, p.Err())
 				require.Equal(w, 10*time.Second, time.Since(began)) // SetupTimeout
-				require.Empty(w, w.srv.Sources())
+				require.Empty(w, w.Server.Sources())
 			})
 		})
 	}
@@ -213,9 +213,9 @@ func TestClientGivesUp(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			bubble(t, forward.Config{}, func(w *world) {
 				w.destination(forwardtest.Script{Steps: map[string]forwardtest.Step{step: {Silent: true}}})
-				ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+				ctx, cancel := context.WithTimeout(w.Ctx, time.Minute)
 				defer cancel()
-				_, err := forwardtest.Client{URL: "rtmp://a/" + name, Dial: w.net.Dial}.Publish(ctx)
+				_, err := forwardtest.Client{URL: "rtmp://a/" + name, Dial: w.Net.Dial}.Publish(ctx)
 				require.ErrorIs(w, err, context.DeadlineExceeded)
 			})
 		})
@@ -232,10 +232,10 @@ func TestSendEndsWithItsContext(t *testing.T) {
 					s.Stall()
 				}},
 			}})
-			p, err := forwardtest.Client{URL: d.URL(name), Dial: w.net.Dial}.Publish(w.ctx)
+			p, err := forwardtest.Client{URL: d.URL(name), Dial: w.Net.Dial}.Publish(w.Ctx)
 			require.NoError(w, err)
 			defer p.Close()
-			ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+			ctx, cancel := context.WithTimeout(w.Ctx, time.Minute)
 			defer cancel()
 			require.ErrorIs(w, p.Send(ctx, media.Messages(-1), speed), context.DeadlineExceeded)
 			d.Close()
@@ -249,7 +249,7 @@ func TestSendPace(t *testing.T) {
 			p := w.publish()
 			began := time.Now()
 			m := forwardtest.Media{Start: 1<<32 - 1000} // times wrap
-			require.NoError(w, p.Send(w.ctx, m.Messages(10*time.Second), speed))
+			require.NoError(w, p.Send(w.Ctx, m.Messages(10*time.Second), speed))
 			last := 10*time.Second - time.Second/48000*1024
 			require.InDelta(w, float64(last)/speed, float64(time.Since(began)), float64(25*time.Millisecond)/speed)
 		})
@@ -271,14 +271,14 @@ func TestFiles(t *testing.T) {
 			recorder := func() *forwardtest.Recorder { return &forwardtest.Recorder{Reference: messages} }
 			bubble(t, pushing, func(w *world) {
 				d := w.destination(forwardtest.Script{Recorder: recorder})
-				player, err := w.client().Play(w.ctx, recorder())
+				player, err := w.client().Play(w.Ctx, recorder())
 				require.NoError(w, err)
 				defer player.Close()
 				p := w.publish()
-				s := w.published(d, 1)
-				require.NoError(w, p.Send(w.ctx, slices.Values(messages), 1))
+				s := w.Published(d, 1)
+				require.NoError(w, p.Send(w.Ctx, slices.Values(messages), 1))
 				require.NoError(w, p.Unpublish())
-				_, err = s.WaitCommand(w.ctx, "deleteStream")
+				_, err = s.WaitCommand(w.Ctx, "deleteStream")
 				require.NoError(w, err)
 				synctest.Wait()
 				for _, rec := range []*forwardtest.Recorder{s.Recorder(), player.Recorder()} {
@@ -299,9 +299,9 @@ func TestClientURL(t *testing.T) {
 	} {
 		bubble(t, forward.Config{}, func(w *world) {
 			address := test.address
-			d := w.net.NewDestination(address)
+			d := w.Net.NewDestination(address)
 			defer d.Close()
-			p, err := forwardtest.Client{URL: test.url, Dial: w.net.Dial}.Publish(w.ctx)
+			p, err := forwardtest.Client{URL: test.url, Dial: w.Net.Dial}.Publish(w.Ctx)
 			require.NoError(w, err)
 			defer p.Close()
 			c := d.Sessions()[0].Commands()

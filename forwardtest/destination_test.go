@@ -18,10 +18,10 @@ func TestDestinationRecordsAPush(t *testing.T) {
 	bubble(t, pushing, func(w *world) {
 		d := w.destination()
 		p := w.publish()
-		s := w.published(d, 1)
-		require.NoError(w, p.Send(w.ctx, media.Messages(3*time.Second), 1))
+		s := w.Published(d, 1)
+		require.NoError(w, p.Send(w.Ctx, media.Messages(3*time.Second), 1))
 		require.NoError(w, p.Unpublish())
-		_, err := s.WaitCommand(w.ctx, "deleteStream")
+		_, err := s.WaitCommand(w.Ctx, "deleteStream")
 		require.NoError(w, err)
 		<-s.Done()
 
@@ -92,7 +92,7 @@ func TestStepsThatEndAnAttempt(t *testing.T) {
 				}
 				d := w.destination(append(scripts, forwardtest.Script{})...)
 				p := w.publish()
-				go p.Send(w.ctx, media.Messages(-1), 1)
+				go p.Send(w.Ctx, media.Messages(-1), 1)
 				a := <-failed
 				var de *forward.DestinationError
 				require.ErrorAs(w, a.err, &de)
@@ -102,8 +102,8 @@ func TestStepsThatEndAnAttempt(t *testing.T) {
 				require.Equal(w, test.code == "", de.Temporary())
 
 				// The next attempt succeeds.
-				s := w.published(d, len(scripts)+1)
-				require.NoError(w, s.Recorder().WaitFrames(w.ctx, 100))
+				s := w.Published(d, len(scripts)+1)
+				require.NoError(w, s.Recorder().WaitFrames(w.Ctx, 100))
 				s.Recorder().Check(w)
 				p.Close()
 			})
@@ -153,9 +153,9 @@ func TestStepsThatDiffer(t *testing.T) {
 			bubble(t, pushing, func(w *world) {
 				d := w.destination(test.script)
 				p := w.publish()
-				go p.Send(w.ctx, media.Messages(-1), 1)
-				s := w.published(d, 1)
-				require.NoError(w, s.Recorder().WaitFrames(w.ctx, 300))
+				go p.Send(w.Ctx, media.Messages(-1), 1)
+				s := w.Published(d, 1)
+				require.NoError(w, s.Recorder().WaitFrames(w.Ctx, 300))
 				s.Recorder().Check(w)
 				require.Len(w, d.Sessions(), 1)
 				p.Close()
@@ -186,9 +186,9 @@ func TestAtAMessage(t *testing.T) {
 					forwardtest.Script{At: map[int]func(*forwardtest.Session){100: test.do}},
 					forwardtest.Script{})
 				p := w.publish()
-				go p.Send(w.ctx, media.Messages(-1), 1)
-				s := w.published(d, 1)
-				second := w.published(d, 2)
+				go p.Send(w.Ctx, media.Messages(-1), 1)
+				s := w.Published(d, 1)
+				second := w.Published(d, 2)
 				var de *forward.DestinationError
 				require.ErrorAs(w, w.forwarder().Stats().LastErr, &de)
 				require.Equal(w, test.code, de.Code)
@@ -198,7 +198,7 @@ func TestAtAMessage(t *testing.T) {
 				if test.name == "stall" {
 					require.Equal(w, forward.OpWrite, de.Op)
 				}
-				require.NoError(w, second.Recorder().WaitFrames(w.ctx, 100))
+				require.NoError(w, second.Recorder().WaitFrames(w.Ctx, 100))
 				second.Recorder().Check(w)
 				s.Recorder().Check(w)
 				require.GreaterOrEqual(w, s.Recorder().Report().Messages, 100)
@@ -216,8 +216,8 @@ func TestSlowReader(t *testing.T) {
 			Recorder: func() *forwardtest.Recorder { return &forwardtest.Recorder{Gaps: true, Discard: true} },
 		})
 		p := w.publish()
-		s := w.published(d, 1)
-		require.NoError(w, p.Send(w.ctx, media.Messages(2*time.Minute), 1))
+		s := w.Published(d, 1)
+		require.NoError(w, p.Send(w.Ctx, media.Messages(2*time.Minute), 1))
 		s.Recorder().Check(w)
 		r := s.Recorder().Report()
 		require.Positive(w, r.Gaps)
@@ -276,15 +276,15 @@ func TestDestinationClose(t *testing.T) {
 	bubble(t, pushing, func(w *world) {
 		d := w.destination(forwardtest.Script{At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Stall}})
 		p := w.publish()
-		s := w.published(d, 1)
-		require.NoError(w, p.Send(w.ctx, media.Messages(time.Second), 1))
+		s := w.Published(d, 1)
+		require.NoError(w, p.Send(w.Ctx, media.Messages(time.Second), 1))
 		require.NoError(w, d.Close())
 		select {
 		case <-s.Done():
 		default:
 			w.Fatal("Close has returned before its sessions have ended")
 		}
-		_, err := w.net.Dial(w.ctx, "tcp", "a:1935")
+		_, err := w.Net.Dial(w.Ctx, "tcp", "a:1935")
 		require.ErrorIs(w, err, syscall.ECONNREFUSED)
 		synctest.Wait()
 	})
@@ -297,13 +297,13 @@ func TestCutAnywhere(t *testing.T) {
 	for at := int64(handshake); at < handshake+6000; at += 41 {
 		bubble(t, forward.Config{}, func(w *world) {
 			d := w.destination()
-			cut := forwardtest.FaultDial(w.net.Dial, forwardtest.Faults{Write: forwardtest.Fault{Cut: at}})
+			cut := forwardtest.FaultDial(w.Net.Dial, forwardtest.Faults{Write: forwardtest.Fault{Cut: at}})
 			p := w.publish()
-			_, err := w.srv.Source(name).Forward(forward.Destination{URL: d.URL(name), DialContext: cut})
+			_, err := w.Server.Source(name).Forward(forward.Destination{URL: d.URL(name), DialContext: cut})
 			require.NoError(w, err)
-			go p.Send(w.ctx, media.Messages(-1), 1)
-			s := w.published(d, 2)
-			require.NoError(w, s.Recorder().WaitFrames(w.ctx, 50))
+			go p.Send(w.Ctx, media.Messages(-1), 1)
+			s := w.Published(d, 2)
+			require.NoError(w, s.Recorder().WaitFrames(w.Ctx, 50))
 			s.Recorder().Check(w)
 			first := d.Sessions()[0].Recorder()
 			if first.Report().Frames > 0 {
@@ -320,23 +320,23 @@ func TestNeighbours(t *testing.T) {
 	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/"+name, "rtmp://b/"+name, "rtmp://c/"+name)}
 	bubble(t, cfg, func(w *world) {
 		healthy := w.destination()
-		stalled := w.net.NewDestination("b:1935", forwardtest.Script{
+		stalled := w.Net.NewDestination("b:1935", forwardtest.Script{
 			At: map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Stall},
 		})
 		defer stalled.Close()
-		slow := w.net.NewDestination("c:1935", forwardtest.Script{
+		slow := w.Net.NewDestination("c:1935", forwardtest.Script{
 			Faults:   forwardtest.Faults{Read: forwardtest.Fault{Rate: 30_000}},
 			Recorder: func() *forwardtest.Recorder { return &forwardtest.Recorder{Gaps: true} },
 		})
 		defer slow.Close()
 		p := w.publish()
-		a, c := w.published(healthy, 1), w.published(slow, 1)
+		a, c := w.Published(healthy, 1), w.Published(slow, 1)
 		began := time.Now()
 		messages := collect(media, time.Minute)
-		require.NoError(w, p.Send(w.ctx, media.Messages(time.Minute), 1))
+		require.NoError(w, p.Send(w.Ctx, media.Messages(time.Minute), 1))
 		last := time.Duration(messages[len(messages)-1].Timestamp) * time.Millisecond
 		require.Equal(w, last, time.Since(began), "the publisher was held back")
-		require.NoError(w, a.Recorder().Wait(w.ctx, func(r forwardtest.Report) bool { return r.Messages == len(messages) }))
+		require.NoError(w, a.Recorder().Wait(w.Ctx, func(r forwardtest.Report) bool { return r.Messages == len(messages) }))
 		require.Less(w, time.Since(began)-last, 100*time.Millisecond)
 		require.Equal(w, messages, a.Recorder().Messages())
 		require.Greater(w, len(stalled.Sessions()), 1)
@@ -354,10 +354,10 @@ func TestNoGOPCache(t *testing.T) {
 			forwardtest.Script{At: map[int]func(*forwardtest.Session){70: (*forwardtest.Session).Reset}},
 			forwardtest.Script{})
 		p := w.publish()
-		go p.Send(w.ctx, media.Messages(-1), 1)
+		go p.Send(w.Ctx, media.Messages(-1), 1)
 		player := w.play()
-		for _, rec := range []*forwardtest.Recorder{w.published(d, 2).Recorder(), player.Recorder()} {
-			require.NoError(w, rec.WaitFrames(w.ctx, 200))
+		for _, rec := range []*forwardtest.Recorder{w.Published(d, 2).Recorder(), player.Recorder()} {
+			require.NoError(w, rec.WaitFrames(w.Ctx, 200))
 			rec.Check(w)
 		}
 		p.Close()

@@ -122,14 +122,9 @@ func TestFault25_MemoryOfTheProcess(t *testing.T) {
 	_, err = client("one-more").Publish(ctx)
 	require.ErrorContains(t, err, "The server is short of memory, try again later.")
 
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(status), "VmHWM:")
-	require.True(t, ok)
-	peak, err := strconv.Atoi(strings.Fields(rest)[0])
-	require.NoError(t, err)
-	require.LessOrEqual(t, peak<<10, limit)
+	peak := peakRSS(t, cmd.Process.Pid)
+	require.LessOrEqual(t, peak, limit)
 	stdin.Close()
 	measured(25, "128 MiB, GOMEMLIMIT 112, 200 streams, 200 of 400 stalled", "RSS <= limit, no OOM kill",
-		"%d MiB RSS at most; %s bytes held; %d frames, 0 lost", peak>>10, said("buffered"), streams*frames)
+		"%d MiB RSS at most; %s bytes held; %d frames, 0 lost", peak>>20, said("buffered"), streams*frames)
 }

@@ -30,6 +30,8 @@ type Bubble struct {
 	Config forward.Config // of srv
 }
 
+// InBubble calls f in virtual time, with a Server that serves at server:1935, and closes
+// the Server.
 func InBubble(t *testing.T, cfg forward.Config, f func(b *Bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -61,6 +63,7 @@ func (b *Bubble) Client(name string) forwardtest.Client {
 	return forwardtest.Client{URL: "rtmp://server/" + name + "?token=" + secretscan.Canary, Dial: b.Net.Dial}
 }
 
+// Publish publishes a stream, until the end of the test at most.
 func (b *Bubble) Publish(name string) *forwardtest.Publisher {
 	b.Helper()
 	p, err := b.Client(name).Publish(b.Ctx)
@@ -69,6 +72,7 @@ func (b *Bubble) Publish(name string) *forwardtest.Publisher {
 	return p
 }
 
+// Play plays a stream, until the end of the test at most.
 func (b *Bubble) Play(name string) *forwardtest.Player {
 	b.Helper()
 	p, err := b.Client(name).Play(b.Ctx, nil)
@@ -77,12 +81,14 @@ func (b *Bubble) Play(name string) *forwardtest.Player {
 	return p
 }
 
+// Destination is one at an address, until the end of the test.
 func (b *Bubble) Destination(address string, scripts ...forwardtest.Script) *forwardtest.Destination {
 	d := b.Net.NewDestination(address, scripts...)
 	b.Cleanup(func() { d.Close() })
 	return d
 }
 
+// Session waits for the n-th connection of a destination.
 func (b *Bubble) Session(d *forwardtest.Destination, n int) *forwardtest.Session {
 	b.Helper()
 	s, err := d.WaitSession(b.Ctx, n)
@@ -158,6 +164,7 @@ func (b *Bubble) FillUp(p *forward.Publisher, size, until, n int) {
 	}
 }
 
+// PublishInProcess publishes a stream of the app live inside the process.
 func (b *Bubble) PublishInProcess(name string) *forward.Publisher {
 	b.Helper()
 	p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: name})
@@ -264,6 +271,7 @@ func (b *Bubble) ClientAt(ip, name string) forwardtest.Client {
 	return c
 }
 
+// PublishAt is Publish from another address.
 func (b *Bubble) PublishAt(ip, name string) (*forwardtest.Publisher, error) {
 	p, err := b.ClientAt(ip, name).Publish(b.Ctx)
 	if err == nil {

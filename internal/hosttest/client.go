@@ -128,6 +128,7 @@ type ConnFrom struct {
 
 func (a ConnFrom) RemoteAddr() net.Addr { return a.Addr }
 
+// Addr is the text of an address.
 type Addr string
 
 func (a Addr) Network() string { return "tcp" }

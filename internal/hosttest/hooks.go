@@ -9,6 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
+// CommandNames are the names of the commands that a peer has sent, in their order.
 func CommandNames(s interface{ Commands() []forwardtest.Command }) (out []string) {
 	for _, c := range s.Commands() {
 		out = append(out, c.Name)
@@ -22,6 +23,7 @@ type Calls struct {
 	n  map[string]int
 }
 
+// Add counts a call.
 func (c *Calls) Add(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -31,12 +33,14 @@ func (c *Calls) Add(name string) {
 	c.n[name]++
 }
 
+// Get returns a copy of the counts.
 func (c *Calls) Get() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.n)
 }
 
+// Hooks are hooks that accept everything and are counted.
 func (c *Calls) Hooks() forward.Hooks {
 	return forward.Hooks{
 		OnConnect:   func(context.Context, *forward.ConnectRequest) error { c.Add("connect"); return nil },

@@ -28,6 +28,7 @@ type Isolation struct {
 var Steady = forwardtest.Media{ID: 1, KeyframeInterval: time.Second, AudioBitrate: -1}
 
 const (
+	// SteadyStep is the time between two frames of Steady.
 	SteadyStep = 40 * time.Millisecond
 	maxAdded   = 200 * time.Millisecond
 )
@@ -65,6 +66,7 @@ type Arrivals struct {
 	gaps []time.Duration
 }
 
+// WatchArrivals watches the frames of rec from now on.
 func WatchArrivals(ctx context.Context, rec *forwardtest.Recorder) *Arrivals {
 	a := &Arrivals{rec: rec}
 	ctx, a.Stop = context.WithCancel(ctx)
@@ -86,6 +88,7 @@ func WatchArrivals(ctx context.Context, rec *forwardtest.Recorder) *Arrivals {
 	return a
 }
 
+// Longest is the longest gap between two frames.
 func (a *Arrivals) Longest() time.Duration { return a.Gap(1) }
 
 // Gap is the one that so large a part of the gaps does not exceed.

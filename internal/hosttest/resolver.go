@@ -20,11 +20,13 @@ type Resolver struct {
 	Marked int // as a refresh
 }
 
+// ResolveDestinations answers as told.
 func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
 }
 
+// ResolveTTL answers as told.
 func (r *Resolver) ResolveTTL(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 	r.mu.Lock()
 	r.asked++
@@ -40,12 +42,14 @@ func (r *Resolver) ResolveTTL(ctx context.Context, _ *forward.PublishRequest) ([
 	return ds, ttl, err
 }
 
+// Set changes the answer.
 func (r *Resolver) Set(f func(r *Resolver)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f(r)
 }
 
+// Count is how many questions there were.
 func (r *Resolver) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
