@@ -85,7 +85,7 @@ func (t *target) untakenBy(l *upstream.Link) error {
 // warnOfCodec logs what untakenBy says, once for each target.
 func (t *target) warnOfCodec(l *upstream.Link) {
 	if err := t.untakenBy(l); err != nil && !t.warned.Swap(true) {
-		t.Log.Warn("destination may not take all", "warning", err)
+		t.Log.Warn("destination may not accept everything", "warning", err)
 	}
 }
 

@@ -213,7 +213,7 @@ func (p *player) waitOver() {
 	if p.played.Load() {
 		p.tellEnd()
 	} else {
-		c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "No publisher has come."))
+		c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "No publisher has started in time."))
 	}
 	c.out.Shutdown()
 	c.closeWithin(lingerTime)

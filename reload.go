@@ -81,7 +81,7 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 func (s *Source) adopt() {
 	cfg := s.srv.cfg.Load()
 	if s.dropped(cfg) {
-		s.srv.log.Info("vhost is gone", "source", s.req.logName())
+		s.srv.log.Info("vhost no longer served", "source", s.req.logName())
 		s.beginClose()
 		return
 	}
@@ -119,7 +119,7 @@ func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost, p.liste
 // dismiss tells a player that its vhost is gone and disconnects it.
 func (p *player) dismiss() {
 	c := p.conn
-	c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "The vhost is not served any more."))
+	c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "The vhost is no longer served."))
 	c.out.Shutdown()
 	c.closeWithin(lingerTime)
 }

@@ -60,7 +60,7 @@ func (r *run) push() *DestinationError {
 		return nil
 	}
 	if w := r.to.Endpoint.Warning(); w != "" && (r.handover == nil || r.update) {
-		r.to.Log.Warn("destination may not take all", "warning", w)
+		r.to.Log.Warn("destination may not accept everything", "warning", w)
 	}
 	at := r.to.Endpoint
 	if r.handover != nil {

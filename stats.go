@@ -70,4 +70,4 @@ func (s *Source) Stats() SourceStats {
 }
 
 // noKeyframe is the Warning of a destination that began without one.
-const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
+const noKeyframe = "No keyframe came within 5 s: the destination began with video from the middle of a GOP."

@@ -254,7 +254,7 @@ vhost b { forward { enabled on; destination %s; } }
 
 	hangup("listen 127.0.0.1:0;\nvhost a { forward { enabled on; destination " + otherAddr + "; } }\n")
 	log = d.awaitAll("reloaded", "unpublish")
-	require.Equal(t, []any{"vhost b is gone"}, log["reloaded"]["changed"])
+	require.Equal(t, []any{"vhost b is no longer served"}, log["reloaded"]["changed"])
 	require.Contains(t, log["unpublish"]["source"], "b/live/")
 	require.Empty(t, published, "what was the same has not been published anew")
 	require.NoError(t, d.end(syscall.SIGTERM))

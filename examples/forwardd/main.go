@@ -430,7 +430,7 @@ func changes(old, now *srs.File) (changed []string) {
 		case !before:
 			changed = append(changed, "vhost "+name+" is new")
 		case !after:
-			changed = append(changed, "vhost "+name+" is gone")
+			changed = append(changed, "vhost "+name+" is no longer served")
 		case !reflect.DeepEqual(was, is) || !reflect.DeepEqual(hooks(old, name), hooks(now, name)):
 			changed = append(changed, "vhost "+name)
 		}

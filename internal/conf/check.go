@@ -49,22 +49,19 @@ type Ignored struct {
 //	                 timeout_ms MILLISECONDS; }
 //	}
 //
-// Those with "…" take several values and may be given several times, which adds
-// to their values, and both forms of destination may follow one another; the
-// user of publish_auth may be given several times, with other names; of any
-// other a second one in the same block is an error, and so is a second vhost of
-// a name. publish_auth, grace, grace_unpublish, takeover, end_players,
-// player_wait, timeout_ms, refresh_ms, on_failure and the block of a destination
-// are this module's own, all else is SRS's. What may be in that block is the table
-// of package option.
+// Those with "…" take several values and may be repeated, which adds values; both forms of
+// destination may be mixed. The user of publish_auth may be repeated with other names. Any
+// other directive may come once in a block, and a vhost once with a name. publish_auth,
+// grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
+// on_failure and the block of a destination are this module's own; all others are SRS's.
+// The options of that block are the table of package option.
 //
-// What include, ${NAME}, NAME_file and SRS's variables stand for is put in
-// before, by Load.
+// Load has already replaced include, ${NAME}, NAME_file and SRS's variables.
 //
-// What SRS has beyond these (to its version 7, with the older spellings it still
-// reads) is returned in ignored, in the file's order; what is inside it is not
-// looked at. Any other name is an error, as is a wrong value. err is always an
-// *Error, and tells the first fault; ignored is what came before it.
+// Other directives of SRS (to its version 7, with the older spellings it still reads) are
+// returned in ignored, in the file's order; their blocks are not examined. Any other name
+// is an error, as is a wrong value. err is always an *Error, about the first fault;
+// ignored has the directives before it.
 func Check(f *File) (ignored []Ignored, err error) {
 	c := checker{}
 	err = c.block(topLevel, f.Root)

@@ -90,7 +90,7 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 				synctest.Wait()
 				require.ErrorAs(t, f.Stats().LastErr, &de)
 				require.True(t, de.Temporary())
-				require.Equal(t, min(len(c.want), 1), strings.Count(log.String(), "may not take"), "once")
+				require.Equal(t, min(len(c.want), 1), strings.Count(log.String(), "may not accept"), "once")
 			})
 		})
 	}
@@ -136,7 +136,7 @@ func TestWhatPlatformsTake(t *testing.T) {
 				time.Sleep(codecsKnown)
 				synctest.Wait()
 				require.Equal(t, c.want, f.Stats().Warning)
-				require.Equal(t, min(len(c.want), 1), strings.Count(log.String(), "may not take"))
+				require.Equal(t, min(len(c.want), 1), strings.Count(log.String(), "may not accept"))
 			})
 		})
 	}

@@ -192,7 +192,7 @@ func TestLongNamesAreWarnedOf(t *testing.T) {
 			if c.want != "" {
 				times = 1
 			}
-			require.Equal(t, times, strings.Count(log.String(), "may not take"), "once, however often it connects")
+			require.Equal(t, times, strings.Count(log.String(), "may not accept"), "once, however often it connects")
 			require.NotContains(t, log.String(), canary)
 		})
 	}

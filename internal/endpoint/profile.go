@@ -170,7 +170,7 @@ func (p *Profile) Complete(e *Endpoint) {
 	}
 }
 
-// Warning says what the server may not take, in one sentence without a secret,
+// Warning says what the server may not accept, in one sentence without a secret,
 // or nothing.
 func (e *Endpoint) Warning() string {
 	limit, title := nginxName, "nginx-rtmp and those made from it take"

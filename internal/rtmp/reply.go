@@ -36,14 +36,14 @@ func (s *Server) appendResult(b []byte, cmd *Command, values ...any) []byte {
 // AppendPlayEnd appends what tells a player that the publisher has gone.
 func (s *Server) AppendPlayEnd(b []byte, streamID uint32) []byte {
 	b = chunk.AppendUserControl(b, eventStreamEOF, streamID)
-	return s.appendStatus(b, streamID, "status", "NetStream.Play.UnpublishNotify", "The publisher has gone.")
+	return s.appendStatus(b, streamID, "status", "NetStream.Play.UnpublishNotify", "The publisher has left.")
 }
 
 // AppendPlayBegin appends what tells a waiting player that a publisher has
 // come.
 func (s *Server) AppendPlayBegin(b []byte, streamID uint32) []byte {
 	b = chunk.AppendUserControl(b, eventStreamBegin, streamID)
-	return s.appendStatus(b, streamID, "status", "NetStream.Play.PublishNotify", "A publisher has come.")
+	return s.appendStatus(b, streamID, "status", "NetStream.Play.PublishNotify", "Another publisher has started.")
 }
 
 // AppendKick appends what tells a publisher that its stream is ended by the

@@ -477,7 +477,7 @@ func (s *Server) pause(cmd *Command) error {
 		pause, ok = cmd.Args[1].(bool)
 	}
 	if !ok {
-		return s.fail(cmd, "Whether to pause is not said.")
+		return s.fail(cmd, "The pause command has no flag.")
 	}
 	code, text := "NetStream.Unpause.Notify", "Playing."
 	if pause {
