@@ -25,50 +25,51 @@ import (
 // conn is a client's connection. Its fields belong to the goroutine that
 // reads it, unless they say otherwise.
 type conn struct {
-	srv     *Server
-	nc      net.Conn
-	remote  net.Addr   // of nc, asked for once: nc may be the host's
-	peer    string     // the same for the log
-	addr    netip.Addr // see clientAddr
-	id      string
-	ctx     context.Context
-	cancel  context.CancelFunc // of ctx; nil until the first byte
-	in      *ingest.Reader
-	out     *fanout.Sender // nil until the handshake is done
-	rt      *rtmp.Server   // nil until the handshake is done
-	held    *gop.Account   // the memory of its unfinished messages; set with rt
-	evicted atomic.Bool    // to release that memory
-	tcURL   string
-	page    string
-	app     string
-	hops    []string        // Servers that the stream has passed through
-	caps    bool            // the client supports Enhanced RTMP
-	user    string          // authenticated by PublishAuth
-	hooked  *ConnectRequest // accepted by OnConnect, for onClose
-	shake   time.Time       // when the handshake must be done
-	setup   time.Time       // when publish or play must be accepted
+	srv    *Server
+	nc     net.Conn
+	remote net.Addr   // of nc, asked for once: nc may be the host's
+	peer   string     // the same for the log
+	addr   netip.Addr // see clientAddr
+	id     string
+	ctx    context.Context
+	cancel context.CancelFunc // of ctx; nil until the first byte
+	in     *ingest.Reader
+	out    *fanout.Sender // nil until the handshake is done
+	rt     *rtmp.Server   // nil until the handshake is done
+	held   *gop.Account   // the memory of its unfinished messages; set with rt
+	tcURL  string
+	page   string
+	app    string
+	hops   []string        // Servers that the stream has passed through
+	user   string          // authenticated by PublishAuth
+	hooked *ConnectRequest // accepted by OnConnect, for onClose
+	shake  time.Time       // when the handshake must be done
+	setup  time.Time       // when publish or play must be accepted
 	// onClose is OnClose of the Hooks that have accepted it, nil before.
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
 
 	pubs  map[uint32]*publication
-	ended []*Source // to wait for
-	// mayLeave: it has unpublished or played, so that its end is not logged as lost.
-	mayLeave bool
-	last     *publication // of the last message,
-	lastID   uint32       // on this message stream
-	touched  bool         // since the last flush
-	media    int64        // when the last message came
-	limit    int64        // media time that the read deadline counts from
+	ended []*Source    // to wait for
+	last  *publication // of the last message
+	media int64        // when the last message came
+	limit int64        // media time that the read deadline counts from
 	// lost is how long media might take of a publish that the connection has
 	// ended with.
 	lost time.Duration
 
-	closing atomic.Bool   // see shut
-	closed  chan struct{} // closed when nc is
+	// Small fields stand together: there are many connections.
 
-	publishes int         // that are not over; guarded by srv.mu
-	over      atomic.Bool // one of pubs is: see settle
+	lastID   uint32      // the message stream of last
+	touched  bool        // since the last flush
+	caps     bool        // the client supports Enhanced RTMP
+	mayLeave bool        // it has unpublished or played, so that its end is not logged as lost
+	shutting closing     // guarded by srv.mu
+	evicted  atomic.Bool // to release the memory of unfinished messages
+	over     atomic.Bool // one of pubs is: see settle
+
+	publishes int           // that are not over; guarded by srv.mu
+	closed    chan struct{} // closed when nc is; nil: nobody waits; guarded by srv.mu
 
 	// Guarded by srv.mu, and written by the reading goroutine alone.
 	player    *player
@@ -289,19 +290,44 @@ func (c *conn) closesAtOnce() bool {
 // connection may take any time: meanwhile the connection no longer counts, and is not
 // read.
 func (c *conn) shut() {
-	if c.closing.Swap(true) {
-		<-c.closed
+	s := c.srv
+	s.mu.Lock()
+	if c.shutting != notClosing {
+		var done chan struct{}
+		if c.shutting == closingNow {
+			def(&c.closed, make(chan struct{}))
+			done = c.closed
+		}
+		s.mu.Unlock()
+		if done != nil {
+			<-done
+		}
 		return
 	}
-	defer close(c.closed)
-	c.srv.mu.Lock()
-	c.srv.leaveLocked(c)
-	c.srv.mu.Unlock()
+	c.shutting = closingNow
+	s.leaveLocked(c)
+	s.mu.Unlock()
 	if !c.closesAtOnce() {
 		hostcode.Protect(c.in.Finish)
 	}
 	hostcode.Close(c.nc)
+	s.mu.Lock()
+	c.shutting = closedNow
+	done := c.closed
+	s.mu.Unlock()
+	if done != nil {
+		close(done)
+	}
 }
+
+// closing is how far a connection is closed.
+type closing uint8
+
+const (
+	notClosing closing = iota
+	closingNow
+	closedNow
+)
 
 func (c *conn) logger() *slog.Logger {
 	return c.srv.log.With("client", c.id, "addr", c.peer)

@@ -231,7 +231,7 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	if err := hostcode.Protect(func() { remote = nc.RemoteAddr() }); err != nil {
 		return nil, fmt.Errorf("address of a connection: %w", err)
 	}
-	c := &conn{srv: s, nc: nc, remote: remote, peer: logAddr(remote), id: randomID(), in: ingest.NewReader(nc), closed: make(chan struct{})}
+	c := &conn{srv: s, nc: nc, remote: remote, peer: logAddr(remote), id: randomID(), in: ingest.NewReader(nc)}
 	c.addr = clientAddr(remote)
 	s.mu.Lock()
 	defer s.mu.Unlock()

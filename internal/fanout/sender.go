@@ -116,7 +116,7 @@ type attachment struct {
 	cursor gop.Cursor
 	flow   flow.Receiver // guarded by its group's metering
 	log    *gop.Log
-	opt    gop.Options
+	push   bool // as in gop.Options
 	end    func() (control []byte, shutdown bool)
 }
 
@@ -220,7 +220,7 @@ func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, s
 // prepare is Attach up to Kick.
 func (s *Sender) prepare(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	o.Skipped = &s.skipped
-	a := &attachment{log: l, opt: o, end: end, flow: flow.Receiver{Player: s.player}}
+	a := &attachment{log: l, push: o.Push, end: end, flow: flow.Receiver{Player: s.player}}
 	l.Start(&a.cursor, o)
 	s.mu.Lock()
 	s.attach = a
@@ -417,7 +417,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 		}
 		// A Sender that is up to date leaves the batch to the next.
 		if a.cursor.Lag() > 0 {
-			b := w.batch(a.opt.Push)
+			b := w.batch(a.push)
 			if b.Fill(&a.cursor, limit); b.Len() > 0 {
 				return b.IOV(), b
 			}
