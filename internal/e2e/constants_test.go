@@ -31,7 +31,7 @@ const (
 )
 
 // What is said of a stream, as Stats has it.
-const noKeyframe = "No keyframe came within 5 s: the destination began with the video that came."
+const noKeyframe = "No keyframe came within 5 s: the destination began with video from the middle of a GOP."
 
 // Parts of errors.
 var (
