@@ -19,7 +19,6 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/rtmp"
-	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
 // The heap and the stacks of connections that wait, over loopback. The frames
@@ -44,6 +43,8 @@ func TestFault23_MemoryOfHalfOpen(t *testing.T) {
 // Players that get a stream, and have said something since.
 func TestMemoryOfPlayers(t *testing.T) {
 	const limit = 6 << 10
+	// What a client needs itself is measured, too.
+	small := chunk.Limits{Media: 64 << 10, Command: 64 << 10, Partial: 128 << 10, Streams: 16, TinySize: 64 << 10, Step: 1 << 10}
 	each := alone(t, func() int {
 		s := newServer(t, forward.Config{})
 		pub, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "s"})
@@ -58,7 +59,7 @@ func TestMemoryOfPlayers(t *testing.T) {
 				_, err := nc.Write(p)
 				return err
 			}
-			c := rtmp.NewClient(rtmp.NewConn(nc, send, 1<<10, 4096, rtmptest.NoLimits),
+			c := rtmp.NewClient(rtmp.NewConn(nc, send, 1<<10, 4096, small),
 				rtmp.Options{App: "live", TcURL: "rtmp://server/live", Key: "s"})
 			require.NoError(t, c.Play())
 		}
