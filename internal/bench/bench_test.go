@@ -125,7 +125,7 @@ func TestAppendMessageExactBytes(t *testing.T) {
 func checked(t *testing.T, n int, change func(i int, frame []byte) []byte) *conn {
 	t.Helper()
 	s := stream{profile: profile500k, chunkSize: 4096}
-	c := &conn{l: &loop{crcEvery: 1}, role: roleRaw, stage: stageLive}
+	c := &conn{l: &loop{crcEvery: 1}, role: roleRawReceiver, stage: stageLive}
 	c.p.chunkSize = 4096
 	c.receiver.tally = new(tally)
 	require.NoError(t, c.p.feed(s.appendHeaders(nil, 1), c))
@@ -266,7 +266,7 @@ func TestPublisherReachesTLSDestination(t *testing.T) {
 // publishFrames publishes to port until the destination has 100 frames.
 func publishFrames(t *testing.T, l *loop, port int, tl *tally) {
 	t.Helper()
-	p, err := l.publish(port, "test", stream{profile: profile8M, chunkSize: 4096}, true, 0)
+	p, err := l.publish(port, rolePublisher, "test", stream{profile: profile8M, chunkSize: 4096}, true, 0)
 	require.NoError(t, err)
 	ok, err := l.until(time.Minute, func() bool { return tl.frames >= 100 || p.stage == stageClosed })
 	require.NoError(t, err)

@@ -22,7 +22,9 @@ const (
 	rolePublisher role = iota
 	rolePlayer
 	roleDestination
-	roleRaw // receives chunks from the limit, with no protocol
+	// To and from the limit, with no protocol but chunks.
+	roleRawPublisher
+	roleRawReceiver
 )
 
 // stage is how far a conn has come.
@@ -224,8 +226,8 @@ func (c *conn) open() error {
 	if err := syscall.SetsockoptInt(c.fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}
-	if c.role == roleRaw {
-		c.p.chunkSize = limitChunkSize
+	if c.role == roleRawPublisher || c.role == roleRawReceiver {
+		c.p.chunkSize, c.msgStream = limitChunkSize, 1
 		c.becomeLive()
 		return nil
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,14 +15,15 @@ import (
 	"unsafe"
 )
 
-// The limit is a child that makes the streams itself and writes them to its
-// receivers with raw non-blocking writes from one goroutine: no publisher to
-// read from, no protocol, one shared buffer. It is what the system's TCP
-// costs for the same writes.
+// The limit is a child that copies what its publishers send to their receivers, with
+// raw non-blocking reads and writes from one goroutine and no protocol: every
+// connection carries nothing but chunks. It is what the system's TCP costs for the
+// same reads and writes.
 
 const (
 	limitChunkSize = 60000
-	limitBatch     = 64 << 10 // written at once when flat out
+	limitBatch     = 256 << 10 // read, and written, at once at most
+	limitFlat      = 128 << 10 // at least, of publishers that are as fast as they are let
 )
 
 // limitCommand returns the command that runs the limit on listener.
@@ -33,22 +35,18 @@ func limitCommand(s server, need launch, listener *os.File) (*exec.Cmd, error) {
 	cmd := exec.Command(exe, argLimit,
 		"-streams", strconv.Itoa(need.streams),
 		"-receivers", strconv.Itoa(need.receivers),
-		"-bitrate", strconv.Itoa(need.profile.bitrate),
-		"-audio", strconv.Itoa(need.profile.audioBytes),
 		"-window", max(s.window, 0).String(),
 		"-flat="+strconv.FormatBool(need.flat))
 	cmd.ExtraFiles = []*os.File{listener}
 	return cmd, nil
 }
 
-// limitMain is the child that limitCommand runs.
+// limitMain is the child that limitCommand runs. The first connections are the
+// publishers', in the order of their streams.
 func limitMain(args []string) error {
-	var prof profile
 	flags := flag.NewFlagSet(argLimit, flag.ExitOnError)
 	streams := flags.Int("streams", 1, "")
 	receivers := flags.Int("receivers", 1, "")
-	flags.IntVar(&prof.bitrate, "bitrate", 0, "")
-	flags.IntVar(&prof.audioBytes, "audio", 0, "")
 	window := flags.Duration("window", 0, "")
 	flat := flags.Bool("flat", false, "")
 	flags.Parse(args)
@@ -57,97 +55,128 @@ func limitMain(args []string) error {
 	if err := syscall.SetNonblock(listener, false); err != nil {
 		return err
 	}
-	outs := make([]limitStream, *streams)
-	for i := range *streams * *receivers {
-		fd, _, err := syscall.Accept4(listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+	relays := make([]relay, *streams)
+	for i := range relays {
+		fd, err := acceptRaw(listener)
 		if err != nil {
-			return os.NewSyscallError("accept", err)
+			return err
 		}
-		if err := syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
-			return os.NewSyscallError("setsockopt", err)
+		if *flat {
+			if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, limitFlat); err != nil {
+				return os.NewSyscallError("setsockopt", err)
+			}
 		}
-		o := &outs[i%*streams]
-		o.fds = append(o.fds, fd)
+		relays[i].in = fd
+	}
+	for i := range *streams * *receivers {
+		fd, err := acceptRaw(listener)
+		if err != nil {
+			return err
+		}
+		r := &relays[i%*streams]
+		r.outs = append(r.outs, fd)
 	}
 	runtime.LockOSThread()
-	start := now()
-	for i := range outs {
-		o := &outs[i]
-		o.stream = stream{profile: prof, id: uint32(i), chunkSize: limitChunkSize}
-		o.stream.start = start + stagger(i, *streams)
-		o.buf = o.stream.appendHeaders(nil, 1)
+	if *window > 0 && !*flat {
+		return relayTogether(relays, int64(*window))
 	}
-	if *flat {
-		return outs[0].flood()
-	}
-	return pace(outs, int64(*window))
+	return relayAtOnce(relays)
 }
 
-// limitStream is one stream of the limit and its receivers.
-type limitStream struct {
-	stream stream
-	fds    []int
-	rest   []int // how much of the batch each of fds still has to take
-	buf    []byte
-	since  int64 // when the first frame in buf was due
+func acceptRaw(listener int) (fd int, err error) {
+	fd, _, err = syscall.Accept4(listener, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+	if err == nil {
+		err = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+	}
+	return fd, os.NewSyscallError("accept", err)
 }
 
-// pace writes each stream's frames when they are due, gathered for window.
-func pace(outs []limitStream, window int64) error {
+// relay is one stream of the limit.
+type relay struct {
+	in   int
+	outs []int // its receivers
+	rest []int // how much of the batch each of outs still has to take
+}
+
+// relayAtOnce copies what arrives as it comes.
+func relayAtOnce(relays []relay) error {
+	epfd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	for i := range relays {
+		e := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(i)}
+		if err := syscall.EpollCtl(epfd, syscall.EPOLL_CTL_ADD, relays[i].in, &e); err != nil {
+			return os.NewSyscallError("epoll_ctl", err)
+		}
+	}
+	buf := make([]byte, limitBatch)
+	const timeout = 50 // ms, after which too little for limitFlat is copied, too
+	var events [128]syscall.EpollEvent
 	for {
-		at, next := now(), int64(1<<63-1)
-		for i := range outs {
-			o := &outs[i]
-			for due := o.stream.due(); due <= at; due = o.stream.due() {
-				if o.since == 0 {
-					o.since = due
-				}
-				o.buf = o.stream.appendFrame(o.buf, 1, at)
-			}
-			if o.since != 0 && o.since+window <= at {
-				if err := o.write(); err != nil {
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epfd),
+			uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), timeout, 0, 0)
+		if errno == syscall.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return os.NewSyscallError("epoll_pwait", errno)
+		}
+		if n == 0 {
+			for i := range relays {
+				if err := relays[i].copy(buf); err != nil {
 					return err
 				}
 			}
-			wake := o.stream.due()
-			if o.since != 0 {
-				wake = min(wake, o.since+window)
+		}
+		for _, e := range events[:n] {
+			if err := relays[e.Fd].copy(buf); err != nil {
+				return err
 			}
-			next = min(next, wake)
-		}
-		if d := next - now(); d > 0 {
-			sleep(d)
 		}
 	}
 }
 
-// flood writes the stream's frames as fast as they are taken.
-func (o *limitStream) flood() error {
+// relayTogether copies every window what has arrived in it.
+func relayTogether(relays []relay, window int64) error {
+	buf := make([]byte, limitBatch)
 	for {
-		for len(o.buf) < limitBatch {
-			o.buf = o.stream.appendFrame(o.buf, 1, now())
+		for i := range relays {
+			if err := relays[i].copy(buf); err != nil {
+				return err
+			}
 		}
-		if err := o.write(); err != nil {
-			return err
-		}
+		at := now()
+		sleep(window - at%window)
 	}
 }
 
-// write writes buf to all, in turn, and waits for those whose sockets are
-// full.
-func (o *limitStream) write() error {
-	o.rest = o.rest[:0]
-	for range o.fds {
-		o.rest = append(o.rest, len(o.buf))
+var errPublisherEnded = errors.New("a publisher has ended")
+
+// copy copies what has arrived, up to buf's size, to all receivers in turn, and waits
+// for those whose sockets are full.
+func (r *relay) copy(buf []byte) error {
+	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(r.in), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
+	switch {
+	case errno == syscall.EAGAIN:
+		return nil
+	case errno != 0:
+		return fmt.Errorf("read from a publisher: %w", errno)
+	case n == 0:
+		return errPublisherEnded
 	}
-	for left := len(o.fds); left > 0; {
+	buf = buf[:n]
+	r.rest = r.rest[:0]
+	for range r.outs {
+		r.rest = append(r.rest, len(buf))
+	}
+	for left := len(r.outs); left > 0; {
 		moved := false
-		for i, fd := range o.fds {
-			if o.rest[i] == 0 {
+		for i, fd := range r.outs {
+			if r.rest[i] == 0 {
 				continue
 			}
-			b := o.buf[len(o.buf)-o.rest[i]:]
-			b = b[:min(len(b), limitBatch)]
+			b := buf[len(buf)-r.rest[i]:]
 			n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 			if errno == syscall.EAGAIN {
 				continue
@@ -156,7 +185,7 @@ func (o *limitStream) write() error {
 				return fmt.Errorf("write to receiver %d: %w", i, errno)
 			}
 			moved = true
-			if o.rest[i] -= int(n); o.rest[i] == 0 {
+			if r.rest[i] -= int(n); r.rest[i] == 0 {
 				left--
 			}
 		}
@@ -164,7 +193,6 @@ func (o *limitStream) write() error {
 			sleep(int64(50 * time.Microsecond))
 		}
 	}
-	o.buf, o.since = o.buf[:0], 0
 	return nil
 }
 

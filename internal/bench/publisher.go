@@ -22,8 +22,8 @@ const flatBatch = 8
 
 // publish starts a publisher whose first frame is due delay after publish is
 // answered.
-func (l *loop) publish(port int, name string, s stream, flat bool, delay time.Duration) (*publisher, error) {
-	c, err := l.dial(port, rolePublisher, name)
+func (l *loop) publish(port int, as role, name string, s stream, flat bool, delay time.Duration) (*publisher, error) {
+	c, err := l.dial(port, as, name)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,10 @@ func (l *loop) publish(port int, name string, s stream, flat bool, delay time.Du
 }
 
 func (p *publisher) start(delay time.Duration) {
-	b := control(typeSetChunkSize, uint32(p.stream.chunkSize))
+	var b []byte
+	if p.role == rolePublisher {
+		b = control(typeSetChunkSize, uint32(p.stream.chunkSize))
+	}
 	if err := p.write(p.stream.appendHeaders(b, p.msgStream)); err != nil {
 		p.fail(err)
 		return

@@ -49,7 +49,7 @@ func (b *bench) newRig(s server, f fan) (_ *rig, err error) {
 			r.close()
 		}
 	}()
-	need := launch{streams: f.streams, receivers: f.receivers, profile: f.profile, flat: f.flat}
+	need := launch{streams: f.streams, receivers: f.receivers, flat: f.flat}
 	if f.forward && s.kind != "limit" {
 		for range f.receivers {
 			port, err := r.addDestination(b)
@@ -115,14 +115,15 @@ func stagger(i, n int) int64 {
 }
 
 // publish starts the publishers and returns when the server accepted them.
-// The limit has none.
+// The limit reads them when all receivers are there.
 func (r *rig) publish(chunkSize int) error {
+	as := rolePublisher
 	if r.server.kind == "limit" {
-		return nil
+		as, chunkSize = roleRawPublisher, limitChunkSize
 	}
 	for i := range r.load.streams {
 		s := stream{profile: r.load.profile, id: uint32(i), chunkSize: chunkSize, clock: r.load.clock}
-		p, err := r.loop.publish(r.proc.port, streamName(i), s, r.load.flat, time.Duration(stagger(i, r.load.streams)))
+		p, err := r.loop.publish(r.proc.port, as, streamName(i), s, r.load.flat, time.Duration(stagger(i, r.load.streams)))
 		if err != nil {
 			return err
 		}
@@ -154,7 +155,7 @@ func (r *rig) begin(chunkSize int, d time.Duration) error {
 func (r *rig) attach() error {
 	switch {
 	case r.server.kind == "limit":
-		return r.join(r.load.streams*r.load.receivers, roleRaw, r.tally)
+		return r.join(r.load.streams*r.load.receivers, roleRawReceiver, r.tally)
 	case !r.load.forward:
 		return r.join(r.load.streams*r.load.receivers, rolePlayer, r.tally)
 	}
@@ -271,17 +272,13 @@ func (r *rig) drain() (tail, expected uint64, err error) {
 }
 
 // missing compares what the receivers got with what was sent of each stream.
-// The limit's streams do not stop, so nothing of them is missing at the end.
 func (r *rig) missing(sent map[uint32]uint64) (tail, expected uint64) {
 	for c := range r.receivers {
 		rc := &c.receiver
 		if !rc.started || c.stage == stageClosed {
 			continue
 		}
-		end := rc.next
-		if r.server.kind != "limit" {
-			end = max(end, sent[rc.stream])
-		}
+		end := max(rc.next, sent[rc.stream])
 		tail += end - rc.next
 		expected += end - rc.first
 	}

@@ -66,10 +66,9 @@ type launch struct {
 	destinations []int  // ports
 	rootCA       string // file, when the destinations speak TLS
 
-	// For the limit, which makes the streams itself.
+	// For the limit, which is not told by the protocol.
 	streams   int
 	receivers int // of each stream
-	profile   profile
 	flat      bool
 }
 
