@@ -171,7 +171,7 @@ func (f *Forwarder) Close() error {
 }
 
 // beginClose tells the destination that the stream has ended, without waiting, if
-// it is still to, or to is nil. Whoever comes after f at the same destination waits
+// it is still to, or to is nil. A forwarder that comes after f to the same destination waits
 // for it from now on.
 func (f *Forwarder) beginClose(to *target) {
 	f.mu.Lock()

@@ -246,7 +246,7 @@ func (f *Forwarder) notTakenLocked(r *run, err *DestinationError) (then func()) 
 	return then
 }
 
-// end wakes up whoever waits for the handover.
+// end wakes all who wait for the handover.
 func (h *handover) end() {
 	select {
 	case <-h.tried:

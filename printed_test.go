@@ -95,7 +95,7 @@ func packagesBeside() (dirs []string) {
 	return dirs
 }
 
-// declared are the exported types of the package and of those beside it, but for
+// declared are the exported types of the package and of those beside it, except
 // interfaces and functions.
 func declared(t *testing.T) (names []string) {
 	paths, err := filepath.Glob("*.go")
@@ -134,7 +134,7 @@ func declared(t *testing.T) (names []string) {
 }
 
 // plant puts a text into all strings that v leads to, in exported fields and
-// others, but for noSecret.
+// others, except noSecret.
 func plant(v reflect.Value, text string, depth int) {
 	if depth > 8 {
 		return

@@ -124,7 +124,7 @@ func TestStaticDestinations(t *testing.T) {
 	require.EqualError(t, errors.Unwrap(err), "destination rtmp://h/a/***: ChunkSize 1 is not within 128 and 65536")
 }
 
-// A Server that gets the same destinations again asks for nothing anew.
+// A Server that gets the same destinations again asks for nothing again.
 func TestStaticDestinationsAreComparedByWhatTheySay(t *testing.T) {
 	of := func(ds ...Destination) DestinationResolver { return must(StaticDestinations(ds...)) }
 	require.True(t, sameResolver(of(Destination{URL: "h"}), MustStatic("h")))

@@ -29,7 +29,7 @@ func all(t *testing.T, file []byte) (out []forward.Message) {
 	}
 }
 
-// What is read and written again is the same, but for times that begin at 0, also
+// What is read and written again is the same, except for times, which begin at 0, also
 // with a clock that passes 2^32.
 func TestFilesAreTheSame(t *testing.T) {
 	files, err := filepath.Glob("../testdata/ertmp/*.flv")

@@ -291,7 +291,7 @@ func TestDestinationClose(t *testing.T) {
 }
 
 // A connection that is cut in the middle of anything leaves nothing behind:
-// what came before is in order, the next connection begins anew.
+// what came before is in order, the next connection starts over.
 func TestCutAnywhere(t *testing.T) {
 	const handshake = 1 + 2*1536
 	for at := int64(handshake); at < handshake+6000; at += 41 {

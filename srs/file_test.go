@@ -347,7 +347,7 @@ func TestServerOfAFileWithOptions(t *testing.T) {
 	})
 }
 
-// Of a file that is read again only what differs is connected anew.
+// When a file is read again, only what differs reconnects.
 func TestReloadOfOptions(t *testing.T) {
 	for name, row := range map[string]struct {
 		from, to string

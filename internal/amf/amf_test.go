@@ -517,7 +517,7 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
-// addSeeds adds the tables, but for large input: mutating that is slow.
+// addSeeds adds the tables, except large input: mutating that is slow.
 func addSeeds(f *testing.F, prefix string) {
 	add := func(b string) {
 		if len(b) < 4096 {

@@ -233,7 +233,7 @@ func place() (placement, error) {
 	return placement{cpus[last], cpus[:last]}, nil
 }
 
-// placeLoad moves this process to its CPUs by executing itself anew: only so
+// placeLoad moves this process to its CPUs by executing itself again: only so
 // do all the runtime's threads follow. It returns the placement once there.
 func placeLoad() (placement, error) {
 	const env = "FORWARD_BENCH_SERVER_CPU"

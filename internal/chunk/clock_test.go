@@ -314,7 +314,7 @@ func TestClockOutliersBehind(t *testing.T) {
 }
 
 // checkOutliers checks that those in line lie no further apart than they came,
-// but for a slack, and counts those of them that did not go out as they came.
+// except for a slack, and counts those of them that did not go out as they came.
 func checkOutliers(t *testing.T, all []live, slack int64, what string) (outliers, moved int) {
 	var c clock
 	var tracks [2]struct {

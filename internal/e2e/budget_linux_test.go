@@ -25,7 +25,7 @@ import (
 const shortOfMemoryEnv = "FORWARD_TEST_DESTINATIONS"
 
 // A server in a process of its own that pushes to the destinations of the
-// environment, with defaults but for what would end a stalled one: it says where
+// environment, with defaults except what would end a stalled one: it says where
 // it listens, and serves until its standard input ends.
 func TestServeWithLittleMemory(t *testing.T) {
 	to := os.Getenv(shortOfMemoryEnv)

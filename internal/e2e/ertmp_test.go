@@ -247,7 +247,7 @@ func (r *recording) replay(t *testing.T) {
 }
 
 // joined is what a receiver gets who begins at the start: the headers with its
-// time, but for the metadata of one who has got nothing before, which has 0.
+// time, except the metadata of a receiver that has got nothing before, which has 0.
 func (r *recording) joined(first bool) (all packets) {
 	for n := range len(r.headers) {
 		m := r.messages[r.headers[n+1]]

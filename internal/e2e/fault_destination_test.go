@@ -496,7 +496,7 @@ func TestFault08_HostDecides(t *testing.T) {
 			require.GreaterOrEqual(f, len(f.delays(f.fwd)), 7, name)
 		})
 	}
-	// A negative one gives up, but for what is new.
+	// A negative one gives up, except on new destinations.
 	for _, how := range []string{"Update", "Refresh", "Shutdown"} {
 		asked := make(chan forward.RetryInfo, 100)
 		resolver := &fakeResolver{Dests: []forward.Destination{{URL: "rtmp://healthy/live/key"}, {URL: "rtmp://faulty/live/key"}}}
@@ -536,7 +536,7 @@ func TestFault08_HostDecides(t *testing.T) {
 }
 
 // A destination that closes 2 s after each publish, and one that does so at
-// once: each makes the stream begin anew for those behind it.
+// once: each makes the stream start over for its viewers.
 func TestFault09_ClosesAfterEachGOP(t *testing.T) {
 	const n = 40
 	for _, lasts := range []time.Duration{2 * time.Second, 0} {
@@ -624,7 +624,7 @@ func TestFault10_StaysDown(t *testing.T) {
 	})
 }
 
-// What is resolved anew is the name: the dialer gets it at each attempt.
+// The name is resolved again: the dialer gets it at each attempt.
 func TestFault11_DNS(t *testing.T) {
 	for _, row := range []struct {
 		name string

@@ -178,7 +178,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 		require.False(b, shut(guesser))
 		require.EqualValues(b, limit+1, b.Server.Stats().RefusedFrom[netip.MustParseAddr("198.51.100.1")])
 
-		// It all begins anew; those of the minute before do not count.
+		// It starts over: refusals of the minute before do not count.
 		refused(guesser, limit-1)
 		time.Sleep(time.Minute)
 		refused(guesser, limit-1)

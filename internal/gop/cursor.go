@@ -8,7 +8,7 @@ import (
 )
 
 // Cursor is one receiver's place in a Log. Its methods are for the one
-// goroutine that sends to the receiver at a time, but for those that say
+// goroutine that sends to the receiver at a time, except those that say
 // otherwise.
 type Cursor struct {
 	log    *Log

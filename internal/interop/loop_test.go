@@ -166,7 +166,7 @@ func incomplete(err error) bool {
 	return errors.As(err, &exit) && exit.ExitCode() == 2
 }
 
-// checkTurns compares frames, but for their times. pushed: what comes first in a
+// checkTurns compares frames, except their times. pushed: what comes first in a
 // turn may be missing, up to a keyframe.
 func checkTurns(want, got []tag, pushed bool, cut int) error {
 	at, missing := 0, 0

@@ -252,7 +252,7 @@ func v1(m tag) bool {
 }
 
 // frames returns the coded frames of one type: all that a peer may neither
-// leave out, repeat nor make anew.
+// leave out, repeat nor rebuild.
 func frames(tags []tag, typ uint8) []tag {
 	var out []tag
 	for _, m := range tags {
@@ -298,10 +298,10 @@ type rule struct {
 	// cut is how many of the last frames it may lose: rtmp2src ends at
 	// StreamEOF, whatever it has not given on yet.
 	cut int
-	// sound: the sound format bits of an audio tag may be made anew, which
+	// sound: the sound format bits of an audio tag may be rebuilt, which
 	// mean nothing for AAC (FLV 10.1, E.4.2.1).
 	sound bool
-	// remuxed: sequence headers may be made anew.
+	// remuxed: sequence headers may be rebuilt.
 	remuxed bool
 }
 
@@ -345,7 +345,7 @@ func checkRun(want, got []tag, r rule) error {
 	return nil
 }
 
-// same reports whether two messages are equal but for what r lets pass.
+// same reports whether two messages are equal, except in what r lets pass.
 func (r rule) same(a, b tag) bool {
 	if r.sound && a.typ == flv.TypeAudio && len(a.body) > 0 && len(b.body) > 0 && a.body[0]>>4 == b.body[0]>>4 {
 		a.body, b.body = a.body[1:], b.body[1:]

@@ -71,7 +71,7 @@ type Target struct {
 }
 
 // Session says how a connection is used. Its functions are called by Open, and
-// Reconnect also by whoever watches the Link.
+// Reconnect also by the goroutine that watches the Link.
 type Session struct {
 	// Begins is called when a connection begins to be made, with OpDial, and when
 	// it is there, with OpHandshake.
