@@ -82,8 +82,8 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 			c.delayRefusal(asked)
 			return c.refused("connect", "NetConnection.Connect.Rejected", "The connection is refused.", hide(err, []string{c.page}, []string{m.TcURL, m.App, c.page}))
 		}
-		c.setup = c.setup.Add(time.Since(began))
-		c.in.SetDeadline(c.setup)
+		c.setup += int64(time.Since(began))
+		c.in.SetDeadline(atClock(c.setup))
 	}
 	if f := cfg.Hooks.OnClose; f != nil {
 		c.hooked, c.onClose = req, f

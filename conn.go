@@ -43,8 +43,8 @@ type conn struct {
 	hops   []string        // Servers that the stream has passed through
 	user   string          // authenticated by PublishAuth
 	hooked *ConnectRequest // accepted by OnConnect, for onClose
-	shake  time.Time       // when the handshake must be done
-	setup  time.Time       // when publish or play must be accepted
+	shake  int64           // when the handshake must be done, on fanout's Clock
+	setup  int64           // when publish or play must be accepted
 	// onClose is OnClose of the Hooks that have accepted it, nil before.
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
@@ -81,8 +81,8 @@ type conn struct {
 // result.
 func (c *conn) start(ctx context.Context) {
 	c.ctx = ctx
-	cfg, now := c.srv.cfg.Load(), time.Now()
-	c.shake, c.setup = now.Add(orForever(cfg.HandshakeTimeout)), now.Add(orForever(cfg.SetupTimeout))
+	cfg, now := c.srv.cfg.Load(), fanout.Clock()
+	c.shake, c.setup = now+int64(orForever(cfg.HandshakeTimeout)), now+int64(orForever(cfg.SetupTimeout))
 	go c.run((*conn).pend)
 }
 
@@ -126,7 +126,7 @@ func (c *conn) panicked(v any) error {
 
 // pend waits for the first byte, which many clients never send.
 func (c *conn) pend() (stage, error) {
-	c.in.SetDeadline(c.shake)
+	c.in.SetDeadline(atClock(c.shake))
 	c.in.Await()
 	return (*conn).open, nil
 }
@@ -135,7 +135,7 @@ func (c *conn) pend() (stage, error) {
 func (c *conn) open() (stage, error) {
 	s := c.srv
 	c.ctx, c.cancel = context.WithCancel(c.ctx)
-	c.nc.SetWriteDeadline(c.shake)
+	c.nc.SetWriteDeadline(atClock(c.shake))
 	err := rtmp.ServerHandshake(struct {
 		io.Reader
 		io.Writer
@@ -147,7 +147,7 @@ func (c *conn) open() (stage, error) {
 	c.nc.SetWriteDeadline(time.Time{})
 	cfg := s.cfg.Load()
 	c.in.Flush = c.flush
-	c.in.SetDeadline(c.setup)
+	c.in.SetDeadline(atClock(c.setup))
 	c.out = fanout.NewSender(c.nc, orForever(cfg.WriteTimeout))
 	c.out.CloseWith(c.shut)
 	rc := rtmp.NewConn(c.in, c.out.Send, setupBuffer, cfg.ChunkSize, connectLimits)

@@ -3,6 +3,8 @@ package forward
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
 // deadline is the time d from now; never if d is negative.
@@ -11,6 +13,11 @@ func deadline(d time.Duration) time.Time {
 		return time.Time{}
 	}
 	return time.Now().Add(d)
+}
+
+// atClock is a time on fanout's Clock as a deadline.
+func atClock(at int64) time.Time {
+	return time.Now().Add(time.Duration(at - fanout.Clock()))
 }
 
 // later calls do after a time, unless stop is called before. A stopped timer may be

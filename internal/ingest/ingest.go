@@ -28,12 +28,12 @@ type Reader struct {
 	window time.Duration
 	limit  time.Time // the owner's deadline
 	try    attempt
-	read   int  // bytes since the last Flush
-	empty  bool // the last read took all there was
+	read   int // bytes since the last Flush
 
-	finish atomic.Bool // see Finish
 	rest   time.Time   // until when what is left is read, where reads can't be tried
 	over   int         // bytes of what is left
+	finish atomic.Bool // see Finish
+	empty  bool        // the last read took all there was
 
 	first [1]byte // for Await to read
 	ahead []byte  // read by Await or Watch
