@@ -257,7 +257,6 @@ func (f *Forwarder) finish() {
 	if f.drain != nil {
 		f.drain.Stop()
 	}
-	f.gone = true
 	f.mu.Unlock()
 	f.cancel()
 	f.reports.stop()

@@ -77,7 +77,7 @@ func (s *Source) update(f *Forwarder, t *target) (*run, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.stop || f.next != nil && f.next.update {
+	if f.stop || f.gone || f.next != nil && f.next.update {
 		return nil, fmt.Errorf("destination %s: %w", f.Destination(), ErrUpdating)
 	}
 	if f.next != nil { // what a server asks for is less
@@ -363,6 +363,7 @@ func (f *Forwarder) left(r *run, err *DestinationError) {
 	stop := f.notTakenLocked(r, err)
 	f.runs = slices.DeleteFunc(f.runs, func(o *run) bool { return o == r })
 	last := len(f.runs) == 0
+	f.gone = last // and no other run begins
 	r.to.runs--
 	gone := r.to.runs == 0
 	f.mu.Unlock()

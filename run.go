@@ -169,11 +169,18 @@ func (r *run) send(l *upstream.Link, from uint64) (*resumption, *upstream.Error)
 	if !f.begin(r, l, from) {
 		return nil, nil
 	}
-	defer f.src.group.Remove(l.Out)
+	ended := false
+	defer func() {
+		if !ended { // the host's code has panicked
+			f.end(r, l)
+		}
+		f.src.group.Remove(l.Out)
+	}()
 	defer later(codecsKnown, func() { r.to.warnOfCodec(l) })()
 	began := time.Now()
 	err := l.Client.Watch(nil)
-	if next, over := f.end(r, l); over || next != nil {
+	next, over := f.end(r, l)
+	if ended = true; over || next != nil {
 		return next, nil
 	}
 	op := upstream.OpRead

@@ -316,3 +316,37 @@ func TestUpdateWhileItWaits(t *testing.T) {
 		})
 	}
 }
+
+// A connection of the host's that panics is lost like any other: its counters stay, and
+// an Update need not wait for it.
+func TestPanicOfTheConnectionToADestination(t *testing.T) {
+	inBubble(t, forward.Config{}, func(b *bubble) {
+		first, second := b.Destination("a:1935"), b.Destination("b:1935")
+		pub := b.Publish("live/x")
+		var conns []*panickingConn
+		f, err := b.Server.Source("live/x").Forward(forward.Destination{
+			URL: "rtmp://a/live", StreamKey: canary,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				nc, err := b.Net.Dial(ctx, network, addr)
+				conns = append(conns, &panickingConn{Conn: nc})
+				return conns[len(conns)-1], err
+			},
+		})
+		require.NoError(b, err)
+		session := b.Published(first, 1)
+		require.NoError(b, pub.Send(b.Ctx, steady.Messages(2*time.Second), 1))
+		before := f.Stats()
+
+		conns[0].armed.Store(true)
+		require.NoError(b, session.Status("NetStream.Any", "something to read"))
+		synctest.Wait()
+		after := f.Stats()
+		require.ErrorContains(b, after.LastErr, "panicked")
+		require.GreaterOrEqual(b, after.Messages, before.Messages)
+		began := time.Now()
+		require.NoError(b, f.Update(b.Ctx, forward.Destination{URL: "rtmp://b/live", StreamKey: canary}))
+		require.Zero(b, time.Since(began))
+		b.Published(second, 1)
+		require.GreaterOrEqual(b, f.Stats().Messages, before.Messages)
+	})
+}
