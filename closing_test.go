@@ -39,6 +39,7 @@ func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 		"context of ServeConn": {end: func(b *hosttest.Bubble, c forwardtest.Client, cancel func()) {
 			_, err := c.Publish(b.Ctx)
 			require.NoError(b, err)
+			synctest.Wait() // the Server reads again
 			cancel()
 		}},
 		"handshake is pushed out": {end: func(b *hosttest.Bubble, c forwardtest.Client, _ func()) {
