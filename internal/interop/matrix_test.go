@@ -171,25 +171,8 @@ func newWorld(t *testing.T, c *clip) *world {
 			}
 			return others.ResolveDestinations(ctx, req)
 		}),
-		Hooks: forward.Hooks{OnSource: func(src *forward.Source) {
-			if src.Request().Stream != "inside" {
-				w.awaitPublishing(src)
-			}
-		}},
 	})
 	return w
-}
-
-// awaitPublishing holds the answer to an encoder until the slave takes the stream: a
-// destination gets it from its last keyframe on, and an encoder does not wait.
-func (w *world) awaitPublishing(src *forward.Source) {
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for _, f := range src.Forwarders() {
-		for f.Stats().State != forward.StatePublishing && w.ctx.Err() == nil {
-			<-look.C
-		}
-	}
 }
 
 func (w *world) run() {
