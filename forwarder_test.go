@@ -52,6 +52,6 @@ func TestUpdateKeepsNoneOfTheReplaced(t *testing.T) {
 		require.Len(t, f.runs, 1)
 		runtime.GC()
 		kept := slices.DeleteFunc(replaced, func(w weak.Pointer[target]) bool { return w.Value() == nil })
-		require.Less(t, len(kept), 5, "but for what stacks still hold")
+		require.Less(t, len(kept), 5, "except those that stacks still hold")
 	})
 }

@@ -153,7 +153,7 @@ func (f *Forwarder) takeLocked(n *run, from uint64) (start func()) {
 		close(n.begun)
 		f.stallChanged() // the connection may have stalled already
 		if tell {
-			go func() { // who has stopped the old one is not held up
+			go func() { // the sender that has stopped must not wait for hooks
 				defer f.draining.Done()
 				f.tellOfHandover(n, old)
 			}()
