@@ -660,7 +660,7 @@ func TestFault11_DNS(t *testing.T) {
 			require.LessOrEqual(f, took, 5*time.Second)
 			require.Equal(f, 3, asked)
 			require.Equal(f, forward.StatePublishing, f.fwd.Stats().State, "the name leads somewhere now")
-			measured(11, "DNS "+row.name+": given up after", "inside the dial's 5 s, asked anew", "%v", took)
+			measured(11, "DNS "+row.name+": given up after", "inside the dial's 5 s, asked again", "%v", took)
 		})
 	}
 }

@@ -128,7 +128,7 @@ func TestFault16_HookStorm(t *testing.T) {
 			require.LessOrEqual(b, max(ask.most, where.most), turns)
 			require.Equal(b, turns, ask.most)
 			require.Equal(b, publishes-streams, noRoom, "the queue is bounded")
-			require.Equal(b, noRoom, atOnce, "who does not fit is told so")
+			require.Equal(b, noRoom, atOnce, "a client that does not fit is told so")
 			require.Equal(b, row.accepted, accepted)
 			if row.accepted == 0 {
 				// Turns come, and waiting ends, at the same instant.
