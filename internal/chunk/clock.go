@@ -35,7 +35,10 @@ const (
 // A track is found when two of its messages in a row are near each other, or
 // one is near the other track. Until then its times pass as they came, since
 // it is not yet known which of them are out of line; the place where it began is
-// kept in the same way.
+// kept in the same way. Until one is found, a message of a next publisher that would
+// go out before the end of the last publisher's stream goes out at that end: it or
+// the message before it is out of line. If neither is, and the tracks have
+// origins of their own, the next message shows it.
 //
 // So the messages in line keep the distance between the tracks that they came
 // with, whatever comes between them. That does not hold after outliers that
@@ -56,6 +59,7 @@ type clock struct {
 
 	resume  func() uint32 // what the first media to come goes out as
 	resumed bool          // it was called
+	begin   uint32        // what it returned then
 	// idle is for how many milliseconds nothing has come. It may be nil.
 	idle func() int64
 }
@@ -122,7 +126,8 @@ func (c *clock) time(h Header, media bool) uint32 {
 		return c.beside(h.Time, x, y)
 	}
 	if c.resume != nil {
-		c.offset = c.resume() - h.Time
+		c.begin = c.resume()
+		c.offset = c.begin - h.Time
 		c.before, c.resume, c.resumed = c.offset, nil, true
 	}
 	return c.media(h.Time, x, y)
@@ -177,22 +182,30 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 		y.other, y.jump.other, y.heard = t, t, x.out
 		x.found = y.begun && Near(t, y.in, maxStep)
 		y.found = y.found || x.found
+		if y.begun && !y.found {
+			x.home = y.line
+			c.goOnFrom(t, x, y)
+		}
 		out = c.inLine(t, x, y)
 		x.begun = true
 	case x.follows(t), c.isHome(t, x, y):
+		if !x.found && !y.found && y.trial == jumped {
+			// Two of this track contradict what the other one began with.
+			x.out += c.home - c.offset
+			y.out += c.home - c.offset
+			c.offset, y.trial = c.home, beginning
+		}
 		x.found = true
 		out = c.inLine(t, x, y)
 	case !x.found:
+		x.found = c.isInLine(t, x, y)
 		if x.trial == none {
 			x.home, x.trial = x.line, beginning
-			if back := x.in - t; c.resumed && !y.begun && int32(back) > 0 {
-				// The stream goes on where it was, whichever is out of line.
-				c.home, x.trial = c.offset, jumped
-				c.offset += back
+			if !x.found && !y.found {
+				c.goOnFrom(t, x, y)
 			}
 		}
 		x.n, x.row = 0, 0
-		x.found = c.isInLine(t, x, y)
 		out = c.inLine(t, x, y)
 	case c.isInLine(t, x, y):
 		out = c.inLine(t, x, y)
@@ -208,6 +221,20 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	}
 	x.out, x.prev, x.heard = out, t, y.out
 	return out
+}
+
+// goOnFrom moves a stream that a next publisher goes on with, where a message of
+// track x would go out before its begin: that message or the one that the stream
+// has gone on with is out of line.
+func (c *clock) goOnFrom(t uint32, x, y *timeline) {
+	back := c.begin - (t + c.offset)
+	if !c.resumed || int32(back) <= 0 {
+		return
+	}
+	c.home, x.trial = c.offset, jumped
+	c.offset += back
+	x.out += back
+	y.out += back
 }
 
 // follows reports whether a time is near the last one in line, or comes back
@@ -397,6 +424,7 @@ func (c *clock) shift(d uint32) {
 	c.offset += d
 	c.before += d
 	c.home += d
+	c.begin += d
 	c.header += d
 	for _, t := range []*timeline{&c.audio, &c.video} {
 		t.out += d

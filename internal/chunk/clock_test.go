@@ -38,6 +38,8 @@ func TestClockResumesWithAnOutlier(t *testing.T) {
 	for name, rows := range map[string][]message{
 		"the first":          {{'v', 10_000_000, 900_000}, {'v', 40, 900_000}, {'v', 80, 900_040}, {'a', 85, 900_045}},
 		"the second, behind": {{'v', 10_000_000, 900_000}, {'v', 40, 900_000}, {'v', 10_000_080, 900_080}, {'v', 10_000_120, 900_120}, {'a', 10_000_120, 900_120}},
+		"none, two origins":  {{'a', 900_000, 900_000}, {'v', 10_000, 900_000}, {'a', 900_020, 900_020}, {'v', 10_040, 10_040}, {'a', 900_043, 900_043}},
+		"the first of each":  {{'v', 10_000_000, 900_000}, {'a', 20_000_000, 10_900_000}, {'v', 40, 900_000}, {'a', 45, 900_005}, {'v', 80, 900_040}, {'a', 68, 900_028}},
 		"the second, ahead":  {{'v', 40, 900_000}, {'v', 10_000_000, 10_899_960}, {'v', 80, 900_040}, {'v', 120, 900_080}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -292,7 +294,7 @@ func TestClockOutliers(t *testing.T) {
 			all[i].at += by
 			all[i].out = true
 		}
-		k, moved := checkOutliers(t, all, 0, fmt.Sprint("seed ", seed))
+		k, moved := checkOutliers(t, &clock{}, all, 0, fmt.Sprint("seed ", seed))
 		outliers, changed = outliers+k, changed+moved
 	}
 	require.Greater(t, outliers, 15_000)
@@ -307,16 +309,50 @@ func TestClockOutliersBehind(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 41))
 		all := inOrder(rnd, 20+rnd.IntN(200))
 		standOut(rnd, all, true, func() uint32 { return 1<<32 - 5_000 })
-		_, moved := checkOutliers(t, all, maxSeam, fmt.Sprint("seed ", seed))
+		_, moved := checkOutliers(t, &clock{}, all, maxSeam, fmt.Sprint("seed ", seed))
 		changed += moved
 	}
 	require.Less(t, changed, 2_000)
 }
 
+// The stream of a next publisher goes on where it was, whichever of the first
+// messages of its tracks are out of line.
+func TestClockResumesWithOutliers(t *testing.T) {
+	const at = 900_000
+	for seed := range uint64(8_000) {
+		rnd := rand.New(rand.NewPCG(seed, 42))
+		all := inOrder(rnd, 20+rnd.IntN(200))
+		var began [2]bool
+		first := map[bool]uint32{}
+		for i := range all {
+			m, x := &all[i], 0
+			if m.video {
+				x = 1
+			}
+			if _, ok := first[m.video]; !ok {
+				first[m.video] = m.at
+			}
+			if !began[x] && rnd.IntN(2) == 0 {
+				m.at += uint32(i+1)*10_000_000 + rnd.Uint32N(5_000_000)
+				m.out = true
+			}
+			began[x] = true
+		}
+		if !Near(first[true], first[false], 1_500) {
+			continue // two origins: which one the stream goes on from is open
+		}
+		c := &clock{resume: func() uint32 { return at }}
+		checkOutliers(t, c, all, 0, fmt.Sprint("seed ", seed))
+		last := all[len(all)-1]
+		if out := last.at + c.offset; !Near(out, at+last.at-first[last.video], 2_000) {
+			t.Fatalf("seed %d: the last message goes out at %d", seed, out)
+		}
+	}
+}
+
 // checkOutliers checks that those in line lie no further apart than they came,
 // except for a slack, and counts those of them that did not go out as they came.
-func checkOutliers(t *testing.T, all []live, slack int64, what string) (outliers, moved int) {
-	var c clock
+func checkOutliers(t *testing.T, c *clock, all []live, slack int64, what string) (outliers, moved int) {
 	var tracks [2]struct {
 		begun   bool
 		in, out uint32 // of the last message
