@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
-// message is what a recorder saw.
+// message is one message that a recorder received.
 type message struct {
 	id, timestamp uint32
 	typ           uint8
@@ -48,7 +48,7 @@ func (r *recorder) message(cs *chunkStream) error {
 	return nil
 }
 
-// parse feeds b in pieces of the given size.
+// parse feeds b to a parser in pieces of the given size.
 func parse(b []byte, piece int) ([]message, error) {
 	p := parser{chunkSize: defaultChunkSize}
 	r := recorder{p: &p, open: map[uint32][]byte{}}
@@ -121,7 +121,7 @@ func TestAppendMessageExactBytes(t *testing.T) {
 		string(appendMessage(nil, 6, typeVideo, 1<<24, 1, 1, []byte("ab"), nil)))
 }
 
-// checked feeds n frames, changed by change, to a receiver.
+// checked feeds n frames to a receiver, after change has altered them.
 func checked(t *testing.T, n int, change func(i int, frame []byte) []byte) *conn {
 	t.Helper()
 	s := stream{profile: profile500k, chunkSize: 4096}
@@ -237,8 +237,8 @@ func TestParseServer(t *testing.T) {
 	}
 }
 
-// The publisher and the destination are both ours here: what one sends, the
-// other must accept.
+// Both ends are this package's own: the destination must accept whatever the publisher
+// sends.
 func TestPublisherReachesDestination(t *testing.T) {
 	l, err := newLoop(t.Context(), 1)
 	require.NoError(t, err)
@@ -279,7 +279,7 @@ func publishFrames(t *testing.T, l *loop, port int, tl *tally) {
 	p.reset()
 }
 
-// tlsRelay returns a port that leads to port over TLS.
+// tlsRelay returns a port that relays TLS connections to port.
 func tlsRelay(t *testing.T, cert certificate, port int) int {
 	nl, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -35,15 +35,14 @@ var errChunk = errors.New("malformed chunk")
 
 // sink takes the messages of a parser piece by piece, as they arrive.
 type sink interface {
-	// payload gets the next piece of cs's message; cs.got counts the bytes
-	// before it. b is valid only until it returns.
+	// payload receives the next piece of cs's message; cs.got counts the bytes before
+	// it. b is valid only during the call.
 	payload(cs *chunkStream, b []byte)
-	// message says that cs's message is complete.
+	// message is called when cs's message is complete.
 	message(cs *chunkStream) error
 }
 
-// chunkStream is the state of one chunk stream and of the message under way
-// on it.
+// chunkStream is the state of one chunk stream and of its current message.
 type chunkStream struct {
 	id        uint32
 	typ       uint8
@@ -61,20 +60,20 @@ type chunkStream struct {
 	body  []byte // any other message
 }
 
-// parser reads a chunk stream (RTMP 1.0, 5.3) wherever the reads cut it. It
-// holds no payload, so that thousands of receivers can share one read buffer,
-// and allocates only when a chunk stream is first used.
+// parser reads a chunk stream (RTMP 1.0, 5.3), however reads split it. It stores no
+// payload, so thousands of receivers can share one read buffer. It allocates only on
+// the first use of a chunk stream.
 type parser struct {
 	chunkSize uint32
 	streams   []*chunkStream
 
-	cur  *chunkStream // of the chunk under way
-	left uint32       // payload bytes of that chunk still to come
+	cur  *chunkStream // of the current chunk
+	left uint32       // payload bytes of the current chunk still to come
 	head [maxChunkHeader]byte
 	have int // bytes in head
 }
 
-// feed parses b and hands its payload to to.
+// feed parses b and passes its payload to the sink.
 func (p *parser) feed(b []byte, to sink) error {
 	for len(b) > 0 {
 		if p.left > 0 {

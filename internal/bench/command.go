@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-// The little of AMF0 that commands need.
+// The part of AMF0 that commands need.
 
 func appendNumber(dst []byte, v float64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, 0), math.Float64bits(v))
@@ -20,8 +20,8 @@ func appendString(dst []byte, s string) []byte {
 
 func appendNull(dst []byte) []byte { return append(dst, 5) }
 
-// appendObject appends an object of the given keys and values, which are
-// strings or float64s.
+// appendObject appends an object with the given keys and values. Values are strings or
+// float64s.
 func appendObject(dst []byte, pairs ...any) []byte {
 	dst = append(dst, 3)
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -22,12 +22,12 @@ const (
 	rolePublisher role = iota
 	rolePlayer
 	roleDestination
-	// To and from the limit, with no protocol but chunks.
+	// Connections of the limit: chunks without any protocol.
 	roleRawPublisher
 	roleRawReceiver
 )
 
-// stage is how far a conn has come.
+// stage is how far a connection has been set up.
 type stage uint8
 
 const (
@@ -42,7 +42,7 @@ const (
 const (
 	handshakeSize = 1536
 
-	// Edge-triggered, so that a wait does not ask every socket twice.
+	// Edge-triggered: each wait then reports only sockets with news.
 	readEvents  = syscall.EPOLLIN | epollET
 	writeEvents = syscall.EPOLLIN | syscall.EPOLLOUT
 	epollET     = 1 << 31
@@ -53,8 +53,8 @@ const (
 type conn struct {
 	l    *loop
 	role role
-	port int    // of the server, for a client
-	name string // of the stream, for a client
+	port int    // name of the app on the server, for a client
+	name string // name of the stream, for a client
 	fd   int
 	tls  net.Conn // in place of fd
 
@@ -67,13 +67,13 @@ type conn struct {
 	received  uint64
 	acked     uint64
 
-	out    []byte // what the socket did not take, from outAt on
+	out    []byte // bytes the socket has not taken yet, from outAt on
 	outAt  int
 	events uint32
 
 	// live is called once publish or play is answered.
 	live func()
-	// writable is called when out is empty and the socket takes more.
+	// writable is called when out is empty and the socket accepts more.
 	writable func()
 	receiver receiver
 }
@@ -116,7 +116,7 @@ func (c *conn) ready(events uint32) {
 func (c *conn) read() {
 	for c.stage != stageClosed {
 		if c.readSome(len(c.l.buf)) < len(c.l.buf) {
-			return // empty: what comes next is a new edge
+			return // the socket is empty: more data causes a new edge
 		}
 	}
 }
@@ -145,10 +145,10 @@ func (c *conn) readSome(limit int) int {
 	}
 }
 
-// throttle reads a connection at a rate.
+// throttle limits the rate at which a connection is read.
 type throttle struct {
 	c    *conn
-	rate int // bytes a second
+	rate int // bytes per second
 	from int64
 	read int
 }
@@ -158,13 +158,13 @@ const (
 	throttleBuffer = 128 << 10
 )
 
-// keepLittle gives the system little room in front of a receiver that is to be
-// slow: it is the server that shall feel it. It comes before the connection.
-func keepLittle(fd int) error {
+// shrinkReceiveBuffer gives a slow receiver a small socket buffer, so that its backlog builds up
+// in the server and not in the kernel. Call it before connecting.
+func shrinkReceiveBuffer(fd int) error {
 	return os.NewSyscallError("setsockopt", syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, throttleBuffer))
 }
 
-// throttle has c read so many bytes a second from now on.
+// throttle makes c read at most rate bytes per second from now on.
 func (l *loop) throttle(c *conn, rate int) error {
 	if err := c.watch(0); err != nil {
 		return err
@@ -180,7 +180,7 @@ func (t *throttle) run(at int64) (next int64) {
 	due := int(float64(at-t.from) / 1e9 * float64(t.rate))
 	for t.read < due && t.c.stage != stageClosed {
 		n := t.c.readSome(due - t.read)
-		if n == 0 { // what it has not taken in time is lost to it
+		if n == 0 { // reading time not used by its deadline is lost
 			t.from, t.read = at, 0
 			break
 		}
@@ -189,7 +189,7 @@ func (t *throttle) run(at int64) (next int64) {
 	return at + int64(throttleStep)
 }
 
-// flush continues what waits for the socket to be writable.
+// flush writes pending bytes when the socket becomes writable.
 func (c *conn) flush() error {
 	if c.stage == stageConnecting {
 		if errno, err := syscall.GetsockoptInt(c.fd, syscall.SOL_SOCKET, syscall.SO_ERROR); err != nil || errno != 0 {
@@ -219,7 +219,7 @@ func (c *conn) flush() error {
 	return nil
 }
 
-// waiting tells whether earlier writes still wait for the socket.
+// waiting reports whether bytes of earlier writes are still pending.
 func (c *conn) waiting() bool { return c.outAt < len(c.out) }
 
 func (c *conn) open() error {
@@ -237,7 +237,7 @@ func (c *conn) open() error {
 	return c.write(c01)
 }
 
-// write sends b and keeps what the socket does not take for later.
+// write sends b and buffers what the socket does not take.
 func (c *conn) write(b []byte) error {
 	if c.tls != nil {
 		_, err := c.tls.Write(b)
@@ -257,7 +257,7 @@ func (c *conn) write(b []byte) error {
 	return nil
 }
 
-// send writes what the socket takes of b.
+// send writes as much of b as the socket takes.
 func (c *conn) send(b []byte) (int, error) {
 	n, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
 	if errno == syscall.EAGAIN {
@@ -269,7 +269,7 @@ func (c *conn) send(b []byte) (int, error) {
 	return int(n), nil
 }
 
-// feed takes what was read.
+// feed processes received bytes.
 func (c *conn) feed(b []byte) error {
 	c.received += uint64(len(b))
 	if t := c.receiver.tally; t != nil {
@@ -277,7 +277,7 @@ func (c *conn) feed(b []byte) error {
 	}
 	if c.stage < stageCommands {
 		var err error
-		if b, err = c.shake(b); err != nil {
+		if b, err = c.readHandshake(b); err != nil {
 			return err
 		}
 	}
@@ -291,8 +291,8 @@ func (c *conn) feed(b []byte) error {
 	return nil
 }
 
-// shake takes the handshake (RTMP 1.0, 5.2) off the front of b.
-func (c *conn) shake(b []byte) ([]byte, error) {
+// readHandshake removes the handshake (RTMP 1.0, 5.2) from the start of b.
+func (c *conn) readHandshake(b []byte) ([]byte, error) {
 	client := c.role != roleDestination
 	need := 1 + handshakeSize
 	if client {
@@ -319,14 +319,14 @@ func (c *conn) shake(b []byte) ([]byte, error) {
 		if err := c.write(append(s012, peer[1:]...)); err != nil {
 			return nil, err
 		}
-		return c.shake(b)
+		return c.readHandshake(b)
 	default:
 		c.stage = stageCommands
 		return b, nil
 	}
 }
 
-// payload and message make conn the sink of its parser.
+// payload and message implement the parser's sink.
 
 func (c *conn) payload(cs *chunkStream, b []byte) {
 	if cs.typ == typeAudio || cs.typ == typeVideo {
@@ -422,7 +422,7 @@ func (c *conn) connect() []byte {
 	return appendMessage(nil, 3, typeCommand, 0, 0, defaultChunkSize, b, nil)
 }
 
-// request asks to publish or to play.
+// request sends the publish or play request.
 func (c *conn) request() error {
 	verb := "publish"
 	if c.role == rolePlayer {
@@ -435,7 +435,7 @@ func (c *conn) request() error {
 	return c.write(appendMessage(nil, 8, typeCommand, 0, c.msgStream, defaultChunkSize, b, nil))
 }
 
-// serve answers a command of the server under test to a destination.
+// serve answers a command that the server under test sends to a destination.
 func (c *conn) serve(name string, transaction float64) error {
 	switch name {
 	case "connect":
@@ -465,7 +465,7 @@ func (c *conn) becomeLive() {
 	}
 }
 
-// fail ends the connection and remembers why.
+// fail ends the connection and records why.
 func (c *conn) fail(err error) {
 	if c.stage == stageClosed {
 		return
@@ -480,8 +480,8 @@ func (c *conn) fail(err error) {
 	c.reset()
 }
 
-// reset closes the connection with a TCP reset: thousands of closed players
-// shall not leave ports in TIME_WAIT.
+// reset closes the connection with a TCP reset, so that thousands of closed players
+// leave no ports in TIME_WAIT.
 func (c *conn) reset() {
 	if c.stage == stageClosed {
 		return

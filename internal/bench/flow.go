@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// The scenarios of a publisher that is faster than its receivers.
+// Scenarios whose publisher is faster than its receivers.
 
 const (
 	cutOff      = 8 * time.Second
-	catchUpRate = 7_500_000 // bytes a second: three times profile20M
+	catchUpRate = 7_500_000 // bytes per second: three times profile20M
 	catchUpTime = 20 * time.Second
-	// live is how old what arrives is when a receiver has caught up.
+	// live is the age of media at which a receiver counts as caught up.
 	live = time.Second
 )
 
-// catchUp cuts a publisher off for a while, after which it sends what it has kept.
+// catchUp cuts a publisher off for a while; it then sends everything it has buffered.
 func (b *bench) catchUp(servers []server) error {
 	return b.compare("catch-up", servers, []string{"server", "slower one: lost, gaps", "live again after s", "others: lost, gaps", "live again after s",
 		"others: longest gap ms", "publisher"}, b.catchUpOnce)
@@ -31,7 +31,7 @@ func (b *bench) catchUpOnce(s server, out *table) (err error) {
 	defer r.end(&err)
 	slower := r.destinations[0]
 	slower.tally = new(tally)
-	if err := keepLittle(slower.fd); err != nil {
+	if err := shrinkReceiveBuffer(slower.fd); err != nil {
 		return err
 	}
 	if err := r.publish(b.chunkSize); err != nil {
@@ -43,7 +43,7 @@ func (b *bench) catchUpOnce(s server, out *table) (err error) {
 	if err := r.throttle(slower.conns[0], catchUpRate); err != nil {
 		return err
 	}
-	if err := r.run(b.logFills()); err != nil {
+	if err := r.run(b.logFillTime()); err != nil {
 		return err
 	}
 	*slower.tally = tally{}
@@ -100,9 +100,9 @@ func fate(c *conn) string {
 	return "goes on"
 }
 
-const slowPlayerRate = 200_000 // bytes a second
+const slowPlayerRate = 200_000 // bytes per second
 
-// slowPlayer adds a player that can't keep up to a stream as fast as it is let.
+// slowPlayer adds a player that cannot keep up to a stream published without pacing.
 func (b *bench) slowPlayer(servers []server) error {
 	return b.compare("slow-player", servers, []string{"server", "others: out MB/s before, with it", "others: longest gap ms", "others: lost", "slow player: lost", "publisher"}, b.slowPlayerOnce)
 }

@@ -19,7 +19,7 @@ type profile struct {
 const (
 	videoRate      = 30
 	gopFrames      = 2 * videoRate
-	keyframeWeight = 4 // a keyframe's size in other frames
+	keyframeWeight = 4 // a keyframe's size, as a multiple of other frames
 	audioSamples   = 1024
 	audioRate      = 44100
 )
@@ -33,9 +33,9 @@ var (
 	profile3M   = profile{3_200_000, 372}
 )
 
-// A media payload is a tag header (AVC: 5 bytes, then the NAL unit's length
-// and type; AAC: 2 bytes), the mark below and filler. The CRC-32C covers all
-// but itself.
+// A media payload is a tag header (AVC: 5 bytes, then the NAL unit's length and type;
+// AAC: 2 bytes), the mark below and filler. The CRC-32C covers everything except
+// itself.
 const (
 	videoHead = 5 + 4 + 1
 	audioHead = 2
@@ -44,18 +44,18 @@ const (
 	markMagic  = 0x46776442
 	markSize   = 44
 	markCRC    = markSize - 4
-	fillerStep = 4099 // consecutive frames start this far apart in filler
+	fillerStep = 4099 // distance between the filler offsets of consecutive frames
 	fillerSpan = 64 << 10
 )
 
-// mark is what the publisher writes into a frame.
+// mark is the checkable header that the publisher writes into each frame.
 type mark struct {
 	stream uint32
 	gop    uint32
 	size   uint32 // of the payload
-	number uint64 // of the frame among audio and video
-	track  uint64 // of the frame among those of its kind
-	sent   int64  // when its first byte was written, in now's time
+	number uint64 // number of the frame among all frames
+	track  uint64 // number of the frame among those of its kind
+	sent   int64  // when its first byte was written, on the clock of now
 }
 
 var (
@@ -77,13 +77,13 @@ type stream struct {
 	profile
 	id        uint32
 	chunkSize int
-	start     int64 // when frame 0 is due, in now's time
-	clock     bool  // timestamps follow the clock, however fast frames are made
+	start     int64 // when frame 0 is due, on the clock of now
+	clock     bool  // timestamps follow the clock even if frames are made faster
 
 	number, video, audio uint64 // frames made
 }
 
-// due says when the next frame is due.
+// due returns when the next frame is due.
 func (s *stream) due() int64 {
 	at, _ := s.next()
 	return at
@@ -181,7 +181,7 @@ func (m *mark) parse(b []byte) (crc uint32, ok bool) {
 	return binary.BigEndian.Uint32(b[markCRC:]), binary.BigEndian.Uint32(b) == markMagic
 }
 
-// headSize is where the filler of a media message of type typ starts.
+// headSize is the offset at which the filler of a media message of type typ starts.
 func headSize(typ uint8) uint32 {
 	if typ == typeVideo {
 		return videoHead + markSize

@@ -15,18 +15,18 @@ import (
 	"unsafe"
 )
 
-// The limit is a child that copies what its publishers send to their receivers, with
-// raw non-blocking reads and writes from one goroutine and no protocol: every
-// connection carries nothing but chunks. It is what the system's TCP costs for the
-// same reads and writes.
+// The limit is a child process that copies bytes from its publishers to their
+// receivers. It uses raw non-blocking reads and writes from one goroutine and no
+// protocol: connections carry plain chunks. It shows what TCP costs for the same reads
+// and writes.
 
 const (
 	limitChunkSize = 60000
-	limitBatch     = 256 << 10 // read, and written, at once at most
-	limitFlat      = 128 << 10 // at least, of publishers that are as fast as they are let
+	limitBatch     = 256 << 10 // most bytes per read and per write
+	limitFlat      = 128 << 10 // least bytes per read from publishers without pacing
 )
 
-// limitCommand returns the command that runs the limit on listener.
+// limitCommand returns the command that runs the limit with listener.
 func limitCommand(s server, need launch, listener *os.File) (*exec.Cmd, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -41,8 +41,8 @@ func limitCommand(s server, need launch, listener *os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// limitMain is the child that limitCommand runs. The first connections are the
-// publishers', in the order of their streams.
+// limitMain is the child that limitCommand runs. The publishers connect first, in the
+// order of their streams.
 func limitMain(args []string) error {
 	flags := flag.NewFlagSet(argLimit, flag.ExitOnError)
 	streams := flags.Int("streams", 1, "")
@@ -78,9 +78,9 @@ func limitMain(args []string) error {
 	}
 	runtime.LockOSThread()
 	if *window > 0 && !*flat {
-		return relayTogether(relays, int64(*window))
+		return relayByWindow(relays, int64(*window))
 	}
-	return relayAtOnce(relays)
+	return relayImmediately(relays)
 }
 
 func acceptRaw(listener int) (fd int, err error) {
@@ -95,11 +95,11 @@ func acceptRaw(listener int) (fd int, err error) {
 type relay struct {
 	in   int
 	outs []int // its receivers
-	rest []int // how much of the batch each of outs still has to take
+	rest []int // bytes of the batch that each of outs still has to take
 }
 
-// relayAtOnce copies what arrives as it comes.
-func relayAtOnce(relays []relay) error {
+// relayImmediately copies data as soon as it arrives.
+func relayImmediately(relays []relay) error {
 	epfd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("epoll_create1", err)
@@ -111,7 +111,7 @@ func relayAtOnce(relays []relay) error {
 		}
 	}
 	buf := make([]byte, limitBatch)
-	const timeout = 50 // ms, after which too little for limitFlat is copied, too
+	const timeout = 50 // ms, after which less than limitFlat is copied too
 	var events [128]syscall.EpollEvent
 	for {
 		n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epfd),
@@ -137,8 +137,8 @@ func relayAtOnce(relays []relay) error {
 	}
 }
 
-// relayTogether copies every window what has arrived in it.
-func relayTogether(relays []relay, window int64) error {
+// relayByWindow copies, once per window, everything that arrived in it.
+func relayByWindow(relays []relay, window int64) error {
 	buf := make([]byte, limitBatch)
 	for {
 		for i := range relays {
@@ -153,8 +153,8 @@ func relayTogether(relays []relay, window int64) error {
 
 var errPublisherEnded = errors.New("a publisher has ended")
 
-// copy copies what has arrived, up to buf's size, to all receivers in turn, and waits
-// for those whose sockets are full.
+// copy sends the next batch, at most the size of buf, to all receivers in turn, and
+// waits for receivers whose sockets are full.
 func (r *relay) copy(buf []byte) error {
 	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(r.in), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
 	switch {
@@ -196,8 +196,8 @@ func (r *relay) copy(buf []byte) error {
 	return nil
 }
 
-// sleep sleeps without telling the runtime, whose monitor thread would
-// otherwise wake up too; there is no other goroutine to run.
+// sleep sleeps without the runtime's timers, which would also wake its monitor thread.
+// There is no other goroutine to run.
 func sleep(ns int64) {
 	ts := syscall.NsecToTimespec(ns)
 	syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)

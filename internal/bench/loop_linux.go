@@ -11,28 +11,28 @@ import (
 	"unsafe"
 )
 
-// sysEpollPwait2 has this number on every architecture (Linux 5.11).
+// The number of epoll_pwait2 on every architecture (Linux 5.11).
 const sysEpollPwait2 = 441
 
-// handler is what a loop calls when its descriptor is ready.
+// handler is called by a loop when its descriptor is ready.
 type handler interface {
 	ready(events uint32)
 }
 
-// timed is what a loop calls when it is due.
+// timed is called by a loop when it is due.
 type timed interface {
 	run(at int64) (next int64)
 }
 
-// loop drives the whole load from one goroutine: sockets by epoll, publishers
-// by the clock. One read buffer serves all receivers, which stays in the CPU's
-// cache and keeps a receiver small.
+// loop drives the whole load from one goroutine: sockets by epoll, publishers by the
+// clock. All receivers share one read buffer, which stays in the CPU's cache and keeps
+// receivers small.
 //
-// mu is held by the goroutine that runs the scenario except while it waits;
-// only the TLS destinations' goroutines contend for it.
+// The goroutine that runs the scenario holds mu except while it waits. Only the
+// goroutines of TLS destinations contend for it.
 type loop struct {
 	ctx      context.Context
-	crcEvery uint64 // the CRC of each frame with a number divisible by it is checked
+	crcEvery uint64 // the CRC is checked for each frame whose number is a multiple of it
 
 	mu       sync.Mutex
 	epfd     int
@@ -42,7 +42,7 @@ type loop struct {
 	paced    []timed
 }
 
-// newLoop returns a loop, locked, that ends with ctx.
+// newLoop returns a locked loop that ends with ctx.
 func newLoop(ctx context.Context, crcEvery int) (*loop, error) {
 	epfd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
@@ -53,7 +53,7 @@ func newLoop(ctx context.Context, crcEvery int) (*loop, error) {
 	return l, nil
 }
 
-// close closes what the loop still watches, with a reset, and lets go of mu.
+// close resets the connections that the loop still watches, and unlocks mu.
 func (l *loop) close() {
 	for fd, h := range l.handlers {
 		if h == nil {
@@ -75,7 +75,7 @@ func (l *loop) run(d time.Duration) error {
 	return err
 }
 
-// until runs the loop until cond holds, which it tells, or d has passed.
+// until runs the loop until cond holds or d has passed. It reports whether cond holds.
 func (l *loop) until(d time.Duration, cond func() bool) (bool, error) {
 	for end := now() + int64(d); ; {
 		if cond() {
@@ -120,7 +120,7 @@ func (l *loop) wait(d time.Duration) error {
 	return nil
 }
 
-// watch adds fd, or changes what is watched for.
+// watch adds fd, or changes the events it is watched for.
 func (l *loop) watch(fd int, h handler, events uint32) error {
 	if fd >= len(l.handlers) {
 		l.handlers = append(l.handlers, make([]handler, fd+1-len(l.handlers))...)
@@ -139,7 +139,7 @@ func (l *loop) forget(fd int) {
 	syscall.Close(fd)
 }
 
-// clockBase makes now comparable between processes.
+// clockBase makes the results of now comparable between processes.
 var (
 	clockStart = time.Now()
 	clockBase  = clock(1) // CLOCK_MONOTONIC

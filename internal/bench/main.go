@@ -1,22 +1,21 @@
 //go:build linux
 
-// Command bench measures what fan-out costs: whole server processes, beside
-// Debian's nginx-rtmp and beside the bare writes, over loopback.
+// Command bench measures the cost of fan-out. It runs whole servers over loopback: this
+// library, Debian's nginx-rtmp, and a relay of raw writes as the limit.
 //
-// The server under test runs in a process of its own, alone on one CPU; the
-// publishers, destinations and players run in this process on the others. CPU
-// time is the system's account of all of the server's threads. Every frame
-// carries its number, its time and a CRC: order, loss, corruption and latency
-// are checked at every receiver.
+// The server under test runs in a process of its own, alone on one CPU. The publishers,
+// destinations and players run in this process on the other CPUs. CPU time is what the
+// kernel accounts for all threads of the server. Every frame carries its number, its
+// time and a CRC, so that every receiver checks order, loss, corruption and latency.
 //
 //	go run ./internal/bench -list
 //	go run ./internal/bench -scenario play-500,forward-50 -rounds 5
 //	go run ./internal/bench -soak 1h
 //
-// It needs Linux 5.11, two CPUs and, for the nginx rows, the packages nginx
-// and libnginx-mod-rtmp. It prints its tables in Markdown on standard output
-// and its progress on standard error. Absolute figures differ from machine to
-// machine and from hour to hour: compare the ratios of one run.
+// It needs Linux 5.11 and two CPUs. The nginx rows need the packages nginx and
+// libnginx-mod-rtmp. It prints its tables in Markdown on standard output and its
+// progress on standard error. Absolute figures differ between machines and between
+// hours: compare the ratios within one run.
 package main
 
 import (
@@ -36,8 +35,8 @@ import (
 	"time"
 )
 
-// The servers under test live as long as the thread that starts them, and
-// they inherit its CPU.
+// Each server under test ends with the thread that started it and inherits its CPU, so
+// main keeps its thread.
 func init() { runtime.LockOSThread() }
 
 func main() {
@@ -76,7 +75,8 @@ func run(args []string) error {
 	if err := raiseFileLimit(1 << 16); err != nil {
 		return err
 	}
-	// More than one, so that a wait for sockets keeps no goroutine waiting.
+	// More than one, so that the goroutine that waits for sockets does not block
+	// others.
 	runtime.GOMAXPROCS(max(4, len(b.cpus.load)))
 
 	dir, err := os.MkdirTemp("", "forward-bench-")
@@ -89,7 +89,7 @@ func run(args []string) error {
 	}
 	b.printMachine(args)
 	for _, sc := range chosen {
-		servers, err := b.serversOf(sc)
+		servers, err := b.serversFor(sc)
 		if err != nil {
 			return err
 		}
@@ -101,22 +101,22 @@ func run(args []string) error {
 	return nil
 }
 
-// flags reads the command line and returns the scenarios to run; none if the
-// user only asked what there is.
+// flags parses the command line and returns the scenarios to run. It returns none if
+// the user only asked for the list.
 func (b *bench) flags(args []string) ([]scenario, error) {
 	all := scenarios()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	names := flags.String("scenario", "play-500,forward-50,forward-max,many-streams", "scenarios to run, or \"all\"")
-	servers := flags.String("servers", "", "servers to measure: nginx-rtmp, nginx-rtmp-64k, forward[-wN][-tls], limit[-wN]\n(N: the merge window in ms); each scenario has its own list otherwise")
-	list := flags.Bool("list", false, "list the scenarios and end")
+	servers := flags.String("servers", "", "servers to measure: nginx-rtmp, nginx-rtmp-64k, forward[-wN][-tls], limit[-wN]\n(N: the merge window in ms); default: each scenario's own list")
+	list := flags.Bool("list", false, "list the scenarios and exit")
 	flags.IntVar(&b.rounds, "rounds", 3, "rounds over all servers; the tables show medians")
 	seconds := flags.Float64("seconds", 10, "length of a measurement")
-	warmup := flags.Float64("warmup", 2, "seconds between the last receiver's first frame and the measurement")
+	warmup := flags.Float64("warmup", 2, "warm-up: time between the last receiver's first frame and the measurement")
 	flags.IntVar(&b.chunkSize, "publisher-chunk", 4096, "chunk size of the publishers")
 	flags.IntVar(&b.crc, "crc", 0, fmt.Sprintf("check the CRC of one frame in n (default 1, forward-max %d)", flatCRC))
-	flags.DurationVar(&b.soak, "soak", 0, "instead of measuring, have publishers, players and destinations come and go\nwith faults for so long; ends with status 1 when something is wrong or leaks")
-	flags.Uint64Var(&b.seed, "seed", 1, "of the faults of -soak")
-	flags.IntVar(&b.maxPlayers, "max-players", 12000, "where players-until-it-breaks stops")
+	flags.DurationVar(&b.soak, "soak", 0, "instead of measuring, run publishers, players and destinations that come and go,\nwith faults, for this long; exit with status 1 on an error or a leak")
+	flags.Uint64Var(&b.seed, "seed", 1, "seed of -soak's faults")
+	flags.IntVar(&b.maxPlayers, "max-players", 12000, "most players of players-until-it-breaks")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil, nil
 	} else if err != nil {
@@ -126,7 +126,7 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case b.rounds < 1 || *seconds <= 0 || *warmup < 0 || b.chunkSize < 128 || b.crc < 0 || b.maxPlayers < 1 || b.soak < 0:
-		return nil, errors.New("a flag is out of its range")
+		return nil, errors.New("a flag is out of range")
 	}
 	b.duration = time.Duration(*seconds * float64(time.Second))
 	b.warmup = time.Duration(*warmup * float64(time.Second))
@@ -153,8 +153,7 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	return chosen, nil
 }
 
-// printMachine says on what the figures were taken, and how to take them
-// again.
+// printMachine describes the machine and the command that repeats the run.
 func (b *bench) printMachine(args []string) {
 	w := b.out
 	model := "unknown CPU"
@@ -185,12 +184,12 @@ func nginxVersion() string {
 }
 
 func printLegend(w io.Writer) {
-	fmt.Fprint(w, `MB/CPU-s: bytes arrived at all receivers per second of the server's CPU time (range in brackets); ×: the same relative
-to a server of the same round, the median of the rounds. µs/f/r: the server's CPU time per frame and receiver. Latency: from
-the publisher's first byte of a frame to the receiver's last. lost: frames skipped; tail: frames that had not come 3 s after the
-publishers stopped. bad gaps: gaps in video that resume in mid-GOP. KB per receiver: over the memory with the stream and
-no player, or one destination; over the idle server in forward-max and many-streams, and for the limit. load: CPU of the
-publishers and receivers; foreign: of everything else on the machine, by the system's clock ticks and so rough, both in % of
-a core.
+	fmt.Fprint(w, `MB/CPU-s: megabytes received by all receivers per second of the server's CPU time (range in brackets); ×: its ratio to that
+of another server in the same round, median of the rounds. µs/f/r: the server's CPU time per frame and receiver. Latency: from
+the first byte of a frame at the publisher to its last byte at the receiver. lost: frames skipped; tail: frames missing 3 s
+after the publishers stopped. bad gaps: gaps in video that resume in mid-GOP. KB per receiver: memory above that with the
+stream and no player, or with one destination; above that of the idle server in forward-max, many-streams and for the limit.
+load: CPU of the publishers and receivers; foreign: CPU of everything else, counted roughly in clock ticks; both in % of a
+core.
 `)
 }

@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// Where Debian's nginx and libnginx-mod-rtmp put nginx and its RTMP module.
+// Debian's paths of nginx and its RTMP module.
 const (
 	nginxPath   = "/usr/sbin/nginx"
 	nginxModule = "/usr/lib/nginx/modules/ngx_rtmp_module.so"
 )
 
-// nginxCommand returns the command that runs nginx-rtmp with one worker on
-// port and pushes every stream to destinations. Its files are in dir.
+// nginxCommand returns the command that runs nginx-rtmp with one worker on port. nginx
+// pushes every stream to destinations. Its files are in dir.
 func nginxCommand(dir string, port, chunkSize int, destinations []int) (*exec.Cmd, error) {
 	for _, file := range []string{nginxPath, nginxModule} {
 		if _, err := os.Stat(file); err != nil {

@@ -18,7 +18,7 @@ import (
 	"unsafe"
 )
 
-// cpuSet is a set of CPUs as sched_setaffinity takes it.
+// cpuSet is a set of CPUs in the format of sched_setaffinity.
 type cpuSet [16]uint64
 
 func (s *cpuSet) add(cpu int) { s[cpu/64] |= 1 << (cpu % 64) }
@@ -42,7 +42,7 @@ func affinity() (s cpuSet, err error) {
 	return s, nil
 }
 
-// pin ties the calling thread, and what it starts, to cpus.
+// pin ties the calling thread, and all processes that it starts, to cpus.
 func pin(cpus ...int) error {
 	var s cpuSet
 	for _, cpu := range cpus {
@@ -55,8 +55,8 @@ func pin(cpus ...int) error {
 	return nil
 }
 
-// raiseFileLimit allows this process and its children want open files, or as
-// many as the system lets them have.
+// raiseFileLimit raises the limit of open files of this process and its children to
+// want, or as far as the system allows.
 func raiseFileLimit(want uint64) error {
 	var lim syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
@@ -78,11 +78,11 @@ type process struct {
 	dir    string
 }
 
-// startProcess starts cmd on CPU server with its errors in stderr and ends
-// ctx, by cancel, when it exits. dir is removed by stop.
+// startProcess starts cmd on the server's CPU with its errors in stderr, and calls
+// cancel when it exits. stop removes dir.
 //
-// The kernel kills the child when the thread that started it ends: the caller
-// runs on the main thread.
+// The kernel kills the child when the thread that started it ends, so the caller must
+// run on the main thread.
 func startProcess(cmd *exec.Cmd, port int, dir string, cpus placement, cancel context.CancelCauseFunc) (*process, error) {
 	p := &process{cmd: cmd, port: port, done: make(chan struct{}), dir: dir}
 	cmd.Stderr = &p.stderr
@@ -109,7 +109,7 @@ func startProcess(cmd *exec.Cmd, port int, dir string, cpus placement, cancel co
 	return p, nil
 }
 
-// stop ends the process, by force after two seconds.
+// stop ends the process, with SIGKILL after two seconds.
 func (p *process) stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -128,7 +128,7 @@ func lastLine(s string) string {
 	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
-// usage is what the system accounts for at one moment.
+// usage holds the kernel's accounts at one moment.
 type usage struct {
 	at       int64
 	server   time.Duration // CPU time of all the server's threads
@@ -139,9 +139,8 @@ type usage struct {
 	peak     uint64        // its largest rss
 }
 
-// usage reads the accounts of the server and of this process. The server's
-// CPU time is its process clock, which is utime+stime of /proc/PID/stat at
-// the scheduler's own resolution.
+// usage reads the accounts of the server and of this process. The server's CPU time is
+// its process clock: utime+stime of /proc/PID/stat at the scheduler's resolution.
 func (p *process) usage() (usage, error) {
 	pid := p.cmd.Process.Pid
 	u := usage{server: clock(uintptr(^pid)<<3 | 2), load: clock(2), at: now()}
@@ -165,14 +164,14 @@ func (p *process) usage() (usage, error) {
 	for _, task := range tasks {
 		b, err := os.ReadFile(task)
 		if err != nil {
-			continue // the thread has ended
+			continue // the thread has exited
 		}
 		u.switches += field(b, "voluntary_ctxt_switches:") + field(b, "nonvoluntary_ctxt_switches:")
 	}
 	return u, nil
 }
 
-// field returns the number after the line's name in a status file.
+// field returns the number on the line of a status file that starts with name.
 func field(status []byte, name string) uint64 {
 	for line := range bytes.Lines(status) {
 		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok {
@@ -185,8 +184,7 @@ func field(status []byte, name string) uint64 {
 	return 0
 }
 
-// busy returns the time that all CPUs together were not idle, in the
-// system's ticks of 10 ms.
+// busy returns the time that all CPUs together were not idle, in clock ticks of 10 ms.
 func busy() (time.Duration, error) {
 	f, err := os.Open("/proc/stat")
 	if err != nil {
@@ -199,7 +197,7 @@ func busy() (time.Duration, error) {
 	}
 	var sum uint64
 	for i, s := range strings.Fields(line)[1:] {
-		const idle, iowait, guest = 3, 4, 8 // guest time is counted in user time too
+		const idle, iowait, guest = 3, 4, 8 // user time includes guest time
 		if i == idle || i == iowait || i >= guest {
 			continue
 		}
@@ -218,8 +216,8 @@ type placement struct {
 	load   []int
 }
 
-// place returns where to run: the server on the last CPU, the load on the
-// others. With one CPU they share it.
+// place chooses the CPUs: the last for the server, the others for the load. With one
+// CPU they share it.
 func place() (placement, error) {
 	set, err := affinity()
 	if err != nil {
@@ -233,8 +231,8 @@ func place() (placement, error) {
 	return placement{cpus[last], cpus[:last]}, nil
 }
 
-// placeLoad moves this process to its CPUs by executing itself again: only so
-// do all the runtime's threads follow. It returns the placement once there.
+// placeLoad moves this process to its CPUs. It executes itself again, because only then
+// do all threads of the runtime follow. It returns the placement once there.
 func placeLoad() (placement, error) {
 	const env = "FORWARD_BENCH_SERVER_CPU"
 	if s := os.Getenv(env); s != "" {

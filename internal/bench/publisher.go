@@ -4,20 +4,20 @@ package main
 
 import "time"
 
-// publisher publishes one stream, at its frames' times or as fast as the
-// server takes it.
+// publisher publishes one stream, either paced by its frames' timestamps or as fast as
+// the server accepts it.
 type publisher struct {
 	*conn
 	stream  stream
 	flat    bool
 	buf     []byte
 	stopped bool
-	silent  bool          // keeps its frames
-	late    time.Duration // the most a frame left after it was due
+	silent  bool          // buffers its frames instead of sending them
+	late    time.Duration // the most a frame was sent after it was due
 }
 
-// flatBatch is how many frames a flat-out publisher writes before the loop
-// looks after the receivers again.
+// flatBatch is how many frames a publisher without pacing writes before the loop serves
+// the receivers again.
 const flatBatch = 8
 
 // publish starts a publisher whose first frame is due delay after publish is
@@ -52,8 +52,8 @@ func (p *publisher) start(delay time.Duration) {
 	}
 }
 
-// run sends the frames that are due and says when the next one is. Frames
-// that the server does not take wait, and are sent and marked late.
+// run sends the frames that are due and returns when the next one is. Frames that the
+// server does not accept yet are sent later and counted as late.
 func (p *publisher) run(at int64) (next int64) {
 	const never = 1<<63 - 1
 	if p.stopped || p.silent || p.stage != stageLive || p.waiting() {

@@ -7,14 +7,14 @@ import (
 	"syscall"
 )
 
-// receiver checks the frames that a player or destination gets.
+// receiver checks the frames that a player or destination receives.
 type receiver struct {
 	tally *tally // nil for a publisher
 
 	metadata, videoHeader, audioHeader bool
 
-	// Order and loss are checked from the first video frame on: a server may
-	// let audio through while it waits for a keyframe.
+	// Order and loss are checked from the first video frame on, because a server may
+	// send audio while it waits for a keyframe.
 	started bool
 	stream  uint32
 	first   uint64 // number of the first video frame
@@ -24,20 +24,20 @@ type receiver struct {
 	firstVideo firstVideo
 	lastSent   int64
 	lastAt     int64
-	maxAge     int64 // since it was last cleared
-	maxGap     int64 // between two frames, since it was last cleared
+	maxAge     int64 // since it was last reset
+	maxGap     int64 // between two frames, since it was last reset
 	// onVideo is called with the first video frame.
 	onVideo func()
 }
 
-// firstVideo is how a receiver's video began.
+// firstVideo describes how a receiver's video started.
 type firstVideo struct {
 	at, sent int64
 	key      bool
-	headers  bool // metadata and both sequence headers came before
+	headers  bool // metadata and both sequence headers came first
 }
 
-// payload takes the next piece of a media message.
+// payload receives the next piece of a media message.
 func (r *receiver) payload(l *loop, cs *chunkStream, b []byte) {
 	need := headSize(cs.typ)
 	if cs.got < need {
@@ -57,7 +57,7 @@ func (r *receiver) payload(l *loop, cs *chunkStream, b []byte) {
 	}
 }
 
-// message checks a complete media message.
+// message is called when a media message is complete.
 func (r *receiver) message(cs *chunkStream) {
 	need := headSize(cs.typ)
 	if cs.length < need {
@@ -160,7 +160,7 @@ func (d *listener) ready(uint32) {
 	}
 }
 
-// close refuses further connections.
+// close stops accepting connections.
 func (d *listener) close() { d.l.forget(d.fd) }
 
 func newDestination(l *loop, t *tally) *conn {

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// Bounds of a run's steps.
+// Time limits of a run's steps.
 const (
-	startTimeout = 20 * time.Second // until all receivers get media
+	startTimeout = 20 * time.Second // until all receivers have media
 	drainTimeout = 3 * time.Second
-	maxJoining   = 32 // players that join at the same time
+	maxJoining   = 32 // most players joining at the same time
 )
 
 // rig is a server under test with its publishers, destinations and players.
@@ -32,10 +32,10 @@ type rig struct {
 	players      []*conn
 }
 
-// newRig starts s for the streams and receivers of f.
+// newRig starts server s for the streams and receivers of f.
 func (b *bench) newRig(s server, f fan) (_ *rig, err error) {
 	if f.events && s.kind == "limit" {
-		return nil, errors.New("the limit knows steady loads only")
+		return nil, errors.New("the limit supports steady loads only")
 	}
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	l, err := newLoop(ctx, b.crcEvery(f))
@@ -83,7 +83,7 @@ func (r *rig) addDestination(b *bench) (port int, err error) {
 	return d.port, nil
 }
 
-// close ends everything that the rig started.
+// close stops everything the rig started.
 func (r *rig) close() {
 	if r.proc != nil {
 		r.proc.stop()
@@ -95,7 +95,7 @@ func (r *rig) close() {
 	r.cancel(nil)
 }
 
-// end closes the rig and adds the server's last words to err.
+// end closes the rig and adds the last line of the server's output to err.
 func (r *rig) end(err *error) {
 	r.close()
 	if *err == nil || r.proc == nil {
@@ -106,16 +106,16 @@ func (r *rig) end(err *error) {
 	}
 }
 
-// streamName is the name that publisher i uses.
+// streamName is the stream name of publisher i.
 func streamName(i int) string { return fmt.Sprintf("stream%d", i) }
 
-// stagger is how long after the first stream stream i of n starts.
+// stagger is the delay of stream i of n after the first.
 func stagger(i, n int) int64 {
 	return int64(i) * int64(time.Second) / videoRate / int64(n)
 }
 
-// publish starts the publishers and returns when the server accepted them.
-// The limit reads them when all receivers are there.
+// publish starts the publishers and returns when the server has accepted them. The
+// limit starts to read them once all receivers are connected.
 func (r *rig) publish(chunkSize int) error {
 	as := rolePublisher
 	if r.server.kind == "limit" {
@@ -139,7 +139,7 @@ func (r *rig) publish(chunkSize int) error {
 	return nil
 }
 
-// begin publishes, attaches and runs for a time.
+// begin publishes, attaches the receivers and runs for the warm-up.
 func (r *rig) begin(chunkSize int, d time.Duration) error {
 	if err := r.publish(chunkSize); err != nil {
 		return err
@@ -150,8 +150,8 @@ func (r *rig) begin(chunkSize int, d time.Duration) error {
 	return r.run(d)
 }
 
-// attach brings in the receivers and returns when each has video:
-// destinations by themselves, players by joining.
+// attach connects the receivers and returns when each has video. Destinations are
+// connected by the server; players join.
 func (r *rig) attach() error {
 	switch {
 	case r.server.kind == "limit":
@@ -162,12 +162,12 @@ func (r *rig) attach() error {
 	want := r.load.streams * r.load.receivers
 	ok, err := r.until(startTimeout, func() bool { return r.ready() >= want })
 	if err == nil && !ok {
-		err = fmt.Errorf("%d of %d destinations get video", r.ready(), want)
+		err = fmt.Errorf("%d of %d destinations have video", r.ready(), want)
 	}
 	return err
 }
 
-// ready counts the receivers that get video.
+// ready counts the receivers that have video.
 func (r *rig) ready() int {
 	n := 0
 	for c := range r.receivers {
@@ -198,12 +198,12 @@ func (r *rig) join(n int, as role, t *tally) error {
 	case t.closed > 0:
 		return fmt.Errorf("join: %w", reason(r.firstError()))
 	case !ok:
-		return fmt.Errorf("join: %d of %d players get video", got, n)
+		return fmt.Errorf("join: %d of %d players have video", got, n)
 	}
 	return nil
 }
 
-// joinOne adds a player; onVideo is called with its first video frame.
+// joinOne adds a player and calls onVideo with its first video frame.
 func (r *rig) joinOne(as role, t *tally, onVideo func()) (*conn, error) {
 	c, err := r.dial(r.proc.port, as, streamName(len(r.players)%r.load.streams))
 	if err != nil {
@@ -247,7 +247,7 @@ func (r *rig) firstError() error {
 	return nil
 }
 
-// reason is err, or what it means that there is none.
+// reason returns err, or an explanation if it is nil.
 func reason(err error) error {
 	if err == nil {
 		return errors.New("no answer in time")
@@ -255,9 +255,9 @@ func reason(err error) error {
 	return err
 }
 
-// drain stops the publishers and waits until the receivers have what was
-// sent. It returns the frames that did not come and those that should have,
-// over all receivers.
+// drain stops the publishers and waits until the receivers have everything that was
+// sent. It returns the number of missing frames and of expected frames, summed over all
+// receivers.
 func (r *rig) drain() (tail, expected uint64, err error) {
 	sent := map[uint32]uint64{}
 	for i, p := range r.publishers {
@@ -271,7 +271,7 @@ func (r *rig) drain() (tail, expected uint64, err error) {
 	return tail, expected, err
 }
 
-// missing compares what the receivers got with what was sent of each stream.
+// missing compares the frames received with the frames sent on each stream.
 func (r *rig) missing(sent map[uint32]uint64) (tail, expected uint64) {
 	for c := range r.receivers {
 		rc := &c.receiver
@@ -285,7 +285,7 @@ func (r *rig) missing(sent map[uint32]uint64) (tail, expected uint64) {
 	return tail, expected
 }
 
-// measurement is what one server did in one run.
+// measurement holds the results of one server in one run.
 type measurement struct {
 	receivers                          int
 	seconds                            float64
@@ -296,11 +296,11 @@ type measurement struct {
 	badGaps, reordered, corrupt, ended uint64
 	rssBefore, rssAfter, rssPeak       float64 // MB
 	perReceiver                        float64 // KB
-	switches                           float64 // a second
+	switches                           float64 // per second
 	late                               float64 // ms, of the publishers
 }
 
-// measure runs the rig for d and takes the accounts.
+// measure runs the rig for d and reads the accounts.
 func (r *rig) measure(d time.Duration) (m measurement, p *phase, err error) {
 	for _, p := range r.publishers {
 		p.late = 0
@@ -339,7 +339,7 @@ func (r *rig) measure(d time.Duration) (m measurement, p *phase, err error) {
 	return m, p, nil
 }
 
-// publishing fails when the server has closed a publisher's connection.
+// publishing returns an error if the server has closed a publisher's connection.
 func (r *rig) publishing() error {
 	for i, p := range r.publishers {
 		if p.stage == stageClosed {
@@ -349,8 +349,7 @@ func (r *rig) publishing() error {
 	return nil
 }
 
-// finish takes the latencies and losses, when all that was sent has had time
-// to arrive.
+// finish collects latencies and losses, once everything sent has had time to arrive.
 func (m *measurement) finish(t *tally, p *phase) {
 	m.p50, m.p99, m.max = ms(p.latency.quantile(0.5)), ms(p.latency.quantile(0.99)), ms(p.latency.max)
 	m.lost, m.badGaps, m.reordered, m.corrupt, m.ended = t.lost, t.badGaps, t.reordered, t.corrupt, t.closed

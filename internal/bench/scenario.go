@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// bench is what all scenarios share.
+// bench holds what all scenarios share.
 type bench struct {
 	ctx  context.Context
 	out  io.Writer // the report
@@ -18,12 +18,12 @@ type bench struct {
 	cpus placement
 	cert certificate
 
-	servers    []string // in place of a scenario's own, if any
+	servers    []string // in place of a scenario's own, if set
 	rounds     int
 	duration   time.Duration
 	warmup     time.Duration
 	chunkSize  int // of the publishers
-	crc        int // 0: by scenario
+	crc        int // 0: the scenario's own
 	maxPlayers int
 	soak       time.Duration // 0: measure
 	seed       uint64
@@ -37,21 +37,21 @@ type scenario struct {
 	run     func(*bench, []server) error
 }
 
-// fan is a load of which the server's costs are measured.
+// fan is a load for which the server's costs are measured.
 type fan struct {
 	name      string
 	profile   profile
 	streams   int
 	receivers int      // of each stream
 	forward   bool     // receivers are destinations, not players
-	flat      bool     // the publisher goes as fast as it is let
-	clock     bool     // its timestamps follow the clock all the same
-	events    bool     // receivers come and go, which the limit cannot do
-	ratios    []string // the servers to which the others are compared
+	flat      bool     // the publisher is not paced
+	clock     bool     // its timestamps still follow the clock
+	events    bool     // receivers come and go; the limit does not support that
+	ratios    []string // the servers that the others are compared with
 }
 
-// flatCRC is how rarely CRCs are checked when the publisher goes flat out,
-// where checking each would make the load the limit.
+// flatCRC: one in so many frames has its CRC checked if the publisher is not paced.
+// Checking each would make the load the bottleneck.
 const flatCRC = 8
 
 var (
@@ -70,28 +70,28 @@ func scenarios() []scenario {
 			"nginx-rtmp", "nginx-rtmp-64k", "forward-w0", "forward", "forward-w350", "limit", "limit-w350"),
 		fanScenario(forward50, "one 4 Mbit/s stream to 50 destinations",
 			"nginx-rtmp", "nginx-rtmp-64k", "forward-w0", "forward", "limit"),
-		fanScenario(forwardMax, "one publisher as fast as it is let, to 8 destinations",
+		fanScenario(forwardMax, "one publisher without pacing, to 8 destinations",
 			"nginx-rtmp", "nginx-rtmp-64k", "forward", "limit"),
-		fanScenario(fastClock, "the same with timestamps that follow the clock, as of a live stream",
+		fanScenario(fastClock, "forward-max with timestamps that follow the clock, as in a live stream",
 			"nginx-rtmp", "nginx-rtmp-64k", "forward"),
 		fanScenario(manyStreams, "100 publishers of 0.5 Mbit/s to 2 destinations each",
 			"nginx-rtmp", "forward-w0", "forward", "limit"),
 		fanScenario(rtmps(), "one 4 Mbit/s stream to 50 destinations over TLS", "forward", "forward-tls"),
-		{"players-until-it-breaks", "players of a 2 Mbit/s stream, 500 and half as many again until p99 passes 500 ms",
+		{"players-until-it-breaks", "players of a 2 Mbit/s stream: 500, then half as many more at each step until p99 exceeds 500 ms",
 			[]string{"nginx-rtmp", "forward"}, (*bench).untilItBreaks},
 		{"stall", "one of 8 destinations of a 20 Mbit/s stream stops reading for 15 s",
 			[]string{"nginx-rtmp", "forward"}, (*bench).stall},
-		{"catch-up", "a publisher of 20 Mbit/s sends at once what it has kept while cut off for 8 s; one of 4 destinations takes 7.5 MB/s",
+		{"catch-up", "a publisher of 20 Mbit/s is cut off for 8 s, then sends its backlog in one burst; one of 4 destinations takes 7.5 MB/s",
 			[]string{"nginx-rtmp", "forward"}, (*bench).catchUp},
-		{"slow-player", "one publisher as fast as it is let, 4 destinations, and a player that takes 200 KB/s",
+		{"slow-player", "one publisher without pacing, 4 destinations, and a player that takes 200 KB/s",
 			[]string{"nginx-rtmp", "forward"}, (*bench).slowPlayer},
-		{"reconnect", "one of 4 destinations is reset and listens again after 2 s",
+		{"reconnect", "one of 4 destinations resets its connection and listens again after 2 s",
 			[]string{"nginx-rtmp", "forward"}, (*bench).reconnect},
 		{"joins", "1000 players join a stream of 100 within one second",
 			[]string{"nginx-rtmp", "forward"}, (*bench).joins},
 		{"scale", "1, 10, 100, 1000 and 5000 players of a 0.5 Mbit/s stream",
 			[]string{"nginx-rtmp", "forward"}, (*bench).scale},
-		{"limit", "the writes of play-500, forward-50 and forward-max without protocol",
+		{"limit", "the reads and writes of play-500, forward-50 and forward-max, without a protocol",
 			[]string{"limit", "limit-w20", "limit-w50", "limit-w350"}, (*bench).limit},
 	}
 }
@@ -106,7 +106,7 @@ func fanScenario(f fan, about string, servers ...string) scenario {
 	return scenario{f.name, about, servers, func(b *bench, servers []server) error { return b.fan(f, servers) }}
 }
 
-// scale runs the same stream with more and more players.
+// scale measures the same stream with more and more players.
 func (b *bench) scale(servers []server) error {
 	for _, n := range []int{1, 10, 100, 1000, 5000} {
 		f := fan{name: fmt.Sprintf("scale, %d receivers", n), profile: profile500k, streams: 1, receivers: n, ratios: nginxRows[:1]}
@@ -120,7 +120,7 @@ func (b *bench) scale(servers []server) error {
 func (b *bench) limit(servers []server) error {
 	for _, f := range []fan{play500, forward50, forwardMax} {
 		f.name, f.ratios = "limit of "+f.name, nil
-		if f.flat { // a window means nothing flat out
+		if f.flat { // without pacing, a window means nothing
 			servers = servers[:1]
 		}
 		if err := b.fan(f, servers); err != nil {
@@ -165,9 +165,9 @@ func (b *bench) fan(f fan, servers []server) error {
 	return nil
 }
 
-// interleave calls run for each server in turn, rounds times over. A server
-// that fails is left out from then on, its error returned by name; the error
-// is that of the bench itself.
+// interleave calls run for each server in turn, for the given number of rounds. It
+// drops a server that fails and returns its error by name. The second result is an
+// error of the bench itself.
 func (b *bench) interleave(name string, servers []server, run func(server) error) (map[string]error, error) {
 	failed := map[string]error{}
 	for round := range b.rounds {
@@ -188,8 +188,8 @@ func (b *bench) interleave(name string, servers []server, run func(server) error
 	return failed, nil
 }
 
-// compare runs once for each server in turn, rounds times over, and prints what it
-// adds to the table.
+// compare calls run for each server in turn, for the given number of rounds, and prints
+// the rows that it adds to the table.
 func (b *bench) compare(name string, servers []server, head []string, once func(s server, out *table) error) error {
 	out := table{head: head}
 	failed, err := b.interleave(name, servers, func(s server) error { return once(s, &out) })
@@ -203,8 +203,8 @@ func (b *bench) compare(name string, servers []server, head []string, once func(
 	return nil
 }
 
-// memoryOfOne returns the memory of a server with a single destination: what
-// a destination adds is counted over it.
+// memoryOfOne returns the memory of a server with a single destination, the base for
+// the memory per destination.
 func (b *bench) memoryOfOne(s server, f fan) (rss float64, err error) {
 	f.receivers = 1
 	r, err := b.newRig(s, f)
@@ -218,18 +218,18 @@ func (b *bench) memoryOfOne(s server, f fan) (rss float64, err error) {
 	if err := r.attach(); err != nil {
 		return 0, err
 	}
-	if err := r.run(b.logFills()); err != nil {
+	if err := r.run(b.logFillTime()); err != nil {
 		return 0, err
 	}
 	return r.rss()
 }
 
-// logFills is how long a publisher runs until a server holds what it will of
-// the stream: two GOPs and some.
-func (b *bench) logFills() time.Duration { return 5 * time.Second }
+// logFillTime is the time after which a server's log of the stream has its full size:
+// slightly more than two GOPs.
+func (b *bench) logFillTime() time.Duration { return 5 * time.Second }
 
-// measureFan measures one server once. baseRSS is its memory with one
-// receiver, 0 if unknown.
+// measureFan measures one server once. baseRSS is its memory with one receiver, 0 if
+// unknown.
 func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err error) {
 	r, err := b.newRig(s, f)
 	if err != nil {
@@ -243,9 +243,9 @@ func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err
 	if err := r.publish(b.chunkSize); err != nil {
 		return m, err
 	}
-	first := 0 // receivers in baseRSS
+	first := 0 // receivers counted in baseRSS
 	if !f.forward && s.kind != "limit" {
-		if err := r.run(b.logFills()); err != nil {
+		if err := r.run(b.logFillTime()); err != nil {
 			return m, err
 		}
 		if before, err = r.rss(); err != nil {
@@ -276,8 +276,8 @@ func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err
 	return m, err
 }
 
-// servers returns the servers to run sc with.
-func (b *bench) serversOf(sc scenario) ([]server, error) {
+// serversFor returns the servers to run sc with.
+func (b *bench) serversFor(sc scenario) ([]server, error) {
 	names := sc.servers
 	if len(b.servers) > 0 {
 		names = b.servers

@@ -14,18 +14,18 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// defaultWindow as a serveConfig's Window leaves the library's default.
+// defaultWindow as a serveConfig's Window selects the library's default.
 const defaultWindow time.Duration = -1
 
-// serveConfig is what a scenario asks of the server under test.
+// serveConfig is what a scenario sets on the server under test.
 type serveConfig struct {
 	Addr         string        // to listen on
 	Destinations []string      // RTMP or RTMPS URLs with [app] and [stream]
 	Window       time.Duration // merge window, or defaultWindow
-	RootCA       string        // file of the certificate that RTMPS destinations show, if any
+	RootCA       string        // file with the certificate of RTMPS destinations, if any
 }
 
-// serve runs the library's server until the process is ended.
+// serve runs the library's server until the process is killed.
 func serve(c serveConfig) error {
 	config := forward.Config{
 		Resolver: forward.MustStatic(c.Destinations...),

@@ -14,15 +14,14 @@ import (
 	"time"
 )
 
-// The first argument of this program run as a child.
+// The first argument when this program is run as a child.
 const (
 	argServe = "-serve"
 	argLimit = "-limit"
 )
 
-// server is a server under test: nginx-rtmp, nginx-rtmp-64k, forward or
-// limit, the last two with options: -wN for a merge window of N ms, and -tls
-// for forward to push over TLS.
+// server is a server under test: nginx-rtmp, nginx-rtmp-64k, forward or limit. The last
+// two take options: -wN sets a merge window of N ms, -tls makes forward push over TLS.
 type server struct {
 	name   string
 	kind   string // nginx-rtmp, forward or limit
@@ -61,19 +60,19 @@ func parseServer(name string) (server, error) {
 	return s, nil
 }
 
-// launch is what a scenario needs of a server.
+// launch is what a scenario needs from a server.
 type launch struct {
 	destinations []int  // ports
 	rootCA       string // file, when the destinations speak TLS
 
-	// For the limit, which is not told by the protocol.
+	// For the limit, which has no protocol to tell it.
 	streams   int
 	receivers int // of each stream
 	flat      bool
 }
 
-// start starts the server and waits until it listens. cancel is called when
-// it exits.
+// start starts the server and waits until it listens. It calls cancel when the server
+// exits.
 func (s server) start(ctx context.Context, cpus placement, need launch, cancel context.CancelCauseFunc) (p *process, err error) {
 	dir, err := os.MkdirTemp("", "forward-bench-")
 	if err != nil {
@@ -97,7 +96,7 @@ func (s server) start(ctx context.Context, cpus placement, need launch, cancel c
 		}
 		return startProcess(cmd, port, dir, cpus, cancel)
 	}
-	listener.Close() // its port is the server's now
+	listener.Close() // the server has taken over its port
 	var cmd *exec.Cmd
 	if s.kind == "nginx-rtmp" {
 		cmd, err = nginxCommand(dir, port, s.chunk, need.destinations)

@@ -14,12 +14,11 @@ import (
 	"github.com/rtmp-forward/forward/internal/soak"
 )
 
-// soakPhases is how often all leave and what is left is looked at.
+// soakPhases is how many times all peers leave and the server is checked for leaks.
 const soakPhases = 6
 
-// runSoak soaks a server in this process, over loopback. It prints a row each
-// minute, and one whenever all have left. Ctrl-C ends it with what has been
-// found by then.
+// runSoak soaks a server in this process, over loopback. It prints a row each minute
+// and whenever all peers have left. Ctrl-C ends it early with the results so far.
 func (b *bench) runSoak() error {
 	if err := raiseFileLimit(1 << 16); err != nil {
 		return err
@@ -57,7 +56,7 @@ func (b *bench) runSoak() error {
 	}
 	if len(heaps) > 1 {
 		g := soak.GrowthOf(heaps, phase)
-		fmt.Fprintf(b.out, "\nHeap when all have left: %+.2f MiB from the first half to the second, %+.2f MiB/h.\n", g.Bytes/(1<<20), g.PerHour/(1<<20))
+		fmt.Fprintf(b.out, "\nHeap after all peers left: %+.2f MiB from the first half to the second, %+.2f MiB/h.\n", g.Bytes/(1<<20), g.PerHour/(1<<20))
 		if g.Leak() {
 			wrong = append(wrong, "the heap grows")
 		}
@@ -65,11 +64,11 @@ func (b *bench) runSoak() error {
 	if len(wrong) > 0 {
 		return errors.New("soak: " + strings.Join(wrong, "\n\t"))
 	}
-	fmt.Fprintln(b.out, "Nothing was wrong, nothing is left.")
+	fmt.Fprintln(b.out, "No errors, no leaks.")
 	return nil
 }
 
-// soakTable is written while it goes on.
+// soakTable prints its rows as they come.
 type soakTable struct {
 	*bench
 	soak  *soak.Soak
@@ -78,7 +77,7 @@ type soakTable struct {
 	minute <-chan time.Time
 }
 
-// phase has them come and go for d.
+// phase runs the peers for d.
 func (p *soakTable) phase(d time.Duration) {
 	ctx, cancel := context.WithTimeout(p.ctx, d)
 	defer cancel()
@@ -97,8 +96,8 @@ func (p *soakTable) phase(d time.Duration) {
 	}
 }
 
-// idle waits until no more is left than there was before, for a few seconds:
-// what has been closed may take a moment to end.
+// idle waits until no more goroutines and sockets are left than before the soak. It
+// allows a few seconds, because closing takes a moment.
 func (p *soakTable) idle(before soakRow) soakRow {
 	for range 50 {
 		if runtime.NumGoroutine() <= before.goroutines && sockets() <= before.sockets {
@@ -106,12 +105,12 @@ func (p *soakTable) idle(before soakRow) soakRow {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return p.row("all have left")
+	return p.row("all peers left")
 }
 
 type soakRow struct{ heap, goroutines, sockets int }
 
-// row prints a row.
+// row prints a row of the table.
 func (p *soakTable) row(note string) soakRow {
 	r := soakRow{soak.LiveHeap(), runtime.NumGoroutine(), sockets()}
 	status, _ := os.ReadFile("/proc/self/status")
@@ -133,7 +132,7 @@ func (p *soakTable) row(note string) soakRow {
 
 func (p *soakTable) line(cells ...string) { fmt.Fprintf(p.out, "| %s |\n", strings.Join(cells, " | ")) }
 
-// sockets is how many this process has open.
+// sockets counts the open sockets of this process.
 func sockets() (n int) {
 	fds, _ := os.ReadDir("/proc/self/fd")
 	for _, fd := range fds {

@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// The scenarios that are a course of events rather than a steady load.
+// Scenarios that are a sequence of events instead of a steady load.
 
-// Where players-until-it-breaks ends.
+// The limits at which players-until-it-breaks ends.
 const (
 	firstPlayers = 500
 	breakLatency = 500 * time.Millisecond
 	loadIsLimit  = 92   // % of a core
-	keepsUp      = 0.95 // of what is sent
+	keepsUp      = 0.95 // % of the frames sent
 )
 
-// untilItBreaks adds players until the server, or the load, no longer keeps
+// untilItBreaks adds players until the server, or the load generator, no longer keeps
 // up.
 func (b *bench) untilItBreaks(servers []server) error {
 	out := table{head: []string{"server", "players", "out MB/s", "CPU % of core", "MB/CPU-s", "p50 ms", "p99 ms", "lost",
@@ -48,7 +48,7 @@ func (b *bench) addUntilItBreaks(s server, out *table) (err error) {
 	if err := r.publish(b.chunkSize); err != nil {
 		return err
 	}
-	if err := r.run(b.logFills()); err != nil {
+	if err := r.run(b.logFillTime()); err != nil {
 		return err
 	}
 	base, err := r.rss()
@@ -72,7 +72,7 @@ func (b *bench) addUntilItBreaks(s server, out *table) (err error) {
 		if err != nil {
 			return err
 		}
-		// A fan of n players would have sent this much.
+		// What a fan of n players would have sent.
 		sent := float64(f.profile.bitrate) / 8 * m.seconds * float64(n)
 		if err := r.run(2 * breakLatency); err != nil {
 			return err
@@ -120,7 +120,7 @@ const (
 	staleLimit = time.Second
 )
 
-// stall stops reading from one of 8 destinations for a while.
+// stall makes one of 8 destinations stop reading for a while.
 func (b *bench) stall(servers []server) error {
 	return b.compare("stall", servers, []string{"server", "others: p99 before, during, after ms", "others: max during ms",
 		"publisher late ms", "others: lost, bad gaps",
@@ -193,7 +193,7 @@ func (b *bench) stallOnce(s server, out *table) (err error) {
 	}
 	fate := "stayed connected"
 	if c := newest(); c != stalled {
-		fate = fmt.Sprintf("connection %d, beginning with %s", len(victim.conns), kind(c.receiver.firstVideo.key))
+		fate = fmt.Sprintf("connection %d, started with %s", len(victim.conns), kind(c.receiver.firstVideo.key))
 	} else if c.stage == stageClosed {
 		fate = "closed"
 	}
@@ -216,9 +216,9 @@ const (
 	reconnectTimeout = 30 * time.Second
 )
 
-// reconnect resets one of 4 destinations and refuses it for a while.
+// reconnect resets one of 4 destinations and refuses connections to it for a while.
 func (b *bench) reconnect(servers []server) error {
-	return b.compare("reconnect", servers, []string{"server", "accept after ms", "first video after ms", "of it from accept ms", "first video",
+	return b.compare("reconnect", servers, []string{"server", "accept after ms", "first video after ms", "of this, after accept ms", "first video",
 		"headers before it", "age of first video ms", "others: p99 ms", "others: lost"}, b.reconnectOnce)
 }
 
@@ -230,7 +230,7 @@ func (b *bench) reconnectOnce(s server, out *table) (err error) {
 	defer r.end(&err)
 	victim := r.destinations[0]
 	victim.tally = new(tally)
-	if err := r.begin(b.chunkSize, b.logFills()); err != nil {
+	if err := r.begin(b.chunkSize, b.logFillTime()); err != nil {
 		return err
 	}
 	others := r.tally.begin(now())
@@ -285,7 +285,8 @@ const (
 	joinTime = time.Second
 )
 
-// joins lets many players join at once and looks at those that are there.
+// joins adds many players within a second and watches the players that are already
+// there.
 func (b *bench) joins(servers []server) error {
 	return b.compare("joins", servers, []string{"server", "watchers: p99 before, during ms", "watchers: max during ms", "watchers: lost",
 		"joined", "first video p50, p99, max ms", "keyframe first", "headers before it", "joiners: lost", "CPU % during", "load % during"}, b.joinsOnce)
@@ -297,7 +298,7 @@ func (b *bench) joinsOnce(s server, out *table) (err error) {
 		return err
 	}
 	defer r.end(&err)
-	if err := r.begin(b.chunkSize, b.logFills()); err != nil {
+	if err := r.begin(b.chunkSize, b.logFillTime()); err != nil {
 		return err
 	}
 	_, before, err := r.measure(b.duration)
@@ -324,7 +325,7 @@ func (b *bench) joinsOnce(s server, out *table) (err error) {
 	}
 	during := r.tally.begin(now())
 	for now()-start < int64(joinTime) && joinErr == nil {
-		// The loop's own waits may be longer than the time between two joins.
+		// The loop may wait longer than the time between two joins.
 		if _, err := r.until(joinTime/joiners, step); err != nil {
 			return err
 		}

@@ -18,7 +18,7 @@ type table struct {
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// group brings the rows of one server, its name in the first cell, together.
+// group puts the rows of each server, named by the first cell, together.
 func (t *table) group() {
 	slices.SortStableFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 }
@@ -33,7 +33,7 @@ func (t *table) print(w io.Writer) {
 	fmt.Fprintln(w)
 }
 
-// printFailures tells which servers could not be measured, and why.
+// printFailures lists the servers that could not be measured, with the reason.
 func printFailures(w io.Writer, failed map[string]error) {
 	for _, name := range slices.Sorted(maps.Keys(failed)) {
 		fmt.Fprintf(w, "%s: %v\n\n", name, failed[name])
@@ -125,7 +125,7 @@ func (t *fanTable) row(name string) []string {
 	return cells
 }
 
-// known formats v, or a dash when there is no figure.
+// known formats v, or a dash if there is no value.
 func known(format string, v float64) string {
 	if v == 0 {
 		return "–"
@@ -133,7 +133,7 @@ func known(format string, v float64) string {
 	return fmt.Sprintf(format, v)
 }
 
-// ratio compares runs with those of base round by round.
+// ratio compares each run with the base server's run of the same round.
 func (t *fanTable) ratio(runs, base []measurement) string {
 	var v []float64
 	for i := range min(len(runs), len(base)) {
@@ -145,10 +145,10 @@ func (t *fanTable) ratio(runs, base []measurement) string {
 	return fmt.Sprintf("%.2f", median(v))
 }
 
-// perCPU is the megabytes that arrived for each second of the server's CPU.
+// perCPU is the megabytes received per second of the server's CPU time.
 func (m measurement) perCPU() float64 { return m.bytes / 1e6 / m.cpu }
 
-// notes tells what a reader of the row must know.
+// notes returns remarks that the reader of the row needs.
 func notes(sum measurement) string {
 	const lateMs = 50
 	var n []string

@@ -35,8 +35,8 @@ func bucket(v uint64) int {
 	return shift<<histogramShift + int(v>>shift)
 }
 
-// quantile returns the middle of the bucket that holds the q-quantile, 0 when
-// nothing was added.
+// quantile returns the middle of the bucket that contains the q-quantile, or 0 if the
+// histogram is empty.
 func (h *histogram) quantile(q float64) time.Duration {
 	rank, seen := uint64(q*float64(h.n)), uint64(0)
 	for i, c := range h.counts {
@@ -53,29 +53,28 @@ func (h *histogram) quantile(q float64) time.Duration {
 	return h.max
 }
 
-// phase is a part of a run: it takes the frames sent from..to, whenever they
-// arrive.
+// phase is a part of a run. It covers the frames sent from..to, whenever they arrive.
 type phase struct {
 	from, to int64
 	latency  histogram
 }
 
-// tally adds up what a group of receivers saw.
+// tally sums up what a group of receivers saw.
 type tally struct {
-	bytes  uint64 // from the sockets
+	bytes  uint64 // bytes from the sockets
 	frames uint64
 
 	lost      uint64 // frames skipped
 	gaps      uint64 // in video
-	badGaps   uint64 // of them, those that resume in mid-GOP
+	badGaps   uint64 // gaps that resume in mid-GOP
 	reordered uint64 // frames that came late or twice
-	corrupt   uint64 // messages that are not what was sent
-	closed    uint64 // connections that ended by the server's doing
+	corrupt   uint64 // messages that differ from what was sent
+	closed    uint64 // connections that the server ended
 
 	phases []*phase
 }
 
-// begin starts a phase and ends the one before.
+// begin starts a phase and ends the previous one.
 func (t *tally) begin(at int64) *phase {
 	t.end(at)
 	p := &phase{from: at, to: 1<<63 - 1}
@@ -83,7 +82,7 @@ func (t *tally) begin(at int64) *phase {
 	return p
 }
 
-// end ends the phase under way.
+// end ends the current phase.
 func (t *tally) end(at int64) {
 	if n := len(t.phases); n > 0 {
 		t.phases[n-1].to = min(t.phases[n-1].to, at)

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// certificate is what the TLS destinations show; file holds it for the server
-// under test to trust.
+// certificate is the certificate of the TLS destinations. The server under test trusts
+// the one in file.
 type certificate struct {
 	file string
 	tls  tls.Certificate
@@ -47,8 +47,8 @@ func newCertificate(dir string) (certificate, error) {
 	return c, os.WriteFile(c.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
 }
 
-// secureListener is a destination that speaks TLS: a goroutine for each
-// connection decrypts and then takes the loop's turn.
+// secureListener is a destination that speaks TLS. A goroutine per connection decrypts,
+// then processes the data while it holds the loop's mu.
 type secureListener struct {
 	l     *loop
 	nl    net.Listener
@@ -84,7 +84,7 @@ func (d *secureListener) accept() {
 	}
 }
 
-// readTLS feeds the connection until it ends.
+// readTLS reads the connection until it ends.
 func (c *conn) readTLS() {
 	buf := make([]byte, 32<<10)
 	for {
@@ -105,8 +105,8 @@ func (c *conn) readTLS() {
 	}
 }
 
-// close ends the listener and its connections. The caller holds the loop's
-// mu, which is let go meanwhile.
+// close ends the listener and its connections. The caller holds the loop's mu; close
+// unlocks it while it waits.
 func (d *secureListener) close() {
 	d.l.mu.Unlock()
 	d.nl.Close()
