@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/nareix/joy4/av"
-	"github.com/nareix/joy4/codec"
-	"github.com/nareix/joy4/format/flv/flvio"
 
 	"github.com/rtmp-forward/forward/internal/flv"
 )
@@ -26,8 +24,6 @@ const (
 	restartStep = 10_000
 	// maxTime bounds times in milliseconds, so that no time.Duration overflows.
 	maxTime = math.MaxInt64 / int64(time.Millisecond) / 2
-
-	speexRate = 16000 // FLV, E.4.2.1
 )
 
 // Decoder turns messages into what an av.Demuxer gives. It is for one
@@ -195,7 +191,7 @@ func supported(typ uint8, c flv.Codec, body []byte) bool {
 		return c == flv.CodecAVC
 	}
 	// Speex has no Enhanced form, but a peer may send its FourCC.
-	return c == flv.CodecAAC || c == flv.CodecSpeex && body[0]>>4 == flvio.SOUND_SPEEX
+	return c == flv.CodecAAC || c == flv.CodecSpeex && body[0]>>4 == speex
 }
 
 // header takes a sequence header. Many encoders repeat theirs.
@@ -227,6 +223,15 @@ func (d *Decoder) begins(tr *track, c flv.Codec, data av.CodecData, config []byt
 	d.held = slices.DeleteFunc(d.held, func(p av.Packet) bool { return p.Idx == tr.idx })
 }
 
+// speexStream describes a stream of Speex. FLV has one rate for it (E.4.2.1).
+type speexStream struct{ channels av.ChannelLayout }
+
+func (speexStream) Type() av.CodecType                           { return av.SPEEX }
+func (speexStream) SampleRate() int                              { return 16000 }
+func (speexStream) SampleFormat() av.SampleFormat                { return av.S16 }
+func (s speexStream) ChannelLayout() av.ChannelLayout            { return s.channels }
+func (speexStream) PacketDuration([]byte) (time.Duration, error) { return 20 * time.Millisecond, nil }
+
 // frame makes a packet of a frame, if its track has begun.
 func (d *Decoder) frame(tr *track, typ uint8, part flv.Track, body []byte) (pkt av.Packet, ok bool, err error) {
 	if part.Codec == flv.CodecSpeex && tr.codec != flv.CodecSpeex {
@@ -234,10 +239,10 @@ func (d *Decoder) frame(tr *track, typ uint8, part flv.Track, body []byte) (pkt 
 			return pkt, false, ErrStreamsChanged
 		}
 		layout := av.CH_MONO
-		if body[0]&1 != 0 {
+		if body[0]&stereo != 0 {
 			layout = av.CH_STEREO
 		}
-		d.begins(tr, part.Codec, codec.NewSpeexCodecData(speexRate, layout), nil)
+		d.begins(tr, part.Codec, speexStream{layout}, nil)
 	}
 	if tr.codec != part.Codec {
 		return pkt, false, nil

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/nareix/joy4/av"
-	"github.com/nareix/joy4/format/flv/flvio"
 
 	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/flv"
@@ -51,8 +50,8 @@ func (e *Encoder) WriteHeader(streams []av.CodecData) error {
 	if err := e.emit(flv.TypeData, e.ms, e.body); err != nil {
 		return err
 	}
-	for _, tag := range tags {
-		if err := e.write(tag); err != nil {
+	for _, t := range tags {
+		if err := e.write(t); err != nil {
 			return err
 		}
 	}
@@ -76,43 +75,40 @@ func (e *Encoder) WritePacket(pkt av.Packet) error {
 		return fmt.Errorf("packet of %d bytes: %w", len(pkt.Data), flv.ErrTagTooLarge)
 	}
 	ms := milliseconds(pkt.Time)
-	tag := audioTag(e.streams[pkt.Idx])
-	if e.streams[pkt.Idx].Type() == av.H264 {
+	var t tag
+	switch s := e.streams[pkt.Idx]; s.Type() {
+	case av.H264:
 		composition := milliseconds(pkt.Time+pkt.CompositionTime) - ms
 		if composition != int64(int32(composition)<<8>>8) {
 			return fmt.Errorf("composition time %v: more than 24 bits", pkt.CompositionTime)
 		}
-		tag = videoTag(pkt.IsKeyFrame)
-		tag.CompositionTime = int32(composition)
-		tag.AVCPacketType = flvio.AVC_NALU
+		t = avcTag(pkt.IsKeyFrame, coded, int32(composition), pkt.Data)
+	case av.AAC:
+		t = aacTag(coded, pkt.Data)
+	default:
+		t = speexTag(s, pkt.Data)
 	}
-	tag.AACPacketType = flvio.AAC_RAW
-	tag.Data = pkt.Data
 	e.ms = uint32(max(ms, 0))
-	return e.write(tag)
+	return e.write(t)
 }
 
 // WriteTrailer emits the end of sequence of the video, if there is one.
 func (e *Encoder) WriteTrailer() error {
 	for _, s := range e.streams {
 		if s.Type() == av.H264 {
-			tag := videoTag(true)
-			tag.AVCPacketType = flvio.AVC_EOS
-			return e.write(tag)
+			return e.write(avcTag(true, endOfSequence, 0, nil))
 		}
 	}
 	return nil
 }
 
-func (e *Encoder) write(tag flvio.Tag) error {
-	var header [flvio.MaxTagSubHeaderLength]byte
-	n := tag.FillHeader(header[:])
-	e.body = append(append(e.body[:0], header[:n]...), tag.Data...)
-	return e.emit(tag.Type, e.ms, e.body)
+func (e *Encoder) write(t tag) error {
+	e.body = append(append(e.body[:0], t.header[:t.size]...), t.data...)
+	return e.emit(t.typ, e.ms, e.body)
 }
 
 // describe returns the metadata and the sequence headers of streams.
-func describe(streams []av.CodecData) (meta amf.ECMAArray, tags []flvio.Tag, err error) {
+func describe(streams []av.CodecData) (meta amf.ECMAArray, tags []tag, err error) {
 	if len(streams) == 0 {
 		return nil, nil, errors.New("no streams")
 	}
@@ -130,17 +126,17 @@ func describe(streams []av.CodecData) (meta amf.ECMAArray, tags []flvio.Tag, err
 		}
 		*kind = true
 
-		var tag flvio.Tag
+		var t tag
 		// The stream is the host's: joy4's methods panic on an empty one.
 		err := guard(func() (err error) {
-			meta, tag, err = describeStream(meta, s)
+			meta, t, err = describeStream(meta, s)
 			return err
 		})
 		if err != nil {
 			return nil, nil, err
 		}
-		if len(tag.Data) > 0 {
-			tags = append(tags, tag)
+		if len(t.data) > 0 {
+			tags = append(tags, t)
 		}
 	}
 	return meta, tags, nil
@@ -148,40 +144,36 @@ func describe(streams []av.CodecData) (meta amf.ECMAArray, tags []flvio.Tag, err
 
 // describeStream appends a stream's metadata and returns its sequence header,
 // without data if it needs none.
-func describeStream(meta amf.ECMAArray, s av.CodecData) (amf.ECMAArray, flvio.Tag, error) {
+func describeStream(meta amf.ECMAArray, s av.CodecData) (amf.ECMAArray, tag, error) {
 	switch s.Type() {
 	case av.H264:
 		h, ok := s.(avcStream)
 		if !ok || len(h.AVCDecoderConfRecordBytes()) == 0 {
-			return nil, flvio.Tag{}, errors.New("stream of H.264 without configuration")
+			return nil, tag{}, errors.New("stream of H.264 without configuration")
 		}
-		tag := videoTag(true)
-		tag.AVCPacketType, tag.Data = flvio.AVC_SEQHDR, h.AVCDecoderConfRecordBytes()
 		return append(meta,
 			amf.Property{Key: "width", Value: h.Width()},
 			amf.Property{Key: "height", Value: h.Height()},
-			amf.Property{Key: "videocodecid", Value: flvio.VIDEO_H264},
-		), tag, nil
+			amf.Property{Key: "videocodecid", Value: h264},
+		), avcTag(true, sequenceHeader, 0, h.AVCDecoderConfRecordBytes()), nil
 	case av.AAC:
 		a, ok := s.(aacStream)
 		if !ok || len(a.MPEG4AudioConfigBytes()) == 0 {
-			return nil, flvio.Tag{}, errors.New("stream of AAC without configuration")
+			return nil, tag{}, errors.New("stream of AAC without configuration")
 		}
-		tag := audioTag(s)
-		tag.AACPacketType, tag.Data = flvio.AAC_SEQHDR, a.MPEG4AudioConfigBytes()
-		return describeAudio(meta, a, flvio.SOUND_AAC), tag, nil
+		return describeAudio(meta, a, aac), aacTag(sequenceHeader, a.MPEG4AudioConfigBytes()), nil
 	case av.SPEEX:
 		a, ok := s.(av.AudioCodecData)
 		if !ok {
-			return nil, flvio.Tag{}, errors.New("stream of Speex without parameters")
+			return nil, tag{}, errors.New("stream of Speex without parameters")
 		}
-		return describeAudio(meta, a, flvio.SOUND_SPEEX), flvio.Tag{}, nil
+		return describeAudio(meta, a, speex), tag{}, nil
 	}
 	name := s.Type().String()
 	if name == "" {
 		name = "unknown"
 	}
-	return nil, flvio.Tag{}, &CodecError{Codec: name}
+	return nil, tag{}, &CodecError{Codec: name}
 }
 
 func describeAudio(meta amf.ECMAArray, a av.AudioCodecData, id int) amf.ECMAArray {
@@ -193,29 +185,52 @@ func describeAudio(meta amf.ECMAArray, a av.AudioCodecData, id int) amf.ECMAArra
 	)
 }
 
-func videoTag(key bool) flvio.Tag {
-	tag := flvio.Tag{Type: flvio.TAG_VIDEO, CodecID: flvio.VIDEO_H264, FrameType: flvio.FRAME_INTER}
-	if key {
-		tag.FrameType = flvio.FRAME_KEY
-	}
-	return tag
+// Values in the headers of tags (FLV, E.4.2.1 and E.4.3.1).
+const (
+	h264  = 7  // CodecID
+	aac   = 10 // SoundFormat
+	speex = 11
+
+	frameKey   = 1 // FrameType
+	frameInter = 2
+
+	sequenceHeader = 0 // AVCPacketType and AACPacketType
+	coded          = 1
+	endOfSequence  = 2
+
+	rate44kHz, size16bit, stereo = 3 << 2, 1 << 1, 1
+)
+
+// tag is a message that is about to be written.
+type tag struct {
+	typ    uint8
+	size   int // of the header
+	header [videoHeader]byte
+	data   []byte
 }
 
-// audioTag returns a tag for the stream's codec. The bits beside the format are
-// fixed for AAC, whatever it holds, and nearly so for Speex (FLV, E.4.2.1); joy4
-// has its own idea of them.
-func audioTag(s av.CodecData) flvio.Tag {
-	if s.Type() == av.AAC {
-		return flvio.Tag{
-			Type: flvio.TAG_AUDIO, SoundFormat: flvio.SOUND_AAC, SoundRate: flvio.SOUND_44Khz,
-			SoundSize: flvio.SOUND_16BIT, SoundType: flvio.SOUND_STEREO,
-		}
+func avcTag(key bool, packetType uint8, composition int32, data []byte) tag {
+	frame := byte(frameInter)
+	if key {
+		frame = frameKey
 	}
-	tag := flvio.Tag{Type: flvio.TAG_AUDIO, SoundFormat: flvio.SOUND_SPEEX, SoundSize: flvio.SOUND_16BIT}
+	c := uint32(composition)
+	return tag{flv.TypeVideo, videoHeader, [videoHeader]byte{frame<<4 | h264, packetType, byte(c >> 16), byte(c >> 8), byte(c)}, data}
+}
+
+// aacTag returns a tag of AAC. The bits beside the format are fixed, whatever it
+// holds.
+func aacTag(packetType uint8, data []byte) tag {
+	return tag{flv.TypeAudio, 2, [videoHeader]byte{aac<<4 | rate44kHz | size16bit | stereo, packetType}, data}
+}
+
+// speexTag returns a tag of Speex, whose rate is fixed.
+func speexTag(s av.CodecData, data []byte) tag {
+	header := byte(speex<<4 | size16bit)
 	if a, ok := s.(av.AudioCodecData); ok && a.ChannelLayout().Count() == 2 {
-		tag.SoundType = flvio.SOUND_STEREO
+		header |= stereo
 	}
-	return tag
+	return tag{flv.TypeAudio, 1, [videoHeader]byte{header}, data}
 }
 
 func milliseconds(t time.Duration) int64 { return t.Round(time.Millisecond).Milliseconds() }
