@@ -10,9 +10,8 @@ import (
 	"strconv"
 	"syscall"
 
-	"github.com/rtmp-forward/forward/internal/dialer"
-	"github.com/rtmp-forward/forward/internal/special"
 	"github.com/rtmp-forward/forward/internal/sys"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 // AddressError says that a destination leads to an address or port that is not
@@ -45,15 +44,7 @@ func (e *AddressError) Error() string {
 // carriers (RFC 6598) and the unique local ones of IPv6 (RFC 4193). In
 // Config.AllowNetworks they let publishers name the servers of a cluster. They do not
 // include the addresses of metadata services in these ranges.
-func PrivateNetworks() []netip.Prefix {
-	var out []netip.Prefix
-	for _, r := range special.Ranges {
-		if r.Kind == special.Private {
-			out = append(out, r.Prefix)
-		}
-	}
-	return out
-}
+func PrivateNetworks() []netip.Prefix { return upstream.PrivateNetworks() }
 
 // origin is where a destination comes from. It decides where it may lead.
 type origin int
@@ -83,7 +74,7 @@ func (s *Server) checkAddr(addr netip.AddrPort) error { return s.check(fromOutsi
 func (s *Server) check(from origin, addr netip.AddrPort) error {
 	ip := addr.Addr().Unmap().WithZone("")
 	refused := &AddressError{Addr: netip.AddrPortFrom(ip, addr.Port())}
-	embedded, sure := special.Embedded(ip)
+	embedded, sure := upstream.EmbeddedIPv4(ip)
 	for i, a := range append([]netip.Addr{ip}, embedded...) {
 		if s.listensAt(a, addr.Port()) && (i == 0 || !a.IsUnspecified()) {
 			refused.reason = "this server listens there itself"
@@ -96,9 +87,9 @@ func (s *Server) check(from origin, addr netip.AddrPort) error {
 		return refused
 	}
 	for i, a := range append([]netip.Addr{ip}, embedded...) {
-		r, found := special.Of(a)
+		r, special := upstream.SpecialRange(a)
 		switch {
-		case !found, r.Kind == special.Public:
+		case !special:
 		case !r.Explicit() && (from != fromOutside || i > 0 && !sure):
 		case !cfg.allowsAddr(a, r):
 			refused.reason, refused.Allow = string(r.Kind), netip.PrefixFrom(a, a.BitLen())
@@ -109,7 +100,7 @@ func (s *Server) check(from origin, addr netip.AddrPort) error {
 }
 
 // allowsAddr reports whether AllowNetworks allows an address of a special range.
-func (c *Config) allowsAddr(ip netip.Addr, r special.Range) bool {
+func (c *Config) allowsAddr(ip netip.Addr, r upstream.AddrRange) bool {
 	return slices.ContainsFunc(c.AllowNetworks, func(p netip.Prefix) bool {
 		p = unmapped(p)
 		return p.Contains(ip) && (!r.Explicit() || p.Bits() >= r.Prefix.Bits())
@@ -151,19 +142,19 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 	return anywhere && sys.IsOurs(ip)
 }
 
-// guarded restricts dial, or a dialer.Dialer if it is nil, to addresses that check
-// allows. A dialer.Dialer checks each address that it tries, after name resolution,
+// guarded restricts dial, or an upstream.Dialer if it is nil, to addresses that check
+// allows. An upstream.Dialer checks each address that it tries, after name resolution,
 // except those that the host itself names. Another dialer hides its addresses: an
 // address in the URL is checked before the call, and the address that it has connected
 // to before anything is sent.
 func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
 	switch {
 	case from == fromHost && dial == nil:
-		return dialer.New(nil).DialContext
+		return upstream.NewDialer(nil).DialContext
 	case from == fromHost:
 		return dial
 	case dial == nil:
-		return withoutOp(dialer.New(func(_, address string, _ syscall.RawConn) error {
+		return withoutOp(upstream.NewDialer(func(_, address string, _ syscall.RawConn) error {
 			addr, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return err

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/rtmp-forward/forward/internal/outage"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
@@ -67,7 +67,7 @@ var ErrUpdating = errors.New("forward: the destination is being updated or close
 
 // ErrBusy is wrapped by the error of a resolver or hook that has too many requests in
 // progress. A client is told that the server is busy.
-var ErrBusy = outage.ErrBusy
+var ErrBusy = hostcode.ErrBusy
 
 // Op is the step of pushing to a destination that has failed.
 type Op string

@@ -18,7 +18,6 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -41,7 +40,7 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // connections, streams
 
-	refreshes outage.Outage // for the log
+	refreshes hostcode.Outage // for the log
 
 	mu        sync.Mutex
 	closing   bool

@@ -15,7 +15,6 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
-	"github.com/rtmp-forward/forward/internal/outage"
 )
 
 // Source is one live stream, from its publish to its unpublish. With
@@ -386,7 +385,7 @@ func (s *Source) forwardAll(dests []Destination) {
 			err = s.forward(f)
 		}
 		if err != nil {
-			s.srv.notices.write(slog.LevelWarn, "destination skipped", outage.CauseOf(err), "source", s.req.logName(), "destination", d, "err", err)
+			s.srv.notices.write(slog.LevelWarn, "destination skipped", hostcode.CauseOf(err), "source", s.req.logName(), "destination", d, "err", err)
 		}
 	}
 }
@@ -417,13 +416,13 @@ func (s *Source) refreshSelf() {
 	case err == nil && !failed:
 	case err == nil:
 		if lasted, notLogged, ok := s.srv.refreshes.Over(); ok {
-			log.Info("refresh works again", outage.WithLeftOut(notLogged, "source", s.req.logName(), "after", lasted.Round(time.Millisecond))...)
+			log.Info("refresh works again", hostcode.WithLeftOut(notLogged, "source", s.req.logName(), "after", lasted.Round(time.Millisecond))...)
 		}
 	case isLogged(err):
 		log.Debug("refresh", "err", err)
 	default:
 		if notLogged, ok := s.srv.refreshes.Note(refreshCause(err)); ok {
-			log.Warn("refresh", outage.WithLeftOut(notLogged, "err", err)...)
+			log.Warn("refresh", hostcode.WithLeftOut(notLogged, "err", err)...)
 		}
 	}
 }
@@ -439,7 +438,7 @@ func refreshCause(err error) string {
 	if below := errors.Unwrap(err); below != nil {
 		err = below
 	}
-	return outage.CauseOf(err)
+	return hostcode.CauseOf(err)
 }
 
 // background runs f in a goroutine that the stream's end waits for, unless the stream

@@ -19,9 +19,9 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/backend"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/mention"
 	"github.com/rtmp-forward/forward/internal/option"
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
@@ -124,7 +124,7 @@ type HTTP struct {
 
 	once    sync.Once
 	backend *backend.Backend
-	entries outage.Outage // left out of answers
+	entries hostcode.Outage // left out of answers
 
 	mu       sync.Mutex
 	lastGood answers[string] // for LastGood only
@@ -203,8 +203,8 @@ func (h *HTTP) answer(log *slog.Logger, urls []json.RawMessage, ttl time.Duratio
 		}
 		d, err := h.destination(raw, said)
 		if err != nil {
-			if notLogged, ok := h.entries.Note(outage.CauseOf(err)); ok {
-				log.Warn("on_forward: entry left out", outage.WithLeftOut(notLogged, "source", req, "entry", i, "err", err)...)
+			if notLogged, ok := h.entries.Note(hostcode.CauseOf(err)); ok {
+				log.Warn("on_forward: entry left out", hostcode.WithLeftOut(notLogged, "source", req, "entry", i, "err", err)...)
 			}
 			continue
 		}

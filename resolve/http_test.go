@@ -25,8 +25,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/logtest"
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
@@ -412,7 +412,7 @@ func TestLeftOutEntriesDoNotFillTheLog(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, a.destinations, 1)
 		}
-		time.Sleep(outage.Every)
+		time.Sleep(hostcode.OutageEvery)
 		_, err := h.answer(h.Logger, urls, 0, &forward.PublishRequest{App: "live", Stream: "s"})
 		require.NoError(t, err)
 		var lines []string

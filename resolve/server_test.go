@@ -21,9 +21,9 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/logtest"
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
@@ -221,7 +221,7 @@ func TestRefreshesOfABackendThatIsDownAreLogged(t *testing.T) {
 		lines := log.Take("level=WARN")
 		require.Len(t, lines, 1)
 		require.Contains(t, lines[0], "backend failed")
-		time.Sleep(outage.Every)
+		time.Sleep(hostcode.OutageEvery)
 		synctest.Wait()
 		lines = log.Take("level=WARN")
 		require.Len(t, lines, 1)

@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/logtest"
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/resolve"
 )
 
@@ -49,7 +49,7 @@ func TestBackendDownIsLogged(t *testing.T) {
 		require.Equal(t, 20, publishes(20))
 		require.Equal(t, []string{`level=WARN msg="backend failed" url=http://***@backend/api/v1/streams?*** action=on_publish err="dial tcp 10.0.0.9:80: connection refused"`},
 			log.Take("backend"))
-		time.Sleep(outage.Every - time.Second)
+		time.Sleep(hostcode.OutageEvery - time.Second)
 		publishes(5)
 		require.Empty(t, log.Take("backend"))
 		time.Sleep(time.Second)

@@ -16,7 +16,6 @@ import (
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/endpoint"
 	"github.com/rtmp-forward/forward/internal/hostcode"
-	"github.com/rtmp-forward/forward/internal/outage"
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
@@ -55,7 +54,7 @@ func (o Options) Check(urls ...string) error {
 type Backend struct {
 	hook    *webhook.Hook
 	timeout time.Duration
-	outage  outage.Outage
+	outage  hostcode.Outage
 	name    string // the URL as the log has it
 }
 
@@ -98,14 +97,14 @@ func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, fro
 	switch {
 	case err == nil || errors.Is(err, forward.ErrRefused):
 		if lasted, notLogged, ok := b.outage.Over(); ok {
-			log.Info("backend answers again", outage.WithLeftOut(notLogged, "url", b.name, "after", lasted.Round(time.Millisecond))...)
+			log.Info("backend answers again", hostcode.WithLeftOut(notLogged, "url", b.name, "after", lasted.Round(time.Millisecond))...)
 		}
 		return err
 	case ctx.Err() != nil: // the client is gone
 		return err
 	}
-	if notLogged, ok := b.outage.Note(outage.CauseOf(err)); ok {
-		log.Warn("backend failed", outage.WithLeftOut(notLogged, "url", b.name, "action", action, "err", err)...)
+	if notLogged, ok := b.outage.Note(hostcode.CauseOf(err)); ok {
+		log.Warn("backend failed", hostcode.WithLeftOut(notLogged, "url", b.name, "action", action, "err", err)...)
 	}
 	return logged{err}
 }

@@ -13,8 +13,8 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/logtest"
-	"github.com/rtmp-forward/forward/internal/outage"
 )
 
 // Of many streams whose refresh fails for one cause one line tells.
@@ -36,7 +36,7 @@ func TestRefreshesThatFailAreLogged(t *testing.T) {
 		lines := log.Take("level=WARN")
 		require.Len(t, lines, 1)
 		require.Contains(t, lines[0], "refresh")
-		time.Sleep(outage.Every)
+		time.Sleep(hostcode.OutageEvery)
 		synctest.Wait()
 		lines = log.Take("level=WARN")
 		require.Len(t, lines, 1)

@@ -142,7 +142,7 @@ func blackHole(in **forwardtest.Network) func(context.Context, string, string) (
 	}
 }
 
-// The next address after 300 ms is in TestDialer of internal/dialer.
+// The next address after 300 ms is in TestDialer of internal/upstream.
 func TestFault02_BlackHole(t *testing.T) {
 	var in *forwardtest.Network
 	withFault(t, 2, forward.Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.Net }, func(f *faulty) {

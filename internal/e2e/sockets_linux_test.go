@@ -22,9 +22,9 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/forwardtest"
-	"github.com/rtmp-forward/forward/internal/dialer"
 	"github.com/rtmp-forward/forward/internal/dnstest"
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
 // narrow has the sockets that a listener accepts take next to nothing that is
@@ -146,7 +146,7 @@ func TestFault02_BlackHole_Sockets(t *testing.T) {
 }
 
 // Where the first of two addresses does not answer, the first attempt reaches
-// the second one. When, to the millisecond, is in TestDialer of internal/dialer.
+// the second one. When, to the millisecond, is in TestDialer of internal/upstream.
 func TestFault02_NextAddress_Sockets(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -173,9 +173,9 @@ func TestFault02_NextAddress_Sockets(t *testing.T) {
 			port := blackHoleAt(t, row.family, row.at(l.Addr().(*net.TCPAddr).Port))
 			dns := dnstest.New(t)
 			dns.Set(map[string][]string{"two.example": {row.first, row.second}}, nil)
-			dial := dialer.New(nil)
+			dial := upstream.NewDialer(nil)
 			dial.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-				return dialer.Lookup(ctx, dns.Resolver(), host)
+				return upstream.LookupAddrs(ctx, dns.Resolver(), host)
 			}
 
 			st := &states{began: time.Now()}

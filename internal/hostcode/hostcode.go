@@ -1,6 +1,7 @@
-// Package hostcode is where the library calls what its host has given it:
-// hooks, loggers, listeners and connections. Such code may call back into the
-// library, and does so on a goroutine that the library waits for.
+// Package hostcode is where the library calls what its host has given it: hooks,
+// resolvers, loggers, listeners and connections. Such code may call back into the
+// library, and does so on a goroutine that the library waits for. It may also fail often,
+// or ask a backend that does: an Outage decides which of the failures are logged.
 package hostcode
 
 import (

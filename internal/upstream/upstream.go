@@ -1,6 +1,7 @@
 // Package upstream makes connections to destinations: everything from the name
-// server to the answer to publish. What is sent then, and when to try again, is
-// for its caller to decide.
+// server to the answer to publish. It knows which addresses do not lead to a public
+// server. Where a destination may lead, what is sent to it, and when to try again,
+// is for its caller to decide.
 package upstream
 
 import (

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rtmp-forward/forward/internal/outage"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // turns shares the calls that may be in progress among the clients' addresses. One
@@ -55,7 +55,7 @@ func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (rel
 	if t.waiting >= maxWaiting || who != "" && l != nil && l.calls.Len() >= maxWaiting/2 {
 		under, waiting := t.inUse, t.waiting
 		t.mu.Unlock()
-		return nil, fmt.Errorf("%w: %d calls are under way, %d wait for a turn", outage.ErrBusy, under, waiting)
+		return nil, fmt.Errorf("%w: %d calls are under way, %d wait for a turn", hostcode.ErrBusy, under, waiting)
 	}
 	if l == nil {
 		l = &line{who: who}
@@ -75,7 +75,7 @@ func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (rel
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:
-		err = fmt.Errorf("%w: no turn within %v", outage.ErrBusy, atMost)
+		err = fmt.Errorf("%w: no turn within %v", hostcode.ErrBusy, atMost)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/rtmp-forward/forward/internal/outage"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/stretchr/testify/require"
 )
 
@@ -70,7 +70,7 @@ func TestHook_Busy(t *testing.T) {
 			wg.Go(func() {
 				_, err := h.Call(t.Context(), "", nil, timeout)
 				require.Error(t, err)
-				require.True(t, errors.Is(err, outage.ErrBusy) || errors.Is(err, context.DeadlineExceeded), "%v", err)
+				require.True(t, errors.Is(err, hostcode.ErrBusy) || errors.Is(err, context.DeadlineExceeded), "%v", err)
 				require.LessOrEqual(t, time.Since(began), 2*timeout)
 			})
 		}
@@ -78,7 +78,7 @@ func TestHook_Busy(t *testing.T) {
 		require.Equal(t, turns, h.UnderWay())
 		for range more {
 			_, err := h.Call(t.Context(), "", nil, timeout)
-			require.ErrorIs(t, err, outage.ErrBusy)
+			require.ErrorIs(t, err, hostcode.ErrBusy)
 			require.EqualError(t, err, "forward: busy: 64 calls are under way, 4096 wait for a turn")
 			require.Zero(t, time.Since(began))
 		}
@@ -167,7 +167,7 @@ func TestHook_Shares(t *testing.T) {
 		}
 		synctest.Wait()
 		_, err := h.Call(t.Context(), "greedy", nil, time.Hour)
-		require.ErrorIs(t, err, outage.ErrBusy)
+		require.ErrorIs(t, err, hostcode.ErrBusy)
 		_, err = h.Call(t.Context(), "honest", nil, time.Hour)
 		require.NoError(t, err)
 		wg.Wait()

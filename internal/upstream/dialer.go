@@ -1,5 +1,4 @@
-// Package dialer connects to the first address of a name that answers (RFC 8305).
-package dialer
+package upstream
 
 import (
 	"context"
@@ -10,14 +9,14 @@ import (
 )
 
 const (
-	// Stagger is how long an address has for itself before the next one
+	// stagger is how long an address has for itself before the next one
 	// is tried too (RFC 8305, 5, Connection Attempt Delay).
-	Stagger = 300 * time.Millisecond
+	stagger = 300 * time.Millisecond
 	// maxAddrs bounds the addresses of a name that are tried.
 	maxAddrs = 32
 )
 
-// Dialer connects to the first of a name's addresses that answers: each gets
+// Dialer connects to the first of a name's addresses that answers (RFC 8305): each gets
 // its turn while those before it are still being tried. A net.Dialer does so
 // for two families; the second address of one family it tries when the first
 // has used up a share of the time.
@@ -26,20 +25,20 @@ type Dialer struct {
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // to an address
 }
 
-// New returns a Dialer that asks the system's resolver. control, where it
+// NewDialer returns a Dialer that asks the system's resolver. control, where it
 // is not nil, is that of net.Dialer.
-func New(control func(network, address string, c syscall.RawConn) error) Dialer {
+func NewDialer(control func(network, address string, c syscall.RawConn) error) Dialer {
 	return Dialer{
 		Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return Lookup(ctx, net.DefaultResolver, host)
+			return LookupAddrs(ctx, net.DefaultResolver, host)
 		},
 		Dial: (&net.Dialer{Control: control}).DialContext,
 	}
 }
 
-// Lookup returns the addresses of a name in the order in which they are to be
+// LookupAddrs returns the addresses of a name in the order in which they are to be
 // tried, with their zones.
-func Lookup(ctx context.Context, r *net.Resolver, host string) ([]netip.Addr, error) {
+func LookupAddrs(ctx context.Context, r *net.Resolver, host string) ([]netip.Addr, error) {
 	found, err := r.LookupIPAddr(ctx, host)
 	addrs := make([]netip.Addr, 0, len(found))
 	for _, f := range found {
@@ -95,7 +94,7 @@ func (d Dialer) race(ctx context.Context, network, port string, addrs []netip.Ad
 				nc, err := d.Dial(ctx, network, net.JoinHostPort(addrs[n].String(), port))
 				results <- result{n, nc, err}
 			}()
-			next.Reset(Stagger)
+			next.Reset(stagger)
 		case res := <-results:
 			ended++
 			switch {

@@ -1,5 +1,4 @@
-// Package outage decides which of many failures the log is told.
-package outage
+package hostcode
 
 import (
 	"context"
@@ -15,14 +14,14 @@ import (
 // ErrBusy says that a host's backend was not asked, since too many ask already.
 var ErrBusy = errors.New("forward: busy")
 
-// Every is how often the log is told that something still fails.
-const Every = 10 * time.Minute
+// OutageEvery is how often the log is told that something still fails.
+const OutageEvery = 10 * time.Minute
 
 // maxCauses is how many causes of an outage are told apart.
 const maxCauses = 8
 
-// Outage decides which failures of something that may fail often are logged: the first of
-// a cause at once, later ones every Every with the number left out, and the recovery
+// Outage decides which failures of a part of the host that may fail often are logged: the first of
+// a cause at once, later ones every OutageEvery with the number left out, and the recovery
 // once. The zero value has not failed.
 type Outage struct {
 	mu     sync.Mutex
@@ -62,7 +61,7 @@ func (o *Outage) Note(cause string) (notLogged int, ok bool) {
 		o.since = now
 	}
 	notLogged = f.notLogged
-	f.next, f.notLogged = now.Add(Every), 0
+	f.next, f.notLogged = now.Add(OutageEvery), 0
 	return notLogged, true
 }
 

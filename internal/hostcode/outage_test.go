@@ -1,4 +1,4 @@
-package outage
+package hostcode
 
 import (
 	"context"
@@ -31,14 +31,14 @@ func TestOutageIsToldOnceAndThenWithTheNumber(t *testing.T) {
 		}
 		_, ok = o.Note("another cause")
 		require.True(t, ok)
-		time.Sleep(Every)
+		time.Sleep(OutageEvery)
 		n, ok = o.Note("down")
 		require.True(t, ok)
 		require.Equal(t, 5, n)
 		o.Note("down")
 		lasted, n, ok := o.Over()
 		require.True(t, ok)
-		require.Equal(t, Every, lasted)
+		require.Equal(t, OutageEvery, lasted)
 		require.Equal(t, 1, n)
 		_, _, ok = o.Over()
 		require.False(t, ok, "told once")

@@ -1,4 +1,4 @@
-package dialer
+package upstream
 
 import (
 	"context"
@@ -168,6 +168,6 @@ func TestDialer_Cancelled(t *testing.T) {
 }
 
 func TestDialer_NoPort(t *testing.T) {
-	_, err := New(nil).DialContext(t.Context(), "tcp", "no port")
+	_, err := NewDialer(nil).DialContext(t.Context(), "tcp", "no port")
 	require.ErrorContains(t, err, "missing port")
 }
