@@ -76,15 +76,15 @@ type Op string
 // commands, and writing media. OpRead is for a connection that the destination ends
 // while it is published to, OpPanic for a connection of the host's that has panicked.
 const (
-	OpResolve      Op = "resolve"
-	OpDial         Op = "dial"
-	OpTLS          Op = "tls"
-	OpHandshake    Op = "handshake"
-	OpConnect      Op = "connect"
-	OpCreateStream Op = "createStream"
-	OpPublish      Op = "publish"
-	OpWrite        Op = "write"
-	OpRead         Op = "read"
+	OpResolve      Op = upstream.OpResolve
+	OpDial         Op = upstream.OpDial
+	OpTLS          Op = upstream.OpTLS
+	OpHandshake    Op = upstream.OpHandshake
+	OpConnect      Op = upstream.OpConnect
+	OpCreateStream Op = upstream.OpCreateStream
+	OpPublish      Op = upstream.OpPublish
+	OpWrite        Op = upstream.OpWrite
+	OpRead         Op = upstream.OpRead
 	OpPanic        Op = "panic"
 )
 

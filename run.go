@@ -183,7 +183,7 @@ func (r *run) send(l *upstream.Link, from uint64) (*resumption, *upstream.Error)
 	if ended = true; over || next != nil {
 		return next, nil
 	}
-	op := upstream.OpRead
+	op := upstream.Op(upstream.OpRead)
 	if werr := l.Out.Err(); werr != nil {
 		op, err = upstream.OpWrite, werr
 	}

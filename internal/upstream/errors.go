@@ -17,17 +17,17 @@ import (
 // Op is a step of connecting and sending.
 type Op string
 
-// The steps, in order.
+// The steps, in order. They have no type, so that they can be constants of a public one.
 const (
-	OpResolve      Op = "resolve"
-	OpDial         Op = "dial"
-	OpTLS          Op = "tls"
-	OpHandshake    Op = "handshake"
-	OpConnect      Op = "connect"
-	OpCreateStream Op = "createStream"
-	OpPublish      Op = "publish"
-	OpWrite        Op = "write"
-	OpRead         Op = "read"
+	OpResolve      = "resolve"
+	OpDial         = "dial"
+	OpTLS          = "tls"
+	OpHandshake    = "handshake"
+	OpConnect      = "connect"
+	OpCreateStream = "createStream"
+	OpPublish      = "publish"
+	OpWrite        = "write"
+	OpRead         = "read"
 )
 
 // Error is why there is no connection.

@@ -220,7 +220,7 @@ func (t *Target) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net
 		err = errNoConn
 	}
 	if err != nil {
-		op := OpDial
+		op := Op(OpDial)
 		var dns *net.DNSError
 		if errors.As(err, &dns) {
 			op = OpResolve
