@@ -45,8 +45,9 @@ type TTLResolver interface {
 	ResolveTTL(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error)
 }
 
-// resolveTTL asks any resolver.
-func resolveTTL(ctx context.Context, r DestinationResolver, req *PublishRequest) ([]Destination, time.Duration, error) {
+// ResolveTTL asks r. The TTL is 0 if r is no TTLResolver. It is for resolvers that ask
+// others.
+func ResolveTTL(ctx context.Context, r DestinationResolver, req *PublishRequest) ([]Destination, time.Duration, error) {
 	if t, ok := r.(TTLResolver); ok {
 		return t.ResolveTTL(ctx, req)
 	}
@@ -65,11 +66,3 @@ func asRefresh(ctx context.Context) context.Context {
 func IsRefresh(ctx context.Context) bool { return ctx.Value(refreshKey{}) != nil }
 
 type refreshKey struct{}
-
-// shorterTTL is the shorter of two TTLs; 0 is none.
-func shorterTTL(a, b time.Duration) time.Duration {
-	if a == 0 || b != 0 && b < a {
-		return b
-	}
-	return a
-}

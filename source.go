@@ -268,7 +268,7 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 	r := s.resolver
 	s.mu.Unlock()
 	err = s.srv.guard("Resolver", func() (err error) {
-		dests, ttl, err = resolveTTL(ctx, r, s.Request())
+		dests, ttl, err = ResolveTTL(ctx, r, s.Request())
 		return err
 	})
 	return distinctPlaces(slices.Clone(dests)), ttl, err
@@ -397,7 +397,10 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 	if s.stopRefresh != nil {
 		s.stopRefresh()
 	}
-	d := shorterTTL(max(s.current.vhost(s.req.Vhost).RefreshInterval, 0), ttl)
+	d := ttl
+	if every := s.current.vhost(s.req.Vhost).RefreshInterval; every > 0 && (d <= 0 || every < d) {
+		d = every
+	}
 	if d <= 0 || s.ending {
 		return
 	}

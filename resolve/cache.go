@@ -114,7 +114,7 @@ func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest
 	var ds []forward.Destination
 	var ttl time.Duration
 	var err error
-	hostcode.Call(func() { ds, ttl, err = resolveTTL(ctx, c.resolver, req) }) // in this goroutine, too, because the Server waits for it
+	hostcode.Call(func() { ds, ttl, err = forward.ResolveTTL(ctx, c.resolver, req) }) // in this goroutine, too, because the Server waits for it
 	f.answered = err == nil || ctx.Err() == nil
 	if f.err = err; err != nil {
 		return f

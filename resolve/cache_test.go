@@ -47,7 +47,7 @@ func TestCachedKeepsAnswersForTheirTime(t *testing.T) {
 		c := &counting{}
 		r := Cached(c, 10*time.Second)
 		ask := func() time.Duration {
-			ds, ttl, err := resolveTTL(t.Context(), r, seedRequest())
+			ds, ttl, err := forward.ResolveTTL(t.Context(), r, seedRequest())
 			require.NoError(t, err)
 			require.Len(t, ds, 1)
 			ds[0].URL = "the caller's own"

@@ -9,15 +9,6 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// resolveTTL asks any resolver.
-func resolveTTL(ctx context.Context, r forward.DestinationResolver, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
-	if t, ok := r.(forward.TTLResolver); ok {
-		return t.ResolveTTL(ctx, req)
-	}
-	ds, err := r.ResolveDestinations(ctx, req)
-	return ds, 0, err
-}
-
 // ttlFunc makes a function a forward.TTLResolver.
 type ttlFunc func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error)
 
@@ -38,7 +29,7 @@ func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver
 		var all []forward.Destination
 		var ttl time.Duration
 		for _, r := range resolvers {
-			ds, t, err := resolveTTL(ctx, r, req)
+			ds, t, err := forward.ResolveTTL(ctx, r, req)
 			if err != nil {
 				return nil, 0, err
 			}
@@ -58,7 +49,7 @@ func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolv
 	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 		var errs []error
 		for _, r := range resolvers {
-			ds, ttl, err := resolveTTL(ctx, r, req)
+			ds, ttl, err := forward.ResolveTTL(ctx, r, req)
 			if err == nil {
 				return ds, ttl, nil
 			}
@@ -74,7 +65,7 @@ func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolv
 // With lets set change each destination of r, for options that a URL cannot carry.
 func With(r forward.DestinationResolver, set func(req *forward.PublishRequest, d *forward.Destination)) forward.DestinationResolver {
 	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
-		ds, ttl, err := resolveTTL(ctx, r, req)
+		ds, ttl, err := forward.ResolveTTL(ctx, r, req)
 		ds = slices.Clone(ds)
 		for i := range ds {
 			set(req, &ds[i])

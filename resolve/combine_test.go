@@ -36,7 +36,7 @@ func TestUnion(t *testing.T) {
 		{"shortest time", Union(answering(0, nil, a), answering(9, nil, b), answering(5, nil), answering(7, nil)), []string{a, b}, 5, nil},
 		{"any error", Union(answering(0, nil, a), answering(0, down)), nil, 0, down},
 	} {
-		ds, ttl, err := resolveTTL(t.Context(), tt.r, seedRequest())
+		ds, ttl, err := forward.ResolveTTL(t.Context(), tt.r, seedRequest())
 		require.ErrorIs(t, err, tt.err, tt.name)
 		require.Equal(t, tt.urls, destinationURLs(ds), tt.name)
 		require.Equal(t, tt.ttl, ttl, tt.name)
@@ -69,7 +69,7 @@ func TestFirstOf(t *testing.T) {
 		{"all down", FirstOf(answering(0, down), answering(0, down)), nil, 0, down},
 		{"a refusal stands", FirstOf(answering(0, refused), answering(0, nil, b)), nil, 0, forward.ErrRefused},
 	} {
-		ds, ttl, err := resolveTTL(t.Context(), tt.r, seedRequest())
+		ds, ttl, err := forward.ResolveTTL(t.Context(), tt.r, seedRequest())
 		require.ErrorIs(t, err, tt.err, tt.name)
 		require.Equal(t, tt.urls, destinationURLs(ds), tt.name)
 		require.Equal(t, tt.ttl, ttl, tt.name)
@@ -88,7 +88,7 @@ func TestWith(t *testing.T) {
 	require.Equal(t, []forward.Destination{{URL: "rtmp://h/app/a", FlashVer: "livestream"}}, ds)
 	require.Empty(t, shared[0].FlashVer, "the resolver's own slice is not touched")
 
-	ds, ttl, err := resolveTTL(t.Context(), With(answering(5, nil), nil), seedRequest())
+	ds, ttl, err := forward.ResolveTTL(t.Context(), With(answering(5, nil), nil), seedRequest())
 	require.NoError(t, err)
 	require.Empty(t, ds)
 	require.EqualValues(t, 5, ttl)

@@ -354,7 +354,7 @@ type fallback struct{ resolver forward.DestinationResolver }
 
 func (f fallback) onFailure(ctx context.Context, h *HTTP, req *forward.PublishRequest, err error) ([]forward.Destination, time.Duration, error) {
 	cmp.Or(h.Logger, forward.Logger(ctx)).Warn("resolved by the fallback: the backend has failed", "source", req)
-	ds, ttl, ferr := resolveTTL(ctx, f.resolver, req)
+	ds, ttl, ferr := forward.ResolveTTL(ctx, f.resolver, req)
 	if ferr != nil {
 		return nil, 0, fmt.Errorf("%w; fallback after %w", ferr, err)
 	}

@@ -196,7 +196,7 @@ func (r rule) match(req *forward.PublishRequest) (captures map[string]string, ok
 
 func (r rule) resolve(ctx context.Context, req *forward.PublishRequest, captures map[string]string) (ds []forward.Destination, ttl time.Duration, err error) {
 	if r.resolver != nil {
-		if ds, ttl, err = resolveTTL(ctx, r.resolver, req); err != nil {
+		if ds, ttl, err = forward.ResolveTTL(ctx, r.resolver, req); err != nil {
 			return nil, 0, err
 		}
 		ds = slices.Clip(ds) // the slice belongs to the resolver

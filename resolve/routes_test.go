@@ -38,7 +38,7 @@ func TestRoutes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			req := &forward.PublishRequest{Vhost: tt.vhost, App: tt.app, Stream: tt.stream, Param: tt.param}
 			got := func(mode RouteMode) (urls []string, ttl time.Duration) {
-				ds, ttl, err := resolveTTL(t.Context(), must(Routes(mode, routes...)), req)
+				ds, ttl, err := forward.ResolveTTL(t.Context(), must(Routes(mode, routes...)), req)
 				require.NoError(t, err)
 				for _, d := range ds {
 					e := must(option.Endpoint(d))
