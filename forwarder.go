@@ -13,31 +13,18 @@ import (
 )
 
 // State is what a Forwarder is doing.
-type State int
+type State string
 
 // The states of a Forwarder, in the order it goes through them.
 const (
-	StateWaiting     State = iota // until the next attempt
-	StateConnecting               // resolving, dialling, TLS
-	StateHandshaking              // from the handshake to the answer to publish
-	StatePublishing               // media is sent
-	StateStalled                  // publishing, but the destination takes nothing
-	StateDraining                 // the stream has ended, or Close begun, and the rest is sent
-	StateClosed
+	StateWaiting     State = "waiting"     // until the next attempt
+	StateConnecting  State = "connecting"  // resolving, dialling, TLS
+	StateHandshaking State = "handshaking" // from the handshake to the answer to publish
+	StatePublishing  State = "publishing"  // media is sent
+	StateStalled     State = "stalled"     // publishing, but the destination takes nothing
+	StateDraining    State = "draining"    // the stream has ended, or Close begun, and the rest is sent
+	StateClosed      State = "closed"
 )
-
-var stateNames = [...]string{"waiting", "connecting", "handshaking", "publishing", "stalled", "draining", "closed"}
-
-// String is the state's name in lower case.
-func (s State) String() string {
-	if s < 0 || int(s) >= len(stateNames) {
-		return fmt.Sprintf("State(%d)", int(s))
-	}
-	return stateNames[s]
-}
-
-// MarshalText gives String.
-func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // publishes reports whether media is sent, or would be if it were taken.
 func (s State) publishes() bool { return s == StatePublishing || s == StateStalled }
@@ -100,7 +87,7 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 		printed: printed{new(atomic.Pointer[target])}, src: s,
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
-		since: time.Now(),
+		state: StateWaiting, since: time.Now(),
 
 		telling: make(chan struct{}, 1),
 	}
@@ -336,7 +323,7 @@ func (f *Forwarder) tellStalls() {
 func (f *Forwarder) stallStateLocked() (to State, ok bool) {
 	l := f.now.link
 	if l == nil || !f.state.publishes() || f.Ending() {
-		return 0, false
+		return "", false
 	}
 	to = StatePublishing
 	if l.Out.Stalled() {

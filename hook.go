@@ -15,10 +15,6 @@ import (
 // DefaultVhost is the vhost of a request that names none.
 const DefaultVhost = rtmp.DefaultVhost
 
-// DefaultApp is the app of a stream whose URL has one path segment, as in
-// rtmp://host/stream: encoders send that as the app or as the name.
-const DefaultApp = rtmp.DefaultApp
-
 // PublishRequest describes a publish, in the terms of SRS's HTTP callbacks. Once
 // the publisher is accepted the request is frozen: neither the Server nor the host
 // may change it.
@@ -40,8 +36,11 @@ type PublishRequest struct {
 
 	// Vhost is DefaultVhost if the encoder names none. A vhost of
 	// Config.Vhosts is spelled as there, any other is in lower case.
-	Vhost  string
-	App    string // without vhost, query and trailing slash; DefaultApp where there is none
+	Vhost string
+	// App has no vhost, query or trailing slash. It is "__defaultApp__" for a URL with
+	// one path segment, as in rtmp://host/stream, which encoders send as the app or as
+	// the name.
+	App    string
 	Stream string // without query
 	// Param is the query of the publish name (or, when that has none, of
 	// the app) with its leading "?"; empty if there is none. It may hold

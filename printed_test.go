@@ -59,7 +59,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 // the packages beside it.
 var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.AddressError](), reflect.TypeFor[forward.AuthMethod](), reflect.TypeFor[forward.Backoff](), reflect.TypeFor[forward.Config](),
-	reflect.TypeFor[forward.ConnectRequest](), reflect.TypeFor[forward.Demuxer](), reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
+	reflect.TypeFor[forward.ConnectRequest](), reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
 	reflect.TypeFor[forward.Forwarder](), reflect.TypeFor[forward.ForwarderStats](), reflect.TypeFor[forward.Hooks](), reflect.TypeFor[forward.Limits](),
 	reflect.TypeFor[forward.Message](), reflect.TypeFor[forward.Op](), reflect.TypeFor[forward.Profile](),
 	reflect.TypeFor[forward.PublishRequest](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
@@ -215,7 +215,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	<-dials
 	live := map[string]any{
 		"Server": s, "Source": p.Source(), "Publisher": p, "Forwarder": p.Source().Forwarders()[0],
-		"Subscription": p.Source().Subscribe(t.Context()), "Demuxer": p.Source().Demuxer(t.Context()),
+		"Subscription": p.Source().Subscribe(t.Context()),
 	}
 	for _, typ := range all {
 		for _, text := range []string{

@@ -124,27 +124,27 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
-// Demuxer reads a stream as packets of joy4. One goroutine may use it; Close may be
-// called from any.
-type Demuxer struct {
+// demuxer is what Source.Demuxer returns.
+type demuxer struct {
 	sub   *Subscription
 	dec   *joy.Decoder
 	queue []av.Packet
 	err   error
 }
 
-var _ av.DemuxCloser = (*Demuxer)(nil)
-
 // Demuxer reads the stream from its last keyframe on as packets of joy4, which supports
 // H.264, AAC and Speex; for other codecs use Subscribe. It ends with ctx, with Close or
-// with the stream.
-func (s *Source) Demuxer(ctx context.Context) *Demuxer {
-	return &Demuxer{sub: s.Subscribe(ctx), dec: joy.NewDecoder()}
+// with the stream. One goroutine may use it; Close may be called from any, and returns
+// nil.
+//
+// Streams waits until the stream's codecs are known, at most for 2 s of media, and
+// returns them, video first. ReadPacket waits for the next packet. It returns io.EOF
+// when the stream has ended, and otherwise the errors of Subscription.Next.
+func (s *Source) Demuxer(ctx context.Context) av.DemuxCloser {
+	return &demuxer{sub: s.Subscribe(ctx), dec: joy.NewDecoder()}
 }
 
-// Streams waits until the stream's codecs are known, at most for 2 s of media,
-// and returns them, video first.
-func (d *Demuxer) Streams() ([]av.CodecData, error) {
+func (d *demuxer) Streams() ([]av.CodecData, error) {
 	for {
 		streams, err := d.dec.Streams()
 		if !errors.Is(err, joy.ErrProbing) {
@@ -156,9 +156,7 @@ func (d *Demuxer) Streams() ([]av.CodecData, error) {
 	}
 }
 
-// ReadPacket waits for the next packet. It returns io.EOF when the stream has ended,
-// and otherwise the errors of Subscription.Next.
-func (d *Demuxer) ReadPacket() (av.Packet, error) {
+func (d *demuxer) ReadPacket() (av.Packet, error) {
 	for len(d.queue) == 0 {
 		if err := d.fill(); err != nil {
 			return av.Packet{}, err
@@ -171,7 +169,7 @@ func (d *Demuxer) ReadPacket() (av.Packet, error) {
 }
 
 // fill reads one message.
-func (d *Demuxer) fill() error {
+func (d *demuxer) fill() error {
 	if d.err != nil {
 		return d.err
 	}
@@ -196,5 +194,4 @@ func (d *Demuxer) fill() error {
 	return d.err
 }
 
-// Close ends reading. It returns nil.
-func (d *Demuxer) Close() error { return d.sub.Close() }
+func (d *demuxer) Close() error { return d.sub.Close() }

@@ -24,20 +24,20 @@ type (
 		Forwarders []shownForwarder `json:"forwarders"`
 	}
 	shownForwarder struct {
-		ID                string      `json:"id"`
-		URL               string      `json:"url"`
-		State             string      `json:"state"`
-		Since             time.Time   `json:"since"`
-		NextAttempt       time.Time   `json:"next_attempt,omitzero"`
-		Connects          uint64      `json:"connects"`
-		Accepted          uint64      `json:"accepted"`
-		Bytes             uint64      `json:"bytes"`
-		Messages          uint64      `json:"messages"`
-		DroppedLate       uint64      `json:"dropped_late"`
-		DroppedNoKeyframe uint64      `json:"dropped_no_keyframe"`
-		Lag               uint64      `json:"lag"`
-		Warning           string      `json:"warning,omitempty"`
-		Error             *shownError `json:"error,omitempty"`
+		ID                string        `json:"id"`
+		URL               string        `json:"url"`
+		State             forward.State `json:"state"`
+		Since             time.Time     `json:"since"`
+		NextAttempt       time.Time     `json:"next_attempt,omitzero"`
+		Connects          uint64        `json:"connects"`
+		Accepted          uint64        `json:"accepted"`
+		Bytes             uint64        `json:"bytes"`
+		Messages          uint64        `json:"messages"`
+		DroppedLate       uint64        `json:"dropped_late"`
+		DroppedNoKeyframe uint64        `json:"dropped_no_keyframe"`
+		Lag               uint64        `json:"lag"`
+		Warning           string        `json:"warning,omitempty"`
+		Error             *shownError   `json:"error,omitempty"`
 	}
 	shownError struct {
 		Op      string `json:"op"`
@@ -66,7 +66,7 @@ func (h *handler) show(src *forward.Source) shownSource {
 func showForwarder(f *forward.Forwarder) shownForwarder {
 	st := f.Stats()
 	out := shownForwarder{
-		ID: f.ID(), URL: f.Destination().String(), State: st.State.String(), Since: st.Since, NextAttempt: st.NextAttempt,
+		ID: f.ID(), URL: f.Destination().String(), State: st.State, Since: st.Since, NextAttempt: st.NextAttempt,
 		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
 		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
 		Warning: st.Warning,

@@ -327,7 +327,7 @@ func (r *reentry) run() {
 			OnPlay:        func(context.Context, *forward.PlayRequest) error { return tell("OnPlay") },
 			OnStop:        func(context.Context, *forward.PlayRequest) { r.at("OnStop") },
 			OnClose:       func(context.Context, *forward.ConnectRequest) { r.at("OnClose") },
-			OnForward:     func(_ *forward.Forwarder, s forward.State, _ error) { r.at("OnForward " + s.String()) },
+			OnForward:     func(_ *forward.Forwarder, s forward.State, _ error) { r.at("OnForward " + string(s)) },
 			OnSource:      func(*forward.Source) { r.at("OnSource") },
 			OnCodecChange: func(*forward.Source) { r.at("OnCodecChange") },
 		},
