@@ -2,7 +2,9 @@ package hostcode
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -99,6 +101,7 @@ func CauseOf(err error) string {
 	var op *net.OpError
 	var dns *net.DNSError
 	var no syscall.Errno
+	var certificate x509.CertificateInvalidError
 	switch {
 	case errors.Is(err, ErrBusy):
 		return "busy"
@@ -110,6 +113,8 @@ func CauseOf(err error) string {
 		return no.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "closed"
+	case errors.As(err, &certificate): // the text has the time
+		return fmt.Sprint("certificate, reason ", certificate.Reason)
 	case errors.As(err, &op):
 		return op.Op
 	}

@@ -2,6 +2,8 @@ package hostcode
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -75,6 +77,9 @@ func TestCauseOf(t *testing.T) {
 		{fmt.Errorf("read reply: %w", io.ErrUnexpectedEOF), "closed"},
 		{&net.OpError{Op: "dial", Err: errors.New("at 10.0.0.1")}, "dial"},
 		{errors.New("status 500"), "status 500"},
+		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{
+			Cert: new(x509.Certificate), Reason: x509.Expired, Detail: "current time is " + time.Now().String(),
+		}}, "certificate, reason 1"},
 	} {
 		require.Equal(t, tt.want, CauseOf(tt.err))
 	}
