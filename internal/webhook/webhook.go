@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -169,12 +170,12 @@ func isTimeout(err error) bool {
 func (h *Hook) post(ctx context.Context, header http.Header, body []byte) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, shown(err)
 	}
 	r.Header = header.Clone()
 	resp, err := h.Client.Do(r)
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, shown(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
@@ -187,7 +188,7 @@ func (h *Hook) post(ctx context.Context, header http.Header, body []byte) ([]byt
 	reply, err := io.ReadAll(io.LimitReader(plain, int64(h.MaxReply)+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read reply: %w", withoutURL(err))
+		return nil, fmt.Errorf("read reply: %w", shown(err))
 	case len(reply) > h.MaxReply:
 		return nil, fmt.Errorf("reply longer than %d bytes", h.MaxReply)
 	}
@@ -206,7 +207,7 @@ func decoded(resp *http.Response) (io.Reader, error) {
 			return resp.Body, nil // nothing is in it
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read reply: %w", withoutURL(err))
+			return nil, fmt.Errorf("read reply: %w", shown(err))
 		}
 		return plain, nil
 	default:
@@ -266,11 +267,31 @@ func connectionError(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// withoutURL takes off the *url.Error around an error, which prints the URL.
-func withoutURL(err error) error {
+// shown is an error of net/http without what may be a secret: the *url.Error around it,
+// which prints the URL, and what it quotes of an answer that is not HTTP, which may be
+// our request. Errors about certificates quote nothing of the answer.
+func shown(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
-		return u.Err
+		err = u.Err
 	}
-	return err
+	text := err.Error()
+	masked := quoted.ReplaceAllLiteralString(text, `"***"`)
+	if masked == text || errors.As(err, new(*tls.CertificateVerificationError)) {
+		return err
+	}
+	return unquoted{err, masked}
 }
+
+// quoted is what the verb %q writes.
+var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+// unquoted is an error with another text.
+type unquoted struct {
+	cause error
+	text  string
+}
+
+func (e unquoted) Error() string { return e.text }
+
+func (e unquoted) Unwrap() error { return e.cause }

@@ -1,11 +1,13 @@
 package webhook
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -272,6 +274,45 @@ func TestHook_RedirectIsNotShown(t *testing.T) {
 		h := New(Options{URL: "http://backend/", Client: client, MaxReply: 100, Turns: 1})
 		_, err := h.Call(t.Context(), "", nil, timeout)
 		require.EqualError(t, err, "status 302")
+	}
+}
+
+// An answer that is not HTTP is not quoted: it may be our request, with its token, or
+// whatever else a program at that port says.
+func TestHook_MalformedAnswerIsNotShown(t *testing.T) {
+	const token = "sesame-sesame"
+	for _, answer := range []string{
+		"POST /?token=" + token + " HTTP/1.1\r\n\r\n",
+		token + "\r\n\r\n",
+		token + "/1.1 200 OK\r\n\r\n",
+		"HTTP/1.1 \"" + token + " \\\r\n\r\n",
+		"HTTP/1.1 200 OK\r\n" + token + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\n " + token + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: " + token + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: " + token + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + token + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + token + "\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + token + "\r\n\r\n",
+	} {
+		t.Run(answer, func(t *testing.T) {
+			dial := func(context.Context, string, string) (net.Conn, error) {
+				ours, theirs := net.Pipe()
+				go func() {
+					defer theirs.Close()
+					if r, err := http.ReadRequest(bufio.NewReader(theirs)); err == nil {
+						io.Copy(io.Discard, r.Body)
+						io.WriteString(theirs, answer)
+					}
+				}()
+				return ours, nil
+			}
+			client := Client(&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}})
+			h := New(Options{URL: "http://backend/?token=" + token, Client: client, MaxReply: 100, Turns: 1})
+			_, err := h.Call(t.Context(), "", []byte("{}"), timeout)
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), token)
+			require.NotContains(t, err.Error(), "read/write on closed pipe")
+		})
 	}
 }
 
