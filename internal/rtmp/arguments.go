@@ -1,6 +1,7 @@
 package rtmp
 
 import (
+	"math"
 	"slices"
 
 	"github.com/rtmp-forward/forward/internal/amf"
@@ -21,7 +22,7 @@ func (c *Command) has(i int) bool {
 // id returns argument i as the id of a message stream.
 func (c *Command) id(i int) (id uint32, ok bool) {
 	n, ok := c.Number(i)
-	if !ok || !(n >= 0 && n < 1<<32) {
+	if !ok || !(n >= 0 && n < 1<<32) || n != math.Trunc(n) {
 		return 0, false
 	}
 	return uint32(n), true

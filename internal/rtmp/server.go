@@ -275,14 +275,16 @@ func (s *Server) command(m chunk.Message) error {
 	return s.fail(&cmd, fmt.Sprintf("Method not found (%s).", clip(cmd.Name, 32)))
 }
 
-// closing is the stream that a closeStream is about: that of the message, or,
-// as older versions of HaishinKit send it, the one whose id is argument 1 of a
-// message of stream 0. It is nil where there is none.
+// closing is the stream that a closeStream is about: that of the message, or the
+// one whose id is argument 1, where the message is of stream 0, as older versions
+// of HaishinKit send it, or of one that does not exist. It is nil where there is
+// none.
 func (s *Server) closing(cmd *Command) *serverStream {
-	if id, ok := cmd.id(1); ok && cmd.StreamID == 0 {
+	st := s.stream(cmd.StreamID)
+	if id, ok := cmd.id(1); ok && (st == nil || st.id == 0) {
 		return s.stream(id)
 	}
-	return s.stream(cmd.StreamID)
+	return st
 }
 
 // deleting is the stream that a deleteStream is about: argument 1, or that of
@@ -493,9 +495,19 @@ func (s *Server) pause(cmd *Command) error {
 	return nil
 }
 
+// unpublishName ends the publish of a name. If there is none of exactly that name,
+// the query does not count: some clients send it with one of the two commands only.
 func (s *Server) unpublishName(name string) error {
+	same := func(other string) bool { return other == name }
+	if !slices.ContainsFunc(s.streams, func(st *serverStream) bool { return st.publishing && same(st.name) }) {
+		path, _ := splitQuery(name)
+		same = func(other string) bool {
+			other, _ = splitQuery(other)
+			return other == path && path != ""
+		}
+	}
 	for _, st := range s.streams {
-		if st.publishing && st.name == name {
+		if st.publishing && same(st.name) {
 			if err := s.halt(st); err != nil {
 				return err
 			}
