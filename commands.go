@@ -169,6 +169,7 @@ func (c *conn) refused(command, code, description string, cause error) error {
 // Publish implements rtmp.Handler.
 func (c *conn) Publish(streamID uint32, name string) error {
 	const badName, denied = "NetStream.Publish.BadName", "NetStream.Publish.Denied"
+	c.tellStop()
 	asked := time.Now()
 	cfg := c.srv.cfg.Load()
 	if cfg.PublishAuth != nil && c.user == "" {

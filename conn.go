@@ -54,6 +54,8 @@ type conn struct {
 	last  *publication // of the last message
 	media int64        // when the last message came
 	limit int64        // media time that the read deadline counts from
+	// stopped is the play that has ended, until the host is told.
+	stopped *player
 	// lost is how long media might take of a publish that the connection has
 	// ended with.
 	lost time.Duration
@@ -165,10 +167,11 @@ func (c *conn) open() (stage, error) {
 // read serves the client until the connection ends, or until a player has nothing more
 // to send.
 func (c *conn) read() (stage, error) {
-	err := c.rt.ServeUntil(c.quiet)
+	err := c.rt.ServeUntil(c.handled)
 	if err == nil {
 		return (*conn).rest, nil
 	}
+	c.tellStop()
 	if werr := c.out.Err(); werr != nil && !errors.Is(werr, fanout.ErrClosed) {
 		err = werr
 	}
@@ -181,6 +184,12 @@ func (c *conn) read() (stage, error) {
 		what, limit = "no media", c.lost
 	}
 	return nil, inTime(err, what, limit)
+}
+
+// handled is called after each message. It reports whether reading pauses.
+func (c *conn) handled() (pause bool) {
+	c.tellStop()
+	return c.quiet()
 }
 
 // quiet reports whether a client that only plays has sent nothing that is unread.
@@ -239,6 +248,7 @@ func (c *conn) end(err error) {
 	if c.rt != nil {
 		c.rt.Release()
 	}
+	c.tellStop()
 	if f := c.onClose; f != nil {
 		req := *c.hooked
 		req.Sent, req.Received = c.out.Stats().Bytes, c.rt.Received()

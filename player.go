@@ -52,6 +52,7 @@ type audience struct {
 // Play implements rtmp.Handler.
 func (c *conn) Play(streamID uint32, name string) error {
 	const notFound, failed = "NetStream.Play.StreamNotFound", "NetStream.Play.Failed"
+	c.tellStop()
 	asked := time.Now()
 	cfg := c.srv.cfg.Load()
 	req, err := c.request(cfg, name)
@@ -112,11 +113,23 @@ func (c *conn) StopPlay(uint32) {
 	c.srv.exitLocked(p)
 	c.srv.mu.Unlock()
 	c.idle()
-	if f := p.onStop; f != nil {
-		began := time.Now()
-		c.srv.tell(c.ctx, "OnStop", func(ctx context.Context) { f(ctx, p.req) })
-		c.excuse(time.Since(began))
+	if p.onStop != nil {
+		c.stopped = p
 	}
+}
+
+// tellStop calls OnStop for the play that has ended, if there is one: after the client
+// has been answered, which does not wait for the host, and before the host is asked
+// about what the client does next.
+func (c *conn) tellStop() {
+	p := c.stopped
+	if p == nil {
+		return
+	}
+	c.stopped = nil
+	began := time.Now()
+	c.srv.tell(c.ctx, "OnStop", func(ctx context.Context) { p.onStop(ctx, p.req) })
+	c.excuse(time.Since(began))
 }
 
 // join begins to play, now or when a publisher comes.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"math"
 	"slices"
@@ -352,5 +353,43 @@ func TestGraceForAnUnpublish(t *testing.T) {
 		began = time.Now()
 		<-inside.Source().Done()
 		require.Equal(b, cfg.PublishGrace, time.Since(began))
+	})
+}
+
+// A host that takes its time with OnStop does not keep its client waiting for the
+// status, and is asked about the next play after it.
+func TestPlayerIsToldOfItsEndAtOnce(t *testing.T) {
+	var asked []string
+	var hold chan struct{}
+	cfg := forward.Config{Hooks: forward.Hooks{
+		OnPlay: func(_ context.Context, req *forward.PlayRequest) error {
+			asked = append(asked, "play "+req.Stream)
+			return nil
+		},
+		OnStop: func(_ context.Context, req *forward.PlayRequest) {
+			asked = append(asked, "stop "+req.Stream)
+			<-hold
+		},
+	}}
+	inBubble(t, cfg, func(b *bubble) {
+		hold = make(chan struct{})
+		p := b.Play("live/a")
+		began := time.Now()
+		require.NoError(b, p.Send(1, "closeStream", 0, nil))
+		require.NoError(b, p.Send(1, "play", 0, nil, "b"))
+		synctest.Wait()
+		commands := p.Commands()
+		require.NotEmpty(b, commands)
+		require.Equal(b, "NetStream.Play.Stop", commands[len(commands)-1].Code())
+		require.Equal(b, []string{"play a", "stop a"}, asked)
+		time.Sleep(5 * time.Second)
+		hold <- struct{}{}
+		synctest.Wait()
+		require.Equal(b, []string{"play a", "stop a", "play b"}, asked)
+		require.Equal(b, 5*time.Second, time.Since(began))
+		p.Close()
+		hold <- struct{}{}
+		synctest.Wait()
+		require.Equal(b, []string{"play a", "stop a", "play b", "stop b"}, asked)
 	})
 }
