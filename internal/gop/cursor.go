@@ -20,7 +20,7 @@ type Cursor struct {
 	set     *HeaderSet // what the receiver has
 	preface bool       // the header set goes before the next message
 	needKey bool       // video waits for a keyframe,
-	since   int64      // from here on; 0: from the next message on
+	since   int64      // from here on; 0: from the first that waits on
 	under   int64      // see UnderWay
 	stop    atomic.Bool
 	stopped bool // before a keyframe, because of stop
@@ -127,17 +127,21 @@ func (c *Cursor) begin() {
 	until := c.log.head.Load()
 	c.begun.Store(&beginning{c.log.backlog(c.next.Load(), until), until})
 	c.since = 0
-	if newest := c.log.Get(until - 1); newest != nil {
+	if newest := c.log.Get(until - 1); newest != nil && c.log.video.Load() {
 		c.since = newest.arrived
 	}
 }
 
-// waits reports whether m is video that waits for a keyframe.
+// waits reports whether m is video that waits for a keyframe. Where the stream had
+// no video when the cursor was placed, the wait begins with the video.
 func (c *Cursor) waits(m *Message) bool {
+	if !m.Inter {
+		return false
+	}
 	if c.since == 0 {
 		c.since = m.arrived
 	}
-	return m.Inter && m.arrived-c.since <= maxWait
+	return m.arrived-c.since <= maxWait
 }
 
 // allows is by how much a receiver may be behind that is still being sent what it

@@ -97,3 +97,41 @@ func TestLongGOP_NoKeyframe(t *testing.T) {
 	require.Equal(t, items(m.Time, avcInter), next(t, c))
 	require.EqualValues(t, 5, skipped.Waited.Load())
 }
+
+// In a stream of audio to which video comes later, the wait for a keyframe begins with
+// the video.
+func TestLongGOP_VideoLater(t *testing.T) {
+	for name, placed := range map[string]bool{"from the beginning": true, "while there is audio": false} {
+		t.Run(name, func(t *testing.T) {
+			f := newFeed(wide)
+			var c *Cursor
+			if placed {
+				c = f.start(false)
+			}
+			f.audio(aacHeader, aacFrame)
+			if !placed {
+				c = f.start(false)
+			}
+			for range 20 {
+				f.after(time.Second, f.audio, aacFrame)
+				for next(t, c) != nil {
+				}
+			}
+			f.video(avcHeader)
+			require.Len(t, next(t, c), 1)
+			for range 4 {
+				f.after(time.Second, f.video, avcInter)
+				require.Nil(t, next(t, c))
+			}
+			require.False(t, c.skipped.Blind.Load())
+			for range 2 {
+				f.after(time.Second, f.video, avcInter)
+				require.Nil(t, next(t, c))
+			}
+			m := f.after(time.Second, f.video, avcInter)
+			require.Equal(t, items(m.Time, avcInter), next(t, c), "after 5 s of video")
+			require.True(t, c.skipped.Blind.Load())
+			require.EqualValues(t, 6, c.skipped.Waited.Load())
+		})
+	}
+}
