@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// The backend's answer is what SRS's own example gives: a server on the same
-// machine. The check comes behind the name resolution.
+// SRS's own example answer names a server on the same machine. The address is checked
+// after name resolution.
 func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 	d := forwardtest.NewDestination()
 	defer d.Close()
@@ -76,8 +76,7 @@ func TestUntrustedIsCheckedAtTheDial(t *testing.T) {
 	}
 }
 
-// Where a dialer of the host's has its own addresses, ports count all the
-// same.
+// The port is checked even if the host's dialer has addresses of its own.
 func TestUntrustedPortOfAName(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		b.Destination("a.example:25")

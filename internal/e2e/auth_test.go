@@ -17,15 +17,14 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// refusing is a Script that refuses connect in the way of Flash Media Server's
-// access manager.
+// refusing is a Script that refuses connect like Flash Media Server's access manager.
 func refusing(description string) forwardtest.Script {
 	return forwardtest.Script{Steps: map[string]forwardtest.Step{"connect": {
 		Refuse: "NetConnection.Connect.Rejected", Description: "[ AccessManager.Reject ] : [ " + description,
 	}}}
 }
 
-// connectOf returns app and tcUrl of a session's connect.
+// connectOf returns the app and tcUrl of a session's connect.
 func connectOf(t *testing.T, s *forwardtest.Session) (app, tcURL any) {
 	c, err := s.WaitCommand(t.Context(), "connect")
 	require.NoError(t, err)
@@ -36,7 +35,7 @@ func connectOf(t *testing.T, s *forwardtest.Session) (app, tcURL any) {
 func TestForwarderAnswersChallenges(t *testing.T) {
 	for _, c := range []struct {
 		name, needUser, challenge string
-		first, second             string // queries sent, the second as a prefix
+		first, second             string // queries sent; the second is a prefix
 	}{
 		{"adobe", "code=403 need auth; authmod=adobe ] : ", "authmod=adobe ] : ?reason=needauth&user=jo%26co&salt=SaLt&challenge=c&opaque=0paque",
 			"authmod=adobe&user=jo%26co", "authmod=adobe&user=jo%26co&challenge="},
@@ -151,7 +150,7 @@ func testPublishAuth(t *testing.T, method forward.AuthMethod) {
 		p, err := ours.Publish(t.Context())
 		require.NoError(t, err)
 		defer p.Close()
-		require.Len(t, requests, 1, "the connections before publish nothing")
+		require.Len(t, requests, 1, "earlier connections publish nothing")
 		require.Equal(t, user, requests[0].User)
 		require.Equal(t, "live", requests[0].App)
 		require.Equal(t, "rtmp://h:1935/live", requests[0].TcURL)
@@ -181,7 +180,7 @@ func testPublishAuth(t *testing.T, method forward.AuthMethod) {
 			_, err := c.Publish(t.Context())
 			require.Equal(t, "NetConnection.Connect.Rejected", forwardtest.RefusalCode(err), name)
 		}
-		// Who connects as a player does can't publish.
+		// A client that connects like a player cannot publish.
 		c := ours
 		c.FlashVer = "LNX 9,0,124,2"
 		_, err = c.Publish(t.Context())

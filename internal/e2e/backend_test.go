@@ -17,7 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/logtest"
 )
 
-// Of many streams whose refresh fails for one cause one line tells.
+// Many streams whose refresh fails for the same reason cause one log line.
 func TestRefreshesThatFailAreLogged(t *testing.T) {
 	const streams = 20
 	synctest.Test(t, func(t *testing.T) {
@@ -50,12 +50,12 @@ func TestRefreshesThatFailAreLogged(t *testing.T) {
 	})
 }
 
-// loggedError is one that a host's resolver has logged itself.
+// loggedError is an error that the host's resolver has already logged.
 type loggedError struct{ error }
 
 func (loggedError) Logged() bool { return true }
 
-// The log has once what a resolver has logged itself.
+// An error that a resolver has logged itself is not logged twice.
 func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logtest.Warnings
@@ -74,7 +74,7 @@ func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 	})
 }
 
-// A publisher whose resolver or hook has too much to do is told so.
+// A publisher is told if its resolver or hook is overloaded.
 func TestPublisherIsToldThatTheHostIsBusy(t *testing.T) {
 	busy := fmt.Errorf("my backend: %w", forward.ErrBusy)
 	for name, cfg := range map[string]forward.Config{
@@ -91,7 +91,7 @@ func TestPublisherIsToldThatTheHostIsBusy(t *testing.T) {
 	}
 }
 
-// Who is refused for its vhost, and the log, are told which, and the log once.
+// A client refused for its vhost is told the vhost. The log names it once.
 func TestNoSuchVhostIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logtest.Warnings
@@ -116,8 +116,8 @@ func TestNoSuchVhostIsNamed(t *testing.T) {
 	})
 }
 
-// What has run out of time is said with the time, and not in the system's words.
-func TestTimesThatHaveRunOut(t *testing.T) {
+// An error about a timeout names the time instead of the system's words.
+func TestErrorsNameTheTimeout(t *testing.T) {
 	for name, tt := range map[string]struct {
 		cfg  forward.Config
 		do   func(b *bubble, c forwardtest.Client)

@@ -24,13 +24,13 @@ import (
 
 const shortOfMemoryEnv = "FORWARD_TEST_DESTINATIONS"
 
-// A server in a process of its own that pushes to the destinations of the
-// environment, with defaults except what would end a stalled one: it says where
-// it listens, and serves until its standard input ends.
+// The child of TestFault25_MemoryOfTheProcess: a server that pushes to the destinations
+// in its environment, with defaults except those that would end a stalled destination.
+// It prints its address and serves until its standard input ends.
 func TestServeWithLittleMemory(t *testing.T) {
 	to := os.Getenv(shortOfMemoryEnv)
 	if to == "" {
-		return // it is for TestFault25_MemoryOfTheProcess
+		return // only a child runs it
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -43,9 +43,9 @@ func TestServeWithLittleMemory(t *testing.T) {
 	fmt.Printf("buffered %d\n", s.Stats().Buffered)
 }
 
-// The same with 128 MiB for the whole process, over loopback. GOMEMLIMIT leaves
-// room for what is not the Go runtime's, and the runtime some leeway, as its
-// documentation advises. The race detector has memory of its own, so this runs
+// The same with 128 MiB for the whole process, over loopback. GOMEMLIMIT leaves room
+// for memory outside the Go runtime and some leeway for the runtime, as its
+// documentation advises. The race detector needs memory of its own, so this test runs
 // without it.
 func TestFault25_MemoryOfTheProcess(t *testing.T) {
 	const (
@@ -101,8 +101,8 @@ func TestFault25_MemoryOfTheProcess(t *testing.T) {
 		defer stop()
 		all = append(all, stream{p, next})
 	}
-	// In turn, as fast as the server takes them: it holds back who runs away
-	// from the destination that reads.
+	// Round robin, as fast as the server accepts: it holds back publishers that outrun
+	// the healthy destination.
 	for more := true; more; {
 		for _, s := range all {
 			var m forwardtest.Message

@@ -17,8 +17,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
-// One stream holds most of it and receives nothing more; of the other, who does
-// not read is cut off and who reads is not disturbed.
+// One stream holds most of the budget and receives nothing more. Of the other stream,
+// the receiver that does not read is cut off and the one that reads is not disturbed.
 func TestMemoryBudgetCutsTheSlowest(t *testing.T) {
 	const budget = 8 << 20
 	inBubble(t, forward.Config{MergeWindow: -1, MemoryBudget: budget, WriteTimeout: -1}, func(b *bubble) {
@@ -53,11 +53,11 @@ func TestMemoryBudgetCutsTheSlowest(t *testing.T) {
 	})
 }
 
-// While logs are short a publisher that is faster than real time waits earlier
-// for who reads, who misses nothing.
+// While logs are short, a publisher faster than real time waits earlier for its healthy
+// receivers, which miss nothing.
 func TestMemoryBudgetHoldsFastPublishersBack(t *testing.T) {
 	const budget, size = 4 << 20, 4 << 10
-	for _, held := range []int{0, 50, 89} { // percent, by others
+	for _, held := range []int{0, 50, 89} { // percent, used by others
 		inBubble(t, forward.Config{MergeWindow: -1, MemoryBudget: budget}, func(b *bubble) {
 			others := b.PublishInProcess("others")
 			p := b.PublishInProcess("s")
@@ -83,13 +83,13 @@ func TestMemoryBudgetHoldsFastPublishersBack(t *testing.T) {
 	}
 }
 
-// TestFault25_MemoryIsShort has half the destinations of 200 streams stall. The
-// steps come one after the other, and who reads loses nothing.
+// TestFault25_MemoryIsShort stalls half of the destinations of 200 streams. The steps
+// come one after the other, and healthy destinations lose nothing.
 func TestFault25_MemoryIsShort(t *testing.T) {
 	const (
 		budget  = 8 << 20
 		streams = 200
-		begins  = 15 // publishers that begin a large message each
+		begins  = 15 // publishers that each start a large message
 	)
 	var cuts []string // hosts
 	var mu sync.Mutex
@@ -120,7 +120,8 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 		}})
 		b.Destination("stalled:1935", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 4000}}})
 
-		// Streams of 160 kbit/s, which fill the stalled connections first.
+		// Streams of 160 kbit/s, which first fill the buffers of the stalled
+		// connections.
 		sending, stop := context.WithCancel(b.Ctx)
 		var pubs []*forwardtest.Publisher
 		var sent sync.WaitGroup
@@ -128,7 +129,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			p := b.Publish(fmt.Sprintf("live/%d", i))
 			pubs = append(pubs, p)
 			media := forwardtest.Media{ID: uint32(i), FPS: 4, KeyframeInterval: time.Second, VideoBitrate: 160_000, AudioBitrate: -1}
-			// Those that begin a large message send no more behind it.
+			// The publishers of unfinished messages send nothing more.
 			length := time.Duration(-1)
 			if i < begins {
 				length = 10 * time.Second
@@ -143,7 +144,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			}
 		}
 		kept := make(map[*forward.Source]int)
-		// look takes notice of what has been shed, while nothing moves.
+		// look records what has been shed, while nothing moves.
 		look := func() {
 			synctest.Wait()
 			used := b.Server.Stats().Buffered
@@ -159,7 +160,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			}
 			for _, src := range b.Server.Sources() {
 				n := src.Stats().LogBytes
-				// Stalled destinations keep it from getting shorter by itself.
+				// Stalled destinations keep the log from shrinking by itself.
 				if n < kept[src] && kept[src] > budget*8/10/streams {
 					require.GreaterOrEqual(b, most*100, budget*85, "with %d bytes at most", most)
 					seen("shortened")
@@ -176,7 +177,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 		}
 		require.Equal(b, []string{"refused", "shortened"}, steps)
 		require.Less(b, most*100, budget*95)
-		time.Sleep(time.Second) // the first ones have sent all
+		time.Sleep(time.Second) // the first publishers have sent everything
 		for _, p := range pubs[:begins] {
 			require.NoError(b, p.WritePart(forwardtest.Message{Type: forward.TagVideo, Timestamp: 11000, Payload: make([]byte, 48<<10)}, 1000))
 		}
@@ -205,6 +206,6 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 		}
 		measured(25, "budget of 8 MiB, 200 streams, 200 of 400 stalled", "refuse at 80 %, shorten at 90 %, cut at 95 %",
 			"%v in this order, %d cut off, at most %.1f %% held", steps, len(cut()), float64(most)*100/budget)
-		measured(25, "those who read meanwhile", "0 lost", "%d frames, 0 lost", frames)
+		measured(25, "healthy destinations meanwhile", "0 lost", "%d frames, 0 lost", frames)
 	})
 }

@@ -25,8 +25,8 @@ import (
 	"github.com/rtmp-forward/forward/srs"
 )
 
-// A whole life of a server in which all that can go wrong does: neither logs,
-// errors nor answers of the control handler hold a secret.
+// A server's whole life with every kind of failure: no log line, error or answer of the
+// control handler contains a secret.
 func TestCanary(t *testing.T) {
 	log := new(logtest.Buffer)
 	debug := &slog.HandlerOptions{Level: slog.LevelDebug}
@@ -191,7 +191,7 @@ func TestCanary(t *testing.T) {
 
 	out := log.String()
 	for _, want := range []string{"refuses.example", "kicks.example", "down.example", "tls.example", "panic", "backend failed", "10.0.0.1", "unauthorized", "wrong user"} {
-		require.Contains(t, out, want, "the scenario has not come there")
+		require.Contains(t, out, want, "the scenario did not reach this")
 	}
 	for line := range strings.Lines(out) {
 		if at := strings.Index(line, canary); at >= 0 {
@@ -200,7 +200,7 @@ func TestCanary(t *testing.T) {
 	}
 }
 
-// malformedBeside is what is said of a malformed URL by those who take it.
+// malformedBeside is what those who take URLs report about a malformed one.
 func malformedBeside(url string) []error {
 	_, err := srs.ParseConfig("c", []byte("vhost v { forward { destination "+url+"; } }"))
 	return []error{

@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// As many as an eighth of the limit, and 8 at least, may be closing beside it: a
-// connection takes a descriptor until it is closed.
+// Besides the limit, an eighth of it but at least 8 connections may be closing: each
+// takes a descriptor until it is closed.
 func TestConnectionsThatCloseSlowlyAreBounded(t *testing.T) {
 	for name, limits := range map[string]forward.Limits{
 		"in all": {Connections: 2}, "of an address": {ConnectionsPerAddress: 2},
@@ -46,7 +46,7 @@ func TestConnectionsThatCloseSlowlyAreBounded(t *testing.T) {
 	}
 }
 
-// TLS says goodbye, for which a peer that does not read has 5 s.
+// TLS sends close_notify, for which a peer that does not read has 5 s.
 func TestClosedTLSConnectionMakesRoom(t *testing.T) {
 	const within = 2 * time.Second
 	inBubble(t, forward.Config{WriteTimeout: within}, func(b *bubble) {

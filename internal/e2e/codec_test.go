@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// listing is a Script that lists codecs in the answer to connect.
+// listing is a Script that lists codecs in its answer to connect.
 func listing(lists map[string]any) forwardtest.Script {
 	info := map[string]any{"level": "status", "code": "NetConnection.Connect.Success", "description": ""}
 	for k, v := range lists {
@@ -33,7 +33,7 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 		name         string
 		lists        map[string]any
 		video, audio string
-		want         string // the codec, empty where nothing is to be said
+		want         string // the codec of the warning, empty without one
 	}{
 		{"listed", fourCCs("av01", "hvc1"), hevc, aacConfig, ""},
 		{"not listed", fourCCs("av01", "vp09"), hevc, aacConfig, "hvc1"},
@@ -68,7 +68,8 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 				}
 				require.Equal(t, why, f.Stats().Warning)
 
-				// Who closes so is not asked again and again.
+				// A destination that closes for this reason is not retried again and
+				// again.
 				dest.Sessions()[0].Reset()
 				synctest.Wait()
 				var de *forward.DestinationError
@@ -84,7 +85,7 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 				time.Sleep(11 * time.Second)
 				require.Len(t, dest.Sessions(), 2)
 
-				// What it has taken for so long it takes.
+				// A destination accepts what it has taken for this long.
 				time.Sleep(time.Minute)
 				dest.Sessions()[1].Reset()
 				synctest.Wait()
@@ -96,8 +97,8 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 	}
 }
 
-// What a platform's profile says of it.
-func TestWhatPlatformsTake(t *testing.T) {
+// Warnings that come from a platform's profile.
+func TestCodecsOfPlatforms(t *testing.T) {
 	for _, c := range []struct {
 		name, url    string
 		profile      forward.Profile

@@ -11,26 +11,26 @@ const (
 	maxBytes         = 16 << 20
 )
 
-// Times and limits that no setting changes, as a client or destination sees them.
+// Times and limits that no setting changes, as clients and destinations see them.
 const (
-	refusalDelay   = 250 * time.Millisecond // before a refusal is answered, at least
-	acceptMin      = 5 * time.Millisecond   // between two failures of Accept, and
-	acceptMax      = time.Second            // at most
-	tellTimeout    = 30 * time.Second       // for a hook that is told of an end,
-	tellAfterClose = 5 * time.Second        // and from Close on
-	lingerTime     = time.Second            // for a client to read why it is refused
-	nextHold       = 2 * time.Second        // for which a next publisher may be without a keyframe
+	refusalDelay   = 250 * time.Millisecond // minimum before a refusal is answered
+	acceptMin      = 5 * time.Millisecond   // between two failures of Accept, at first
+	acceptMax      = time.Second            // and at most
+	tellTimeout    = 30 * time.Second       // for a hook that reports an end,
+	tellAfterClose = 5 * time.Second        // and after Close
+	lingerTime     = time.Second            // for a client to read the reason of its refusal
+	nextHold       = 2 * time.Second        // for a next publisher without a keyframe
 	stalledAfter   = 2 * time.Second        // without progress
-	codecsKnown    = 5 * time.Second        // until codecs that have not come are taken not to come
+	codecsKnown    = 5 * time.Second        // until codecs that have not come are assumed absent
 	seam           = 100                    // ms between two publishes, for players
 	maxAggregate   = 1024                   // messages in an aggregate
-	leastClosing   = 8                      // connections that may be closing beside a limit
+	leastClosing   = 8                      // closing connections allowed beside a limit
 	busyGrace      = 200 * time.Millisecond // for a name to become free
-	moveEvery      = 10 * time.Second       // between two requests to reconnect that are followed
+	moveEvery      = 10 * time.Second       // between two ReconnectRequests that are followed
 	hopsProperty   = "forwardHops"          // of connect
 )
 
-// What is said of a stream, as Stats has it.
+// Warnings of a stream, as Stats reports them.
 const noKeyframe = "No keyframe came within 5 s: the destination began with video from the middle of a GOP."
 
 // Parts of errors.

@@ -14,8 +14,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// counters are the values of a snapshot that only grow, by name: all that are
-// uint64, except gauges.
+// counters are the monotonic values of a snapshot by name: all uint64 fields except
+// gauges.
 func counters(stats any, gauges ...string) map[string]uint64 {
 	all := make(map[string]uint64)
 	v := reflect.ValueOf(stats)
@@ -30,8 +30,8 @@ func counters(stats any, gauges ...string) map[string]uint64 {
 	return all
 }
 
-// Whatever becomes of a stream, its publishers and destinations, no counter falls.
-func TestCountersOnlyGrow(t *testing.T) {
+// No counter ever falls, whatever happens to a stream, its publishers and destinations.
+func TestCountersNeverFall(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 0))

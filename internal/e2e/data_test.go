@@ -10,7 +10,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// What a publisher's data messages become for destinations and for players.
+// How destinations and players receive a publisher's data messages.
 func TestDataMessages(t *testing.T) {
 	const v, d = forward.TagVideo, forward.TagData
 	const name, cue = "\x02\x00\x0aonMetaData", "\x02\x00\x0aonCuePoint\x05"
@@ -20,14 +20,14 @@ func TestDataMessages(t *testing.T) {
 		media string
 		push  messages
 		play  messages
-		late  messages // what a player gets that comes behind all that
+		late  messages // what a player gets that joins afterwards
 	}{
 		{"AMF3 in an aggregate",
 			messageOf(4, 1000, 22, 1, subMessage(9, 500, h264Key)+subMessage(15, 510, "\x00"+onMetaData)+subMessage(15, 520, "\x00"+cue)+subMessage(15, 530, "\x00")+subMessage(9, 540, h264Inter)),
 			messages{got(v, 1000, h264Key), got(d, 1010, setDataFrame+onMetaData), got(d, 1020, cue), got(v, 1040, h264Inter)},
 			messages{got(v, 1000, h264Key), got(d, 1010, onMetaData), got(d, 1020, cue), got(v, 1040, h264Inter)},
 			messages{got(v, 1000, h264Key), got(d, 1010, onMetaData), got(d, 1020, cue), got(v, 1040, h264Inter)}},
-		{"aggregate in an aggregate, and what nobody knows",
+		{"aggregate in an aggregate, and unknown types",
 			messageOf(4, 0, 22, 1, subMessage(22, 0, subMessage(9, 0, h264Key))+subMessage(20, 0, cue)+subMessage(9, 0, h264Key)),
 			messages{got(v, 0, h264Key)}, messages{got(v, 0, h264Key)}, messages{got(v, 0, h264Key)}},
 		{"@clearDataFrame is for servers",
@@ -36,7 +36,7 @@ func TestDataMessages(t *testing.T) {
 			messages{got(d, 0, setDataFrame+onMetaData), got(v, 0, h264Header), got(v, 0, h264Key), got(d, 20, clearDataFrame+name), got(v, 40, h264Key), got(v, 60, h264Inter), got(d, 60, clearDataFrame)},
 			messages{got(d, 0, onMetaData), got(v, 0, h264Header), got(v, 0, h264Key), got(v, 40, h264Key), got(v, 60, h264Inter)},
 			messages{got(v, 40, h264Header), got(v, 40, h264Key), got(v, 60, h264Inter)}},
-		{"@clearDataFrame as AMF3, in an aggregate, behind @setDataFrame; metadata again",
+		{"@clearDataFrame as AMF3, in an aggregate, after @setDataFrame; metadata again",
 			messageOf(4, 0, 18, 1, onMetaData) + messageOf(4, 0, 9, 1, h264Key) + messageOf(4, 20, 15, 1, "\x00"+clearDataFrame+name) +
 				messageOf(4, 20, 22, 1, subMessage(15, 0, "\x00"+clearDataFrame+name)+subMessage(18, 0, clearDataFrame)) + messageOf(4, 20, 18, 1, setDataFrame+clearDataFrame+name) +
 				messageOf(4, 40, 9, 1, h264Key) + messageOf(4, 60, 18, 1, onMetaData),

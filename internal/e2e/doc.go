@@ -1,5 +1,5 @@
-// Package e2e tests whole servers, with publishers, players and destinations of
-// package forwardtest: in memory and in virtual time, or over loopback where the name of
-// a test ends in _Sockets. It uses what a host can use. The README has a table of the
-// faults that are tested.
+// Package e2e tests whole servers, with publishers, players and destinations of package
+// forwardtest. The tests run in memory and in virtual time; those whose names end in
+// _Sockets run over loopback. They use the public API only. The README has a table of
+// the tested faults.
 package e2e

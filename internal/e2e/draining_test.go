@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// A destination that reads slowly gets the rest behind the end of the stream.
+// A destination that reads slowly gets the rest after the end of the stream.
 func TestDraining(t *testing.T) {
 	for name, end := range map[string]func(b *bubble, p *forwardtest.Publisher, f *forward.Forwarder){
 		"unpublish":                 func(_ *bubble, p *forwardtest.Publisher, _ *forward.Forwarder) { p.Close() },
@@ -54,7 +54,7 @@ func TestDraining(t *testing.T) {
 				require.Equal(b, forward.StateDraining, f.Stats().State)
 				require.Equal(b, began, f.Stats().Since)
 				<-f.Done()
-				if name != "Shutdown of the Forwarder" { // which sends no more than the message it is at
+				if name != "Shutdown of the Forwarder" { // Close finishes only the current message
 					require.Greater(b, time.Since(began), 2*time.Second)
 					require.NoError(b, s.Recorder().WaitFrames(b.Ctx, 50))
 				}
@@ -68,8 +68,8 @@ func TestDraining(t *testing.T) {
 	}
 }
 
-// One that is still being reached drains from when it is publishing; one that
-// is not reached does not drain.
+// A destination that is still connecting drains once it is publishing. One that cannot
+// be reached does not drain.
 func TestDraining_EndsBeforePublishing(t *testing.T) {
 	for _, step := range []forwardtest.Step{{Delay: time.Second}, {Silent: true}} {
 		var told []forward.State

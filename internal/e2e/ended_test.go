@@ -23,14 +23,14 @@ import (
 )
 
 const (
-	// endedSize is what each of the streams of these tests has sent when it ends,
-	// and endedLimit how much more than before may be kept of all of them.
+	// endedSize is how much each stream of these tests has sent when it ends.
+	// endedLimit is how much more memory than before all of them may keep.
 	endedSize  = 12 << 20
 	endedLimit = 16 << 20
 )
 
-// writeEnded writes endedSize bytes without a second keyframe, so that all of it is
-// in the log, and the headers of a stream.
+// writeEnded writes the headers of a stream and endedSize bytes without a second
+// keyframe, so that all of it stays in the log.
 func writeEnded(write func(typ uint8, ms uint32, body []byte) error) error {
 	header := append([]byte{0x17, 0, 0, 0, 0}, make([]byte, 10_000)...)
 	meta := append([]byte("\x02\x00\x0aonMetaData\x03\x00\x01a\x0c\x00\x01\x00\x00"), make([]byte, 1<<16)...)
@@ -48,7 +48,7 @@ func writeEnded(write func(typ uint8, ms uint32, body []byte) error) error {
 	return nil
 }
 
-// grown waits until no more than limit is taken beyond before.
+// grown waits until memory has grown by no more than limit since before.
 func grown(t *testing.T, before, limit int) {
 	t.Helper()
 	n := 0
@@ -59,8 +59,8 @@ func grown(t *testing.T, before, limit int) {
 	t.Logf("heap grown by %.1f MiB", float64(n)/(1<<20))
 }
 
-// One connection publishes 12 MiB, deletes the stream and publishes under another
-// name, again and again.
+// One connection publishes 12 MiB, deletes the stream and publishes under another name,
+// again and again.
 func TestFault31_OneConnectionPublishesAgainAndAgain(t *testing.T) {
 	s := newServer(t, forward.Config{})
 	addr := hosttest.ServeLoopback(t, s)
@@ -78,8 +78,8 @@ func TestFault31_OneConnectionPublishesAgainAndAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return len(s.Sources()) == 1 }, 10*time.Second, time.Millisecond)
 }
 
-// Players that wait for the next publish keep nothing of the last.
-func TestFault31_PlayersWaitBehindEndedStreams(t *testing.T) {
+// Players that wait for the next publish keep nothing of the previous one.
+func TestFault31_PlayersWaitAfterEndedStreams(t *testing.T) {
 	const players = 40
 	s := newServer(t, forward.Config{})
 	addr := hosttest.ServeLoopback(t, s)
@@ -98,7 +98,7 @@ func TestFault31_PlayersWaitBehindEndedStreams(t *testing.T) {
 	grown(t, before, endedLimit)
 }
 
-// A host keeps all that it has got of streams that have ended.
+// The host keeps every handle of streams that have ended.
 func TestFault31_HostKeepsEveryHandle(t *testing.T) {
 	const streams = 40
 	d := forwardtest.NewDestination(forwardtest.Script{Recorder: func() *forwardtest.Recorder {
@@ -113,7 +113,7 @@ func TestFault31_HostKeepsEveryHandle(t *testing.T) {
 		handles []any
 		group   errgroup.Group
 	)
-	group.SetLimit(4) // each waits for its receivers most of the time
+	group.SetLimit(4) // most of the time each waits for its receivers
 	for i := range streams {
 		group.Go(func() error {
 			pub, err := s.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
@@ -154,8 +154,8 @@ func TestFault31_HostKeepsEveryHandle(t *testing.T) {
 	}
 }
 
-// A Subscription is closed when it has not been read for DrainTimeout after the
-// end, and not before.
+// A Subscription is closed once it has not been read for DrainTimeout after the end,
+// not earlier.
 func TestSubscriptionAfterTheEnd(t *testing.T) {
 	inBubble(t, forward.Config{MergeWindow: -1}, func(b *bubble) {
 		p := b.PublishInProcess("s")
@@ -192,12 +192,12 @@ func TestSubscriptionAfterTheEnd(t *testing.T) {
 	})
 }
 
-// rawConn is a connection that publishes under one name after the other.
+// rawConn is a connection that publishes one name after the other.
 type rawConn struct {
 	t    *testing.T
 	nc   net.Conn
 	conn *rtmp.Conn
-	id   uint32 // of the message stream
+	id   uint32 // message stream id
 }
 
 const rawChunks = 60000

@@ -16,7 +16,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// publishAs connects a client with these properties and publishes live/s.
+// publishAs connects a client with these connect properties and publishes live/s.
 func publishAs(t *testing.T, s *forward.Server, properties amf.Object) {
 	nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func to(dests ...forward.Destination) forward.DestinationResolver {
 	return forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return dests, nil })
 }
 
-// advertised is what a session's connect says of Enhanced RTMP.
+// advertised returns the Enhanced RTMP properties of a session's connect.
 func advertised(t *testing.T, s *forwardtest.Session) map[string]any {
 	c, err := s.WaitCommand(t.Context(), "connect")
 	require.NoError(t, err)
@@ -82,8 +82,8 @@ func TestForwarderAdvertisesWhatTheStreamNeeds(t *testing.T) {
 	}
 }
 
-// An encoder that says nothing and sends it all the same: from the second
-// connection on the destination is told.
+// If an encoder does not advertise a codec but sends it, the destination is told from
+// the second connection on.
 func TestForwarderAdvertisesWhatItHasSeen(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -115,7 +115,7 @@ func TestForwarderAdvertisesWhatItHasSeen(t *testing.T) {
 				second, err := dest.WaitSession(t.Context(), 2)
 				require.NoError(t, err)
 				require.Equal(t, c.want, advertised(t, second))
-				require.Equal(t, 2, dials, "each attempt dials anew")
+				require.Equal(t, 2, dials, "each attempt dials")
 			})
 		})
 	}

@@ -32,7 +32,7 @@ func audio(body string) forwardtest.Message {
 	return forwardtest.Message{Type: forward.TagAudio, Payload: []byte(body)}
 }
 
-// enhancedForms are what Enhanced RTMP can send, each with the file of
+// enhancedForms are all packet forms of Enhanced RTMP, each with the file of
 // testdata/ertmp that shows it.
 var enhancedForms = map[string]string{
 	"HEVC":                                "hevc",
@@ -93,11 +93,11 @@ func TestEnhancedForms(t *testing.T) {
 	}
 }
 
-// recording is a file of testdata/ertmp; its README says how they are written.
+// recording is a file of testdata/ertmp. Its README describes the format.
 type recording struct {
 	messages packets
-	start    int         // where a receiver begins, with these before:
-	headers  map[int]int // from 1 on, the messages
+	start    int         // where a receiver starts, after these headers:
+	headers  map[int]int // the messages, from index 1
 }
 
 func readRecording(t *testing.T, file string) *recording {
@@ -152,7 +152,7 @@ func (r *recording) begin(t *testing.T, where, role, typ, ms string) {
 	r.messages = append(r.messages, m)
 }
 
-// someBytes reads "text", hexadecimal digits, or those and how often.
+// someBytes parses "text", hexadecimal digits, or digits with a repeat count.
 func someBytes(t *testing.T, where, s string) []byte {
 	if text, ok := strings.CutPrefix(s, `"`); ok {
 		text, ok = strings.CutSuffix(text, `"`)
@@ -170,9 +170,9 @@ func someBytes(t *testing.T, where, s string) []byte {
 	return b
 }
 
-// replay publishes the recording. It goes to a destination and a player that are
-// there from the start, to ones that come when all is sent, and for each
-// message to ones that hang at it and go on when all is sent.
+// replay publishes the recording. Its receivers are a destination and a player that are
+// there from the start, some that join after everything is sent, and for each message
+// some that stall at it and continue after everything is sent.
 func (r *recording) replay(t *testing.T) {
 	var network forwardtest.Network
 	dests := make(map[string]*forwardtest.Destination)
@@ -207,7 +207,7 @@ func (r *recording) replay(t *testing.T) {
 	require.NoError(t, err)
 	defer pub.Close()
 	player := play(nil)
-	var players []*forwardtest.Player // those that hang
+	var players []*forwardtest.Player // the stalled receivers
 	for _, v := range hangs {
 		players = append(players, play(v))
 	}
@@ -246,8 +246,8 @@ func (r *recording) replay(t *testing.T) {
 	}
 }
 
-// joined is what a receiver gets who begins at the start: the headers with its
-// time, except the metadata of a receiver that has got nothing before, which has 0.
+// joined is what a receiver gets that starts at the start message: the headers with its
+// timestamp, except the first metadata of a new receiver, which has 0.
 func (r *recording) joined(first bool) (all packets) {
 	for n := range len(r.headers) {
 		m := r.messages[r.headers[n+1]]
@@ -260,8 +260,8 @@ func (r *recording) joined(first bool) (all packets) {
 	return append(all, r.messages[r.start:]...)
 }
 
-// resumed is what one gets who has got all up to message n before going on at
-// the start: the headers only where one of them has been missed.
+// resumed is what a receiver gets that has received everything up to message n before
+// it continues at the start message: the headers only if it has missed one of them.
 func (r *recording) resumed(n int) packets {
 	got := slices.Clone(r.messages[:n+1])
 	for _, i := range r.headers {
@@ -272,7 +272,7 @@ func (r *recording) resumed(n int) packets {
 	return append(got, r.messages[r.start:]...)
 }
 
-// played is what a player gets of what a destination does.
+// played is what a player gets of what a destination gets.
 func played(all packets) (out packets) {
 	for _, m := range all {
 		m.Payload = bytes.TrimPrefix(m.Payload, []byte(setDataFrame))
@@ -281,8 +281,7 @@ func played(all packets) (out packets) {
 	return out
 }
 
-// valve holds back what is written to its connections while it is shut. The
-// nil valve is open.
+// valve blocks writes to its connections while it is shut. The nil valve is open.
 type valve chan struct{}
 
 func (v valve) shut() { v <- struct{}{} }
@@ -310,8 +309,7 @@ func pushed(m forwardtest.Message) forwardtest.Message {
 	return m
 }
 
-// payloads are the bodies of messages, shortened so that a difference can be
-// read.
+// payloads are the bodies of messages, shortened so that differences are readable.
 func payloads(all ...[]forwardtest.Message) (out []string) {
 	for _, part := range all {
 		for _, m := range part {

@@ -13,7 +13,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
-// What each of them takes TestFault23_MemoryOfHalfOpen measures.
+// TestFault23_MemoryOfHalfOpen measures the memory of each.
 func TestFault23_HalfOpenHandshakes(t *testing.T) {
 	const flood = 10_000
 	inBubble(t, forward.Config{}, func(b *bubble) {

@@ -25,7 +25,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// many gives the healthy destination and n faulty ones.
+// many returns the healthy destination and n faulty ones.
 func many(n int) forward.DestinationResolver {
 	urls := []string{"rtmp://healthy/live/" + canary}
 	for i := range n {
@@ -39,8 +39,8 @@ func median[T cmp.Ordered](v []T) T {
 	return v[len(v)/2]
 }
 
-// mostWithin is how many of the times, at most, are within d.
-func mostWithin(d time.Duration, times []time.Duration) (most int) {
+// mostInWindow returns the most times in any period of length d.
+func mostInWindow(d time.Duration, times []time.Duration) (most int) {
 	for i, from := range times {
 		n := 0
 		for n < len(times)-i && times[i+n] < from+d {
@@ -51,7 +51,7 @@ func mostWithin(d time.Duration, times []time.Duration) (most int) {
 	return most
 }
 
-// That the figures hold whatever the dice is in TestBackoff.
+// TestBackoff shows that the limits hold for all random delays.
 func TestFault01_Refused(t *testing.T) {
 	const n = 100
 	withFault(t, 1, forward.Config{Resolver: many(n)}, bitrate(10_000), nil, func(f *faulty) {
@@ -71,7 +71,7 @@ func TestFault01_Refused(t *testing.T) {
 			for first < len(attempts) && attempts[first] < time.Minute {
 				first++
 			}
-			firstMinute, later = append(firstMinute, first), append(later, mostWithin(time.Minute, attempts[first:]))
+			firstMinute, later = append(firstMinute, first), append(later, mostInWindow(time.Minute, attempts[first:]))
 		}
 		require.LessOrEqual(f, seen, 50*time.Millisecond)
 		require.LessOrEqual(f, slices.Max(firstMinute), 8)
@@ -99,8 +99,7 @@ func TestFault01_Refused(t *testing.T) {
 	})
 }
 
-// Each of the destinations is down for another time below 5 s, of which none is
-// more likely than the other.
+// Each destination is down for a different time below 5 s, evenly distributed.
 func TestFault01_ShortOutages(t *testing.T) {
 	const n, longest = 250, 5 * time.Second
 	urls := []string{"rtmp://healthy/live/" + canary}
@@ -131,7 +130,7 @@ func TestFault01_ShortOutages(t *testing.T) {
 	})
 }
 
-// blackHole dials in *in, where faulty answers nothing.
+// blackHole dials in *in; faulty does not answer.
 func blackHole(in **forwardtest.Network) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if !strings.HasPrefix(address, "faulty") {
@@ -142,7 +141,7 @@ func blackHole(in **forwardtest.Network) func(context.Context, string, string) (
 	}
 }
 
-// The next address after 300 ms is in TestDialer of internal/upstream.
+// TestDialer of internal/upstream tests the next address after 300 ms.
 func TestFault02_BlackHole(t *testing.T) {
 	var in *forwardtest.Network
 	withFault(t, 2, forward.Config{Dial: blackHole(&in)}, steady, func(b *bubble) { in = b.Net }, func(f *faulty) {
@@ -175,7 +174,7 @@ func TestFault03_NeverSpeaks(t *testing.T) {
 		errs, lost := f.states.losses(f.fwd)
 		require.Equal(f, forward.OpHandshake, errs[0].Op)
 		require.LessOrEqual(f, lost[0], 10*time.Second)
-		measured(3, "never speaks: given up after", "<= 10 s, state handshaking", "%v", lost[0])
+		measured(3, "sends nothing: given up after", "<= 10 s, state handshaking", "%v", lost[0])
 	})
 	tls := forward.Config{Resolver: forward.MustStatic("rtmp://healthy/live/"+canary, "rtmps://faulty:1935/live/"+canary)}
 	withFault(t, 3, tls, steady, at("faulty:1935", silent), func(f *faulty) {
@@ -193,12 +192,12 @@ func TestFault04_SetUpStops(t *testing.T) {
 		limit time.Duration
 	}{
 		{"tls", 5 * time.Second}, {"handshake", 5 * time.Second}, {"connect", 5 * time.Second},
-		{"createStream", 35 * time.Second}, {"publish", 35 * time.Second}, // they wait for the server's hooks
+		{"createStream", 35 * time.Second}, {"publish", 35 * time.Second}, // the answers wait for the server's hooks
 	} {
 		step, limit := row.step, row.limit
 		for _, how := range []forwardtest.Step{{Silent: true}, {Delay: limit + 10*time.Second}} {
 			cfg, at := forward.Config{}, at("faulty:1935", script(step, how), forwardtest.Script{})
-			if step == "tls" { // its hello is answered like a handshake
+			if step == "tls" { // its ClientHello is answered like a handshake
 				cfg.Resolver = forward.MustStatic("rtmp://healthy/live/key", "rtmps://faulty:1935/live/key")
 				at = func(b *bubble) { b.Destination("faulty:1935", script("handshake", how)) }
 			}
@@ -218,7 +217,7 @@ func TestFault04_SetUpStops(t *testing.T) {
 			})
 		}
 	}
-	// Each step of them takes 4 s.
+	// Each step takes 4 s.
 	slow := forwardtest.Step{Delay: 4 * time.Second}
 	for _, row := range [][]string{
 		{"handshake", "connect", "createStream", "publish"},
@@ -252,8 +251,8 @@ func TestFault04_SetUpStops(t *testing.T) {
 			measured(4, strings.Join(row, ", ")+" take 4 s each", "publishing", "publishing")
 		})
 	}
-	// Hooks may take long before createStream or publish is answered, which
-	// have their time together, and before connect is where it is known.
+	// Hooks may delay the answers to createStream and publish, which share a timeout,
+	// and the answer to connect of servers known for it.
 	for _, row := range []struct {
 		d                              forward.Destination
 		connect, createStream, Publish time.Duration
@@ -290,11 +289,11 @@ func TestFault04_SetUpStops(t *testing.T) {
 	}
 }
 
-// In memory a connection takes 64 KiB that nobody reads.
+// In memory a connection buffers 64 KiB that nobody reads.
 func TestFault05_NeverReads(t *testing.T) {
 	for _, row := range []struct {
 		rate    int
-		stalled time.Duration // 0: not asked for
+		stalled time.Duration // 0: not checked
 	}{{8_000_000, 3 * time.Second}, {250_000, 12 * time.Second}, {64_000, 0}} {
 		stall := forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 4000}}}
 		withFault(t, 5, forward.Config{}, bitrate(row.rate), at("faulty:1935", stall, forwardtest.Script{}), func(f *faulty) {
@@ -324,8 +323,8 @@ func TestFault05_NeverReads(t *testing.T) {
 	}
 }
 
-// What the connection itself holds, 64 KiB in memory, counts: at half of
-// 250 kbit/s that is 4.2 s.
+// The connection's own buffer counts, 64 KiB in memory: at half of 250 kbit/s that is
+// 4.2 s.
 func TestFault06_ReadsHalfTheRate(t *testing.T) {
 	for _, rate := range []int{250_000, 500_000, 1_000_000, 4_000_000} {
 		readsHalf(t, rate)
@@ -356,17 +355,17 @@ func readsHalf(t *testing.T, rate int) {
 		require.Equal(f, uint64(1), st.Connects)
 		require.Positive(f, r.Missing)
 		require.Positive(f, st.DroppedLate)
-		require.Zero(f, st.DroppedNoKeyframe, "it goes on at keyframes")
+		require.Zero(f, st.DroppedNoKeyframe, "it continues at keyframes")
 		require.LessOrEqual(f, behind, 10*time.Second)
 		what := fmt.Sprintf("reads half of %d kbit/s: ", rate/1000)
-		measured(6, what+"behind at most", "<= 10 s", "%v", behind.Round(time.Millisecond))
+		measured(6, what+"late at most", "<= 10 s", "%v", behind.Round(time.Millisecond))
 		measured(6, what+"at the receiver", "whole runs to a keyframe", "%d of %d frames in %d gaps, all decodable",
 			r.Frames, r.Frames+r.Missing, r.Gaps)
 	})
 }
 
-// Each connection is cut one byte later than the one before, through set-up,
-// headers and the first frames.
+// Each connection is cut one byte later than the previous one, through set-up, headers
+// and the first frames.
 func TestFault07_ResetInsideAMessage(t *testing.T) {
 	const from, to = 3200, 4800
 	var scripts []forwardtest.Script
@@ -396,9 +395,9 @@ func TestFault07_ResetInsideAMessage(t *testing.T) {
 	})
 }
 
-// The policy, from 10 s doubled up to 5 min, makes 12 attempts an hour at the
-// least, and 17 in the first one at the most. The 6 asked for contradict it: a
-// host that wants them says so, see TestFault08_HostDecides.
+// The delay after a refusal doubles from 10 s up to 5 min: at least 12 attempts per
+// hour, and at most 17 in the first one. A host that wants at most 6 sets Config.Retry,
+// see TestFault08_HostDecides.
 func TestFault08_Refusals(t *testing.T) {
 	tries := 0
 	for _, row := range []struct {
@@ -453,7 +452,7 @@ func TestFault08_Refusals(t *testing.T) {
 	}
 }
 
-// Config.Retry has the last word.
+// Config.Retry overrides the delays.
 func TestFault08_HostDecides(t *testing.T) {
 	refuse := script("publish", forwardtest.Step{Refuse: "NetStream.Publish.BadName"})
 	decide := func(d time.Duration, asked chan forward.RetryInfo) forward.Config {
@@ -470,7 +469,7 @@ func TestFault08_HostDecides(t *testing.T) {
 		time.Sleep(time.Hour - time.Second)
 		tries := len(f.states.of(f.fwd, forward.StateConnecting))
 		require.LessOrEqual(f, tries, 6)
-		measured(8, "refused for good, the host says 10 min: in an hour", "<= 6", "%d", tries)
+		measured(8, "refused for good, Config.Retry returns 10 min: attempts in an hour", "<= 6", "%d", tries)
 		next := f.fwd.Stats().NextAttempt
 		require.Equal(f, time.Second, time.Until(next))
 		require.Len(f, asked, tries)
@@ -485,7 +484,7 @@ func TestFault08_HostDecides(t *testing.T) {
 			require.GreaterOrEqual(f, r.Delay, max(d/2, 10*time.Second))
 		}
 	})
-	// Zero is the delay proposed, and so is a panic.
+	// Zero selects the proposed delay, and so does a panic.
 	for name, retry := range map[string]func(forward.RetryInfo) time.Duration{
 		"none":   nil,
 		"zero":   func(forward.RetryInfo) time.Duration { return 0 },
@@ -496,7 +495,7 @@ func TestFault08_HostDecides(t *testing.T) {
 			require.GreaterOrEqual(f, len(f.delays(f.fwd)), 7, name)
 		})
 	}
-	// A negative one gives up, except on new destinations.
+	// A negative delay gives up, but new destinations are still tried.
 	for _, how := range []string{"Update", "Refresh", "Shutdown"} {
 		asked := make(chan forward.RetryInfo, 100)
 		resolver := &fakeResolver{Dests: []forward.Destination{{URL: "rtmp://healthy/live/key"}, {URL: "rtmp://faulty/live/key"}}}
@@ -535,8 +534,8 @@ func TestFault08_HostDecides(t *testing.T) {
 	}
 }
 
-// A destination that closes 2 s after each publish, and one that does so at
-// once: each makes the stream start over for its viewers.
+// One destination closes 2 s after each publish, another one immediately. Each
+// reconnect makes the stream start over for its viewers.
 func TestFault09_ClosesAfterEachGOP(t *testing.T) {
 	const n = 40
 	for _, lasts := range []time.Duration{2 * time.Second, 0} {
@@ -570,15 +569,15 @@ func TestFault10_Flaps(t *testing.T) {
 		}
 		attempts := len(f.states.of(f.fwd, forward.StateConnecting))
 		require.LessOrEqual(f, attempts, 12*12)
-		connects := mostWithin(5*time.Minute, f.states.of(f.fwd, forward.StatePublishing))
+		connects := mostInWindow(5*time.Minute, f.states.of(f.fwd, forward.StatePublishing))
 		require.LessOrEqual(f, connects, 12)
 		n := len(lines.Lines("faulty"))
 		require.LessOrEqual(f, n, 60)
 		measured(10, "flaps for 1 h: attempts", "as #9: <= 12 in 5 min", "%.1f in 5 min, %d of them connect at most", float64(attempts)/12, connects)
 		measured(10, "flaps for 1 h: log lines", "<= 60", "%d", n)
 
-		// Each change is in a line or counted by one, and the last line is
-		// how it is.
+		// Each change is in a line or counted by one, and the last line shows the
+		// current state.
 		f.Destination("faulty:1935")
 		time.Sleep(3 * time.Minute)
 		require.Equal(f, forward.StatePublishing, f.fwd.Stats().State)
@@ -610,7 +609,7 @@ func TestFault10_Flaps(t *testing.T) {
 	})
 }
 
-// A destination that stays down is one line, and one when it is back.
+// A destination that stays down causes one line, and one when it is back.
 func TestFault10_StaysDown(t *testing.T) {
 	var lines logtest.Buffer
 	cfg := forward.Config{Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil))}
@@ -624,7 +623,7 @@ func TestFault10_StaysDown(t *testing.T) {
 	})
 }
 
-// The name is resolved again: the dialer gets it at each attempt.
+// Each attempt passes the name to the dialer, so it is resolved again.
 func TestFault11_DNS(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -659,7 +658,7 @@ func TestFault11_DNS(t *testing.T) {
 			took := lost[0] - f.states.of(f.fwd, forward.StateConnecting)[0]
 			require.LessOrEqual(f, took, 5*time.Second)
 			require.Equal(f, 3, asked)
-			require.Equal(f, forward.StatePublishing, f.fwd.Stats().State, "the name leads somewhere now")
+			require.Equal(f, forward.StatePublishing, f.fwd.Stats().State, "the name resolves now")
 			measured(11, "DNS "+row.name+": given up after", "inside the dial's 5 s, asked again", "%v", took)
 		})
 	}
@@ -702,13 +701,13 @@ func TestFault12_OddDestination(t *testing.T) {
 	measured(12, "odd destinations: chunk sizes, pings, floods", "answered or ended, <= 64 KiB kept", "11 kinds, limits as before accept")
 }
 
-// 64 destinations that take nothing share one log.
+// 64 destinations that read nothing share one log.
 func TestFault13_NobodyReads(t *testing.T) {
 	const n, limit = 64, 4 << 20
 	cfg := forward.Config{Resolver: many(n), MaxBytes: limit, MaxLatency: time.Hour, WriteTimeout: time.Hour}
 	stall := forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 4000}}}
 	media := bitrate(4_000_000)
-	media.KeyframeInterval = time.Hour // nothing may be dropped for a keyframe
+	media.KeyframeInterval = time.Hour // no message may be dropped for a keyframe
 	withFault(t, 13, cfg, media, at("faulty:1935", stall), func(f *faulty) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()

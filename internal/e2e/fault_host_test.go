@@ -23,9 +23,9 @@ import (
 	"github.com/rtmp-forward/forward/srs"
 )
 
-// gauge is a backend that says how many questions were under way at once.
+// gauge is a backend that counts its concurrent requests.
 type gauge struct {
-	takes time.Duration // for each answer
+	takes time.Duration // time for each answer
 	reply string
 
 	mu               sync.Mutex
@@ -51,16 +51,16 @@ func (g *gauge) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// The figure of 64 in flight is MaxQuestions here. By default it is 512: a
-// backend that takes 1 s is to have answered 1000 within 3 s, as in
-// TestThousandPublishesAtOnce, for which it takes 334. Who waits is bounded by
-// Limits.Streams, by Timeout, and by the queue of TestHook_Busy.
+// The limit of 64 in flight is MaxQuestions here. Its default is 512: a backend that
+// takes 1 s must answer 1000 requests within 3 s, as in TestThousandPublishesAtOnce,
+// which needs 334. Limits.Streams, Timeout and the queue of TestHook_Busy bound the
+// waiting requests.
 func TestFault16_HookStorm(t *testing.T) {
 	const publishes, streams, turns = 1000, 900, 64
 	for _, row := range []struct {
 		name     string
 		takes    time.Duration
-		accepted int // by each of two callbacks
+		accepted int // for each of two callbacks
 		within   time.Duration
 	}{
 		{"100 ms an answer", 100 * time.Millisecond, streams, 3 * time.Second},
@@ -128,16 +128,16 @@ func TestFault16_HookStorm(t *testing.T) {
 			require.LessOrEqual(b, max(ask.most, where.most), turns)
 			require.Equal(b, turns, ask.most)
 			require.Equal(b, publishes-streams, noRoom, "the queue is bounded")
-			require.Equal(b, noRoom, atOnce, "a client that does not fit is told so")
+			require.Equal(b, noRoom, atOnce, "a client beyond the queue is told so")
 			require.Equal(b, row.accepted, accepted)
 			if row.accepted == 0 {
-				// Turns come, and waiting ends, at the same instant.
-				require.GreaterOrEqual(b, busy, streams-2*turns, "who has not got a turn is told so")
+				// Slots are freed and the wait ends at the same instant.
+				require.GreaterOrEqual(b, busy, streams-2*turns, "a client that times out in the queue is told so")
 			}
 			require.LessOrEqual(b, last, row.within)
 			noteIsolation(others.Check())
-			measured(16, "1000 publishes at once, "+row.name, "<= 64 in flight, queue bounded",
-				"%d and %d in flight, %d accepted, %d busy, %d told at once, all in %v", ask.most, where.most, accepted, busy, noRoom, last)
+			measured(16, "1000 concurrent publishes, "+row.name, "<= 64 in flight, queue bounded",
+				"%d and %d in flight, %d accepted, %d busy, %d refused immediately, all in %v", ask.most, where.most, accepted, busy, noRoom, last)
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -152,11 +152,11 @@ func TestFault16_HookStorm(t *testing.T) {
 		}
 		wg.Wait()
 		require.Equal(t, 1, g.asked)
-		measured(16, "1000 equal questions at once", "singleflight where equal", "%d asked (Cached)", g.asked)
+		measured(16, "1000 equal concurrent requests", "singleflight where equal", "%d asked (Cached)", g.asked)
 	})
 }
 
-// elsewhere is a request from an address of its own, by the stream's number.
+// elsewhere is a request whose address is derived from the stream's number.
 func elsewhere(r *forward.PublishRequest) *forward.PublishRequest {
 	req := *r
 	n, _ := strconv.Atoi(r.Stream)
@@ -207,8 +207,8 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 	}
 }
 
-// What an answer may be is in the tests of resolve.HTTP and the fuzz target of its
-// decoder; here are those that cost.
+// The tests and the fuzz target of resolve.HTTP cover the forms of answers. This test
+// covers the expensive ones.
 func TestFault15_HookTalksNonsense(t *testing.T) {
 	for name, body := range map[string]io.Reader{
 		"garbage":         strings.NewReader("<html>"),
@@ -249,8 +249,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// bodyOf ends with its request, as http.Transport's does. Without a Reader it
-// is a space each second.
+// bodyOf ends with its request, like http.Transport's body. Without a Reader it is one
+// space per second.
 type bodyOf struct {
 	ctx context.Context
 	io.Reader
@@ -284,6 +284,6 @@ func TestFault26_HostPanics(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		noteIsolation(others.Check())
-		measured(26, "host panics (each hook: TestPanicsOfTheHost)", "the session ends, others R0", "as asked")
+		measured(26, "host panics (each hook: TestPanicsOfTheHost)", "the session ends, R0 for others", "as asked")
 	})
 }

@@ -38,7 +38,7 @@ func TestFault21_ShutdownInFullFlight(t *testing.T) {
 		go func() { done <- b.Server.Shutdown(b.Ctx) }()
 		synctest.Wait()
 		_, err := b.Net.Dial(b.Ctx, "", "server:1935")
-		require.ErrorIs(b, err, syscall.ECONNREFUSED, "the listener is closed at once")
+		require.ErrorIs(b, err, syscall.ECONNREFUSED, "the listener is closed immediately")
 		require.NoError(b, <-done)
 		took := time.Since(began)
 		require.LessOrEqual(b, took, 5*time.Second)
@@ -56,7 +56,7 @@ func TestFault21_ShutdownInFullFlight(t *testing.T) {
 	})
 }
 
-// A stream that comes back is refused at connect, under whatever name.
+// A stream that comes back is refused at connect, under any name.
 func TestFault27_Loops(t *testing.T) {
 	for _, row := range []struct{ name, to, back string }{
 		{"A to A", "rtmp://server/live/[stream]", ""},
@@ -90,8 +90,8 @@ func TestFault27_Loops(t *testing.T) {
 	}
 }
 
-// failing is a listener whose Accept fails so often, each time with what next
-// gives.
+// failing is a listener whose Accept fails a number of times, each time with the error
+// that next returns.
 type failing struct {
 	net.Listener
 	next func() error
@@ -147,7 +147,7 @@ func TestFault24_AcceptFails(t *testing.T) {
 			}
 		})
 	}
-	// Failures and successes in turn are logged once a second, too.
+	// Alternating failures and successes are logged once a second, too.
 	var lines atomic.Int64
 	inBubble(t, forward.Config{Logger: logtest.Count(&lines, slog.LevelWarn, "accept")}, func(b *bubble) {
 		inner, err := b.Net.Listen("failing:1935")
@@ -167,7 +167,7 @@ func TestFault24_AcceptFails(t *testing.T) {
 		}
 		require.LessOrEqual(b, lines.Load(), int64(3))
 	})
-	// A listener that was closed by others ends Serve.
+	// If other code closes the listener, Serve returns.
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		l, err := b.Net.Listen("closed:1935")
 		require.NoError(b, err)

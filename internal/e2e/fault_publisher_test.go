@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// An encoder that reconnects may be faster than the end of its old connection.
+// An encoder may reconnect before the server notices the end of its old connection.
 func TestFault19_OldEndSeenLate(t *testing.T) {
 	var got calls
 	cfg := forward.Config{Hooks: got.Hooks(), Resolver: forward.MustStatic("rtmp://a/live/key")}
@@ -32,7 +32,7 @@ func TestFault19_OldEndSeenLate(t *testing.T) {
 		}
 		require.Equal(b, 20, got.Get()["publish"])
 
-		// One that stays is not asked about the second one.
+		// The hooks are not called for the second publisher while the first stays.
 		p := b.Publish("live/s")
 		began := time.Now()
 		_, err := b.Client("live/s").Publish(b.Ctx)
@@ -43,8 +43,8 @@ func TestFault19_OldEndSeenLate(t *testing.T) {
 	})
 }
 
-// Encoders that come back at once, ten thousand times in all. One of the
-// streams goes to a destination, too.
+// Encoders come back immediately, ten thousand times in all. One of the streams goes to
+// a destination, too.
 func TestFault19_Churn(t *testing.T) {
 	t.Parallel()
 	const streams, each = 4, 2500
@@ -81,7 +81,7 @@ func TestFault19_Churn(t *testing.T) {
 			require.NoError(b, s.Recorder().Err())
 			require.Equal(b, uint64(2), s.Recorder().Report().Last)
 		}
-		measured(19, "republished at once, 4 streams", "10000 times under -race", "%d of %d", streams*each, streams*each)
+		measured(19, "republished immediately, 4 streams", "10000 times under -race", "%d of %d", streams*each, streams*each)
 	})
 }
 
@@ -101,13 +101,13 @@ func TestFault17_PublisherVanishes(t *testing.T) {
 		require.NoError(b, err)
 		require.LessOrEqual(b, took, 10*time.Second)
 		require.Nil(b, b.Server.Source("live/"+canary))
-		measured(17, "publisher vanishes: destinations told after", "<= 10 s", "%v", took)
+		measured(17, "publisher vanishes: destinations notified after", "<= 10 s", "%v", took)
 		noteIsolation(others.Check())
 	})
 }
 
-// A publisher as fast as it is taken: it is held back for who makes progress,
-// not for who makes none.
+// A publisher sends as fast as the server reads. It is held back for receivers that
+// make progress, not for those that make none.
 func TestFault18_FasterThanRealTime(t *testing.T) {
 	for _, row := range []struct {
 		media  forwardtest.Media
@@ -116,11 +116,11 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 	}{
 		{forwardtest.Media{ID: 2}, 2 * time.Minute, 1 << 20},
 		{forwardtest.Media{ID: 2, VideoBitrate: -1, AudioBitrate: 16000}, 2 * time.Minute, 1 << 20},
-		// 512 KiB, the backlog that is waited for, last longer than a receiver
-		// may lag.
+		// The 512 KiB of backlog that is waited for lasts longer than a receiver may
+		// lag.
 		{forwardtest.Media{ID: 2, VideoBitrate: 400_000, AudioBitrate: -1, KeyframeInterval: time.Second}, 2 * time.Minute, 66_000},
-		// 2 s, by which a publisher may be early, are more bytes than a
-		// receiver may lag.
+		// The 2 s by which a publisher may be early are more bytes than a receiver may
+		// lag.
 		{forwardtest.Media{ID: 2, VideoBitrate: 80_000_000, AudioBitrate: -1, KeyframeInterval: time.Second / 2}, 6 * time.Second, 12 << 20},
 	} {
 		media, length := row.media, row.length
@@ -133,7 +133,7 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 			began := time.Now()
 			require.NoError(b, p.Send(b.Ctx, media.Messages(length), 0))
 			took := time.Since(began)
-			time.Sleep(20 * time.Second) // for what is under way
+			time.Sleep(20 * time.Second) // allowance for bytes in flight
 			require.NoError(b, p.Unpublish())
 			_, err := s.WaitCommand(b.Ctx, "deleteStream")
 			require.NoError(b, err)
@@ -142,7 +142,7 @@ func TestFault18_FasterThanRealTime(t *testing.T) {
 			require.Equal(b, uint64(1), r.First)
 			require.Equal(b, uint64(r.Frames), r.Last)
 			require.Less(b, took, length)
-			measured(18, fmt.Sprintf("as fast as it is taken, %v of media, %d kB/s", length, row.rate/1000), "nothing lost, bounded by bytes",
+			measured(18, fmt.Sprintf("as fast as the server reads, %v of media, %d kB/s", length, row.rate/1000), "nothing lost, bounded by bytes",
 				"%d frames, 0 lost, in %v", r.Frames, took.Round(time.Second))
 		})
 	}
@@ -180,11 +180,11 @@ func TestFault19_RepublishAtOnce(t *testing.T) {
 			require.Equal(b, "deleteStream", names(s)[len(names(s))-1])
 		}
 		require.LessOrEqual(b, longest, 200*time.Millisecond)
-		measured(19, "republished at once: accepted", "100 of 100, <= 200 ms", "100 of 100, %v", longest)
+		measured(19, "republished immediately: accepted", "100 of 100, <= 200 ms", "100 of 100, %v", longest)
 	})
 }
 
-// The policy that lets the second one take over is not there.
+// Without Takeover.
 func TestFault20_SecondPublisher(t *testing.T) {
 	var got calls
 	cfg := forward.Config{Hooks: got.Hooks(), Resolver: forward.MustStatic("rtmp://healthy/live/" + canary)}
@@ -208,9 +208,8 @@ func TestFault20_SecondPublisher(t *testing.T) {
 	})
 }
 
-// A publisher's times are passed on, modulo 2^32, also where they jump ahead;
-// where they are set back they go on from where they were, audio and video
-// alike.
+// A publisher's timestamps pass unchanged, modulo 2^32, also where they jump ahead.
+// Where they are set back they continue from where they were, audio and video alike.
 func TestFault22_Times(t *testing.T) {
 	for _, start := range []uint32{1<<24 - 500, 1<<31 - 500, 1<<32 - 500} {
 		inBubble(t, forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
@@ -231,8 +230,8 @@ func TestFault22_Times(t *testing.T) {
 		first uint32 // from the last audio before it to the first video after it,
 		next  uint32 // and to the first audio from there
 	}{
-		// By itself the first video may be out of line: it goes out with the
-		// time of the video before it.
+		// The first video message alone may be an outlier: it gets the timestamp of the
+		// video message before it.
 		{3_600_000, false, 1<<32 - 20, 3_600_060}, {-3_600_000, false, 1<<32 - 20, 60},
 		{-3_600_000, true, 1<<32 - 3_599_980, 20},
 	} {
@@ -279,5 +278,5 @@ func TestFault22_Times(t *testing.T) {
 			}
 		})
 	}
-	measured(22, "times wrap at 2^24, 2^31, 2^32, jump by 1 h, are set back by 1 h", "no disconnect, monotonic", "0 disconnects, monotonic")
+	measured(22, "timestamps wrap at 2^24, 2^31, 2^32, jump by 1 h, are set back by 1 h", "no disconnect, monotonic", "0 disconnects, monotonic")
 }

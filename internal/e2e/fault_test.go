@@ -14,17 +14,16 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// faulty is a stream that goes to a healthy destination, and to one that is
-// not.
+// faulty is a stream with a healthy and a faulty destination.
 type faulty struct {
 	*bubble
-	fwd    *forward.Forwarder // to the faulty one
+	fwd    *forward.Forwarder // frames for the faulty destination
 	pub    *forwardtest.Publisher
 	others *isolation
 	states *states
 }
 
-// states notes what OnForward tells of the faulty destinations.
+// states records what OnForward reports about the faulty destinations.
 type states struct {
 	mu    sync.Mutex
 	began time.Time
@@ -47,7 +46,7 @@ func (s *states) note(f *forward.Forwarder, state forward.State, err error) {
 	s.all = append(s.all, change{f, state, time.Since(s.began), err})
 }
 
-// of returns when f was in a state.
+// of returns the times at which f entered a state.
 func (s *states) of(f *forward.Forwarder, state forward.State) (at []time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +58,7 @@ func (s *states) of(f *forward.Forwarder, state forward.State) (at []time.Durati
 	return at
 }
 
-// hostOf is where f leads, with the port if its URL has one.
+// hostOf is the host of f's URL, with the port if there is one.
 func hostOf(f *forward.Forwarder) string { return hostOfURL(f.Destination().URL) }
 
 func hostOfURL(text string) string {
@@ -70,7 +69,7 @@ func hostOfURL(text string) string {
 	return u.Host
 }
 
-// losses returns the errors of f's attempts, and when each came.
+// losses returns the errors of f's attempts with their times.
 func (s *states) losses(f *forward.Forwarder) (errs []*forward.DestinationError, at []time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,9 +82,8 @@ func (s *states) losses(f *forward.Forwarder) (errs []*forward.DestinationError,
 	return errs, at
 }
 
-// withFault runs f while the stream goes to faulty:1935, too. What listens
-// there is made by prepare. Rule R0 is checked at the end, and its measure
-// noted.
+// withFault runs f while the stream also goes to faulty:1935. prepare makes the
+// listener there. At the end withFault checks rule R0 and records its measurement.
 func withFault(t *testing.T, row int, cfg forward.Config, media forwardtest.Media, prepare func(b *bubble), f func(f *faulty)) {
 	t.Helper()
 	st := &states{}
@@ -123,8 +121,8 @@ func at(address string, scripts ...forwardtest.Script) func(b *bubble) {
 	return func(b *bubble) { b.Destination(address, scripts...) }
 }
 
-// delays requires of each delay before an attempt that it is between half of
-// what the policy says and all of it, from the first on doubled.
+// delays requires that the delay before each attempt is between half and all of the
+// policy's, which doubles from the first on.
 func (f *faulty) delays(fwd *forward.Forwarder) (attempts []time.Duration) {
 	f.Helper()
 	attempts = f.states.of(fwd, forward.StateConnecting)
@@ -137,14 +135,14 @@ func (f *faulty) delays(fwd *forward.Forwarder) (attempts []time.Duration) {
 	return attempts
 }
 
-// bitrate is a stream of so many bit/s.
+// bitrate is a stream of this many bit/s.
 func bitrate(n int) forwardtest.Media {
 	m := steady
 	m.VideoBitrate = n
 	return m
 }
 
-// heap is how many bytes are in use, with those of stacks.
+// heap is how many bytes are in use, including stacks.
 func heap() int {
 	runtime.GC()
 	var m runtime.MemStats

@@ -19,11 +19,11 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// manner is what a server does with a form that it does not take; nil takes it.
-// n counts the connections, from 1.
+// manner is how a server reacts to a form of the handshake that it rejects; nil accepts
+// it. n counts the connections from 1.
 type manner func(n int, digest bool) func(nc net.Conn)
 
-// takesOnly takes one form, and does this with the other.
+// takesOnly accepts one form and reacts to the other with m.
 func takesOnly(digest bool, other func(net.Conn)) manner {
 	return func(_ int, is bool) func(net.Conn) {
 		if is == digest {
@@ -35,14 +35,13 @@ func takesOnly(digest bool, other func(net.Conn)) manner {
 
 func never(do func(net.Conn)) manner { return func(int, bool) func(net.Conn) { return do } }
 
-// picky is a listener in front of a server that does not take each form of the
-// handshake.
+// picky is a listener in front of a server that rejects some forms of the handshake.
 type picky struct {
 	net.Listener
 	refuse manner
 
 	mu    sync.Mutex
-	forms string // of the handshakes so far: p is plain, d has digests
+	forms string // the handshakes so far: p is plain, d has digests
 }
 
 func (l *picky) Accept() (net.Conn, error) {
@@ -53,14 +52,14 @@ func (l *picky) Accept() (net.Conn, error) {
 	return &pickyConn{Conn: nc, l: l}, nil
 }
 
-// seen are the forms of the handshakes so far.
+// seen returns the forms of the handshakes so far.
 func (l *picky) seen() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.forms
 }
 
-// judge says what is done with C0 and C1.
+// judge returns the reaction to C0 and C1.
 func (l *picky) judge(c []byte) func(net.Conn) {
 	digest := !bytes.Equal(c[5:9], make([]byte, 4))
 	l.mu.Lock()
@@ -73,7 +72,7 @@ func (l *picky) judge(c []byte) func(net.Conn) {
 	return l.refuse(len(l.forms), digest)
 }
 
-// pickyConn looks at C0 and C1 before anybody else does.
+// pickyConn inspects C0 and C1 before the server does.
 type pickyConn struct {
 	net.Conn
 	l    *picky
@@ -99,7 +98,7 @@ func (c *pickyConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// What servers do with a handshake that they do not take.
+// Reactions of servers to a handshake that they reject.
 func hangsUp(nc net.Conn) { nc.Close() }
 
 func hangsUpAfter(d time.Duration) func(net.Conn) {
@@ -125,8 +124,7 @@ func resets(nc net.Conn) {
 	nc.(interface{ Reset() error }).Reset()
 }
 
-// pickyAt is a destination with these manners at an address; one at port 443 has
-// TLS.
+// pickyAt is a destination with these reactions at an address. Port 443 has TLS.
 func pickyAt(b *bubble, address string, refuse manner, scripts ...forwardtest.Script) (*forwardtest.Destination, *picky) {
 	b.Helper()
 	l, err := b.Net.Listen(address)
@@ -153,7 +151,7 @@ func forwardTo(b *bubble, d forward.Destination) *forward.Forwarder {
 	return f
 }
 
-// lastLoss is why the last attempt has failed.
+// lastLoss is the error of the last attempt.
 func lastLoss(t testing.TB, f *forward.Forwarder) *forward.DestinationError {
 	t.Helper()
 	var de *forward.DestinationError
@@ -162,8 +160,8 @@ func lastLoss(t testing.TB, f *forward.Forwarder) *forward.DestinationError {
 	return de
 }
 
-// A destination that breaks off one form of the handshake gets the other at
-// once, on a new connection, and from then on first.
+// A destination that breaks off one form of the handshake immediately gets the other
+// one, on a new connection, and gets it first from then on.
 func TestHandshakeInTheOtherForm(t *testing.T) {
 	for name, url := range map[string]string{"rtmp": "rtmp://dest/live/" + canary, "rtmps": "rtmps://dest/live/" + canary} {
 		for _, c := range []struct {
@@ -171,7 +169,7 @@ func TestHandshakeInTheOtherForm(t *testing.T) {
 			first   bool // Destination.DigestHandshake
 			refuse  manner
 			forms   string
-			Publish int // which connection publishes
+			Publish int // the connection that publishes
 		}{
 			{"takes both", false, never(nil), "p", 1},
 			{"takes both, digests first", true, never(nil), "d", 1},
@@ -216,8 +214,8 @@ func TestHandshakeInTheOtherForm(t *testing.T) {
 	}
 }
 
-// One that is silent has used up its time: the other form is for the next
-// attempt.
+// A silent destination uses up the attempt's time, so the next attempt tries the other
+// form.
 func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 	for name, url := range map[string]string{"dest:1935": "rtmp://dest/live/" + canary, "dest:443": "rtmps://dest/live/" + canary} {
 		for _, digest := range []bool{true, false} {
@@ -243,7 +241,7 @@ func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 			})
 		}
 	}
-	// A form for which there was no time is not passed over.
+	// A form for which there was no time is not skipped.
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		d, seen := pickyAt(b, "dest:1935", func(n int, digest bool) func(net.Conn) {
 			switch {
@@ -262,8 +260,8 @@ func TestHandshakeInTheOtherFormNextTime(t *testing.T) {
 	})
 }
 
-// Where neither form is taken, an attempt has at most two connections, and one
-// error: that of the first form.
+// If neither form is accepted, an attempt has at most two connections and one error,
+// that of the first form.
 func TestHandshakeInNeitherForm(t *testing.T) {
 	version := says("\x06" + string(make([]byte, 3072)))
 	for _, c := range []struct {
@@ -310,14 +308,14 @@ func TestHandshakeInNeitherForm(t *testing.T) {
 				require.Len(b, d.Sessions(), 2*len(errs))
 				require.EqualValues(b, 2*len(errs), f.Stats().Connects)
 				if c.name == "closes" {
-					measured(1, "accepts and closes at once: attempts in the first 60 s", "<= 8, of 2 connects", "%d, of 2", len(errs))
+					measured(1, "accepts and closes immediately: attempts in the first 60 s", "<= 8, of 2 connects", "%d, of 2", len(errs))
 				}
 			})
 		})
 	}
 }
 
-// What says nothing about the form has no second connection.
+// Errors unrelated to the form of the handshake cause no second connection.
 func TestHandshakeNotInTheOtherForm(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
@@ -351,7 +349,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			})
 		})
 	}
-	// Nor does it matter what comes once it has worked.
+	// Neither does an error after a successful handshake.
 	t.Run("it has worked", func(t *testing.T) {
 		inBubble(t, forward.Config{}, func(b *bubble) {
 			d, seen := pickyAt(b, "dest:1935", func(n int, _ bool) func(net.Conn) {
@@ -370,7 +368,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 			require.EqualValues(b, 5, f.Stats().Connects)
 		})
 	})
-	// With TLS 1.3 it shows in the handshake that a certificate is refused.
+	// With TLS 1.3 a refused certificate is noticed during the handshake.
 	t.Run("alert", func(t *testing.T) {
 		inBubble(t, forward.Config{}, func(b *bubble) {
 			l, err := b.Net.Listen("dest:443")
@@ -433,7 +431,7 @@ func TestHandshakeNotInTheOtherForm(t *testing.T) {
 	})
 }
 
-// The second connection has what the first has left of the time.
+// The second connection has the rest of the first one's time.
 func TestHandshakeInTheOtherFormInTime(t *testing.T) {
 	inTime := func(t *testing.T, limit time.Duration, op, text string, refuse manner, scripts ...forwardtest.Script) {
 		inBubble(t, forward.Config{}, func(b *bubble) {
@@ -468,7 +466,7 @@ func TestHandshakeInTheOtherFormInTime(t *testing.T) {
 		forwardtest.Script{}, forwardtest.Script{Steps: map[string]forwardtest.Step{"handshake": {Delay: 4 * time.Second}, "connect": {Silent: true}}})
 }
 
-// Where there is no second connection, the first says why.
+// Without a second connection, the error is that of the first.
 func TestHandshakeInTheOtherFormNotReached(t *testing.T) {
 	for _, c := range []struct {
 		dial func(context.Context) error
@@ -500,8 +498,8 @@ func TestHandshakeInTheOtherFormNotReached(t *testing.T) {
 	}
 }
 
-// Each place has its own form, and its own time.
-func TestHandshakeElsewhere(t *testing.T) {
+// Each destination has its own form and its own time.
+func TestHandshakeFormsOfSeveralDestinations(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		to := sending("rtmp://other:1935/app2")
 		to.Steps["handshake"] = forwardtest.Step{Delay: 4 * time.Second}
@@ -517,8 +515,8 @@ func TestHandshakeElsewhere(t *testing.T) {
 		require.Equal(b, "pdpd", atSecond.seen())
 		require.EqualValues(b, 7, f.Stats().Connects)
 	})
-	// Who asks for a password takes three connections, and one more. Each
-	// that is asked for has its own time.
+	// A server that requires a password takes three connections, and one more for the
+	// other form. Each has its own time.
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		slowly := func(s forwardtest.Script) forwardtest.Script {
 			s.Steps["handshake"] = forwardtest.Step{Delay: 4 * time.Second}
@@ -531,7 +529,7 @@ func TestHandshakeElsewhere(t *testing.T) {
 		require.Equal(b, "pddd", seen.seen())
 		require.EqualValues(b, 4, f.Stats().Connects)
 	})
-	// A successor is connected in the same way.
+	// The connection of a handover is set up in the same way.
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		d, _ := pickyAt(b, "dest:1935", takesOnly(false, hangsUp))
 		next, seen := pickyAt(b, "dest:2935", takesOnly(true, hangsUp))

@@ -18,8 +18,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// Whatever becomes of the host's code that is asked about a stream, and of a
-// context that is nil, nothing of the stream stays reserved.
+// Nothing of a stream stays reserved, whatever happens in the host's code that decides
+// about it, and if its context is nil.
 func TestNothingStaysReserved(t *testing.T) {
 	ways := map[string]func(){
 		"panics":             func() { panic("of the host") },
@@ -138,7 +138,7 @@ func TestNoContextIsBackground(t *testing.T) {
 	})
 }
 
-// What waits ends with its context, also where a hook hangs.
+// A call that waits ends with its context, even if a hook hangs.
 func TestContextsEndWaits(t *testing.T) {
 	release := make(chan struct{})
 	cfg := forward.Config{Dial: neverDials, Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, s forward.State, _ error) {
@@ -181,9 +181,8 @@ func TestContextsEndWaits(t *testing.T) {
 	})
 }
 
-// The contexts of hooks that are only told end, and do so soon once the Server is
-// closed.
-func TestContextsOfToldHooksEnd(t *testing.T) {
+// The contexts of reporting hooks end, and soon once the Server is closed.
+func TestContextsOfReportingHooksEnd(t *testing.T) {
 	for name, closing := range map[string]time.Duration{"by themselves": time.Hour, "after Close": 3 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
@@ -239,7 +238,7 @@ func TestContextsOfToldHooksEnd(t *testing.T) {
 	}
 }
 
-// A connection that is closed makes room at once, though its stream drains.
+// A closed connection immediately makes room for another, even while its stream drains.
 func TestClosedConnectionMakesRoom(t *testing.T) {
 	for name, limits := range map[string]forward.Limits{
 		"in all": {Connections: 1}, "of an address": {ConnectionsPerAddress: 1},
@@ -272,8 +271,8 @@ func TestClosedConnectionMakesRoom(t *testing.T) {
 	}
 }
 
-// What the host is asked about a client ends when the client leaves, and then what
-// was reserved for it is free. To leave is no refusal.
+// When a client leaves, the calls of the host's code about it are cancelled. Afterwards
+// everything reserved for the client is free. Leaving does not count as a refusal.
 func TestClientLeavesWhileTheHostDecides(t *testing.T) {
 	type asked func(ctx context.Context) error
 	for name, hook := range map[string]func(asked) forward.Config{
@@ -318,7 +317,7 @@ func TestClientLeavesWhileTheHostDecides(t *testing.T) {
 						}
 						close(leave)
 					}()
-					time.Sleep(time.Minute) // no bound of ours counts it
+					time.Sleep(time.Minute) // it counts for none of our limits
 					require.Empty(b, causes)
 					cancel()
 					<-leave
@@ -337,8 +336,8 @@ func TestClientLeavesWhileTheHostDecides(t *testing.T) {
 	}
 }
 
-// Server.Close waits for a hook that decides about a next publisher inside the
-// process, as about any.
+// Server.Close waits for a hook that decides about a next publisher inside the process,
+// as for any hook.
 func TestCloseWaitsForHooksOfNextPublishers(t *testing.T) {
 	var asked, decided atomic.Int64
 	inBubble(t, forward.Config{Takeover: true, Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.PublishRequest) error {

@@ -12,7 +12,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// A host's own publish goes by the same rules.
+// Server.Publish follows the same rules.
 func TestPublishInAVhost(t *testing.T) {
 	s := newServer(t, forward.Config{Vhosts: map[string]forward.Vhost{"Studio.Example": {}}})
 	for _, c := range []struct{ vhost, name, told string }{
@@ -46,8 +46,7 @@ func TestPublishInAVhost(t *testing.T) {
 	}
 }
 
-// Two destinations that differ in the stream's vhost alone do not wait for each
-// other.
+// Two destinations that differ only in the stream's vhost do not wait for each other.
 func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network forwardtest.Network
@@ -71,7 +70,7 @@ func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
-// A Reload that lists a vhost in another case changes nothing for its streams.
+// A Reload that spells a vhost in another case does not affect its streams.
 func TestReloadRespellsAVhost(t *testing.T) {
 	s := newServer(t, forward.Config{Logger: quiet, Vhosts: map[string]forward.Vhost{"Studio.example": {}}})
 	p, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"})

@@ -36,9 +36,9 @@ func keys(n int) any {
 	return o
 }
 
-// What a peer may send: at a limit it is served on, above it is disconnected
-// at once, with the reason, and nobody else notices.
-func TestLimitsOfWhatPeersSend(t *testing.T) {
+// Limits of what a peer may send. At a limit the peer is served; above it, it is
+// immediately disconnected with the reason. Other clients are not affected.
+func TestLimitsOfMessages(t *testing.T) {
 	const (
 		handshaken = "connect"      // nothing was sent after the handshake
 		connected  = "createStream" // connect was answered
@@ -51,7 +51,7 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 		cfg   forward.Config
 		stage string
 		send  []byte
-		want  error // nil: is served on
+		want  error // nil: it is still served
 	}{
 		{"command of 64 KiB", forward.Config{}, connected, rtmptest.Zeros(chunk.TypeSharedObject, 0, 64<<10, 4096), nil},
 		{"command above 64 KiB", forward.Config{}, connected, rtmptest.FirstChunk(3, chunk.TypeSharedObject, 0, 64<<10+1, nil), chunk.ErrLimit},
@@ -107,7 +107,7 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 
 		{"AMF 16 deep", forward.Config{}, connected, rtmptest.NestedArrays(16), nil},
 		{"AMF 17 deep", forward.Config{}, connected, rtmptest.NestedArrays(17), amf.ErrTooDeep},
-		// The name, the transaction id and the array count, too.
+		// The name, the transaction id and the array count too.
 		{"AMF 1024 values", forward.Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, nulls(1021)), nil},
 		{"AMF 1025 values", forward.Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, nulls(1022)), amf.ErrLimit},
 		{"AMF 256 keys", forward.Config{}, connected, rtmptest.CommandInChunks(4096, 0, "x", 0, keys(256)), nil},
@@ -150,8 +150,8 @@ func TestLimitsOfWhatPeersSend(t *testing.T) {
 	}
 }
 
-// The times a peer has, exact in virtual time. What drips in is no progress.
-func TestLimitsOfTime(t *testing.T) {
+// Timeouts of a peer, exact in virtual time. Single bytes do not count as progress.
+func TestTimeoutsOfPeers(t *testing.T) {
 	drip := func(b *bubble, nc net.Conn, p []byte) {
 		for _, c := range p {
 			if _, err := nc.Write([]byte{c}); err != nil {
@@ -167,14 +167,14 @@ func TestLimitsOfTime(t *testing.T) {
 			time.Sleep(200 * time.Millisecond)
 		}
 	}
-	// after is how long the peer was served; 0 that it still is after a minute.
+	// after is how long the peer was served; 0: it still is after a minute.
 	rows := []struct {
 		name  string
 		cfg   forward.Config
 		do    func(b *bubble, c forwardtest.Client)
 		after time.Duration
 		want  error
-		early time.Duration // by so much it may be over before
+		early time.Duration // it may end this much earlier
 	}{
 		{"silent before the handshake", forward.Config{}, func(b *bubble, c forwardtest.Client) {
 			c.Dial(b.Ctx, "", "")
@@ -327,7 +327,7 @@ func TestLimitsOfTime(t *testing.T) {
 	}
 }
 
-// playBadly plays into a Recorder that takes what comes.
+// playBadly plays with c into a Recorder.
 func playBadly(b *bubble, c forwardtest.Client) {
 	p, err := c.Play(b.Ctx, &forwardtest.Recorder{Gaps: true})
 	require.NoError(b, err)
@@ -390,7 +390,7 @@ func TestLimitsOfNames(t *testing.T) {
 	}
 }
 
-// connectAndPublish publishes under names that a URL could not hold.
+// connectAndPublish publishes under names that a URL could not contain.
 func connectAndPublish(b *bubble, c forwardtest.Client, app, name string) error {
 	c.URL, c.StopBefore = "rtmp://server/x/y", "connect"
 	p, err := c.Publish(b.Ctx)
@@ -449,11 +449,11 @@ func TestLimitOfPendingHandshakes(t *testing.T) {
 				require.Empty(b, results[0])
 			}
 		}
-		<-results[0] // the oldest
+		<-results[0] // the oldest client
 		require.Empty(b, results[1])
 		require.Empty(b, results[2])
 		b.Play("live/ok").Close()
-		<-results[1] // the oldest then; the player is through and does not count
+		<-results[1] // then the oldest client; the player has finished its handshake and does not count
 		require.Empty(b, results[2])
 		require.Zero(b, others.Check())
 	})
@@ -490,7 +490,7 @@ func TestLimitsOfDestinations(t *testing.T) {
 		_, err := b.Server.Source("live/a").Forward(forward.Destination{URL: "rtmp://dest/live/more"})
 		require.ErrorIs(b, err, forward.ErrLimit)
 		b.Publish("live/b")
-		require.Equal(b, 2, of("live/b"), "what is left of the total")
+		require.Equal(b, 2, of("live/b"), "the rest of the total")
 		_, err = b.Server.Source("live/b").Forward(forward.Destination{URL: "rtmp://dest/live/more"})
 		require.ErrorIs(b, err, forward.ErrLimit)
 		a.Close()
@@ -501,8 +501,8 @@ func TestLimitsOfDestinations(t *testing.T) {
 	})
 }
 
-// A destination that takes nothing makes the log grow to its limits and no
-// further, whatever is published.
+// A destination that reads nothing makes the log grow exactly to its limits, whatever
+// is published.
 func TestLimitsOfLog(t *testing.T) {
 	one, many := forwardtest.Media{KeyframeInterval: time.Hour, AudioBitrate: -1}, forwardtest.Media{KeyframeInterval: time.Second, AudioBitrate: -1}
 	for _, row := range []struct {
@@ -511,7 +511,7 @@ func TestLimitsOfLog(t *testing.T) {
 		media     forwardtest.Media
 		messages  int
 		bytes     int
-		reach     bool // the limit of messages
+		reach     bool // limit on the number of messages
 		lastFor   time.Duration
 		bytesFull bool
 	}{
@@ -548,13 +548,13 @@ func TestLimitsOfLog(t *testing.T) {
 	}
 }
 
-// Of the publishes of one connection each is measured by its own media: a
-// silent one ends, live ones are not disturbed.
+// Each publish of a connection is measured by its own media: a silent one ends, live
+// ones are not disturbed.
 func TestSilentPublishBesideALiveOne(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		cfg   forward.Config
-		media int // frames of the silent one
+		media int // frames of the silent publish
 		after time.Duration
 	}{
 		{"no media", forward.Config{}, 0, 15 * time.Second},
@@ -602,7 +602,7 @@ func TestSilentPublishBesideALiveOne(t *testing.T) {
 					synctest.Wait()
 					return b.Server.Source("live/" + canary)
 				}
-				for i := range 2 { // the same message stream may be published again
+				for i := range 2 { // the same message stream may publish again
 					began := time.Now()
 					send(rtmptest.CommandInChunks(size, 2, "publish", 0, nil, canary, "live"))
 					for n := range row.media {

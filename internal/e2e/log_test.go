@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Each entry of the log is for people who search it: an address is one word.
+// Log entries are searchable: an address is a single word.
 func TestAddressesAreLoggedAsText(t *testing.T) {
 	for want, addr := range map[string]net.Addr{
 		"192.0.2.1:50000": &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 50000},
@@ -33,8 +33,8 @@ func TestAddressesAreLoggedAsText(t *testing.T) {
 	}
 }
 
-// A player that closes its connection, which the next write finds out, has left.
-func TestLeavingPlayerIsNoNews(t *testing.T) {
+// A player that closes its connection, which the next write notices, has left normally.
+func TestLeavingPlayerIsNotLogged(t *testing.T) {
 	log := new(logtest.Buffer)
 	lo := onLoopback(t, forward.Config{MergeWindow: -1, Logger: secretscan.Logger(slog.NewTextHandler(log, nil))})
 	pub := lo.publish("live/s")

@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// One keyframe at the start and no other, as with intra refresh: a destination
-// that comes back 30 s later begins with it.
+// One keyframe at the start and none later, as with intra refresh: a destination that
+// reconnects 30 s later starts with it.
 func TestFault41_OneKeyframe(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -60,8 +60,8 @@ func TestFault41_OneKeyframe(t *testing.T) {
 	}
 }
 
-// A player that begins without a keyframe has no statistics: the log says it, once
-// for each, within the limits of what anybody can cause.
+// A player that starts without a keyframe has no Stats: the log reports it once per
+// player, rate-limited like everything that clients can cause.
 func TestPlayerBeginsWithoutAKeyframe(t *testing.T) {
 	for _, live := range []bool{true, false} {
 		log := new(logtest.Buffer)

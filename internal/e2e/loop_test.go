@@ -12,7 +12,7 @@ import (
 
 func TestLoops(t *testing.T) {
 	for _, row := range []struct {
-		name, a, b string // where they send to
+		name, a, b string // where each server pushes to
 	}{
 		{"A to A", "a.example", ""},
 		{"A to A, renamed", "rtmp://a.example/other/[stream]-again", ""},
@@ -38,7 +38,7 @@ func TestLoops(t *testing.T) {
 				require.ErrorContains(b, de, "The stream has already passed through this server.")
 				require.False(b, de.Temporary())
 
-				// Nobody is asked about it, also when it is tried again.
+				// No hook is called for it, also when it is retried.
 				time.Sleep(time.Hour)
 				require.Len(b, *askedA, 1)
 				require.Greater(b, f.Stats().Connects, uint64(10))
@@ -53,7 +53,7 @@ func TestLoops(t *testing.T) {
 	}
 }
 
-// A chain may have four servers before the last.
+// A stream may pass four servers before the last one.
 func TestHops(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		var servers []*forward.Server

@@ -8,7 +8,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// TestMain fails when a test has left anything behind.
+// TestMain fails if a test leaks anything.
 func TestMain(m *testing.M) {
 	code := secretscan.Main(m)
 	if testing.Verbose() {
@@ -19,10 +19,10 @@ func TestMain(m *testing.M) {
 
 const canary = secretscan.Canary
 
-// quiet is a logger for what is not looked at.
+// quiet discards the log.
 var quiet = secretscan.Quiet
 
-// Short names of what most tests use.
+// Short names for what most tests use.
 type (
 	bubble       = hosttest.Bubble
 	isolation    = hosttest.Isolation

@@ -9,28 +9,28 @@ import (
 	"time"
 )
 
-// matrix is what the tests of faults have measured.
+// matrix collects the measurements of the fault tests.
 var matrix struct {
 	sync.Mutex
 	rows   []measurement
-	faults int           // for which rule R0 was checked
-	added  time.Duration // gap of a healthy destination
+	faults int           // number of tests that checked rule R0
+	added  time.Duration // largest added gap of a healthy destination
 }
 
 type measurement struct {
-	row              int
-	what, figure, is string
+	row             int
+	what, limit, is string
 }
 
-// measured notes a figure of the matrix. figure is what was asked for, which a
-// comment in the test says more about where it is not what is asserted.
-func measured(row int, what, figure, format string, args ...any) {
+// measured adds a row to the matrix. limit is the required value; if a test asserts
+// another one, a comment there explains it.
+func measured(row int, what, limit, format string, args ...any) {
 	matrix.Lock()
 	defer matrix.Unlock()
-	matrix.rows = append(matrix.rows, measurement{row, what, figure, fmt.Sprintf(format, args...)})
+	matrix.rows = append(matrix.rows, measurement{row, what, limit, fmt.Sprintf(format, args...)})
 }
 
-// noteIsolation notes what rule R0 is about: in one row for all faults.
+// noteIsolation records the result of rule R0, in one row for all faults.
 func noteIsolation(added time.Duration) {
 	matrix.Lock()
 	defer matrix.Unlock()
@@ -38,7 +38,7 @@ func noteIsolation(added time.Duration) {
 	matrix.added = max(matrix.added, added)
 }
 
-// printMatrix writes the table, in the order of its rows.
+// printMatrix prints the table, in the order of its rows.
 func printMatrix() {
 	matrix.Lock()
 	defer matrix.Unlock()
@@ -49,6 +49,6 @@ func printMatrix() {
 		fmt.Sprintf("%d faults: 0 lost, added gap at most %v", matrix.faults, matrix.added)})
 	slices.SortStableFunc(matrix.rows, func(a, b measurement) int { return cmp.Compare(a.row, b.row) })
 	for _, m := range matrix.rows {
-		fmt.Fprintf(os.Stderr, "%3d  %-56s  %-38s  %s\n", m.row, m.what, m.figure, m.is)
+		fmt.Fprintf(os.Stderr, "%3d  %-56s  %-38s  %s\n", m.row, m.what, m.limit, m.is)
 	}
 }

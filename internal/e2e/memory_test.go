@@ -21,9 +21,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// The heap and the stacks of connections that wait, over loopback. The frames
-// of the race detector are larger, and the tests' own network is not made for
-// being measured.
+// The heap and the stacks of idle connections, over loopback. The race detector's stack
+// frames are larger, and the in-memory network of the tests allocates too much to be
+// measured.
 
 // Clients that send nothing.
 func TestFault23_MemoryOfHalfOpen(t *testing.T) {
@@ -40,10 +40,10 @@ func TestFault23_MemoryOfHalfOpen(t *testing.T) {
 	measured(23, "half-open over loopback: heap and stack of each", "<= 4 KiB", "%d B", each)
 }
 
-// Players that get a stream, and have said something since.
+// Players that receive a stream and have sent messages since they joined.
 func TestMemoryOfPlayers(t *testing.T) {
 	const limit = 6 << 10
-	// What a client needs itself is measured, too.
+	// The client's own memory is measured too.
 	small := chunk.Limits{Media: 64 << 10, Command: 64 << 10, Partial: 128 << 10, Streams: 16, TinySize: 64 << 10, Step: 1 << 10}
 	each := alone(t, func() int {
 		s := newServer(t, forward.Config{})
@@ -82,11 +82,11 @@ func TestMemoryOfPlayers(t *testing.T) {
 
 const (
 	aloneEnv = "FORWARD_TEST_ALONE"
-	waiting  = 400 // connections that are measured
+	waiting  = 400 // number of measured connections
 )
 
-// alone runs f in a process that has not run other tests, whose goroutines the
-// runtime would use again, and returns the bytes of each connection.
+// alone runs f in a new process, because the runtime would reuse the goroutines of
+// earlier tests. It returns the bytes per connection.
 func alone(t *testing.T, f func() int) (each int) {
 	if os.Getenv(aloneEnv) == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
@@ -99,8 +99,8 @@ func alone(t *testing.T, f func() int) (each int) {
 		require.NoError(t, err)
 		return each
 	}
-	// How large a new stack is the runtime learns from the goroutines there
-	// are: here, as in a server with many connections, most do nothing.
+	// The runtime chooses the size of new stacks from those of existing goroutines.
+	// Here most are idle, as in a server with many connections.
 	stop := make(chan struct{})
 	defer close(stop)
 	for range 2 * waiting {
@@ -115,13 +115,13 @@ func alone(t *testing.T, f func() int) (each int) {
 	return each
 }
 
-// settled is heap without what pools keep for one more collection.
+// settled is heap without the memory that pools keep for one more collection.
 func settled() int {
 	runtime.GC()
 	return heap()
 }
 
-// backlog returns a listener at which the clients wait.
+// backlog returns a listener with the clients waiting in its queue.
 func backlog(t *testing.T) (l net.Listener, clients []net.Conn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -135,7 +135,7 @@ func backlog(t *testing.T) (l net.Listener, clients []net.Conn) {
 	return l, clients
 }
 
-// await waits until a goroutine of each connection waits in a method.
+// await waits until a goroutine of each connection is blocked in a method.
 func await(t *testing.T, method string) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -13,8 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// What changes while a stream is live: who is there gets it in its place, who
-// comes later gets what is in force where he begins.
+// Changes while a stream is live: existing receivers get them in order, and receivers
+// that join later get what is in force at their start.
 func TestChangesInTheMiddle(t *testing.T) {
 	meta := func(s string) forwardtest.Message {
 		return forwardtest.Message{Type: forward.TagData, Payload: []byte("\x02\x00\x0aonMetaData\x02\x00\x01" + s)}
@@ -47,7 +47,7 @@ func TestChangesInTheMiddle(t *testing.T) {
 		{"a track that ends", packets{header, second, key, secondKey, secondEnd, key, inter}, packets{header, second, key, inter}},
 		{"the main track ends", packets{header, second, key, secondKey, firstEnd, secondInter, secondKey, secondInter}, packets{header, second, secondKey, secondInter}},
 		{"the main track comes back", packets{header, second, key, firstEnd, secondKey, header, key, secondKey, inter}, packets{header, second, key, secondKey, inter}},
-		{"end of sequence and on with the same header", packets{header, key, video("\x17\x02\x00\x00\x00"), key, inter}, packets{header, key, inter}},
+		{"end of sequence, then the same header", packets{header, key, video("\x17\x02\x00\x00\x00"), key, inter}, packets{header, key, inter}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -76,8 +76,8 @@ func TestChangesInTheMiddle(t *testing.T) {
 	}
 }
 
-// The host is told when what is in force for a track gives way to something else,
-// and of nothing else.
+// OnCodecChange is called when the sequence header in force for a track changes, and
+// only then.
 func TestOnCodecChange(t *testing.T) {
 	header, key, inter := video(h264Header), video(h264Key), video(h264Inter)
 	aac, sound := audio(aacConfig), audio(aacData)
@@ -90,7 +90,7 @@ func TestOnCodecChange(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		in   packets
-		want []string // the codecs when told
+		want []string // the codecs at the time of the call
 	}{
 		{"nothing", packets{meta, header, aac, key, sound, inter}, nil},
 		{"the same headers again", packets{header, aac, key, sound, header, aac, key, sound}, nil},
@@ -124,8 +124,7 @@ func TestOnCodecChange(t *testing.T) {
 	}
 }
 
-// With a publisher that goes on with a stream, what counts is what it has when its
-// media begins.
+// With a next publisher, what counts is its header in force when its media starts.
 func TestOnCodecChangeBetweenPublishers(t *testing.T) {
 	for header, want := range map[string]int{h264Header: 0, h264Header + "2": 1} {
 		synctest.Test(t, func(t *testing.T) {

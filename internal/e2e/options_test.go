@@ -91,8 +91,8 @@ func TestDestinationOptions(t *testing.T) {
 	}
 }
 
-// A destination's own dialer goes before the Server's, and each attempt dials
-// anew: so are names resolved.
+// A destination's own dialer takes precedence over the Server's. Each attempt dials, so
+// names are resolved again.
 func TestDialersAreCalledForEachAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network forwardtest.Network
@@ -133,8 +133,8 @@ func TestDialersAreCalledForEachAttempt(t *testing.T) {
 	})
 }
 
-// The usual dialer tries all addresses of a name in one attempt. Where
-// localhost has an IPv6 address too, nobody listens there.
+// The default dialer tries all addresses of a name in one attempt. If localhost has an
+// IPv6 address too, nobody listens there.
 func TestUsualDialerTriesAllAddresses(t *testing.T) {
 	dest := forwardtest.NewDestination()
 	defer dest.Close()
@@ -150,13 +150,13 @@ func TestUsualDialerTriesAllAddresses(t *testing.T) {
 	require.EqualValues(t, 1, f.Stats().Connects)
 }
 
-// What a destination that says nothing may mean.
+// Hints for destinations that do not answer.
 func TestHintsOfSilence(t *testing.T) {
 	hangUp := func(s *forwardtest.Session) { s.Close() }
 	at := func(step string, do func(*forwardtest.Session)) forwardtest.Script {
 		return forwardtest.Script{Steps: map[string]forwardtest.Step{step: {Do: do, Silent: true}}}
 	}
-	blackHole := forwardtest.Script{} // of TCP
+	blackHole := forwardtest.Script{} // accepts TCP
 	for _, c := range []struct {
 		name, url string
 		script    forwardtest.Script
@@ -208,8 +208,8 @@ func TestHintsOfSilence(t *testing.T) {
 	}
 }
 
-// A destination that is to have everything at once gets it so over sockets, too,
-// where the publisher is read a window at a time for the others.
+// A destination without a merge window gets every message immediately, also over
+// sockets, where the publisher is read once per window for the others.
 func TestDestinationHasAWindowOfItsOwn(t *testing.T) {
 	const window = time.Second
 	early, others := destinationOf(t), destinationOf(t)
@@ -232,8 +232,7 @@ func TestDestinationHasAWindowOfItsOwn(t *testing.T) {
 	require.NoError(t, behind.Recorder().WaitFrames(lo.ctx, frames))
 }
 
-// The times that each kind gets, on each connection, from a publisher whose times
-// stand still.
+// The timestamps of each kind, on each connection, if the publisher's stand still.
 func TestDestinationTimestamps(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -245,7 +244,7 @@ func TestDestinationTimestamps(t *testing.T) {
 		{"zero", forward.Destination{Timestamps: forward.TimestampsZero}, []uint32{0, 0, 0, 40}},
 		{"increasing", forward.Destination{Timestamps: forward.TimestampsIncreasing}, []uint32{5000, 5001, 5002, 5040}},
 		{"Akamai's", forward.Destination{Profile: forward.ProfileAkamai}, []uint32{5000, 5001, 5002, 5040}},
-		{"Akamai with the stream's", forward.Destination{Profile: forward.ProfileAkamai, Timestamps: forward.TimestampsStream}, []uint32{5000, 5000, 4990, 5040}},
+		{"Akamai with the stream's timestamps", forward.Destination{Profile: forward.ProfileAkamai, Timestamps: forward.TimestampsStream}, []uint32{5000, 5000, 4990, 5040}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -268,7 +267,7 @@ func TestDestinationTimestamps(t *testing.T) {
 				dest.Sessions()[0].Reset()
 				time.Sleep(10 * time.Second)
 				require.Len(t, dest.Sessions(), 2)
-				for _, session := range dest.Sessions() { // the second begins with the GOP
+				for _, session := range dest.Sessions() { // the second connection starts with the GOP
 					var got []uint32
 					for _, m := range session.Recorder().Messages() {
 						got = append(got, m.Timestamp)

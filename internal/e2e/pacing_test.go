@@ -17,7 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// byTheClock gives messages the times at which they are sent, however many that
+// byTheClock gives messages the timestamps at which they are sent, however many there
 // are.
 func byTheClock(media forwardtest.Media, n int) func(yield func(forwardtest.Message) bool) {
 	began := time.Now()
@@ -31,8 +31,7 @@ func byTheClock(media forwardtest.Media, n int) func(yield func(forwardtest.Mess
 	}
 }
 
-// whole says that nothing is missing at a receiver, of so many messages with
-// frames.
+// whole requires that a receiver misses nothing of n messages with frames.
 func whole(t testing.TB, rec *forwardtest.Recorder, frames int) {
 	t.Helper()
 	r := rec.Report()
@@ -41,8 +40,8 @@ func whole(t testing.TB, rec *forwardtest.Recorder, frames int) {
 	require.Zero(t, r.Missing)
 }
 
-// A publisher as fast as it is let, whose times follow the clock: nothing tells
-// that it is fast but that its receivers fall behind.
+// A publisher without pacing whose timestamps follow the clock: only the lag of its
+// receivers shows that it is fast.
 func TestFault33_FastByTheClock(t *testing.T) {
 	const n = 8_000
 	media := forwardtest.Media{ID: 3, VideoBitrate: 2_000_000, AudioBitrate: -1} // 10 kB
@@ -81,8 +80,8 @@ func TestFault33_FastByTheClock(t *testing.T) {
 	}
 }
 
-// A player that takes less than the media needs holds up nobody: not a file that
-// is sent as fast as it is taken, nor a live stream that began with a GOP of 8 s.
+// A player that takes less than the media's bitrate delays nobody: neither a file sent
+// at full speed nor a live stream that started with a GOP of 8 s.
 func TestFault34_SlowPlayer(t *testing.T) {
 	file := forwardtest.Media{ID: 4, VideoBitrate: 8_000_000, AudioBitrate: -1}
 	for name, row := range map[string]struct {
@@ -146,7 +145,7 @@ func TestFault34_SlowPlayer(t *testing.T) {
 	}
 }
 
-// An encoder that was cut off for 8 s sends what it has kept, at once.
+// An encoder that was cut off for 8 s sends its backlog in one burst.
 func TestFault35_CatchesUp(t *testing.T) {
 	inBubble(t, forward.Config{Resolver: forward.MustStatic("rtmp://a/live/"+canary, "rtmp://b/live/"+canary)}, func(b *bubble) {
 		slower, faster := b.Destination("a:1935", reads(7_500_000)), b.Destination("b:1935")
@@ -173,7 +172,7 @@ func TestFault35_CatchesUp(t *testing.T) {
 	})
 }
 
-// Audio and video that count from times 3 s apart, from a file.
+// Audio and video of a file whose timestamps start 3 s apart.
 func TestFault35_TimesApart(t *testing.T) {
 	inBubble(t, forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary), DrainTimeout: time.Minute}, func(b *bubble) {
 		d := b.Destination("a:1935", reads(2<<20))
@@ -200,8 +199,8 @@ func TestFault35_TimesApart(t *testing.T) {
 	})
 }
 
-// The same flow for a publisher inside the process, which is not behind for time
-// that it was made to wait.
+// The same pacing for a publisher inside the process. Time that it was made to wait
+// does not count as lateness.
 func TestFault33_InsideTheProcess(t *testing.T) {
 	for name, clock := range map[string]bool{"a file": false, "by the clock": true} {
 		t.Run(name, func(t *testing.T) {
@@ -233,7 +232,7 @@ func TestFault33_InsideTheProcess(t *testing.T) {
 	}
 }
 
-// A publisher that is held back for a minute is not ended for that.
+// A publisher that is held back for a minute is not disconnected for silence.
 func TestFault34_WaitingIsNoSilence(t *testing.T) {
 	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary), ReadTimeout: 60 * time.Millisecond, DrainTimeout: time.Minute, MergeWindow: -1}
 	inBubble(t, cfg, func(b *bubble) {
@@ -248,8 +247,8 @@ func TestFault34_WaitingIsNoSilence(t *testing.T) {
 	})
 }
 
-// The time that a hook takes to decide about a publish is no silence of the others
-// of the connection, which is not read meanwhile.
+// While a hook decides about a publish, the connection is not read. This time does not
+// count as silence of its other streams.
 func TestFault34_HookIsNoSilence(t *testing.T) {
 	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
 		if r.Stream == "third" {
@@ -289,7 +288,7 @@ func TestFault34_HookIsNoSilence(t *testing.T) {
 	})
 }
 
-// Fast by the clock over sockets, where much lies in between.
+// Fast by the clock over sockets, with their buffers in between.
 func TestFault33_FastByTheClock_Sockets(t *testing.T) {
 	const n = 10_000
 	media := forwardtest.Media{ID: 9, VideoBitrate: 2_000_000, AudioBitrate: -1}

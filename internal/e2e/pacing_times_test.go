@@ -10,14 +10,13 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// A publisher as fast as it is let, whose times are of no use or jump, is held back
-// all the same. Where they stand still nothing tells it from an encoder but that no
-// encoder sends so much.
-func TestFault33_TimesThatTellNothing(t *testing.T) {
+// A publisher without pacing is held back even if its timestamps are useless or jump.
+// If they stand still, only the bitrate distinguishes it from an encoder.
+func TestFault33_UselessTimestamps(t *testing.T) {
 	const n = 2_000
 	media := forwardtest.Media{ID: 3, VideoBitrate: 2_000_000, AudioBitrate: -1} // 10 kB
 	for name, row := range map[string]struct {
-		rate int // bytes a second that the destination takes
+		rate int // bytes per second that the destination takes
 		at   func(i int) uint32
 	}{
 		"constant":        {6 << 20, func(int) uint32 { return 7 }},

@@ -11,8 +11,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// A resolver that gives a destination twice, or one that the host has added,
-// changes nothing and fills no log.
+// A resolver that returns a destination twice, or one that the host has added, changes
+// nothing and does not fill the log.
 func TestResolverGivesADestinationTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t, forward.Config{Dial: neverDials, Resolver: forward.MustStatic(
@@ -31,8 +31,8 @@ func TestResolverGivesADestinationTwice(t *testing.T) {
 	})
 }
 
-// A destination that drains is not in the way of those of the stream's next
-// publish, but there are not more of those than of others.
+// Draining destinations do not count against those of the stream's next publish, but
+// their own number has the same limit.
 func TestDrainingDestinationsDoNotCount(t *testing.T) {
 	cfg := forward.Config{Limits: forward.Limits{TotalDestinations: 1}, DrainTimeout: time.Minute, WriteTimeout: time.Minute}
 	inBubble(t, cfg, func(b *bubble) {

@@ -19,10 +19,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// goesThrough checks what a player has got of publishes one after the other: in
-// each headers and a keyframe come first, and times do not go back. It returns
-// the time of the first frame of each, and of the last. oneLog: they are publishes
-// of one stream, whose metadata has the time of what it belongs to.
+// goesThrough checks what a player got of consecutive publishes: each starts with
+// headers and a keyframe, and timestamps do not go back. It returns the timestamp of
+// the first frame of each, and of the last frame. With oneLog they are publishes of one
+// stream, whose metadata has the timestamp of the media it belongs to.
 func goesThrough(t testing.TB, messages []chunk.Message, ids int, oneLog bool) (first, last []uint32) {
 	t.Helper()
 	header := map[uint8]bool{}
@@ -56,7 +56,7 @@ func goesThrough(t testing.TB, messages []chunk.Message, ids int, oneLog bool) (
 	return first, last
 }
 
-// An encoder in a loop: its players, at the master and at a slave, go on.
+// The players of an encoder in a loop, at the master and at a slave, stay connected.
 func TestFault42_EncoderLoop(t *testing.T) {
 	const turns = 5
 	gaps := []time.Duration{0, time.Millisecond, 300 * time.Millisecond, 20 * time.Second, 0}
@@ -83,7 +83,7 @@ func TestFault42_EncoderLoop(t *testing.T) {
 					time.Sleep(200 * time.Millisecond)
 					nothing := master.Bytes() + behind.Bytes()
 					time.Sleep(gaps[id])
-					require.Equal(b, nothing, master.Bytes()+behind.Bytes(), "what waits is sent nothing")
+					require.Equal(b, nothing, master.Bytes()+behind.Bytes(), "waiting players are sent nothing")
 				}
 				for _, p := range []*forwardtest.Player{onMaster, onSlave} {
 					require.NoError(b, p.Recorder().Err())
@@ -95,14 +95,14 @@ func TestFault42_EncoderLoop(t *testing.T) {
 				require.Equal(b, frames, onMaster.Recorder().Report().Frames)
 				require.Equal(b, frames, onSlave.Recorder().Report().Frames)
 				for _, h := range []*heard{master, behind} {
-					// The first publish is told of to who has waited for it.
+					// A waiting player is told when the first publish starts.
 					all := h.Messages(b)
 					require.Equal(b, chunk.TypeUserControl, int(all[0].Type))
 					require.Equal(b, chunk.TypeCommand, int(all[1].Type))
 					first, last := goesThrough(b, all[2:], turns, false)
 					for i := range turns - 1 {
 						pause := time.Duration(first[i+1]-last[i]) * time.Millisecond
-						require.InDelta(b, gaps[i]+200*time.Millisecond, pause, float64(150*time.Millisecond), "as long as it was")
+						require.InDelta(b, gaps[i]+200*time.Millisecond, pause, float64(150*time.Millisecond), "as long as the real pause")
 					}
 				}
 				require.Equal(b, 1, got.Get()["play"], "asked once")
@@ -110,16 +110,15 @@ func TestFault42_EncoderLoop(t *testing.T) {
 				onMaster.Close()
 				synctest.Wait()
 				require.Equal(b, 1, got.Get()["stop"])
-				measured(42, "encoder loop, "+name+", 5 turns", "players stay, times go on", "nothing lost, nothing sent in between")
+				measured(42, "encoder loop, "+name+", 5 turns", "players stay, timestamps continue", "nothing lost, nothing sent in between")
 			})
 		})
 	}
 }
 
-// What is shown of one publish comes before what is shown of the next, whatever
-// the order of the frames: with B-frames the last picture is later than the last
-// message.
-func TestTimesGoOnBehindBFrames(t *testing.T) {
+// All frames of one publish are shown before those of the next, whatever the order of
+// the frames: with B-frames the last picture is later than the last message.
+func TestTimestampsContinueAfterBFrames(t *testing.T) {
 	for _, row := range []struct {
 		name   string
 		shown  byte // composition time of the last frame
@@ -156,7 +155,7 @@ func TestTimesGoOnBehindBFrames(t *testing.T) {
 	}
 }
 
-// goesThroughAll returns the times of the first and of the last message of each
+// goesThroughAll returns the timestamps of the first and the last message of each
 // publish.
 func goesThroughAll(messages []chunk.Message) (first, last []uint32) {
 	for _, m := range messages {
@@ -179,7 +178,7 @@ func TestPlayersOfRawTimestamps(t *testing.T) {
 	})
 }
 
-// A player may still be getting the end of one stream when the next begins.
+// A player may still be receiving the end of one stream when the next starts.
 func TestPlayerThatLagsAtTheEnd(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		c := b.Client("live/s")
@@ -196,7 +195,7 @@ func TestPlayerThatLagsAtTheEnd(t *testing.T) {
 			ended = ended || slow.Recorder().Report().Last < 70
 			<-src.Done()
 		}
-		require.True(b, ended, "it was behind")
+		require.True(b, ended, "the player lagged")
 		time.Sleep(time.Minute)
 		require.NoError(b, slow.Recorder().Err())
 		require.Positive(b, slow.Recorder().Report().Frames)
@@ -205,19 +204,19 @@ func TestPlayerThatLagsAtTheEnd(t *testing.T) {
 	})
 }
 
-// requireEnd checks that what was recorded last is the end of 2 s of media.
+// requireEnd requires that the recording ends with the end of 2 s of media.
 func requireEnd(t testing.TB, rec *forwardtest.Recorder, media forwardtest.Media) {
 	t.Helper()
 	got, want := rec.Messages(), slices.Collect(media.Messages(2*time.Second))
 	require.Equal(t, payloads(want[len(want)-1:]), payloads(got[len(got)-1:]))
 }
 
-// monotonic says where times of audio or video go back.
+// monotonic reports where the timestamps of audio or video go back.
 func monotonic(messages []forwardtest.Message) error {
 	last := map[uint8]uint32{}
 	for _, m := range messages {
 		if was, ok := last[m.Type]; ok && m.Type != forward.TagData && int32(m.Timestamp-was) < 0 {
-			return errors.New("times go back")
+			return errors.New("timestamps go back")
 		}
 		last[m.Type] = m.Timestamp
 	}
@@ -302,7 +301,7 @@ func TestPlayersAreToldTheEnd(t *testing.T) {
 	})
 }
 
-// Waiting players keep nobody: Shutdown ends them at once, and tells them.
+// Waiting players delay nothing: Shutdown tells and ends them immediately.
 func TestShutdownWithWaitingPlayers(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		after, before := b.Play("live/s"), b.Play("live/other")
@@ -318,7 +317,7 @@ func TestShutdownWithWaitingPlayers(t *testing.T) {
 	})
 }
 
-// With GraceUnpublish an encoder in a loop is one broadcast to its destinations.
+// With GraceUnpublish an encoder in a loop is one broadcast for its destinations.
 func TestGraceForAnUnpublish(t *testing.T) {
 	var got calls
 	cfg := forward.Config{PublishGrace: 20 * time.Second, GraceUnpublish: true, Hooks: got.Hooks(), Resolver: forward.MustStatic("rtmp://a/live/x")}

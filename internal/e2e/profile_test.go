@@ -19,7 +19,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// connected is what a session's connect has said.
+// connected is the connect command of a session.
 func connected(s *forwardtest.Session) (props map[string]any) {
 	for _, c := range s.Commands() {
 		if c.Name == "connect" {
@@ -29,8 +29,7 @@ func connected(s *forwardtest.Session) (props map[string]any) {
 	return props
 }
 
-// spoken is what a session was told: its commands, as they came, and the first
-// data message.
+// spoken is what a session received: its commands in order, and the first data message.
 func spoken(s *forwardtest.Session) (out []string) {
 	for _, c := range s.Commands() {
 		line := fmt.Sprintf("%s@%d %v", c.Name, c.StreamID, c.TransactionID)
@@ -55,7 +54,7 @@ func spoken(s *forwardtest.Session) (out []string) {
 	return out
 }
 
-// session is what is said to a server, where nothing is other than the default.
+// session is what a server receives with default settings.
 func session(app, tcURL, key string) []string {
 	return []string{
 		fmt.Sprintf(`connect@0 1 map["app":%q "flashVer":"FMLE/3.0 (compatible; FMSc/1.0)" "tcUrl":%q "type":"nonprivate"]`, app, tcURL),
@@ -69,13 +68,13 @@ func session(app, tcURL, key string) []string {
 	}
 }
 
-// What each kind of server is told, by a URL and a key as it shows them.
+// What each kind of server receives, for a URL and a key as its page shows them.
 func TestProfileSessions(t *testing.T) {
 	const fbKey = "FB-12-0-Ab?s_bl=1&s_psm=1&a=Ab/c+d=%2F"
 	for _, c := range []struct {
 		name string
 		d    forward.Destination
-		addr string // where it listens
+		addr string // address of the destination
 		want []string
 	}{
 		{"YouTube", forward.Destination{URL: "rtmps://a.rtmps.youtube.com/live2", StreamKey: "abcd-efgh"}, "a.rtmps.youtube.com:443",
@@ -92,7 +91,7 @@ func TestProfileSessions(t *testing.T) {
 			session("rtmp", "rtmps://live-api-s.facebook.com:443/rtmp", "FB-1?s_bl=1&a=x")},
 		{"Twitch", forward.Destination{URL: "rtmp://fra05.contribute.live-video.net/app", StreamKey: "live_1_x?bandwidthtest=true"}, "fra05.contribute.live-video.net:1935",
 			session("app", "rtmp://fra05.contribute.live-video.net/app", "live_1_x?bandwidthtest=true")},
-		{"Twitch, of old", forward.Destination{URL: "live.twitch.tv", StreamKey: "live_1_x"}, "live.twitch.tv:1935",
+		{"Twitch, old URL", forward.Destination{URL: "live.twitch.tv", StreamKey: "live_1_x"}, "live.twitch.tv:1935",
 			session("app", "rtmp://live.twitch.tv/app", "live_1_x")},
 		{"Kick", forward.Destination{URL: "rtmps://fa723fc1b171.global-contribute.live-video.net", StreamKey: "sk_us-west-2_x"}, "fa723fc1b171.global-contribute.live-video.net:443",
 			session("app", "rtmps://fa723fc1b171.global-contribute.live-video.net/app", "sk_us-west-2_x")},
@@ -149,7 +148,7 @@ func TestProfileSessions(t *testing.T) {
 				<-p.Source().Done()
 				synctest.Wait()
 				require.Len(t, dest.Sessions(), 1)
-				// Platforms need not know who we are.
+				// Platforms are not told which software pushes.
 				ep, err := endpoint.Spec{URL: c.d.URL, StreamKey: string(c.d.StreamKey), Profile: string(c.d.Profile)}.Parse()
 				require.NoError(t, err)
 				props := connected(dest.Sessions()[0])
@@ -160,8 +159,7 @@ func TestProfileSessions(t *testing.T) {
 	}
 }
 
-// Keys that are longer than nginx-rtmp's buffer are cut off there, and it does
-// not say so.
+// nginx-rtmp silently cuts off keys that are longer than its buffer.
 func TestLongNamesAreWarnedOf(t *testing.T) {
 	key := func(n int) forward.Secret { return forward.Secret(canary + strings.Repeat("k", n-len(canary))) }
 	for _, c := range []struct {

@@ -18,7 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// pairs counts who was accepted and who was told of, by Param.
+// pairs counts OnPublish and OnUnpublish calls by Param.
 type pairs struct {
 	mu        sync.Mutex
 	on, off   int
@@ -49,17 +49,17 @@ func (p *pairs) hooks() forward.Hooks {
 	}
 }
 
-// open is how many have not been told of.
+// open is how many publishes have had no OnUnpublish yet.
 func (p *pairs) open(t require.TestingT) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	require.False(t, p.wrong, "told twice, or of another")
+	require.False(t, p.wrong, "OnUnpublish called twice, or for another publish")
 	require.Equal(t, p.on-p.off, len(p.published))
 	return len(p.published)
 }
 
-// A next publisher without a keyframe keeps nobody out for longer than nextHold,
-// and from its own address not at all. The stream is not disturbed.
+// A next publisher without a keyframe keeps others out for at most nextHold, and claims
+// from its own address not at all. The stream is not disturbed.
 func TestFault38_NextPublisherWithoutKeyframe(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -100,13 +100,14 @@ func TestFault38_NextPublisherWithoutKeyframe(t *testing.T) {
 				require.Positive(b, goesOn(b, play.Recorder(), 20*time.Second)[1])
 				require.Equal(b, 1, told.open(b))
 				require.Same(b, src, b.Server.Source("live/s"))
-				measured(38, "next publisher without a keyframe, "+row.name, "another claim replaces it", "2 s, or at once")
+				measured(38, "next publisher without a keyframe, "+row.name, "another claim replaces it", "2 s, or immediately")
 			})
 		})
 	}
 }
 
-// What is not replaced is over after FirstMediaTimeout.
+// A next publisher without a keyframe that nobody replaces is disconnected after
+// FirstMediaTimeout.
 func TestFault38_NextPublisherIsLate(t *testing.T) {
 	for name, drop := range map[string][]uint8{"audio and frames": nil, "frames alone": {forward.TagAudio}} {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +140,7 @@ func TestFault38_NextPublisherIsLate(t *testing.T) {
 			})
 		})
 	}
-	// The first one may be late at the same time, and the stream end with it.
+	// The first publisher may be late at the same time, and the stream end with it.
 	for name, first := range map[string]bool{"inside the process": true, "the first one, too": false} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, forward.Config{Takeover: true}, func(b *bubble) {
@@ -156,8 +157,8 @@ func TestFault38_NextPublisherIsLate(t *testing.T) {
 	}
 }
 
-// When nobody has brought a keyframe in time the stream ends, whoever claims it.
-func TestFault38_NobodyGoesOn(t *testing.T) {
+// If no publisher has sent a keyframe in time, the stream ends, whoever claims it.
+func TestFault38_NoKeyframeFromAnyPublisher(t *testing.T) {
 	const grace = 20 * time.Second
 	chain := func(b *bubble, src *forward.Source) {
 		for i := 0; ; i++ {
@@ -179,7 +180,7 @@ func TestFault38_NobodyGoesOn(t *testing.T) {
 	}{
 		"grace, one": {forward.Config{PublishGrace: grace}, func(b *bubble, _ *forward.Source) { b.SendWithoutKeyframes(b.Publish("live/s")) },
 			func(p *forwardtest.Publisher) { p.Close() }, grace},
-		"grace, one who leaves as it ends": {forward.Config{PublishGrace: grace}, func(b *bubble, _ *forward.Source) {
+		"grace, a publisher that leaves as it ends": {forward.Config{PublishGrace: grace}, func(b *bubble, _ *forward.Source) {
 			p := b.Publish("live/s")
 			b.SendWithoutKeyframes(p)
 			time.Sleep(grace)
@@ -212,7 +213,7 @@ func TestFault38_NobodyGoesOn(t *testing.T) {
 				time.Sleep(time.Minute)
 				require.Zero(b, told.open(b)-len(b.Server.Sources()))
 
-				// Its players wait, and the true encoder is let in.
+				// Its players wait, and the real encoder is accepted.
 				for _, s := range b.Server.Sources() {
 					s.Close()
 					<-s.Done()
@@ -226,7 +227,7 @@ func TestFault38_NobodyGoesOn(t *testing.T) {
 	}
 }
 
-// A publisher about whom the host does not decide holds nothing.
+// A publisher whose hook hangs holds nothing.
 func TestFault38_HookThatHangs(t *testing.T) {
 	for name, cfg := range map[string]forward.Config{
 		"takeover": {Takeover: true},
@@ -281,8 +282,8 @@ func TestFault38_HookThatHangs(t *testing.T) {
 	}
 }
 
-// A next publisher with audio alone goes on with a stream that had video, after
-// the time in which video may come.
+// A next publisher with audio only continues a stream that had video, once the time for
+// video to come has passed.
 func TestNextPublisherWithAudioAlone(t *testing.T) {
 	inBubble(t, forward.Config{PublishGrace: time.Minute}, func(b *bubble) {
 		play := b.Play("live/s")
@@ -304,7 +305,7 @@ func TestNextPublisherWithAudioAlone(t *testing.T) {
 
 var errRefusedByTest = errors.New("refused")
 
-// What a refused publisher was to be is forgotten with it.
+// What was reserved for a refused publisher is released with it.
 func TestRefusedNextPublishersHoldNothing(t *testing.T) {
 	cfg := forward.Config{Takeover: true, Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
 		if strings.HasPrefix(r.RemoteAddr.String(), "192.0.2.66:") {
@@ -322,14 +323,14 @@ func TestRefusedNextPublishersHoldNothing(t *testing.T) {
 		}
 		synctest.Wait()
 		_, err := b.PublishAt("192.0.2.9", "live/s")
-		require.NoError(b, err, "who is refused keeps nobody out")
+		require.NoError(b, err, "a refused publisher keeps nobody out")
 		time.Sleep(5 * time.Second)
 		noteIsolation(others.Check())
 	})
 }
 
-// A host can tell by the error that the stream which a publisher of its own was to
-// go on with has ended.
+// The error tells a host that the stream has ended which its own publisher was about to
+// continue.
 func TestNextPublisherOfAStreamThatEnds(t *testing.T) {
 	inBubble(t, forward.Config{PublishGrace: 5 * time.Second}, func(b *bubble) {
 		pub := b.Publish("live/s")
@@ -345,8 +346,8 @@ func TestNextPublisherOfAStreamThatEnds(t *testing.T) {
 	})
 }
 
-// Headers that wait for a next publisher's keyframe count in the memory budget, and
-// give way where there is no room.
+// Headers that wait for a next publisher's keyframe count in the memory budget, and are
+// dropped when there is no room.
 func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
 	const streams, budget = 20, 8 << 20
 	inBubble(t, forward.Config{Takeover: true, MemoryBudget: budget, FirstMediaTimeout: time.Hour}, func(b *bubble) {

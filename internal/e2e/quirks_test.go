@@ -23,10 +23,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// amf3 is the body of a command as AMF3 has it.
+// amf3 is a command's body in AMF3.
 func amf3(all ...any) string { return "\x00" + string(rtmptest.AMF(all...)) }
 
-// onMetaCodec promises HEVC, by its FourCC as a number, and AAC.
+// onMetaCodec announces HEVC, by its FourCC as a number, and AAC.
 const onMetaCodec = "\x02\x00\x0aonMetaData\x08\x00\x00\x00\x02\x00\x0cvideocodecid\x00\x41\xda\x1d\x98\xcc\x40\x00\x00" +
 	"\x00\x0caudiocodecid\x00\x40\x24\x00\x00\x00\x00\x00\x00\x00\x00\x09"
 
@@ -35,7 +35,7 @@ func got(typ uint8, time uint32, body string) forwardtest.Message {
 	return forwardtest.Message{Type: typ, Timestamp: time, Payload: []byte(body)}
 }
 
-// lines are messages in a form in which a difference can be read.
+// lines formats messages so that differences are readable.
 func lines(all []forwardtest.Message) (out []string) {
 	for _, m := range all {
 		out = append(out, fmt.Sprintf("%d@%d %.100q %x", m.Type, m.Timestamp, m.Payload, sha256.Sum256(m.Payload)))
@@ -76,7 +76,7 @@ func TestPublisherQuirks(t *testing.T) {
 		{"FFmpeg: slist, which leaves the name in the app", connectWith("app", "live?slist=s", "type", "nonprivate", "tcUrl", "rtmp://h:1935/live?slist=s") + createStream + publishStream,
 			messageOf(6, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
 		{"FMLE: _definst_", connectWith("app", "live/_definst_", "tcUrl", "rtmp://h/live/_definst_") + createStream + publishStream, messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
-		{"FMLE: the stream behind the app's query", connectWith("app", "live?k=v/s", "tcUrl", "rtmp://h/live?k=v/s") + createStream + call(1, "publish", 5, nil, "", "live"),
+		{"FMLE: the stream after the app's query", connectWith("app", "live?k=v/s", "tcUrl", "rtmp://h/live?k=v/s") + createStream + call(1, "publish", 5, nil, "", "live"),
 			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
 		{"Streamlabs, DJI: metadata of tracks that never come, _checkbw", connecting() + call(0, "_checkbw", 2, nil) + createStream + publishStream,
 			messageOf(33, 0, 18, 1, setDataFrame+onMetaCodec) + messageOf(33, 0, 9, 1, h264Key) + messageOf(33, 40, 9, 1, h264Inter),
@@ -90,7 +90,7 @@ func TestPublisherQuirks(t *testing.T) {
 			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
 		{"librtmp: a ping with a type 1 header first on chunk stream 2", "\x42\x00\x00\x00\x00\x00\x0a\x04\x00\x03\x00\x00\x00\x00\x00\x00\x0b\xb8" + opening,
 			messageOf(4, 0, 9, 1, h264Key), messages{got(v, 0, h264Key)}},
-		{"all at once, media before the answer to publish", opening + messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 0, 9, 1, h264Key), messageOf(4, 40, 9, 1, h264Inter),
+		{"everything in one write, media before the answer to publish", opening + messageOf(4, 0, 9, 1, h264Header) + messageOf(4, 0, 9, 1, h264Key), messageOf(4, 40, 9, 1, h264Inter),
 			messages{got(v, 0, h264Header), got(v, 0, h264Key), got(v, 40, h264Inter)}},
 		{"GStreamer: type 3 behind type 0 begins a message", opening,
 			type0(6, 40, len(h264Key), 9, 1, h264Key) + type3(6, h264Key) + type3(6, h264Key),
@@ -213,8 +213,7 @@ func TestPublisherQuirks(t *testing.T) {
 	}
 }
 
-// Whichever way an encoder splits a URL, and writes its host, it is the same
-// stream.
+// However an encoder splits a URL and spells its host, it is the same stream.
 func TestPublisherSplitsTheURL(t *testing.T) {
 	publishAs := func(name string) string {
 		return createStream + call(1, "publish", 5, nil, name, "live")
@@ -243,7 +242,7 @@ func TestPublisherSplitsTheURL(t *testing.T) {
 	}
 }
 
-// A vhost may be named with the stream alone, which is known after connect.
+// A vhost may be named with the stream only, after connect.
 func TestVhostIsDecidedWithTheName(t *testing.T) {
 	for _, c := range []struct {
 		name, setup string
@@ -282,9 +281,9 @@ func TestVhostIsDecidedWithTheName(t *testing.T) {
 	}
 }
 
-// A URL of one path segment is sent in several ways, all of which mean the same
-// stream: FFmpeg sends an app and an empty name, before version 5 a name and an
-// empty app, OBS without a key the same as the first.
+// Encoders send a URL of one path segment in several ways that all mean the same
+// stream: FFmpeg sends an app and an empty name, before version 5 a name and an empty
+// app; OBS without a key does the same as current FFmpeg.
 func TestPublisherOfOneSegment(t *testing.T) {
 	for _, c := range []struct{ name, setup string }{
 		{"FFmpeg", setChunkSize + connectWith("app", "s", "tcUrl", "rtmp://h:1935/s") + createStream + call(1, "publish", 5, nil, "", "live")},
@@ -318,9 +317,9 @@ func TestPublisherOfOneSegment(t *testing.T) {
 	}
 }
 
-// Streamlabs and others send a C2 that echoes nothing, and joy4 does so in one
-// write with all that follows.
-func TestPublisherThatEchoesNothing(t *testing.T) {
+// Streamlabs and others send a C2 that does not echo S1. joy4 sends it in one write
+// with everything that follows.
+func TestPublisherWithoutEcho(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t, forward.Config{})
 		defer s.Close()
@@ -341,11 +340,11 @@ func TestPublisherThatEchoesNothing(t *testing.T) {
 	})
 }
 
-// Wirecast waits for an Acknowledgement without having announced a window.
-// FFmpeg reads one message for ten that it writes. So publishers are told that
-// much, in time, and nothing more.
-func TestPublisherIsSentNothingButAcks(t *testing.T) {
-	const window = 2500000 // of ours, which connect's answer announces
+// Wirecast waits for an Acknowledgement without having announced a window. FFmpeg reads
+// one message for every ten that it writes. So publishers are sent Acknowledgements in
+// time, and nothing else.
+func TestPublisherIsSentOnlyAcks(t *testing.T) {
+	const window = 2500000 // our window, announced in the answer to connect
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t, forward.Config{})
 		defer s.Close()
@@ -388,7 +387,7 @@ func TestPublisherIsSentNothingButAcks(t *testing.T) {
 	})
 }
 
-// Many servers never send an Acknowledgement, whatever window they are told.
+// Many servers never send an Acknowledgement, whatever window they are announced.
 func TestDestinationThatNeverAcks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network forwardtest.Network
@@ -404,7 +403,7 @@ func TestDestinationThatNeverAcks(t *testing.T) {
 		defer pub.Close()
 		synctest.Wait()
 		m := forwardtest.Message{Type: forward.TagVideo, Payload: []byte(h264Key + strings.Repeat("x", 100000))}
-		const n = 80 // more than three of the windows that we announce
+		const n = 80 // more than three of our announced windows
 		for i := range n {
 			m.Timestamp = uint32(i) * 40
 			require.NoError(t, pub.WriteMessage(m))
@@ -418,7 +417,7 @@ func TestDestinationThatNeverAcks(t *testing.T) {
 	})
 }
 
-// unacking is a listener whose connections leave out each Acknowledgement.
+// unacking is a listener whose connections drop every Acknowledgement.
 type unacking struct {
 	net.Listener
 	acks atomic.Int64

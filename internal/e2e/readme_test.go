@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The README names the files that have the tests of a fault.
+// The README lists the files with the tests of each fault.
 func TestReadmeNamesTheFilesOfEachFault(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)

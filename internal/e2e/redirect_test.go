@@ -41,7 +41,7 @@ func TestForwarderFollowsRedirects(t *testing.T) {
 		{"to another host", forward.Destination{URL: "rtmp://a.example/app"}, []forwardtest.Script{sending("rtmp://b.example/app2?" + canary)}, [2]int{1, 0}, errRedirectHost},
 		{"never", forward.Destination{URL: "rtmp://a.example/app", Redirect: forward.RedirectNever}, []forwardtest.Script{sending("/app2")}, [2]int{1, 0}, errRedirectNever},
 		{"anywhere", forward.Destination{URL: "rtmp://a.example/app", Redirect: forward.RedirectAnywhere}, []forwardtest.Script{sending("rtmp://b.example/app2")}, [2]int{1, 1}, nil},
-		{"asked for a password behind it", forward.Destination{URL: "rtmp://jo:pw@a.example/app"},
+		{"password required at the new host", forward.Destination{URL: "rtmp://jo:pw@a.example/app"},
 			[]forwardtest.Script{refusing("code=403 need auth; authmod=adobe ] : "), sending("/app2"), refusing("code=403 need auth; authmod=adobe ] : "),
 				refusing("authmod=adobe ] : ?reason=needauth&user=jo&salt=s&opaque=o"), {}}, [2]int{5, 0}, nil},
 	} {
@@ -90,7 +90,8 @@ func TestForwarderFollowsRedirects(t *testing.T) {
 	}
 }
 
-// Where a server sends us is checked behind the name, like what a backend says.
+// Redirect targets are checked after name resolution, like the destinations of a
+// backend.
 func TestRedirectsToPrivateAddresses(t *testing.T) {
 	for name, c := range map[string]struct {
 		allow []netip.Prefix
@@ -127,7 +128,7 @@ func TestRedirectsToPrivateAddresses(t *testing.T) {
 	}
 }
 
-// asksToReconnect makes a session ask for it, in the words of Enhanced RTMP v2.
+// asksToReconnect makes a session send a ReconnectRequest, as in Enhanced RTMP v2.
 func asksToReconnect(t *testing.T, s *forwardtest.Session, tcURL string) {
 	info := map[string]any{"level": "status", "code": "NetConnection.Connect.ReconnectRequest", "description": "The streaming server is undergoing updates."}
 	if tcURL != "" {
@@ -137,8 +138,8 @@ func asksToReconnect(t *testing.T, s *forwardtest.Session, tcURL string) {
 	synctest.Wait()
 }
 
-// numbers are those of the frames that a session has got; ended says that it was
-// told of the end.
+// numbers are the numbers of the frames that a session received; ended reports whether
+// it was told of the end.
 func numbers(s *forwardtest.Session) (frames []int, ended bool) {
 	for _, m := range s.Recorder().Messages() {
 		if m.Type == forward.TagVideo && m.Payload[1] == 1 {
@@ -151,8 +152,7 @@ func numbers(s *forwardtest.Session) (frames []int, ended bool) {
 	return frames, ended
 }
 
-// moving is a stream that is pushed to a.example, of which frames 0 to 14 have
-// been sent.
+// moving is a stream pushed to a.example, of which frames 0 to 14 have been sent.
 type moving struct {
 	*testing.T
 	net  *forwardtest.Network
@@ -202,7 +202,7 @@ func TestReconnectRequestSwitchesAtKeyframe(t *testing.T) {
 				require.Len(t, m.b.Sessions(), 1, "it is publishing before the keyframe")
 				_, err := m.b.Sessions()[0].WaitCommand(t.Context(), "publish")
 				require.NoError(t, err)
-				asksToReconnect(t, m.a.Sessions()[0], tcURL) // under way already
+				asksToReconnect(t, m.a.Sessions()[0], tcURL) // already in progress
 				before := m.f.Stats()
 				feed(t, m.p, 15, 19)
 				m.requireFrames(m.a.Sessions()[0], sequence(0, 19), false)
@@ -221,7 +221,7 @@ func TestReconnectRequestSwitchesAtKeyframe(t *testing.T) {
 				require.Greater(t, st.Bytes, before.Bytes)
 				require.NoError(t, st.LastErr)
 
-				// Soon again is too soon.
+				// A second request soon after is ignored.
 				asksToReconnect(t, m.b.Sessions()[0], "rtmp://a.example/live")
 				feed(t, m.p, 35, 45)
 				require.Len(t, m.a.Sessions(), 1)
@@ -231,7 +231,7 @@ func TestReconnectRequestSwitchesAtKeyframe(t *testing.T) {
 				m.requireFrames(m.b.Sessions()[0], sequence(20, 50), true)
 				m.requireFrames(m.a.Sessions()[1], sequence(50, 55), false)
 
-				// One that is lost is looked for where the URL says.
+				// After a loss the destination is dialled at its original URL.
 				m.a.Sessions()[1].Reset()
 				time.Sleep(time.Minute)
 				require.Len(t, m.a.Sessions(), 3)
@@ -243,9 +243,9 @@ func TestReconnectRequestSwitchesAtKeyframe(t *testing.T) {
 	}
 }
 
-// A server that has the stream published already gets it when it is not any
-// more; nothing is lost.
-func TestReconnectRequestToWhereItIsBusy(t *testing.T) {
+// A server that already has a publisher of the stream gets it once that one has ended;
+// nothing is lost.
+func TestReconnectRequestToABusyServer(t *testing.T) {
 	busy := forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Refuse: "NetStream.Publish.BadName"}}}
 	inMove(t, forward.Destination{}, []forwardtest.Script{{}, busy, {}}, nil, func(m *moving) {
 		t := m.T
@@ -288,9 +288,8 @@ func TestReconnectRequestNotFollowed(t *testing.T) {
 	}
 }
 
-// What may happen while the new connection is there and waits for a keyframe, or
-// is being made.
-func TestReconnectRequestMeetsOtherEnds(t *testing.T) {
+// Events while the new connection is being made, or waits for a keyframe.
+func TestReconnectRequestDuringOtherEvents(t *testing.T) {
 	slow := forwardtest.Script{Steps: map[string]forwardtest.Step{"connect": {Delay: time.Second}}}
 	for _, made := range []bool{true, false} {
 		atB := []forwardtest.Script{{}}
@@ -362,7 +361,8 @@ func TestReconnectRequestMeetsOtherEnds(t *testing.T) {
 	}
 }
 
-// A server has no such requests passed on: they are about its own connection.
+// A ReconnectRequest is not passed on: it concerns only the connection that receives
+// it.
 func TestReconnectRequestIsNotPassedOn(t *testing.T) {
 	inMove(t, forward.Destination{}, nil, nil, func(m *moving) {
 		t := m.T

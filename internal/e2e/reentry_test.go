@@ -24,8 +24,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// reentry is a Server whose host calls a method of it, once, from a piece of its
-// code that the Server calls.
+// reentry is a Server whose host calls one of its methods, once, from host code that
+// the Server calls.
 type reentry struct {
 	*testing.T
 	net   *forwardtest.Network
@@ -34,11 +34,11 @@ type reentry struct {
 	other *forward.Publisher // publishes live/other, inside the process
 	sub   *forward.Subscription
 
-	place string // where the method is called from
+	place string // the place from which the method is called
 	skip  atomic.Int64
 	call  func(r *reentry)
 
-	ready    atomic.Bool // other and sub are there
+	ready    atomic.Bool // other and sub have been created
 	fired    atomic.Bool
 	returned chan struct{}
 	took     time.Duration
@@ -71,7 +71,7 @@ func (r *reentry) forwarders(f func(fwd *forward.Forwarder)) {
 	})
 }
 
-// hostListener and hostConn tell of each method.
+// hostListener and hostConn report each method call.
 type (
 	hostListener struct {
 		net.Listener
@@ -138,7 +138,7 @@ func (h hostLog) Enabled(context.Context, slog.Level) bool { h.r.at("Logger.Enab
 func (h hostLog) WithAttrs([]slog.Attr) slog.Handler       { h.r.at("Logger.WithAttrs"); return h }
 func (h hostLog) WithGroup(string) slog.Handler            { return h }
 
-// places are those that a test must come to.
+// places are those that a test must reach.
 var places = []string{
 	"OnConnect", "OnPublish", "OnUnpublish", "OnPlay", "OnStop", "OnClose", "OnSource", "OnCodecChange",
 	"OnForward connecting", "OnForward handshaking", "OnForward publishing", "OnForward waiting", "OnForward stalled", "OnForward draining", "OnForward closed",
@@ -151,8 +151,8 @@ var places = []string{
 	"Logger control", "Logger panic in host code", "Logger reload: needs a restart",
 }
 
-// brief is the context of what waits for media, which does not come while its
-// publisher waits for the hook.
+// brief is the context of calls that wait for media: none arrives while its publisher
+// waits for the hook.
 func brief() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 500*time.Millisecond)
 }
@@ -165,7 +165,7 @@ func request(r *reentry, method, path string) {
 
 var background = context.Background()
 
-// methods are all that a host may call.
+// methods are all methods that a host can call.
 var methods = map[string]func(r *reentry){
 	"Server.Close":    func(r *reentry) { r.srv.Close() },
 	"Server.Shutdown": func(r *reentry) { r.srv.Shutdown(background) },
@@ -277,8 +277,8 @@ var methods = map[string]func(r *reentry){
 	"Publisher.Close": func(r *reentry) { r.other.Close() },
 }
 
-// run is the life of a stream that comes to all places. Whatever the method has
-// done to the Server, it goes on.
+// run is the life of a stream that reaches all places. It continues whatever the method
+// has done to the Server.
 func (r *reentry) run() {
 	ctx := context.Background()
 	tell := func(place string) error { r.at(place); return nil }
@@ -345,7 +345,7 @@ func (r *reentry) run() {
 	served := make(chan error, 1)
 	go func() { served <- r.srv.Serve(hostListener{Listener: nl, r: r}) }()
 	defer func() { <-served }()
-	// What is tried ends, whatever the method has done.
+	// Every call below returns, whatever the method has done.
 	client := func(name string) forwardtest.Client {
 		return forwardtest.Client{URL: "rtmp://server/" + name, User: "user", Password: "pass", Dial: r.net.Dial}
 	}
@@ -356,7 +356,7 @@ func (r *reentry) run() {
 	if err == nil {
 		defer pub.Close()
 		pub.Send(soon, bitrate(2_000_000).Messages(time.Second), 1)
-		time.Sleep(3 * time.Second) // the stalled one
+		time.Sleep(3 * time.Second) // the stalled destination
 		player, err := client("live/s").Play(soon, nil)
 		if err == nil {
 			time.Sleep(time.Second)
@@ -388,9 +388,9 @@ func TestEveryMethodFromEveryHook(t *testing.T) {
 			for i, name := range slices.Sorted(maps.Keys(methods)) {
 				call := methods[name]
 				if raceDetector() && i%4 != len(place)%4 {
-					continue // it makes these take minutes; without it all are tried
+					continue // the race detector makes these take minutes; without it all are tested
 				}
-				for _, skip := range []int64{0, 3} { // the first time, and later
+				for _, skip := range []int64{0, 3} { // the first call, and later ones
 					if _, rare := strings.CutPrefix(place, "Logger "); skip > 0 && rare {
 						continue
 					}
@@ -406,7 +406,7 @@ func TestEveryMethodFromEveryHook(t *testing.T) {
 						}
 						synctest.Wait()
 						if skip == 0 {
-							require.True(t, r.fired.Load(), "%s is not come to", place)
+							require.True(t, r.fired.Load(), "%s is not reached", place)
 						}
 						if r.fired.Load() {
 							<-r.returned

@@ -28,7 +28,7 @@ func numbered(from, to int) (ds []forward.Destination) {
 	return ds
 }
 
-// urls are those of the forwarders without the canary.
+// urls are the URLs of the forwarders, without the canary.
 func urls(fs []*forward.Forwarder) (urls []string) {
 	for _, f := range fs {
 		urls = append(urls, strings.ReplaceAll(f.Destination().URL, canary, ""))
@@ -37,8 +37,7 @@ func urls(fs []*forward.Forwarder) (urls []string) {
 	return urls
 }
 
-// received notes what each stream, without the canary in its name, of a
-// destination server gets.
+// received records each stream of a destination server, without the canary in its name.
 type received struct {
 	mu       sync.Mutex
 	messages map[string][]forward.Message
@@ -46,11 +45,10 @@ type received struct {
 	wg       sync.WaitGroup
 }
 
-// watch reads every stream that is published to the server of the returned
-// Config.
+// watch reads every stream published to the server of the returned Config.
 func watch(t *testing.T) (*forward.Server, *received) {
 	r := &received{messages: make(map[string][]forward.Message), ended: make(map[string]bool)}
-	t.Cleanup(r.wg.Wait) // after the server is closed, which begins no more then
+	t.Cleanup(r.wg.Wait) // after the server is closed and starts no more streams
 	s := newServer(t, forward.Config{MergeWindow: -1, Hooks: forward.Hooks{
 		OnSource: func(src *forward.Source) {
 			name := strings.ReplaceAll(src.Request().Stream, canary, "")
@@ -73,8 +71,8 @@ func watch(t *testing.T) (*forward.Server, *received) {
 	return s, r
 }
 
-// of returns the numbers of the frames that a stream has got, what came before
-// the first of them, and whether it has ended.
+// of returns the numbers of a stream's frames, the messages before the first one, and
+// whether it has ended.
 func (r *received) of(stream string) (frames []int, before []forward.Message, ended bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,8 +107,8 @@ func sequence(from, to int) (s []int) {
 	return s
 }
 
-// Of 20 destinations 10 are replaced: the others get every frame, the new ones
-// begin with headers and a keyframe, the old ones are told of the end.
+// Of 20 destinations 10 are replaced: the others get every frame, new ones start with
+// headers and a keyframe, old ones are told of the end.
 func TestRefreshTouchesOnlyWhatDiffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dest, got := watch(t)
@@ -181,7 +179,7 @@ func TestRefreshOfOptionsReplaces(t *testing.T) {
 		require.Equal(t, forward.StatePublishing, st.State)
 		require.Equal(t, uint64(1), st.Connects, "not refused for the old one's sake")
 
-		// What the host has added itself is not added again.
+		// A destination that the host has added itself is not added again.
 		byHand, err := p.Source().Forward(numbered(1, 2)[0])
 		require.NoError(t, err)
 		r.Set(func(r *fakeResolver) { r.Dests = append(r.Dests, numbered(1, 2)...) })
@@ -206,7 +204,7 @@ func TestRefreshThatFailsChangesNothing(t *testing.T) {
 		require.NotContains(t, err.Error(), canary)
 		require.Equal(t, before, p.Source().Forwarders())
 
-		// One at a time, and none outlives what it is for.
+		// One refresh at a time, and none outlives its stream.
 		r.Set(func(r *fakeResolver) { r.Hang = true })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -227,13 +225,13 @@ func TestRefreshThatFailsChangesNothing(t *testing.T) {
 	})
 }
 
-func TestRefreshByItself(t *testing.T) {
+func TestAutomaticRefresh(t *testing.T) {
 	const second, minute, hour = time.Second, time.Minute, time.Hour
 	for _, tt := range []struct {
 		name          string
 		interval, ttl time.Duration
 		after         time.Duration
-		min, max      int // questions in that time, without the first
+		min, max      int // calls in that time, without the first
 	}{
 		{"never", 0, 0, 1000 * hour, 0, 0},
 		{"never, said so", -1, 0, 1000 * hour, 0, 0},
@@ -280,7 +278,7 @@ func TestRefreshTriesAgainAfterFailure(t *testing.T) {
 	})
 }
 
-// As the destinations see it: of 20, 10 are replaced by a refresh.
+// The destinations' view: of 20, 10 are replaced by a refresh.
 func TestRefreshAsTheDestinationsSeeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network forwardtest.Network

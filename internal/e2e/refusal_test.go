@@ -21,7 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Whoever is refused waits, and nobody else does.
+// The answer to a refused client is delayed; other clients do not wait.
 func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 	no, down := fmt.Errorf("no: %w", forward.ErrRefused), errors.New("backend down")
 	publish := func(ctx context.Context, c forwardtest.Client) error { _, err := c.Publish(ctx); return err }
@@ -44,7 +44,7 @@ func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 			return nil, refuseApp(r.App, no)
 		})}, publish, "", "NetStream.Publish.Denied", true},
 		"password": {forward.Config{PublishAuth: password}, publish, "wrong", "NetConnection.Connect.Rejected", true},
-		// None of these is a try at somebody else's key.
+		// None of these counts as an attempt to guess a key.
 		"resolver fails": {forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
 			return nil, refuseApp(r.App, down)
 		})}, publish, "", "NetStream.Publish.Denied", false},
@@ -96,8 +96,8 @@ func refuseApp(app string, err error) error {
 	return nil
 }
 
-// Who is refused again and again is shut out until a minute has passed since
-// the last refusal, and nobody else is.
+// An address with too many refusals is shut out until a minute after the last one.
+// Other addresses are not affected.
 func TestLimitOfRefusalsPerAddress(t *testing.T) {
 	const limit = 3
 	log := new(logtest.Buffer)
@@ -167,7 +167,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 		refused("pipe", limit)
 		require.False(b, shut("pipe"), "no address, no count")
 
-		release() // within the handshake's time
+		release() // within the handshake timeout
 		require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(<-lateErr))
 		require.Error(b, <-lateServed)
 		last = time.Now().Add(-refusalDelay)
@@ -178,7 +178,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 		require.False(b, shut(guesser))
 		require.EqualValues(b, limit+1, b.Server.Stats().RefusedFrom[netip.MustParseAddr("198.51.100.1")])
 
-		// It starts over: refusals of the minute before do not count.
+		// The count starts over: refusals of the minute before do not count.
 		refused(guesser, limit-1)
 		time.Sleep(time.Minute)
 		refused(guesser, limit-1)
@@ -187,12 +187,12 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 		require.True(b, shut(guesser))
 		require.Equal(b, 2, shutOut())
 
-		// IPv6 by network, as everywhere.
+		// IPv6 addresses count by network.
 		refused("[2001:db8:1:2::1]:1", limit)
 		require.True(b, shut("[2001:db8:1:2:ffff::9]:1"))
 		require.False(b, shut("[2001:db8:1:3::1]:1"))
 
-		// What a Reload lifts is lifted at once.
+		// A limit that a Reload removes ends immediately.
 		require.NoError(b, b.Server.Reload(forward.Config{Logger: quiet, Addr: ":1935"}))
 		require.False(b, shut(guesser))
 	})
@@ -205,7 +205,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 	})
 }
 
-// A decision that takes long is not delayed for long once more.
+// A decision that has taken long is not delayed much further.
 func TestRefusalDelayCountsFromTheRequest(t *testing.T) {
 	for takes, after := range map[time.Duration]time.Duration{
 		100 * time.Millisecond: refusalDelay,

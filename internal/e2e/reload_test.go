@@ -20,8 +20,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// Of 20 destinations 10 are replaced: the others get every frame on the
-// connection they have, the new ones begin with headers and a keyframe.
+// Of 20 destinations 10 are replaced: the others get every frame on their existing
+// connection, new ones start with headers and a keyframe.
 func TestReloadTouchesOnlyWhatDiffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dest, got := watch(t)
@@ -61,7 +61,7 @@ func TestReloadTouchesOnlyWhatDiffers(t *testing.T) {
 	})
 }
 
-// What runs stays while a new resolver fails, and it is asked again.
+// Existing destinations stay while a new resolver fails. It is asked again.
 func TestReloadWithResolverThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dest, _ := watch(t)
@@ -94,8 +94,8 @@ func TestReloadWithResolverThatFails(t *testing.T) {
 	})
 }
 
-// An accepted client's end is told to the hooks that have accepted it.
-func TestReloadLeavesTheEndToTheHooksOfTheBeginning(t *testing.T) {
+// The hooks that accepted a client are called at its end.
+func TestReloadKeepsHooksOfAcceptedClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
 		hooks := func(name string) forward.Hooks {
@@ -116,8 +116,8 @@ func TestReloadLeavesTheEndToTheHooksOfTheBeginning(t *testing.T) {
 	})
 }
 
-// So it is where a publisher goes on with a stream that others have begun.
-func TestReloadLeavesANextPublisherToItsHooks(t *testing.T) {
+// The same holds for a publisher that continues the stream of another.
+func TestReloadKeepsHooksOfANextPublisher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []string
 		cfg := func(name string) forward.Config {
@@ -144,7 +144,7 @@ func TestReloadLeavesANextPublisherToItsHooks(t *testing.T) {
 	})
 }
 
-func TestReloadLeavesAConnectionToItsHooks(t *testing.T) {
+func TestReloadKeepsHooksOfAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var told []string
@@ -172,7 +172,7 @@ func TestReloadLeavesAConnectionToItsHooks(t *testing.T) {
 	})
 }
 
-// Who has connected before must prove who he is when he publishes.
+// A client that connected earlier must authenticate when it publishes.
 func TestReloadOfPublishAuth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t, forward.Config{})
@@ -230,9 +230,8 @@ func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
 	}
 }
 
-// Whoever plays from a vhost that is gone, waits there for a publisher, has
-// paused, or is being accepted, is told and disconnected. Others are not
-// disturbed.
+// Players of a removed vhost are told and disconnected, whether they play, wait for a
+// publisher, have paused, or are being accepted. Others are not disturbed.
 func TestReloadDisconnectsPlayersOfVhostsThatAreGone(t *testing.T) {
 	for _, state := range []string{"playing", "waiting", "paused", "being accepted"} {
 		t.Run(state, func(t *testing.T) {
@@ -307,7 +306,7 @@ func TestReloadDisconnectsPlayersOfVhostsThatAreGone(t *testing.T) {
 	}
 }
 
-// A publish that waits for its backend meanwhile is not forgotten.
+// A publish that waits for its backend during the Reload is handled too.
 func TestReloadDuringPublish(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		t.Run(fmt.Sprintf("vhost gone %v", gone), func(t *testing.T) {

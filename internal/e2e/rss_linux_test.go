@@ -25,11 +25,11 @@ import (
 
 const floodEnv = "FORWARD_TEST_FLOOD"
 
-// A server with defaults in a process of its own, which serves until its standard
-// input ends.
+// The child of TestFault37_MemoryOfTheProcess: a server with defaults that serves until
+// its standard input ends.
 func TestServeFlood(t *testing.T) {
 	if os.Getenv(floodEnv) == "" {
-		return // it is for TestFault37_MemoryOfTheProcess
+		return // only a child runs it
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func TestServeFlood(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// peakRSS is the most that a process has had resident, in bytes.
+// peakRSS is a process's peak resident memory in bytes.
 func peakRSS(t *testing.T, pid int) int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(t, err)
@@ -50,15 +50,15 @@ func peakRSS(t *testing.T, pid int) int {
 	return kb << 10
 }
 
-// Publishers of what costs most beside its bytes, in a process of 256 MiB: small
-// messages, and metadata that is another each time.
+// Publishers of messages with the largest overhead per byte, in a process of 256 MiB:
+// small messages, and metadata that changes each time.
 func TestFault37_MemoryOfTheProcess(t *testing.T) {
 	const limit, goLimit = 256 << 20, 224 << 20
 	for _, row := range []struct {
 		name       string
 		publishers int
 		rounds     int
-		send       func(p *forwardtest.Publisher, n int) error // of a round of a publisher
+		send       func(p *forwardtest.Publisher, n int) error // per round of a publisher
 	}{
 		{"two-byte messages", 1200, 4, func(p *forwardtest.Publisher, _ int) error {
 			one := chunk.Append(nil, chunk.Header{Type: chunk.TypeVideo, StreamID: 1}, []byte{0x27, 1}, 4096)

@@ -20,8 +20,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Shutdown sends what is left, tells everybody, and waits for nobody who has
-// nothing to get.
+// Shutdown sends the rest, tells every peer, and does not wait for peers that have
+// nothing to receive.
 func TestShutdown(t *testing.T) {
 	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/live/"+canary, "rtmp://b/live/"+canary)}
 	inBubble(t, cfg, func(b *bubble) {
@@ -38,7 +38,7 @@ func TestShutdown(t *testing.T) {
 		_, err := c.Publish(b.Ctx)
 		require.NoError(b, err)
 		require.NoError(b, pub.Send(b.Ctx, steady.Messages(3*time.Second), 1))
-		// This has only just arrived, inside the merge window.
+		// This message has just arrived, inside the merge window.
 		require.NoError(b, pub.WriteMessage(forwardtest.Message{Type: forward.TagVideo, Timestamp: 3000, Payload: rtmptest.Frame(true, 1)}))
 		synctest.Wait()
 		src := b.Server.Source("live/" + canary)
@@ -74,13 +74,13 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
-// Who does not take what is left gets no more than the time for it.
+// A peer that does not read the rest is cut off when its time is over.
 func TestShutdownWithStalledPeers(t *testing.T) {
 	stalled := forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 5000}}}
 	for _, row := range []struct {
 		name  string
 		drain time.Duration
-		limit time.Duration // of ctx
+		limit time.Duration // timeout of ctx
 		want  error
 		after time.Duration
 	}{
@@ -95,7 +95,7 @@ func TestShutdownWithStalledPeers(t *testing.T) {
 				pub := b.Publish("live/" + canary)
 				b.Published(d, 1)
 				require.NoError(b, pub.Send(b.Ctx, steady.Messages(3*time.Second), 1))
-				synctest.Wait() // all of it is read: Shutdown need not look for more
+				synctest.Wait() // everything is read: Shutdown need not look for more
 				ctx, cancel := context.WithTimeout(b.Ctx, row.limit)
 				defer cancel()
 				began := time.Now()
@@ -108,7 +108,7 @@ func TestShutdownWithStalledPeers(t *testing.T) {
 	}
 }
 
-// Each accepted hook is followed by its counterpart once, however it ends.
+// Each accepting hook is followed by its counterpart once, however the client ends.
 func TestHooksAreCalledOnce(t *testing.T) {
 	type clients struct {
 		*bubble
@@ -147,8 +147,8 @@ func TestHooksAreCalledOnce(t *testing.T) {
 	}
 }
 
-// What is refused has no counterpart, but what was accepted before has.
-func TestHooksOfWhatIsRefused(t *testing.T) {
+// A refused request has no counterpart, but requests accepted before it have.
+func TestHooksOfRefusedRequests(t *testing.T) {
 	refusal := errors.New("no")
 	for name, row := range map[string]struct {
 		change func(cfg *forward.Config, got *calls)
@@ -183,8 +183,8 @@ func TestHooksOfWhatIsRefused(t *testing.T) {
 	}
 }
 
-// Close while a hook is still deciding: what it accepts then is over at once,
-// and its counterpart is called.
+// Close while a hook is still deciding: a client that it then accepts ends immediately,
+// and the counterpart is called.
 func TestCloseWhileHooksDecide(t *testing.T) {
 	for _, name := range []string{"Close", "Shutdown"} {
 		t.Run(name, func(t *testing.T) {
@@ -246,8 +246,8 @@ func TestContextOfHooksEndsWithTheServer(t *testing.T) {
 	})
 }
 
-// ServeConn returns when all that the connection started has ended: the drain
-// of its destinations, and the hooks.
+// ServeConn returns when everything that the connection started has ended: the drain of
+// its destinations, and the hooks.
 func TestServeConnReturnsLast(t *testing.T) {
 	var hook chan struct{}
 	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary), WriteTimeout: time.Hour, Hooks: forward.Hooks{
@@ -285,7 +285,7 @@ func TestServeConnReturnsLast(t *testing.T) {
 	})
 }
 
-// A panic in a connection of the host's ends that one, whatever it waits for.
+// A panic in a host's connection ends that connection, whatever it waits for.
 func TestPanicsOfAConnection(t *testing.T) {
 	for name, until := range map[string]func(b *bubble, c forwardtest.Client) net.Conn{
 		"for the first byte": func(b *bubble, c forwardtest.Client) net.Conn {
@@ -337,7 +337,7 @@ func TestPanicsOfAConnection(t *testing.T) {
 	}
 }
 
-// panickingConn panics when it has read something while it is armed.
+// panickingConn panics at the next read after it is armed.
 type panickingConn struct {
 	net.Conn
 	armed atomic.Bool
@@ -351,9 +351,9 @@ func (c *panickingConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A panic of the host's code ends what it was called for. Its stack is logged.
+// A panic of the host's code ends the operation it was called for. The stack is logged.
 func TestPanicsOfTheHost(t *testing.T) {
-	// armed is when the host's code panics, if the stream is not live/ok.
+	// armed makes the host's code panic for every stream except live/ok.
 	boom := func(name string) {
 		if name != "live/ok" {
 			panic("boom")
@@ -429,7 +429,7 @@ func TestPanicsOfTheHost(t *testing.T) {
 	}
 }
 
-// A hook that hangs holds its client and nobody else.
+// A hanging hook delays only its client.
 func TestHooksThatHang(t *testing.T) {
 	hang := func(context.Context) { time.Sleep(time.Minute) }
 	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(ctx context.Context, r *forward.PublishRequest) error {
@@ -460,8 +460,8 @@ func TestHooksThatHang(t *testing.T) {
 	})
 }
 
-// A player goes to another channel on the stream that it plays, and an encoder
-// gives a name free by the id of its stream.
+// A player switches to another channel on the message stream that it plays on, and an
+// encoder releases a name by the id of its message stream.
 func TestClientsChangeTheirStreams(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		first := b.Publish("live/one")

@@ -12,8 +12,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// A connection that publishes several streams loses only the one that is over, however
-// it comes to be; with the last one it is disconnected.
+// A connection that publishes several streams loses only the one that has ended,
+// whatever ended it. It is disconnected with the last one.
 func TestOneOfSeveralStreamsOfAConnection(t *testing.T) {
 	for name, row := range map[string]struct {
 		end  func(t *testing.T, s *forward.Server, src *forward.Source)
@@ -55,7 +55,7 @@ func TestOneOfSeveralStreamsOfAConnection(t *testing.T) {
 			row.end(t, s, s.Source("live/cam"))
 			rejected()
 			for n := 10; n < 20; n++ {
-				write(cam, n) // comes to nothing
+				write(cam, n) // the claim fails
 				write(other, n)
 			}
 			for n := 0; n < 20; {
@@ -68,7 +68,8 @@ func TestOneOfSeveralStreamsOfAConnection(t *testing.T) {
 			}
 			require.Eventually(t, func() bool { return s.Source("live/cam") == nil && told.open(t) == 1 }, 10*time.Second, time.Millisecond)
 
-			// The same message stream may publish the name again, and is asked about.
+			// The same message stream may publish the name again, and the hooks decide
+			// again.
 			asked := func() int {
 				told.mu.Lock()
 				defer told.mu.Unlock()

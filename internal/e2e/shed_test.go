@@ -11,8 +11,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// A Subscription to a stream that has ended keeps all that is left of it, however
-// often it is read: when memory is short for the next publisher, it is cut off.
+// A Subscription to an ended stream keeps the rest of it in memory, however often it is
+// read. When the next publisher is short of memory, it is cut off.
 func TestMemoryBudgetCutsSubscriptionsOfEndedStreams(t *testing.T) {
 	const budget, size = 8 << 20, 64 << 10
 	inBubble(t, forward.Config{MergeWindow: -1, MemoryBudget: budget}, func(b *bubble) {
@@ -43,8 +43,8 @@ func TestMemoryBudgetCutsSubscriptionsOfEndedStreams(t *testing.T) {
 	})
 }
 
-// Whoever has read the last message of a stream that has ended keeps nothing of it,
-// though it has not been told of the end.
+// A Subscription that has read the last message of an ended stream holds no memory,
+// even before it has returned io.EOF.
 func TestSubscriptionAtTheEndKeepsNothing(t *testing.T) {
 	inBubble(t, forward.Config{MergeWindow: -1}, func(b *bubble) {
 		p := b.PublishInProcess("s")

@@ -13,8 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// What publishers have sent before Shutdown is forwarded, though it lies in the
-// sockets yet: with a merge window that is all of a window.
+// Data that publishers sent before Shutdown is forwarded even if it is still in the
+// sockets: with a merge window that is a whole window.
 func TestShutdownForwardsWhatHasArrived(t *testing.T) {
 	for _, window := range []time.Duration{-1, 50 * time.Millisecond, 2 * time.Second} {
 		for _, grace := range []time.Duration{0, time.Minute} {

@@ -22,8 +22,8 @@ var (
 	soakHours = flag.Float64("soak.hours", 24, "virtual hours of the soak")
 )
 
-// A day of a server with one fault in twenty connections, dials and calls of the
-// host's code: nothing is left, nothing grows, nobody gets what is wrong.
+// A day of a server with faults in one of twenty connections, dials and calls of the
+// host's code: nothing leaks, nothing grows, and no receiver gets wrong frames.
 func TestFault28_Soak(t *testing.T) {
 	const phases = 6
 	seed := *soakSeed
@@ -61,7 +61,7 @@ func TestFault28_Soak(t *testing.T) {
 	})
 	grown := soak.GrowthOf(heaps, phase)
 	require.False(t, grown.Leak(), "%+v: %v", grown, heaps)
-	// Each of them is made, or the rest shows nothing.
+	// Every kind of fault must have occurred, or the test shows nothing.
 	for _, n := range []int{r.Publishes, r.Plays, r.Sessions, r.Frames, r.Faults} {
 		require.Positive(t, n)
 	}
@@ -69,12 +69,12 @@ func TestFault28_Soak(t *testing.T) {
 	what := fmt.Sprintf("soak of %g virtual hours, seed %d", *soakHours, seed)
 	measured(28, what+": done", "5 % faults, in a minute",
 		"%d publishes, %d plays, %d pushes, %d faults in %v", r.Publishes, r.Plays, r.Sessions, r.Faults, time.Since(began).Round(time.Second))
-	measured(28, what+": received", "0 out of order", "%d frames, 0 wrong; %d missed by who was too slow", r.Frames, r.Missing)
+	measured(28, what+": received", "0 out of order", "%d frames, 0 wrong; %d missed by slow receivers", r.Frames, r.Missing)
 	measured(28, what+": left", "0 leaks, heap < 1 MiB/h", "0 goroutines, 0 connections; heap %.2f MiB, %+.1f KiB/h",
 		float64(heaps[phases-1])/(1<<20), grown.PerHour/1024)
 }
 
-// inBubbles is how many goroutines there are in bubbles.
+// inBubbles is the number of goroutines in bubbles.
 func inBubbles() int {
 	buf := make([]byte, 1<<20)
 	return strings.Count(string(buf[:runtime.Stack(buf, true)]), ", synctest bubble ")

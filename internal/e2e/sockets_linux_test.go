@@ -27,8 +27,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
-// narrow has the sockets that a listener accepts take next to nothing that is
-// not read.
+// narrow gives accepted sockets nearly no receive buffer.
 var narrow = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 	var err error
 	if cerr := c.Control(func(fd uintptr) {
@@ -39,13 +38,13 @@ var narrow = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) erro
 	return err
 }}
 
-// stalls reads nothing behind the first message.
+// stalls reads nothing after the first message.
 var stalls = forwardtest.Script{
 	At:       map[int]func(*forwardtest.Session){1: (*forwardtest.Session).Stall},
 	Recorder: discarding.Recorder,
 }
 
-// conns are the ends of connections, as they came up.
+// conns are the ends of connections, in order.
 type conns struct {
 	mu  sync.Mutex
 	all []*net.TCPConn
@@ -63,7 +62,7 @@ func (c *conns) get() []*net.TCPConn {
 	return slices.Clone(c.all)
 }
 
-// dial is Config.Dial that notes its connections, which stay what they are.
+// dial is a Config.Dial that records its connections without wrapping them.
 func (c *conns) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	nc, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err == nil {
@@ -72,7 +71,7 @@ func (c *conns) dial(ctx context.Context, network, address string) (net.Conn, er
 	return nc, err
 }
 
-// noting is a listener that notes what it accepts.
+// noting is a listener that records the connections it accepts.
 type noting struct {
 	net.Listener
 	conns
@@ -86,8 +85,8 @@ func (l *noting) Accept() (net.Conn, error) {
 	return nc, err
 }
 
-// kernelBytes is the memory that the kernel has for what a socket has not
-// sent, or has received and nobody has read: SO_MEMINFO (linux/sock_diag.h).
+// kernelBytes is the kernel memory of a socket's unsent and unread data: SO_MEMINFO
+// (linux/sock_diag.h).
 func kernelBytes(nc *net.TCPConn) (n int) {
 	const soMemInfo, rmemAlloc, wmemQueued = 55, 0, 5
 	raw, err := nc.SyscallConn()
@@ -95,7 +94,7 @@ func kernelBytes(nc *net.TCPConn) (n int) {
 		return 0
 	}
 	raw.Control(func(fd uintptr) {
-		// A filter has the form of what is asked for: eight numbers.
+		// The result has the form of a socket filter: eight numbers.
 		if info, err := syscall.GetsockoptICMPv6Filter(int(fd), syscall.SOL_SOCKET, soMemInfo); err == nil {
 			n = int(info.Data[rmemAlloc] + info.Data[wmemQueued])
 		}
@@ -103,8 +102,8 @@ func kernelBytes(nc *net.TCPConn) (n int) {
 	return n
 }
 
-// blackHoleAt listens and lets the queue of those to be accepted, which has one
-// place, be full: what else wants to connect is not answered.
+// blackHoleAt listens with a full accept queue of one place, so further connection
+// attempts are not answered.
 func blackHoleAt(t *testing.T, family int, sa syscall.Sockaddr) (port int) {
 	fd, err := syscall.Socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
@@ -145,8 +144,8 @@ func TestFault02_BlackHole_Sockets(t *testing.T) {
 	u.check(2)
 }
 
-// Where the first of two addresses does not answer, the first attempt reaches
-// the second one. When, to the millisecond, is in TestDialer of internal/upstream.
+// If the first of two addresses does not answer, the same attempt reaches the second.
+// TestDialer of internal/upstream checks the exact time.
 func TestFault02_NextAddress_Sockets(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -273,9 +272,8 @@ func TestFault05_NeverReads_Sockets(t *testing.T) {
 	}
 }
 
-// distant has the sockets that a listener accepts take little that is not read,
-// in pieces as they are on the way to another machine: those of loopback are
-// larger than that.
+// distant gives accepted sockets a small receive buffer and packets as small as those
+// of a real network; loopback's are larger.
 var distant = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 	var errs [2]error
 	if cerr := c.Control(func(fd uintptr) {
@@ -287,7 +285,7 @@ var distant = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) err
 	return errors.Join(errs[:]...)
 }}
 
-// That it is never more than 10 s behind is asserted in virtual time.
+// The test in virtual time asserts that it is never more than 10 s late.
 func TestFault06_ReadsHalfTheRate_Sockets(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []int{500_000, 2_000_000} {
@@ -332,11 +330,11 @@ const (
 	nobodyReadsLimit = 4 << 20
 )
 
-// A server in a process of its own that pushes to all URLs of the environment
-// and, asked by a line, tells what memory it has.
+// The child of TestFault13_NobodyReads_Sockets: a server that pushes to all URLs in its
+// environment, and prints its memory use for each line of input.
 func TestServeNobodyReads(t *testing.T) {
 	if os.Getenv(nobodyReadsEnv) == "" {
-		return // it is for TestFault13_NobodyReads_Sockets
+		return // only a child runs it
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -391,9 +389,9 @@ func TestFault13_NobodyReads_Sockets(t *testing.T) {
 	require.NoError(t, err)
 	defer pub.Close()
 
-	// One GOP, so that nothing is dropped before the log is full. All have
-	// its beginning before the first look. The one that reads is waited for
-	// in each step.
+	// One GOP, so that nothing is dropped before the log is full. All destinations have
+	// received its start before the first measurement. Each step waits for the one that
+	// reads.
 	const step, frames = 10, 500
 	media := bitrate(8_000_000)
 	media.KeyframeInterval = time.Hour
@@ -406,7 +404,7 @@ func TestFault13_NobodyReads_Sockets(t *testing.T) {
 			began := time.Now()
 			require.NoError(t, pub.Send(ctx, slices.Values(messages[i:min(i+step, to)]), 0))
 			require.NoError(t, s.Recorder().Wait(ctx, func(r forwardtest.Report) bool { return r.Messages >= min(i+step, to) }),
-				"those hold up nobody")
+				"stalled destinations delay nobody")
 			longest = max(longest, time.Since(began))
 		}
 	}
@@ -423,8 +421,8 @@ func TestFault13_NobodyReads_Sockets(t *testing.T) {
 	fullRSS, fullMapped, kept := ask()
 	require.Greater(t, kept, nobodyReadsLimit*3/4)
 
-	// Under the race detector each byte has others beside it: then what Go
-	// itself has of the system's memory counts.
+	// The race detector adds memory to each byte, so then the runtime's own figure
+	// counts.
 	grown, of := fullRSS-rss, "RSS"
 	if raceDetector() {
 		grown, of = fullMapped-mapped, "Go's memory"
@@ -436,8 +434,8 @@ func TestFault13_NobodyReads_Sockets(t *testing.T) {
 	require.LessOrEqual(t, grown, nobodyReadsLimit+1<<20)
 }
 
-// dropAll makes a connection deaf, as with a cable that was pulled: a filter
-// drops all that arrives, its FIN or RST included.
+// dropAll makes a connection deaf, as if the cable was pulled: a filter drops
+// everything that arrives, including FIN and RST.
 func dropAll(t *testing.T, nc *net.TCPConn) {
 	t.Helper()
 	raw, err := nc.SyscallConn()

@@ -17,9 +17,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// loopback is a Server on a port of 127.0.0.1, with real sockets and real
-// time. How long something took is measured; asserted is no more than that it
-// comes at all, in seconds.
+// loopback is a Server on a port of 127.0.0.1, with real sockets and real time.
+// Durations are measured; tests only assert that something happens within seconds.
 type loopback struct {
 	*testing.T
 	ctx  context.Context
@@ -62,8 +61,8 @@ func (lo *loopback) publish(name string) *forwardtest.Publisher {
 	return p
 }
 
-// published waits until a live stream is pushed to d by its n-th connection,
-// which gets all that comes from now on.
+// published waits until a live stream is pushed to d by its n-th connection, which gets
+// everything from then on.
 func (lo *loopback) published(d *forwardtest.Destination, n int) *forwardtest.Session {
 	lo.Helper()
 	s, err := d.WaitSession(lo.ctx, n)
@@ -81,7 +80,8 @@ func (lo *loopback) published(d *forwardtest.Destination, n int) *forwardtest.Se
 	return s
 }
 
-// forwarder is that of a live stream to a URL, whose key stands there or apart.
+// forwarder returns the Forwarder of a live stream to a URL, with the key in the URL or
+// apart.
 func (lo *loopback) forwarder(name, url string) *forward.Forwarder {
 	lo.Helper()
 	for _, f := range lo.srv.Source(name).Forwarders() {
@@ -93,7 +93,7 @@ func (lo *loopback) forwarder(name, url string) *forward.Forwarder {
 	return nil
 }
 
-// await waits for what nobody tells: it looks every few milliseconds.
+// await polls a condition every few milliseconds.
 func (lo *loopback) await(what string, done func() bool) {
 	lo.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -107,20 +107,20 @@ func (lo *loopback) await(what string, done func() bool) {
 	}
 }
 
-// destinationOf is a Destination that the end of the test closes.
+// destinationOf is a Destination that is closed when the test ends.
 func destinationOf(t *testing.T, scripts ...forwardtest.Script) *forwardtest.Destination {
 	d := forwardtest.NewDestination(scripts...)
 	t.Cleanup(func() { d.Close() })
 	return d
 }
 
-// discarding is a healthy destination that keeps nothing.
+// discarding is a healthy destination that discards everything.
 var discarding = forwardtest.Script{Recorder: func() *forwardtest.Recorder {
 	return &forwardtest.Recorder{Discard: true}
 }}
 
-// undisturbed is rule R0 over sockets: a stream that is being published, and a
-// destination that gets all of it, whatever happens to others.
+// undisturbed checks rule R0 over sockets: a stream with a healthy destination that
+// gets all of it, whatever happens to others.
 type undisturbed struct {
 	lo   *loopback
 	pub  *forwardtest.Publisher
@@ -131,7 +131,7 @@ type undisturbed struct {
 	gaps *hosttest.Arrivals
 }
 
-// undisturbed begins to send. The session is that of the destination.
+// undisturbed starts the stream. to is the session of its destination.
 func (lo *loopback) undisturbed(pub *forwardtest.Publisher, media forwardtest.Media, to *forwardtest.Session) *undisturbed {
 	u := &undisturbed{lo: lo, pub: pub, to: to, done: make(chan error, 1)}
 	var ctx context.Context
@@ -154,7 +154,7 @@ func (u *undisturbed) counted(messages iter.Seq[forwardtest.Message]) iter.Seq[f
 	}
 }
 
-// check sends some frames more, ends the stream and looks at what has arrived.
+// check sends a few more frames, ends the stream and checks the result.
 func (u *undisturbed) check(row int) {
 	u.lo.Helper()
 	rec := u.to.Recorder()
@@ -177,8 +177,8 @@ func (u *undisturbed) check(row int) {
 		r.Frames, added(.99), added(1))
 }
 
-// slow is a listener whose connections leave little to the system and are read
-// at 5 MB/s at most.
+// slow is a listener whose connections have small buffers and are read at 5 MB/s at
+// most.
 type slow struct{ net.Listener }
 
 func (l slow) Accept() (net.Conn, error) {
@@ -197,10 +197,9 @@ func (c slowConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p[:min(len(p), 16<<10)])
 }
 
-// The publisher sends what it has ready, which is several times what the log and
-// the system keep. The destination that reads takes seconds for it: nothing is
-// missing, since the publisher is held back for it. The one that does not read
-// holds up nobody.
+// The publisher sends a file several times as large as the log and the kernel's buffers
+// together. The healthy destination takes seconds for it and misses nothing, because
+// the publisher is held back for it. The destination that does not read delays nobody.
 func TestFault18_FasterThanRealTime_Sockets(t *testing.T) {
 	t.Parallel()
 	const limit, length = 4 << 20, 16 * time.Second
@@ -230,7 +229,7 @@ func TestFault18_FasterThanRealTime_Sockets(t *testing.T) {
 	})
 	require.NoError(t, <-sent)
 	took := time.Since(began)
-	// The newest message is there before the oldest ones are gone.
+	// The newest message is appended before the oldest ones are dropped.
 	require.LessOrEqual(t, kept, limit+2*largest)
 	require.NoError(t, s.Recorder().WaitFrames(lo.ctx, int(length/steadyStep)))
 	require.NoError(t, s.Recorder().Err())
@@ -238,12 +237,12 @@ func TestFault18_FasterThanRealTime_Sockets(t *testing.T) {
 	require.Equal(t, uint64(1), r.First)
 	require.Equal(t, uint64(length/steadyStep), r.Last)
 	require.Zero(t, r.Missing)
-	measured(18, "sockets: as fast as it is taken, 16 MB of media", "nothing lost, bounded by bytes",
+	measured(18, "sockets: as fast as the server reads, 16 MB of media", "nothing lost, bounded by bytes",
 		"%d frames, 0 lost, in %v, log at most %.1f of %d MiB", r.Frames, took.Round(time.Millisecond), float64(kept)/(1<<20), limit>>20)
 }
 
-// The next publisher comes when the socket of the one before has just been
-// closed, or reset.
+// The next publisher comes when the previous one's socket has just been closed or
+// reset.
 func TestFault19_RepublishAtOnce_Sockets(t *testing.T) {
 	t.Parallel()
 	const n = 100
@@ -251,7 +250,7 @@ func TestFault19_RepublishAtOnce_Sockets(t *testing.T) {
 	lo := onLoopback(t, forward.Config{Resolver: forward.MustStatic(d.URL("live/key"))})
 	var longest time.Duration
 	for i := range n {
-		began := time.Now() // the socket before has been closed
+		began := time.Now() // the previous socket has been closed
 		p, err := lo.client("live/s").Publish(lo.ctx)
 		require.NoError(t, err, i)
 		longest = max(longest, time.Since(began))
@@ -273,11 +272,11 @@ func TestFault19_RepublishAtOnce_Sockets(t *testing.T) {
 		require.Equal(t, 10, s.Recorder().Report().Frames)
 	}
 	require.Len(t, d.Sessions(), n, "each publish opened its destination once")
-	measured(19, "sockets: republished at once: accepted", "100 of 100, <= 200 ms", "%d of %d, at most %v", n, n, longest.Round(time.Millisecond))
+	measured(19, "sockets: republished immediately: accepted", "100 of 100, <= 200 ms", "%d of %d, at most %v", n, n, longest.Round(time.Millisecond))
 }
 
-// More connections than may be pending, from a bounded number of sockets, say
-// nothing or stop in the middle of the handshake.
+// More connections than may be pending, from a bounded number of sockets, send nothing
+// or stop in the middle of the handshake.
 func TestFault23_HalfOpenHandshakes_Sockets(t *testing.T) {
 	t.Parallel()
 	open := 2000

@@ -26,8 +26,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/logtest"
 )
 
-// child is a test of this binary in a process of its own, which says first
-// where it listens. It ends when its standard input does.
+// child is a test of this binary in a process of its own. It first prints its address,
+// and ends when its standard input does.
 type child struct {
 	*exec.Cmd
 	stdin io.WriteCloser
@@ -55,11 +55,11 @@ func startChild(t *testing.T, test string, env ...string) *child {
 
 const fewFilesEnv = "FORWARD_TEST_FEW_FILES"
 
-// A server in a process of its own that may open 48 files: it says where it
-// listens, and serves until its standard input ends.
+// The child of TestFault24_NoFilesLeft: a server that may open 48 files. It prints its
+// address and serves until its standard input ends.
 func TestServeWithFewFiles(t *testing.T) {
 	if os.Getenv(fewFilesEnv) == "" {
-		return // it is for TestFault24_NoFilesLeft
+		return // only a child runs it
 	}
 	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 48, Max: 48}))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,8 +70,7 @@ func TestServeWithFewFiles(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// bound is a port of 127.0.0.1 at which nobody listens, and that nobody else
-// gets, until listen is called.
+// bound reserves a port of 127.0.0.1 that refuses connections until listen is called.
 type bound struct {
 	fd   int
 	addr string
@@ -95,8 +94,7 @@ func (b *bound) listen(t *testing.T) net.Listener {
 	return l
 }
 
-// Each of the destinations is down for another time below 5 s, of which none is
-// more likely than the other.
+// Each destination is down for a different time below 5 s, evenly distributed.
 func TestFault01_Refused_Sockets(t *testing.T) {
 	t.Parallel()
 	const n, longest = 48, 5 * time.Second
@@ -147,11 +145,11 @@ func TestFault01_Refused_Sockets(t *testing.T) {
 
 const shutdownEnv = "FORWARD_TEST_SHUTDOWN"
 
-// A program as a host writes it: it forwards to what the environment says, and
-// ends with SIGTERM.
+// The child of TestFault21_Terminated_Sockets: a program as a host writes it. It
+// forwards to the destinations in its environment and ends with SIGTERM.
 func TestServeUntilTerminated(t *testing.T) {
 	if os.Getenv(shutdownEnv) == "" {
-		return // it is for TestFault21_Terminated_Sockets
+		return // only a child runs it
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -181,7 +179,7 @@ func TestFault21_Terminated_Sockets(t *testing.T) {
 	var urls []string
 	for range 4 {
 		d := destinationOf(t, forwardtest.Script{Recorder: func() *forwardtest.Recorder {
-			return &forwardtest.Recorder{Discard: true, Gaps: true} // 500 of them are more than some machines can
+			return &forwardtest.Recorder{Discard: true, Gaps: true} // some machines cannot handle 500 of them
 		}})
 		dests, urls = append(dests, d), append(urls, d.URL("live/[stream]"))
 	}
@@ -247,7 +245,7 @@ func TestFault24_NoFilesLeft(t *testing.T) {
 	sent := make(chan error, 1)
 	go func() { sent <- pub.Send(sending, steady.Messages(-1), 1) }()
 
-	// More than there is room for: the rest is turned away, not left waiting.
+	// More than there is room for: the rest is turned away instead of left waiting.
 	var held []net.Conn
 	for range 150 {
 		nc, err := net.Dial("tcp", addr)
@@ -256,7 +254,7 @@ func TestFault24_NoFilesLeft(t *testing.T) {
 		held = append(held, nc)
 	}
 	last := held[len(held)-1]
-	last.SetReadDeadline(time.Now().Add(4 * time.Second)) // less than the handshake's
+	last.SetReadDeadline(time.Now().Add(4 * time.Second)) // less than the handshake timeout
 	_, err = last.Read(make([]byte, 1))
 	require.Error(t, err)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "it is told that there is no room")

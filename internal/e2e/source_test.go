@@ -13,8 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// What subscribes in OnSource gets the stream from its first message, with no GOP
-// kept, and before the publisher knows that it may begin.
+// A subscriber in OnSource gets the stream from its first message, even without GOP
+// cache, and before the publish is answered.
 func TestOnSource(t *testing.T) {
 	var live []*forward.Source
 	var first []forward.Message
@@ -45,7 +45,7 @@ func TestOnSource(t *testing.T) {
 			if n == len(first) {
 				break
 			}
-			require.True(b, bytes.HasSuffix(m.Payload, first[n].Payload), "but for @setDataFrame")
+			require.True(b, bytes.HasSuffix(m.Payload, first[n].Payload), "equal except for @setDataFrame")
 			n++
 		}
 		require.Equal(b, 3, n)

@@ -14,8 +14,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// OnForward is told that a destination takes nothing, and when it goes on, which
-// is no other publish.
+// OnForward reports when a destination stalls and when it continues, which is not a new
+// publish.
 func TestOnForwardIsToldOfAStall(t *testing.T) {
 	var network forwardtest.Network
 	gate := make(chan struct{}, 1)
@@ -84,7 +84,7 @@ func TestOnForwardIsToldOfAStall(t *testing.T) {
 	})
 }
 
-// gated is a connection that takes nothing while the channel is full.
+// gated is a connection whose writes block while the channel is full.
 type gated struct {
 	net.Conn
 	gate chan struct{}

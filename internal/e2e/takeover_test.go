@@ -21,9 +21,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// goesOn checks a receiver of two publishers, one after the other, and returns
-// how many frames it has of each. Times go forward, with no more than gap
-// between two, and the second one's headers come before its keyframe.
+// goesOn checks a receiver of two consecutive publishers and returns how many frames it
+// has of each. Timestamps increase by no more than gap from one frame to the next, and
+// the second publisher's headers come before its keyframe.
 func goesOn(t require.TestingT, rec *forwardtest.Recorder, gap time.Duration) (frames [2]int) {
 	require.NoError(t, rec.Err())
 	var last uint32
@@ -54,7 +54,7 @@ func goesOn(t require.TestingT, rec *forwardtest.Recorder, gap time.Duration) (f
 	return frames
 }
 
-// framesIn is how many frames a Media has in the time d.
+// framesIn is how many frames a Media has in d.
 func framesIn(media forwardtest.Media, d time.Duration) (n int) {
 	for m := range media.Messages(d) {
 		if m.Type != forward.TagData && m.Payload[1] != 0 {
@@ -82,11 +82,11 @@ func TestFault17_PublishGrace(t *testing.T) {
 				src := b.Server.Source("live/" + canary)
 				first := src.Request()
 				require.NoError(b, p.Send(b.Ctx, steady.Messages(2*time.Second), 1))
-				time.Sleep(time.Second) // a reset throws away what is not read
+				time.Sleep(time.Second) // a reset discards unread data
 				lose(p)
 				time.Sleep(15 * time.Second) // silence is noticed after 10 s
 				require.Same(b, src, b.Server.Source("live/"+canary))
-				require.Equal(b, 1, got.Get()["unpublish"], "told at once")
+				require.Equal(b, 1, got.Get()["unpublish"], "told immediately")
 
 				again := b.Publish("live/" + canary)
 				require.NotSame(b, first, src.Request())
@@ -100,7 +100,7 @@ func TestFault17_PublishGrace(t *testing.T) {
 					require.Equal(b, [2]int{framesIn(steady, 2*time.Second), framesIn(other, 2*time.Second)}, goesOn(b, rec, 17*time.Second))
 				}
 				require.NoError(b, late.Recorder().Err())
-				require.Zero(b, goesOn(b, late.Recorder(), time.Second)[0], "nothing of the one before")
+				require.Zero(b, goesOn(b, late.Recorder(), time.Second)[0], "nothing of the previous publisher")
 
 				require.NoError(b, again.Unpublish())
 				<-src.Done()
@@ -114,7 +114,7 @@ func TestFault17_PublishGrace(t *testing.T) {
 	}
 }
 
-// Who was lost before anything came has left no times to go on from.
+// A publisher lost before it sent media leaves no timestamps to continue from.
 func TestPublishGraceWithoutMedia(t *testing.T) {
 	inBubble(t, forward.Config{PublishGrace: time.Minute}, func(b *bubble) {
 		play := b.Play("live/s")
@@ -170,12 +170,12 @@ func TestPublishGraceEnds(t *testing.T) {
 			synctest.Wait()
 			b.Server.Close()
 		}, 0},
-		"one who sends nothing": {func(b *bubble, p *forwardtest.Publisher, _ *forward.Source) {
+		"a publisher that sends nothing": {func(b *bubble, p *forwardtest.Publisher, _ *forward.Source) {
 			p.Close()
 			time.Sleep(10 * time.Second)
 			b.Publish("live/s")
 		}, grace},
-		"one about whom the host decides": {func(b *bubble, p *forwardtest.Publisher, src *forward.Source) {
+		"a publisher that a hook decides about": {func(b *bubble, p *forwardtest.Publisher, src *forward.Source) {
 			p.Close()
 			time.Sleep(10 * time.Second)
 			go b.Client("live/s?decide").Publish(b.Ctx)
@@ -213,7 +213,7 @@ func TestFault20_Takeover(t *testing.T) {
 		next := b.Publish("live/s")
 		_, err := b.ClientAt("192.0.2.2", "live/s").Publish(b.Ctx)
 		require.Equal(b, "NetStream.Publish.BadName", forwardtest.RefusalCode(err), "a third one while the second has not begun")
-		// It begins in mid-GOP, with audio: the first one goes on meanwhile.
+		// The second starts in mid-GOP, with audio; the first continues meanwhile.
 		skipped := 0
 		late := func(yield func(forwardtest.Message) bool) {
 			for m := range other.Messages(4 * time.Second) {
@@ -238,7 +238,7 @@ func TestFault20_Takeover(t *testing.T) {
 		}
 		require.Less(b, time.Since(began), 10*time.Second)
 		require.Len(b, lines.Lines("publisher has the stream"), 1)
-		require.Empty(b, lines.Lines("publisher lost"), "he was not waited for")
+		require.Empty(b, lines.Lines("publisher lost"), "the publisher was not waited for")
 		require.Same(b, src, b.Server.Source("live/s"))
 		require.Equal(b, 3, got.Get()["publish"]-got.Get()["unpublish"]+2, "of one")
 		require.NoError(b, next.Unpublish())
@@ -246,12 +246,12 @@ func TestFault20_Takeover(t *testing.T) {
 		require.Len(b, d.Sessions(), 1)
 		require.Equal(b, 2, got.Get()["publish"])
 		require.Equal(b, 2, got.Get()["unpublish"])
-		measured(20, "second publisher takes over", "at a keyframe, times go on", "as asked")
+		measured(20, "second publisher takes over", "at a keyframe, timestamps continue", "as asked")
 	})
 }
 
-// Whoever does not get as far as a keyframe leaves the stream as it is.
-func TestTakeoverThatComesToNothing(t *testing.T) {
+// A next publisher that never sends a keyframe leaves the stream as it is.
+func TestTakeoverWithoutKeyframe(t *testing.T) {
 	refused := errors.New("no")
 	hooks := forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
 		if r.Param == "?no" {
@@ -300,8 +300,8 @@ func TestTakeoverThatComesToNothing(t *testing.T) {
 	}
 }
 
-// The stream may end while the host decides about who is to take it over: each
-// accepted OnPublish is followed by its OnUnpublish all the same.
+// The stream may end while a hook decides about its next publisher: each accepted
+// OnPublish is still followed by its OnUnpublish.
 func TestTakeoverOfAStreamThatEnds(t *testing.T) {
 	var got calls
 	hooks := got.Hooks()
@@ -328,8 +328,8 @@ func TestTakeoverOfAStreamThatEnds(t *testing.T) {
 	})
 }
 
-// The one before may leave while the next one has not begun yet.
-func TestTakeoverOfOneWhoLeaves(t *testing.T) {
+// The first publisher may leave before the next one has taken over.
+func TestTakeoverOfAPublisherThatLeaves(t *testing.T) {
 	inBubble(t, forward.Config{Takeover: true}, func(b *bubble) {
 		play := b.Play("live/s")
 		pub := b.Publish("live/s")
@@ -362,7 +362,7 @@ func TestTakeoverWithRawTimestamps(t *testing.T) {
 		require.NoError(t, w.by.WriteTag(forward.TagVideo, w.at, rtmptest.VideoHeader))
 		require.NoError(t, w.by.WriteTag(forward.TagVideo, w.at+10, []byte{0x17, 1, 0, 0, 0, 9}))
 	}
-	// What waited comes with its keyframe, at that one's time.
+	// Buffered messages come with the keyframe, at its timestamp.
 	for _, want := range []uint32{40_000, 40_010, 17, 17} {
 		m, err := sub.Next()
 		require.NoError(t, err)
@@ -372,9 +372,8 @@ func TestTakeoverWithRawTimestamps(t *testing.T) {
 	<-first.Source().Done()
 }
 
-// One after the other inside the process; the last has audio alone.
-// An encoder may begin again on another message stream of its connection, without
-// an end of the first. It goes on, and so does what else it publishes.
+// An encoder may publish again on another message stream of its connection without
+// ending the first. The stream continues, and so do the connection's other streams.
 func TestTakeoverFromItself(t *testing.T) {
 	var told pairs
 	s := newServer(t, forward.Config{Takeover: true, Hooks: told.hooks(), MergeWindow: -1})
@@ -384,7 +383,7 @@ func TestTakeoverFromItself(t *testing.T) {
 	src := s.Source("live/cam")
 	require.NoError(t, c.write(forward.TagVideo, 0, rtmptest.VideoHeader))
 	require.NoError(t, c.write(forward.TagVideo, 0, rtmptest.Frame(true, 0)))
-	for n := 1; n < 3; n++ { // once in the place of one on air, once of one that waits
+	for n := 1; n < 3; n++ { // it replaces first the publisher on air, then one that waits
 		c.publish("cam")
 	}
 	require.NoError(t, c.write(forward.TagVideo, 0, rtmptest.VideoHeader))
@@ -399,12 +398,13 @@ func TestTakeoverFromItself(t *testing.T) {
 			last = int(m.Payload[7])
 		}
 	}
-	c.publish("third") // is answered
+	c.publish("third") // until it is answered
 	require.Equal(t, 1, s.Stats().Connections)
 	require.Equal(t, 3, s.Stats().Streams)
 	require.Eventually(t, func() bool { return told.open(t) == 3 }, 5*time.Second, time.Millisecond)
 }
 
+// Publishers inside the process, one after the other; the last sends audio only.
 func TestTakeoverInsideTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network forwardtest.Network
@@ -433,7 +433,7 @@ func TestTakeoverInsideTheProcess(t *testing.T) {
 			require.NoError(t, second.WriteTag(forward.TagAudio, 7+1000*i, frame))
 			time.Sleep(time.Second)
 		}
-		require.NoError(t, first.WriteTag(forward.TagVideo, 44_000, key), "a second may have no video, and is given time to have some")
+		require.NoError(t, first.WriteTag(forward.TagVideo, 44_000, key), "a next publisher may have no video, but gets time to send some")
 		require.NoError(t, second.WriteTag(forward.TagAudio, 3007, frame))
 		synctest.Wait()
 		require.ErrorIs(t, first.WriteTag(forward.TagVideo, 45_000, key), forward.ErrTakenOver)
@@ -453,7 +453,7 @@ func TestTakeoverInsideTheProcess(t *testing.T) {
 	})
 }
 
-// Publishers that throw each other out, over sockets.
+// Publishers that displace each other, over sockets.
 func TestTakeoverChurn(t *testing.T) {
 	d := destinationOf(t, discarding)
 	lo := onLoopback(t, forward.Config{Takeover: true, PublishGrace: time.Minute, Resolver: to(forward.Destination{URL: d.URL("live/" + canary)})})

@@ -48,7 +48,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue signs a certificate for a host name, itself where a has none yet.
+// issue signs a certificate for a host name, itself if a has none yet.
 func (a *authority) issue(t *testing.T, name string, change func(*x509.Certificate)) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func (a *authority) issue(t *testing.T, name string, change func(*x509.Certifica
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-// fingerprint is what Destination.Fingerprint wants.
+// fingerprint is the value for Destination.Fingerprint.
 func fingerprint(c tls.Certificate) string {
 	sum := sha256.Sum256(c.Leaf.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:])
@@ -86,7 +86,7 @@ func TestRTMPS(t *testing.T) {
 		server func(*tls.Config) // nil: plain RTMP
 		dest   func(*forward.Destination)
 		global bool   // the roots are in Config, not in the Destination
-		sni    string // that the server sees
+		sni    string // that the server receives
 		op     string // empty: publishing
 		text   string // of the error
 		temp   bool
@@ -191,8 +191,8 @@ func TestRTMPS(t *testing.T) {
 	}
 }
 
-// Whoever reconnects resumes its session, and the check of a pinned key is not
-// left out then. That nothing is checked is said once.
+// A reconnecting destination resumes its TLS session, and a pinned key is still
+// checked. The warning about a missing check is logged once.
 func TestTLSSessionsAreResumed(t *testing.T) {
 	for name, c := range map[string]struct {
 		dest  func(d *forward.Destination, cert tls.Certificate)
@@ -237,8 +237,8 @@ func TestTLSSessionsAreResumed(t *testing.T) {
 
 func requireClient(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert }
 
-// Who speaks TLS without Go's library may answer plain RTMP with an alert, and
-// plain RTMP servers answer a ClientHello without a look at it, or wait.
+// TLS servers not written in Go may answer plain RTMP with an alert. Plain RTMP servers
+// answer a ClientHello without inspecting it, or wait.
 func TestHintsOfWrongScheme(t *testing.T) {
 	for _, c := range []struct{ name, url, answer, text string }{
 		{"TLS alert", "rtmp://dest:443/app/" + canary, "\x15\x03\x03\x00\x02\x02\x46", "closed by the destination (is it rtmps://?)"},
@@ -271,7 +271,7 @@ func TestHintsOfWrongScheme(t *testing.T) {
 	}
 }
 
-// Over loopback: publishers and players by TLS, and a destination.
+// Over loopback: publishers, players and a destination with TLS.
 func TestServeTLS(t *testing.T) {
 	for name, serve := range map[string]func(s *forward.Server, l net.Listener, own *tls.Config) error{
 		"a listener of crypto/tls": func(s *forward.Server, l net.Listener, own *tls.Config) error {
@@ -314,7 +314,7 @@ func testServeTLS(t *testing.T, serve func(s *forward.Server, l net.Listener, ow
 	require.NoError(t, player.Recorder().WaitFrames(ctx, 100))
 	player.Recorder().Check(t)
 
-	// What speaks no TLS is refused without harm to others.
+	// A client that speaks no TLS is refused without affecting others.
 	_, err = forwardtest.Client{URL: "rtmp://" + host + "/live/x"}.Publish(ctx)
 	require.Error(t, err)
 	for _, s := range []*forward.Server{s, slave} {
@@ -323,8 +323,8 @@ func testServeTLS(t *testing.T, serve func(s *forward.Server, l net.Listener, ow
 	}
 }
 
-// A player of ServeTLS is written to by whoever has something for it, not by a
-// goroutine that is started for each batch.
+// The goroutine that appends a message also writes it to players of ServeTLS; no
+// goroutine is started per batch.
 func TestServeTLSStartsNoGoroutines(t *testing.T) {
 	const players, frames = 40, 100
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -412,8 +412,8 @@ func TestTLSRecordsAreFull(t *testing.T) {
 			return rec, err
 		}, TLSConfig: &tls.Config{RootCAs: ca.pool}})
 
-		// A GOP of 200 messages of 500 bytes is there when the destination
-		// comes, then as many come together.
+		// A GOP of 200 messages of 500 bytes is in the log when the destination
+		// connects; then as many come together.
 		p := publish(t, s, "live", canary)
 		gop := func(from int) {
 			for i := range 200 {
@@ -444,8 +444,8 @@ func TestTLSRecordsAreFull(t *testing.T) {
 			}
 		}
 		require.Greater(t, bytes, 2*200*500)
-		// Each batch ends with what is left over; the commands before it
-		// are small ones.
+		// Each batch ends with a partial record; the commands before it are small
+		// records.
 		require.GreaterOrEqual(t, full, bytes/(16<<10+64)-4)
 		require.LessOrEqual(t, len(rec.sizes), full+16, "%v after %d", rec.sizes, setup)
 		require.EqualValues(t, 401, len(dest.Sessions()[0].Recorder().Messages()))

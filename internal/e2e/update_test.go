@@ -17,13 +17,13 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// updating is a stream that is pushed to the first destination of numbered.
+// updating is a stream pushed to the first destination of numbered.
 type updating struct {
 	t    *testing.T
 	got  *received
 	p    *forward.Publisher
 	f    *forward.Forwarder
-	told *[]string // the destinations that OnForward was told are published to
+	told *[]string // the destinations that OnForward reported as publishing
 
 	dialed *[]net.Conn
 }
@@ -52,8 +52,7 @@ func newUpdating(t *testing.T) updating {
 	return updating{t, got, p, f, told, dialed}
 }
 
-// update has the destination replaced by d. The result is in the channel when there
-// is one.
+// update replaces the destination by d. The channel receives the result.
 func (u updating) update(ctx context.Context, d forward.Destination) (result chan error) {
 	result = make(chan error, 1)
 	go func() { result <- u.f.Update(ctx, d) }()
@@ -104,7 +103,7 @@ func TestUpdateSwitchesAtKeyframe(t *testing.T) {
 	})
 }
 
-// Where each frame is a keyframe the log drops the last one with the next.
+// If every frame is a keyframe, the log drops each frame with the next one.
 func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpdating(t)
@@ -114,7 +113,7 @@ func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
 			for len(result) == 0 {
 				require.NoError(t, u.p.WriteTag(forward.TagVideo, uint32(n*40), rtmptest.Frame(true, n)))
 				if n++; n%100 == 0 {
-					synctest.Wait() // no receiver is left behind the log
+					synctest.Wait() // no receiver falls behind the log
 				}
 			}
 			require.NoError(t, <-result)
@@ -129,8 +128,7 @@ func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
 	})
 }
 
-// Over TCP, where whoever has appended sends, and frames do not wait for the
-// update.
+// Over TCP, where the appending goroutine sends, frames do not wait for the update.
 func TestUpdateOverTCPLosesNothing(t *testing.T) {
 	dest, got := watch(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -233,7 +231,7 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 				require.EqualValues(t, 1, u.f.Stats().Accepted)
 				require.NoError(t, u.f.Stats().LastErr)
 
-				// A later one succeeds.
+				// A later update succeeds.
 				result = u.update(t.Context(), numbered(1, 2)[0])
 				feed(t, u.p, 40, 45)
 				require.NoError(t, <-result)
@@ -242,8 +240,8 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 	}
 }
 
-// A Forwarder that an Update has failed to replace is waited for by the next publish
-// of its stream as before: the destination would refuse a second one.
+// After a failed Update, the next publish of the stream still waits for the Forwarder:
+// the destination would refuse a second publisher.
 func TestUpdateThatFailsKeepsTheTurn(t *testing.T) {
 	inBubble(t, forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {
 		d := b.Destination("a:1935",
@@ -265,7 +263,7 @@ func TestUpdateThatFailsKeepsTheTurn(t *testing.T) {
 	})
 }
 
-func TestUpdateOfWhatDoesNotPublish(t *testing.T) {
+func TestUpdateOfAnUnconnectedForwarder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpdating(t)
 		down, err := u.p.Source().Forward(forward.Destination{URL: "rtmp://down/live/x"})
@@ -285,7 +283,7 @@ func TestUpdateWhileItWaits(t *testing.T) {
 		name string
 		do   func(u updating)
 		err  error
-		next []int // what the new destination gets
+		next []int // what the new destination receives
 	}{
 		{"old destination lost", func(u updating) {
 			(*u.dialed)[0].Close()
@@ -317,8 +315,8 @@ func TestUpdateWhileItWaits(t *testing.T) {
 	}
 }
 
-// A connection of the host's that panics is lost like any other: its counters stay, and
-// an Update need not wait for it.
+// A panic in a connection of the host's is a loss like any other: the counters stay,
+// and an Update need not wait for the connection.
 func TestPanicOfTheConnectionToADestination(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		first, second := b.Destination("a:1935"), b.Destination("b:1935")

@@ -4,7 +4,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// Short names, for tables of what is on the wire.
+// Short names for tables of wire data.
 var (
 	u24, u32                   = rtmptest.U24, rtmptest.U32
 	type0, type1, type2, type3 = rtmptest.Type0, rtmptest.Type1, rtmptest.Type2, rtmptest.Type3
