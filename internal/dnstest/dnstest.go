@@ -1,4 +1,4 @@
-// Package dnstest has a server of DNS for tests. Only tests import it.
+// Package dnstest provides a DNS server for tests. Only tests import it.
 package dnstest
 
 import (
@@ -24,17 +24,17 @@ const (
 	codeNXDomain = 3
 )
 
-// Server answers from a table over UDP, and over TCP what is too long.
+// Server answers from a table over UDP, or over TCP if the answer is too long.
 type Server struct {
 	conn net.PacketConn
 
 	mu    sync.Mutex
 	addrs map[string][]string
 	srv   map[string][]net.SRV
-	fail  bool // all questions
+	fail  bool // number of queries
 }
 
-// New returns a Server that the end of the test closes.
+// New returns a Server that is closed when the test ends.
 func New(t testing.TB) *Server {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -67,14 +67,14 @@ func (s *Server) Set(addrs map[string][]string, srv map[string][]net.SRV) {
 	s.addrs, s.srv = addrs, srv
 }
 
-// Fail has it answer every question with a failure of its own.
+// Fail makes the server answer every query with a server failure.
 func (s *Server) Fail() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = true
 }
 
-// Resolver asks this server only.
+// Resolver returns a resolver that asks only this server.
 func (s *Server) Resolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		if strings.HasPrefix(network, "udp") {
@@ -86,7 +86,7 @@ func (s *Server) Resolver() *net.Resolver {
 	}}
 }
 
-// serveStream answers one question in the framing of TCP.
+// serveStream answers one query in TCP framing.
 func (s *Server) serveStream(c net.Conn) {
 	defer c.Close()
 	var size [2]byte
@@ -101,7 +101,7 @@ func (s *Server) serveStream(c net.Conn) {
 	c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...))
 }
 
-// answer makes the reply to a query with one question.
+// answer builds the reply to a query with one question.
 func (s *Server) answer(query []byte) []byte {
 	var labels []string
 	i := 12

@@ -19,9 +19,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Bubble is a Server at server:1935 of a network in memory, in virtual time.
-// A goroutine that does not end fails the test, and a timer that still holds
-// the Server does.
+// Bubble is a Server at server:1935 of an in-memory network, in virtual time. A
+// goroutine that does not end fails the test, and so does a timer that still refers to
+// the Server.
 type Bubble struct {
 	*testing.T
 	Ctx    context.Context
@@ -30,8 +30,7 @@ type Bubble struct {
 	Config forward.Config // of srv
 }
 
-// InBubble calls f in virtual time, with a Server that serves at server:1935, and closes
-// the Server.
+// InBubble calls f in virtual time with a Server at server:1935, and closes the Server.
 func InBubble(t *testing.T, cfg forward.Config, f func(b *Bubble)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -58,12 +57,12 @@ func InBubble(t *testing.T, cfg forward.Config, f func(b *Bubble)) {
 	})
 }
 
-// Client is for the stream of that name, such as live/s.
+// Client returns a client for a stream name such as live/s.
 func (b *Bubble) Client(name string) forwardtest.Client {
 	return forwardtest.Client{URL: "rtmp://server/" + name + "?token=" + secretscan.Canary, Dial: b.Net.Dial}
 }
 
-// Publish publishes a stream, until the end of the test at most.
+// Publish publishes a stream until the test ends, at the latest.
 func (b *Bubble) Publish(name string) *forwardtest.Publisher {
 	b.Helper()
 	p, err := b.Client(name).Publish(b.Ctx)
@@ -72,7 +71,7 @@ func (b *Bubble) Publish(name string) *forwardtest.Publisher {
 	return p
 }
 
-// Play plays a stream, until the end of the test at most.
+// Play plays a stream until the test ends, at the latest.
 func (b *Bubble) Play(name string) *forwardtest.Player {
 	b.Helper()
 	p, err := b.Client(name).Play(b.Ctx, nil)
@@ -81,7 +80,7 @@ func (b *Bubble) Play(name string) *forwardtest.Player {
 	return p
 }
 
-// Destination is one at an address, until the end of the test.
+// Destination returns a Destination at an address, which is closed when the test ends.
 func (b *Bubble) Destination(address string, scripts ...forwardtest.Script) *forwardtest.Destination {
 	d := b.Net.NewDestination(address, scripts...)
 	b.Cleanup(func() { d.Close() })
@@ -96,7 +95,7 @@ func (b *Bubble) Session(d *forwardtest.Destination, n int) *forwardtest.Session
 	return s
 }
 
-// Published waits for the n-th connection to publish.
+// Published waits until the n-th connection of a destination publishes.
 func (b *Bubble) Published(d *forwardtest.Destination, n int) *forwardtest.Session {
 	b.Helper()
 	s := b.Session(d, n)
@@ -106,8 +105,8 @@ func (b *Bubble) Published(d *forwardtest.Destination, n int) *forwardtest.Sessi
 	return s
 }
 
-// Served is a client whose connection leads straight into the Server, and what
-// ServeConn returns.
+// Served returns a client connected directly to the Server, and the result of
+// ServeConn.
 func (b *Bubble) Served(name string) (forwardtest.Client, chan error) {
 	result := make(chan error, 1)
 	c := b.Client(name)
@@ -119,7 +118,7 @@ func (b *Bubble) Served(name string) (forwardtest.Client, chan error) {
 	return c, result
 }
 
-// Neighbours begins to publish. The recorders are of those who are connected.
+// Neighbours starts to publish live/ok to connected receivers, whose recorders it gets.
 func (b *Bubble) Neighbours(pub *forwardtest.Publisher, media forwardtest.Media, recs ...*forwardtest.Recorder) *Isolation {
 	b.Helper()
 	synctest.Wait()
@@ -141,7 +140,7 @@ func (b *Bubble) Steady() *Isolation {
 	return b.Neighbours(pub, Steady, player.Recorder())
 }
 
-// MergeWindow is how long cfg has messages held back at most.
+// MergeWindow is the longest time for which cfg holds messages back.
 func MergeWindow(cfg forward.Config) time.Duration {
 	if cfg.MergeWindow == 0 {
 		return 50 * time.Millisecond
@@ -149,8 +148,8 @@ func MergeWindow(cfg forward.Config) time.Duration {
 	return max(cfg.MergeWindow, 0)
 }
 
-// FillUp writes a keyframe and then other frames of that size until the
-// Server holds that many bytes, or n frames.
+// FillUp writes a keyframe and then other frames of that size until the Server holds
+// this many bytes, or n frames are written.
 func (b *Bubble) FillUp(p *forward.Publisher, size, until, n int) {
 	b.Helper()
 	body := slices.Concat(rtmptest.Frame(true, 0), make([]byte, size))
@@ -164,7 +163,7 @@ func (b *Bubble) FillUp(p *forward.Publisher, size, until, n int) {
 	}
 }
 
-// PublishInProcess publishes a stream of the app live inside the process.
+// PublishInProcess publishes a stream of the app live from inside the process.
 func (b *Bubble) PublishInProcess(name string) *forward.Publisher {
 	b.Helper()
 	p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: name})
@@ -173,7 +172,7 @@ func (b *Bubble) PublishInProcess(name string) *forward.Publisher {
 	return p
 }
 
-// ClosesSlowly is a client whose connection, at the Server's end, takes 5 s to close.
+// ClosesSlowly is a client whose connection takes 5 s to close at the Server's end.
 func (b *Bubble) ClosesSlowly(name string) (c forwardtest.Client, served chan error, cancel func()) {
 	served = make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -188,7 +187,7 @@ func (b *Bubble) ClosesSlowly(name string) (c forwardtest.Client, served chan er
 	return c, served, cancel
 }
 
-// PlayAtRate plays a stream at so many bytes a second.
+// PlayAtRate plays a stream and reads this many bytes per second.
 func (b *Bubble) PlayAtRate(name string, rate int) *forwardtest.Player {
 	b.Helper()
 	c := b.Client(name)
@@ -199,7 +198,7 @@ func (b *Bubble) PlayAtRate(name string, rate int) *forwardtest.Player {
 	return p
 }
 
-// WaitResult is what comes from result, which must not take longer.
+// WaitResult returns the value from result. It fails the test after d.
 func (b *Bubble) WaitResult(d time.Duration, result chan error) error {
 	b.Helper()
 	select {
@@ -211,8 +210,7 @@ func (b *Bubble) WaitResult(d time.Duration, result chan error) error {
 	}
 }
 
-// ServeAt runs one more Server in the bubble's network and notes who publishes
-// to it.
+// ServeAt runs another Server in the bubble's network and records who publishes to it.
 func (b *Bubble) ServeAt(address string, cfg forward.Config) (*forward.Server, *[]*forward.PublishRequest) {
 	b.Helper()
 	var asked []*forward.PublishRequest
@@ -232,7 +230,7 @@ func (b *Bubble) ServeAt(address string, cfg forward.Config) (*forward.Server, *
 	return s, &asked
 }
 
-// Hear is a player of a name, at the server of that address.
+// Hear plays a name at the server of that address.
 func (b *Bubble) Hear(address, name string, rec *forwardtest.Recorder) (*forwardtest.Player, *Heard) {
 	b.Helper()
 	c, h := b.Client(name), new(Heard)
@@ -248,7 +246,7 @@ func (b *Bubble) Hear(address, name string, rec *forwardtest.Recorder) (*forward
 	return p, h
 }
 
-// PublishFor publishes for so long and unpublishes.
+// PublishFor publishes for d and unpublishes.
 func (b *Bubble) PublishFor(name string, media forwardtest.Media, d time.Duration) {
 	b.Helper()
 	p := b.Publish(name)
@@ -257,7 +255,7 @@ func (b *Bubble) PublishFor(name string, media forwardtest.Media, d time.Duratio
 	synctest.Wait()
 }
 
-// ClientAt is client from another address.
+// ClientAt is Client from another address.
 func (b *Bubble) ClientAt(ip, name string) forwardtest.Client {
 	c := b.Client(name)
 	c.Dial = func(context.Context, string, string) (net.Conn, error) {
@@ -280,13 +278,13 @@ func (b *Bubble) PublishAt(ip, name string) (*forwardtest.Publisher, error) {
 	return p, err
 }
 
-// SendWithoutKeyframes sends a stream without a keyframe until it is thrown out.
+// SendWithoutKeyframes sends a stream without keyframes until it is disconnected.
 func (b *Bubble) SendWithoutKeyframes(p *forwardtest.Publisher) {
 	go p.Send(b.Ctx, WithoutKeyframes(OtherStream), 1)
 	synctest.Wait()
 }
 
-// ServedFrom is served for a client at an address.
+// ServedFrom is Served for a client at an address.
 func (b *Bubble) ServedFrom(addr, name string) (forwardtest.Client, chan error) {
 	served := make(chan error, 1)
 	c := b.Client(name)

@@ -21,8 +21,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// slowClose is a connection that takes its time to close, as TLS does whose peer
-// does not read.
+// slowClose is a connection that closes slowly, like TLS with a peer that does not
+// read.
 type slowClose struct {
 	net.Conn
 	takes time.Duration
@@ -33,12 +33,13 @@ func (c slowClose) Close() error {
 	return c.Conn.Close()
 }
 
-// ReadsAt is a destination or player that reads so many bytes a second.
+// ReadsAt is the Script of a destination or player that reads this many bytes per
+// second.
 func ReadsAt(rate int) forwardtest.Script {
 	return forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Rate: rate}}}
 }
 
-// Listener is a client; the function returned gives what it has been sent.
+// Listener returns a client, and a function that returns what the client was sent.
 func Listener(t *testing.T, s *forward.Server, sends string) (heard func() string) {
 	nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
 	require.NoError(t, err)
@@ -52,7 +53,7 @@ func Listener(t *testing.T, s *forward.Server, sends string) (heard func() strin
 	return all.String
 }
 
-// Heard is a player's connection that keeps what comes.
+// Heard is a player's connection that keeps what it receives.
 type Heard struct {
 	net.Conn
 	mu sync.Mutex
@@ -67,14 +68,14 @@ func (h *Heard) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Bytes is how many have come.
+// Bytes is the number of bytes received.
 func (h *Heard) Bytes() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.b.Len()
 }
 
-// Messages returns the whole messages that have come after the answer to play.
+// Messages returns the complete messages received after the answer to play.
 func (h *Heard) Messages(t testing.TB) (out []chunk.Message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +93,7 @@ func (h *Heard) Messages(t testing.TB) (out []chunk.Message) {
 	return out[slices.IndexFunc(out, started)+1:]
 }
 
-// WithoutKeyframes leaves out keyframes, and what else a message is.
+// WithoutKeyframes drops keyframes and returns every other message.
 func WithoutKeyframes(media forwardtest.Media, drop ...uint8) func(func(forwardtest.Message) bool) {
 	return func(yield func(forwardtest.Message) bool) {
 		for m := range media.Messages(time.Minute) {
@@ -107,20 +108,21 @@ func WithoutKeyframes(media forwardtest.Media, drop ...uint8) func(func(forwardt
 	}
 }
 
-// Encoder is the connection of one that has made the handshake and sent this.
+// Encoder returns the connection of an encoder that has completed the handshake and
+// sent b.
 func Encoder(t *testing.T, s *forward.Server, sends string) net.Conn {
 	nc, err := forwardtest.Direct(s)(t.Context(), "tcp", "h:1935")
 	require.NoError(t, err)
 	t.Cleanup(func() { nc.Close() })
 	require.NoError(t, rtmp.ClientHandshake(nc, false))
-	go io.Copy(io.Discard, nc) // who does not read does not get far
+	go io.Copy(io.Discard, nc) // the peer must read, or writes block
 	_, err = nc.Write([]byte(sends))
 	require.NoError(t, err)
 	synctest.Wait()
 	return nc
 }
 
-// ConnFrom is a connection from an address.
+// ConnFrom is a connection with a given remote address.
 type ConnFrom struct {
 	net.Conn
 	Addr net.Addr
@@ -134,5 +136,5 @@ type Addr string
 func (a Addr) Network() string { return "tcp" }
 func (a Addr) String() string  { return string(a) }
 
-// OtherStream is what another publisher sends, with times of its own.
+// OtherStream is another publisher's stream, with its own timestamps.
 var OtherStream = forwardtest.Media{ID: 2, KeyframeInterval: time.Second, AudioBitrate: 32_000, Start: 5000}

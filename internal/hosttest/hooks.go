@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// CommandNames are the names of the commands that a peer has sent, in their order.
+// CommandNames returns the names of the commands that a peer has sent, in order.
 func CommandNames(s interface{ Commands() []forwardtest.Command }) (out []string) {
 	for _, c := range s.Commands() {
 		out = append(out, c.Name)
@@ -40,7 +40,7 @@ func (c *Calls) Get() map[string]int {
 	return maps.Clone(c.n)
 }
 
-// Hooks are hooks that accept everything and are counted.
+// Hooks returns hooks that accept everything and count their calls.
 func (c *Calls) Hooks() forward.Hooks {
 	return forward.Hooks{
 		OnConnect:   func(context.Context, *forward.ConnectRequest) error { c.Add("connect"); return nil },

@@ -1,10 +1,10 @@
-// Package hosttest has what tests of whole Servers share, over the public API: Servers
-// that are searched for secrets, a Server in virtual time (Bubble), the healthy stream
-// beside each fault (Isolation), clients of all kinds, and backends in the process.
-// Only tests import it.
+// Package hosttest provides helpers for tests of whole Servers through the public API:
+// Servers whose output is searched for secrets, a Server in virtual time (Bubble), a
+// healthy stream beside each fault (Isolation), clients of all kinds, and backends
+// inside the process. Only tests import it.
 //
-// It imports package control, so only external tests of forward and control can
-// import it. What users get for their tests is in package forwardtest.
+// It imports package control, so only external tests of forward and control can import
+// it. Package forwardtest has the helpers for users.
 package hosttest
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/rtmp-forward/forward/control"
 )
 
-// Request is that of live/livestream on the seed's page.
+// Request is a publish of live/livestream, as in SRS's documentation.
 func Request() *forward.PublishRequest {
 	return &forward.PublishRequest{
 		ServerID: "vid-k21d7y2", ClientID: "9o7g1330",
@@ -29,7 +29,7 @@ func Request() *forward.PublishRequest {
 	}
 }
 
-// RoundTripper answers HTTP requests in the process.
+// RoundTripper answers HTTP requests inside the process.
 type RoundTripper func(*http.Request) (*http.Response, error)
 
 // RoundTrip calls f.
@@ -40,8 +40,8 @@ func Reply(body string) *http.Response {
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
 }
 
-// Replying is a client whose backend answers after a while; in a bubble no time
-// passes. asked, unless nil, counts.
+// Replying is an HTTP client whose backend answers after a delay; in a bubble that
+// takes no time. It counts requests in asked, unless nil.
 func Replying(after time.Duration, reply string, asked *atomic.Int64) *http.Client {
 	return &http.Client{Transport: RoundTripper(func(r *http.Request) (*http.Response, error) {
 		if asked != nil {
@@ -56,16 +56,16 @@ func Replying(after time.Duration, reply string, asked *atomic.Int64) *http.Clie
 	})}
 }
 
-// Switched is a backend that fails as told, and answers otherwise.
+// Switched is a backend that can be made to fail.
 type Switched struct {
 	err   atomic.Pointer[error]
 	Reply string
 }
 
-// Fail has it fail with err, or answer again.
+// Fail makes the backend fail with err, or answer again if err is nil.
 func (s *Switched) Fail(err error) { s.err.Store(&err) }
 
-// Client is one of the backend's.
+// Client is an HTTP client of the backend.
 func (s *Switched) Client() *http.Client {
 	return &http.Client{Transport: RoundTripper(func(*http.Request) (*http.Response, error) {
 		if err := s.err.Load(); err != nil && *err != nil {
@@ -78,7 +78,7 @@ func (s *Switched) Client() *http.Client {
 // Body is a backend's answer with status 200.
 func Body(s string) http.HandlerFunc { return Status(http.StatusOK, s) }
 
-// Status is a backend's answer.
+// Status is a backend's answer with a status.
 func Status(code int, s string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(code)
@@ -86,7 +86,7 @@ func Status(code int, s string) http.HandlerFunc {
 	}
 }
 
-// URLs are those of destinations.
+// URLs are the URLs of destinations.
 func URLs(ds []forward.Destination) (urls []string) {
 	for _, d := range ds {
 		urls = append(urls, d.URL)

@@ -12,8 +12,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// Isolation is rule R0: a publisher of live/ok at its own speed, and who gets
-// its stream. Whatever happens to others, nothing is lost and nothing is late.
+// Isolation checks rule R0: live/ok is published in real time, and whatever happens to
+// others, its receivers lose nothing and get nothing late.
 type Isolation struct {
 	b     *Bubble
 	pub   *forwardtest.Publisher
@@ -23,8 +23,8 @@ type Isolation struct {
 	all   []*Arrivals
 }
 
-// Steady is the stream of rule R0: a frame is due every 40 ms, and may be held
-// back for the merge window.
+// Steady is the stream of rule R0: one frame every 40 ms, which may be held back for
+// the merge window.
 var Steady = forwardtest.Media{ID: 1, KeyframeInterval: time.Second, AudioBitrate: -1}
 
 const (
@@ -33,11 +33,11 @@ const (
 	maxAdded   = 200 * time.Millisecond
 )
 
-// Check ends publishing and says what the longest gap was beyond what the
-// stream itself and the merge window make.
+// Check ends the publish and returns by how much the longest gap exceeded the frame
+// interval and the merge window.
 func (i *Isolation) Check() (added time.Duration) {
 	i.b.Helper()
-	time.Sleep(time.Second) // some frames after the fault
+	time.Sleep(time.Second) // a few frames after the fault
 	lasted := time.Since(i.began)
 	i.stop()
 	require.ErrorIs(i.b, <-i.sent, context.Canceled, "the publisher was disturbed")
@@ -56,7 +56,7 @@ func (i *Isolation) Check() (added time.Duration) {
 	return max(added, 0)
 }
 
-// Arrivals notes when frames arrive.
+// Arrivals records when frames arrive.
 type Arrivals struct {
 	rec  *forwardtest.Recorder
 	Stop context.CancelFunc
@@ -88,10 +88,10 @@ func WatchArrivals(ctx context.Context, rec *forwardtest.Recorder) *Arrivals {
 	return a
 }
 
-// Longest is the longest gap between two frames.
+// Longest returns the longest gap between two frames.
 func (a *Arrivals) Longest() time.Duration { return a.Gap(1) }
 
-// Gap is the one that so large a part of the gaps does not exceed.
+// Gap returns the given quantile of the gaps.
 func (a *Arrivals) Gap(part float64) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()

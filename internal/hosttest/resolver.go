@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// Resolver is a resolver that answers what the test says, and counts.
+// Resolver is a resolver whose answer the test sets. It counts its calls.
 type Resolver struct {
 	mu     sync.Mutex
 	Dests  []forward.Destination
@@ -20,13 +20,13 @@ type Resolver struct {
 	Marked int // as a refresh
 }
 
-// ResolveDestinations answers as told.
+// ResolveDestinations returns the current answer.
 func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
 }
 
-// ResolveTTL answers as told.
+// ResolveTTL returns the current answer.
 func (r *Resolver) ResolveTTL(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 	r.mu.Lock()
 	r.asked++
@@ -49,7 +49,7 @@ func (r *Resolver) Set(f func(r *Resolver)) {
 	f(r)
 }
 
-// Count is how many questions there were.
+// Count returns the number of calls.
 func (r *Resolver) Count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

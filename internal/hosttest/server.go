@@ -16,7 +16,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// ServeLoopback serves over loopback and says where.
+// ServeLoopback serves over loopback and returns the address.
 func ServeLoopback(t *testing.T, s *forward.Server) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -29,7 +29,7 @@ func ServeLoopback(t *testing.T, s *forward.Server) (addr string) {
 	return l.Addr().String()
 }
 
-// NewServer returns a Server that the end of the test closes.
+// NewServer returns a Server that is closed when the test ends.
 func NewServer(t testing.TB, cfg forward.Config) *forward.Server {
 	t.Helper()
 	s := forward.NewServer(Watched(t, cfg))
@@ -42,8 +42,7 @@ func NewServer(t testing.TB, cfg forward.Config) *forward.Server {
 	return s
 }
 
-// Watched is cfg such that no secret can be told to a log or to OnForward
-// unseen.
+// Watched returns cfg with a logger and an OnForward that search for secrets.
 func Watched(t testing.TB, cfg forward.Config) forward.Config {
 	if cfg.Logger == nil {
 		cfg.Logger = secretscan.Quiet
@@ -60,7 +59,7 @@ func Watched(t testing.TB, cfg forward.Config) forward.Config {
 	return cfg
 }
 
-// Inspect looks for secrets in what a Server tells about itself.
+// Inspect searches everything that a Server reports about itself for secrets.
 func Inspect(t testing.TB, s *forward.Server) {
 	t.Helper()
 	const token = "operator-" + secretscan.Canary
@@ -81,7 +80,7 @@ func Inspect(t testing.TB, s *forward.Server) {
 	}
 }
 
-// DialTo makes connections in memory to a Server. Each is served until it
+// DialTo returns a dialer of in-memory connections to a Server. Each is served until it
 // ends.
 func DialTo(s *forward.Server) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
@@ -91,7 +90,7 @@ func DialTo(s *forward.Server) func(context.Context, string, string) (net.Conn, 
 	}
 }
 
-// Publish publishes a stream that the end of the test closes.
+// Publish publishes a stream that is closed when the test ends.
 func Publish(t testing.TB, s *forward.Server, app, stream string) *forward.Publisher {
 	t.Helper()
 	p, err := s.Publish(t.Context(), forward.PublishRequest{App: app, Stream: stream, Param: "?token=" + secretscan.Canary})
@@ -100,7 +99,7 @@ func Publish(t testing.TB, s *forward.Server, app, stream string) *forward.Publi
 	return p
 }
 
-// RaceDetector reports whether the test has its memory beside it.
+// RaceDetector reports whether the race detector is on.
 func RaceDetector() bool {
 	info, _ := debug.ReadBuildInfo()
 	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})

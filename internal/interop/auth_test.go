@@ -17,17 +17,17 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// The user and the password of the tests with authentication. FFmpeg sends
-// what is in the URL as it is.
+// The user and password of the tests with authentication. FFmpeg sends them exactly as
+// in the URL.
 const user, password = "encoder", "p4ss+w=rd&%20"
 
 // passwords is a Config.PublishAuth.
 func passwords(name string) (forward.Secret, bool) { return password, name == user }
 
-// askedRoles are those of the publishers by how they are asked.
+// askedRoles are the matrix roles of the publishers, by authentication method.
 var askedRoles = map[forward.AuthMethod]string{forward.AuthAdobe: withPassword, forward.AuthLimelight: withLimelight}
 
-// askedPublisher publishes to a server that asks for a password.
+// askedPublisher publishes to a server that requires a password.
 type askedPublisher struct {
 	name    string
 	methods []forward.AuthMethod
@@ -41,14 +41,14 @@ var (
 	both      = slices.Concat(adobe, limelight)
 )
 
-// askedPublishers has no librtmp but OBS's for Adobe's way: Debian's, on GnuTLS,
-// does not end its base64 with a zero and writes what follows behind what it has
-// allocated (PublisherAuth in its rtmp.c), whoever asks.
+// askedPublishers uses only OBS's librtmp for Adobe's method. Debian's librtmp with
+// GnuTLS does not terminate its base64 and writes past its buffer (PublisherAuth in its
+// rtmp.c).
 var askedPublishers = []askedPublisher{
 	{"forward", both, forwardAsked, nil},
 	askedFFmpeg("ffmpeg"),
-	// Who says that it is no FMLE, as it does by itself, is not asked. It
-	// does not know Limelight's way.
+	// GStreamer is challenged only if its flashVer says FMLE, which is not its default.
+	// It does not support Limelight's method.
 	{"GStreamer rtmp2sink", adobe, func(t *testing.T, c *clip, addr, stream, password string) error {
 		return start(t, "gst-launch-1.0", gstPipeline(c, "rtmp2sink", "location=rtmp://"+addr+"/live/"+stream,
 			"flash-version=FMLE/3.0", "username="+user, "password="+password, "sync=true")...).wait()
@@ -59,7 +59,7 @@ var askedPublishers = []askedPublisher{
 	}, gstMuxed},
 }
 
-// forwardAsked pushes to a server that asks, until it refuses.
+// forwardAsked pushes to a server that requires a password, until it refuses.
 func forwardAsked(t *testing.T, c *clip, addr, stream, password string) error {
 	refused := make(chan error, 1)
 	s := newServer(t, forward.Config{
@@ -89,8 +89,7 @@ func forwardAsked(t *testing.T, c *clip, addr, stream, password string) error {
 	}
 }
 
-// isRefused reports whether a publisher has ended as one whose password is
-// wrong.
+// isRefused reports whether a publisher has exited as after a wrong password.
 func isRefused(err error) bool {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return exit.Exited()
@@ -105,7 +104,8 @@ func askedFFmpeg(program string) askedPublisher {
 	}, nil}
 }
 
-// TestPasswords lets publishers answer the server's challenge, rightly and not.
+// TestPasswords lets publishers answer the server's challenge, with the right and with
+// a wrong password.
 func TestPasswords(t *testing.T) {
 	needAll(t)
 	c := h264aac(t)
@@ -118,7 +118,7 @@ func TestPasswords(t *testing.T) {
 }
 
 func testPasswords(t *testing.T, c *clip, method forward.AuthMethod, role string) {
-	var wrong atomic.Int64 // publishes that must not be
+	var wrong atomic.Int64 // publishes that must not happen
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	w := &world{t: t, c: c, ctx: ctx}

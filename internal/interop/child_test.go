@@ -14,17 +14,16 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// childEnv makes the test binary a server whose memory is measured. It has the
+// childEnv turns the test binary into a server whose memory is measured. It holds the
 // number of destinations and their address.
 const childEnv = "FORWARD_INTEROP_CHILD"
 
-// joyEnv makes the test binary joy4's server. It has the URL to listen on and
-// the file to write.
+// joyEnv turns the test binary into joy4's server. It holds the URL to listen on and
+// the output file.
 const joyEnv = "FORWARD_INTEROP_JOY4"
 
-// child is one of these servers: the first runs until its standard input ends,
-// joy4's until its publisher has gone. It is false when the binary is to run
-// tests.
+// child runs one of these servers: the first until its standard input ends, joy4's
+// until its publisher has left. It returns false if the binary should run tests.
 func child() bool {
 	if url, path, ok := strings.Cut(os.Getenv(joyEnv), " "); ok {
 		exitOn(joyServe(url, path))

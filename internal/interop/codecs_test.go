@@ -11,8 +11,8 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// TestEncoderLoopOfOtherCodecs has each turn of the loop bring other tracks and
-// codecs. Those who write a file of what comes have all of it, in order.
+// TestEncoderLoopOfOtherCodecs changes tracks and codecs at each turn of the loop.
+// Players that write what they receive to a file get all of it, in order.
 func TestEncoderLoopOfOtherCodecs(t *testing.T) {
 	if newFFmpeg == "" {
 		t.Skip("FORWARD_FFMPEG names no current FFmpeg")

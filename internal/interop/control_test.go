@@ -19,8 +19,8 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// An operator with curl: everything that the control handler does, and what is
-// wrong about a request.
+// TestControlByCurl is an operator with curl: every request of the control handler, and
+// malformed ones.
 func TestControlByCurl(t *testing.T) {
 	need(t, "curl")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -1,13 +1,12 @@
-// Package interop holds the tests against peers that others wrote: ffmpeg,
-// nginx with its RTMP module, GStreamer, librtmp, OBS and joy4 publish, play and
-// are pushed to, and what comes out is compared with what went in, packet for
-// packet. curl drives the control handler.
+// Package interop tests against other programs: ffmpeg, nginx with its RTMP module,
+// GStreamer, librtmp, OBS and joy4 publish, play and receive pushes. The tests compare
+// what comes out with what went in, packet by packet. curl drives the control handler.
 //
 // They need those programs and the build tag interop:
 //
 //	go test -tags interop ./internal/interop
 //
-// A program that is missing is a failure that names its Debian package. A
-// current FFmpeg and OBS, which Debian 12 does not have, are there where
-// FORWARD_FFMPEG and FORWARD_OBS name them; .ci/newer gets both.
+// A missing program is a failure that names its Debian package. Debian 12 has no
+// current FFmpeg and OBS: FORWARD_FFMPEG and FORWARD_OBS name them, and .ci/newer
+// downloads both.
 package interop

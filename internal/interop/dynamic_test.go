@@ -19,10 +19,9 @@ import (
 	"github.com/rtmp-forward/forward/srs"
 )
 
-// The dynamic example of SRS's page, character for character: its file, its
-// backend's answer, and FFmpeg as the encoder. The other way that the page names,
-// a URL in the publisher's param, works where 127.0.0.0/8 is allowed, as
-// forwardd does.
+// The dynamic example of SRS's documentation, character for character: its file, its
+// backend's answer, and FFmpeg as the encoder. The documentation's other way, a URL in
+// the publisher's param, works if 127.0.0.0/8 is allowed, as forwardd does.
 func TestDynamicForwardAsOnThePage(t *testing.T) {
 	need(t, "ffmpeg")
 	const file = `
@@ -71,10 +70,10 @@ vhost __defaultVhost__ {
 		go s.Serve(l)
 		t.Cleanup(func() { s.Close() })
 	}
-	// So that the player that checks what arrives learns of the end.
+	// So that the checking player is told the end.
 	serve(forward.Config{EndPlayers: true}, listen("127.0.0.1:19350"))
 	serve(forward.Config{EndPlayers: true}, listen("127.0.0.1:19351"))
-	conf.Config.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} // as forwardd does
+	conf.Config.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} // like forwardd
 	serve(conf.Config, master)
 
 	clip := h264aac(t)

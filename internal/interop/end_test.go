@@ -13,23 +13,23 @@ import (
 	"github.com/rtmp-forward/forward/srs"
 )
 
-// leaves and stays are the roles of players whose stream ends for good, or for
-// a while.
+// leaves and stays are the matrix roles of players whose stream ends for good, or for a
+// while.
 const (
 	leaves = "plays, leaves at the end"
 	stays  = "plays, stays at the end"
 )
 
-// TestEndPlayers has the stream end once, at a master and at a slave. Each player
-// leaves by itself where it is told the end, has had all of the stream then, and
-// does not come again. Where it is told nothing it has the next publish as well,
-// and leaves where player_wait says so.
+// TestEndPlayers ends the stream once, at a master and at a slave. A player that is
+// told the end has received all of the stream, leaves by itself and does not come back.
+// A player that is not told gets the next publish as well, and leaves when player_wait
+// is over.
 func TestEndPlayers(t *testing.T) {
 	needAll(t)
 	for name, tt := range map[string]struct {
-		play  string // in the file; without a file if empty
+		play  string // the file's directives; empty: no file
 		cfg   forward.Config
-		turns int // that a player stays for
+		turns int // publishes that a player stays for
 		leave bool
 	}{
 		"on, from Go":           {cfg: forward.Config{EndPlayers: true}, turns: 1, leave: true},
@@ -103,7 +103,7 @@ func TestEndPlayers(t *testing.T) {
 	}
 }
 
-// ended reports whether p is over.
+// ended reports whether p has exited.
 func (p *process) ended() bool {
 	select {
 	case <-p.done:

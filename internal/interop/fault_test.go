@@ -20,10 +20,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// TestFaults pushes one stream to a slave that is well and to destinations
-// that are killed, stop reading, never answer and refuse: one as nginx-rtmp
-// does, which accepts and closes, one with a status. The slave misses nothing,
-// and each that comes back is begun with as it must be.
+// TestFaults pushes one stream to a healthy slave and to destinations that are killed,
+// stop reading, never answer or refuse: one like nginx-rtmp, which accepts and closes,
+// one with a status. The slave misses nothing, and every reconnect starts correctly.
 func TestFaults(t *testing.T) {
 	c := bigKeyframes(t)
 	slave := newServer(t, forward.Config{})
@@ -103,8 +102,8 @@ func TestFaults(t *testing.T) {
 	require.EqualValues(t, 1, st.Connects)
 }
 
-// begun waits for a connection through p on which a keyframe has come. With a
-// clip it checks how that was begun with, and what followed.
+// begun waits for a connection through p on which a keyframe has come. With a clip it
+// checks how the connection started and what followed.
 func begun(t *testing.T, p *tap, c *clip) {
 	t.Helper()
 	for {
@@ -129,7 +128,7 @@ func begun(t *testing.T, p *tap, c *clip) {
 		if c != nil {
 			require.NoError(t, checkPreface(conn.tags(), 2))
 			require.NoError(t, checkSequence(conn.tags()))
-			// It is not to wait for the next keyframe, but to get the last.
+			// It must get the last keyframe instead of waiting for the next.
 			require.Less(t, key, time.Second)
 			t.Logf("%v from accepting the connection to the whole keyframe", key.Round(time.Millisecond))
 		}
@@ -137,7 +136,7 @@ func begun(t *testing.T, p *tap, c *clip) {
 	}
 }
 
-// checkSequence checks that times do not go back, within video and audio.
+// checkSequence checks that timestamps do not go back, within video and audio.
 func checkSequence(tags []tag) error {
 	last := make(map[uint8]uint32)
 	for i, m := range tags {
@@ -149,7 +148,7 @@ func checkSequence(tags []tag) error {
 	return nil
 }
 
-// encoder publishes a clip over and over.
+// encoder publishes a clip again and again.
 type encoder struct {
 	t      *testing.T
 	p      *forward.Publisher
@@ -195,7 +194,7 @@ func (e *encoder) start() {
 	})
 }
 
-// stop ends the stream and returns all of it.
+// stop ends the stream and returns everything that was published.
 func (e *encoder) stop() []tag {
 	e.cancel()
 	e.wg.Wait()
@@ -217,7 +216,7 @@ func (e *encoder) awaitState(name string, urls map[string]string) {
 	eventually(e.t, "publishing to "+name, func() bool { return f.Stats().State == forward.StatePublishing })
 }
 
-// awaitError waits until a destination is lost in one of some ways.
+// awaitError waits until a destination is lost with one of the given errors.
 func (e *encoder) awaitError(url string, ops ...string) {
 	e.t.Helper()
 	f := e.forwarder(url)
@@ -227,7 +226,7 @@ func (e *encoder) awaitError(url string, ops ...string) {
 	})
 }
 
-// silent listens and takes connections, on which it never says a word.
+// silent accepts connections and never sends anything on them.
 func silent(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -250,7 +249,7 @@ func silent(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// dialTo dials other addresses than those asked for.
+// dialTo replaces the addresses that are dialled.
 func dialTo(addrs map[string]string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if to, ok := addrs[addr]; ok {

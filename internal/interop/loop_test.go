@@ -19,15 +19,15 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// loops is the role of a player that lives through an encoder's loop.
+// loops is the matrix role of a player that stays through an encoder's loop.
 const loops = "plays, encoder in a loop"
 
-// loopTurns is how often the encoder begins again.
+// loopTurns is how often the encoder starts again.
 const loopTurns = 5
 
-// TestEncoderLoop has ffmpeg publish one clip after the other to a master, which
-// forwards to a slave, as the loop of the field's page does. Players at both go
-// through all of it, as one process each.
+// TestEncoderLoop runs ffmpeg in a shell loop: it publishes one clip after the other to
+// a master, which forwards to a slave. Each player at both, a single process, plays all
+// of it.
 func TestEncoderLoop(t *testing.T) {
 	needAll(t)
 	for name, make := range map[string]func(*testing.T) []*clip{
@@ -36,8 +36,8 @@ func TestEncoderLoop(t *testing.T) {
 		"size changes": func(t *testing.T) []*clip {
 			return []*clip{bframes(t), encodedAs(t, "small-bframes", "320x180", "3")}
 		},
-		// ffmpeg's parser keeps what the first header says of references, and
-		// complains of others: of such a file as well.
+		// ffmpeg's parser keeps the reference settings of the first header and
+		// complains about others, in a plain file too.
 		complains: func(t *testing.T) []*clip {
 			return []*clip{bframes(t), encodedAs(t, "small", "320x180", "0")}
 		},
@@ -51,10 +51,10 @@ func TestEncoderLoop(t *testing.T) {
 	}
 }
 
-// complains is the case in which ffmpeg says something without a fault.
+// complains is the case in which ffmpeg prints errors without a fault.
 const complains = "size and B-frames change"
 
-// encodedAs is a clip of its own size and number of B-frames.
+// encodedAs is a clip with its own size and number of B-frames.
 func encodedAs(t *testing.T, name, size, bframes string) *clip {
 	return generate(name, func(t *testing.T, path string) {
 		run(t, "ffmpeg", slices.Concat(quiet, testVideo(size), testAudio, x264, []string{"-bf", bframes}, aac, toFLV(path))...)
@@ -94,12 +94,12 @@ func loop(t *testing.T, name string, clips []*clip) {
 	}
 }
 
-// looped is a player, and what it has written.
+// looped is a player and its output.
 type looped struct {
 	name, at string
 	*process
 	out string // an FLV file; empty for a player that decodes
-	cut int    // of the last frames that it may lose
+	cut int    // number of last frames that it may lose
 }
 
 func startLooped(t *testing.T, url, at string) []*looped {
@@ -115,8 +115,8 @@ func startLooped(t *testing.T, url, at string) []*looped {
 	}
 }
 
-// check compares what the player has got with what was published, one clip after
-// the other. silent: ffmpeg decodes it without a word.
+// check compares the player's output with the published clips, one after the other.
+// silent: ffmpeg decodes it without printing errors.
 func (p *looped) check(t *testing.T, want []tag, silent bool) error {
 	if err := p.wait(); err != nil && !incomplete(err) {
 		return err
@@ -128,7 +128,7 @@ func (p *looped) check(t *testing.T, want []tag, silent bool) error {
 	if err != nil {
 		return err
 	}
-	for i, m := range got { // whoever takes the file must not find text in it
+	for i, m := range got { // readers of the file must not find text in it
 		if m.typ == flv.TypeData && m.ms != 0 {
 			return fmt.Errorf("message %d is metadata at %d ms", i, m.ms)
 		}
@@ -143,7 +143,7 @@ func (p *looped) check(t *testing.T, want []tag, silent bool) error {
 	return nil
 }
 
-// checkFile compares what a player has written with what was published.
+// checkFile compares a player's file with the published clips.
 func (p *looped) checkFile(want []tag) (got []tag, err error) {
 	if got, err = readFLV(p.out); err != nil {
 		return nil, err
@@ -159,14 +159,13 @@ func (p *looped) checkFile(want []tag) (got []tag, err error) {
 	return got, nil
 }
 
-// incomplete is what rtmpdump says of a stream that is not as long as its
-// metadata says.
+// incomplete is rtmpdump's message about a stream shorter than its metadata says.
 func incomplete(err error) bool {
 	exit := (*exec.ExitError)(nil)
 	return errors.As(err, &exit) && exit.ExitCode() == 2
 }
 
-// checkTurns compares frames, except their times. pushed: what comes first in a
+// checkTurns compares frames, except their timestamps. pushed: the first frames of a
 // turn may be missing, up to a keyframe.
 func checkTurns(want, got []tag, pushed bool, cut int) error {
 	at, missing := 0, 0
@@ -191,7 +190,7 @@ func checkTurns(want, got []tag, pushed bool, cut int) error {
 	return nil
 }
 
-// checkDecoded checks the pictures and sounds that ffmpeg has decoded.
+// checkDecoded checks the pictures and sound that ffmpeg has decoded.
 func (p *looped) checkDecoded(t *testing.T, want []tag, silent bool) error {
 	if said := p.log.Bytes(); silent && len(said) > 0 {
 		return fmt.Errorf("errors: %s", said)

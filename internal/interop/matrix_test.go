@@ -37,7 +37,7 @@ func testMain(m *testing.M) int {
 	return leaktest.Run(m.Run)
 }
 
-// table collects what TestMatrix finds.
+// table collects the results of TestMatrix.
 var table results
 
 type results struct {
@@ -53,7 +53,7 @@ const (
 	playsLate   = "plays, late"
 	destination = "destination"
 
-	// By TLS, and to a server that asks for a password.
+	// Over TLS, and to a server that requires a password.
 	publishesTLS   = "publishes, rtmps"
 	playsTLS       = "plays, rtmps"
 	destinationTLS = "destination, rtmps"
@@ -65,7 +65,7 @@ func (r *results) set(role, peer string, c *clip, err error) {
 	r.note(role, peer, c, map[bool]string{true: "ok", false: "FAIL"}[err == nil])
 }
 
-// cannot says that a peer does not know what is in a clip, or the way of a role.
+// cannot records that a peer does not support a clip's contents or a role.
 func (r *results) cannot(role, peer string, c *clip) { r.note(role, peer, c, "—") }
 
 func (r *results) note(role, peer string, c *clip, cell string) {
@@ -82,7 +82,7 @@ func (r *results) note(role, peer string, c *clip, cell string) {
 		r.cols = append(r.cols, c.name)
 	}
 	at := [2]string{row, c.name}
-	if r.cells[at] != "FAIL" { // of a cell that is checked at several places
+	if r.cells[at] != "FAIL" { // a cell that is checked in several places
 		r.cells[at] = cell
 	}
 }
@@ -118,9 +118,9 @@ func (r *results) print() {
 	fmt.Println()
 }
 
-// TestMatrix publishes each clip with every publisher that knows its codecs,
-// pushes it from a master to a slave of ours, to nginx-rtmp and to every
-// receiver, and plays it with every player.
+// TestMatrix publishes each clip with every publisher that supports its codecs, pushes
+// it from a master to a slave of ours, to nginx-rtmp and to every receiver, and plays
+// it with every player.
 func TestMatrix(t *testing.T) {
 	needAll(t)
 	clips := repository(t)
@@ -140,7 +140,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// world is what one clip goes through: a master, which forwards to a slave, to
+// world is the topology for one clip: a master, which forwards to a slave, to
 // receivers, and to nginx, which again pushes to the slave.
 type world struct {
 	t             *testing.T
@@ -151,7 +151,7 @@ type world struct {
 	wg            sync.WaitGroup
 	live          []chan struct{} // closed when raw players are accepted
 	half          chan struct{}   // closed in the middle of the clip
-	ended         chan struct{}   // closed behind it
+	ended         chan struct{}   // closed after it
 }
 
 func newWorld(t *testing.T, c *clip) *world {
@@ -178,7 +178,7 @@ func newWorld(t *testing.T, c *clip) *world {
 func (w *world) run() {
 	waiting := w.startPlayers()
 	w.raw(w.slave.addr, "live", "inside", destination, "forward", checkAll)
-	atNginx := 0 // raw players there
+	atNginx := 0 // raw players at each server
 	if enhancedVideo(w.c) {
 		table.cannot(destination, "nginx-rtmp", w.c)
 		table.cannot(publishes, "nginx-rtmp (push)", w.c)
@@ -244,8 +244,8 @@ func (w *world) startReceivers() (addrs []string) {
 	return addrs
 }
 
-// startPlayers starts the players of the slave and of nginx and returns how
-// many of them wait at the slave.
+// startPlayers starts the players of the slave and of nginx and returns how many of
+// them wait at the slave.
 func (w *world) startPlayers() (n int) {
 	for _, p := range players {
 		if !p.can(w.c) {
@@ -288,7 +288,7 @@ func (w *world) player(p player, url string, r rule, role, name string, after <-
 	})
 }
 
-// ruled is checkRun for peers that are allowed nothing.
+// ruled is checkRun for peers with no exceptions.
 func ruled(want, got []tag) error { return checkRun(want, got, rule{}) }
 
 // raw starts a raw player.
@@ -307,8 +307,8 @@ func (w *world) raw(addr, app, stream, role, name string, check func(want, got [
 	})
 }
 
-// published plays what comes from a publisher raw, where it publishes to and at
-// the slave, to which that server pushes it.
+// published plays a publisher's stream with raw players: at the server it publishes to,
+// and at the slave, to which that server pushes.
 func (w *world) published(addr, stream, role, name string, want []tag, r rule) {
 	check := func(r rule) func(_, got []tag) error {
 		return func(_, got []tag) error { return checkRun(want, got, r) }
@@ -329,9 +329,9 @@ func (w *world) awaitRaw() {
 	}
 }
 
-// TestSeedCluster is the page's own example: a master with its configuration
-// file, and four slaves, two of them nginx-rtmp. What ffmpeg plays from each
-// is what ffmpeg has published.
+// TestSeedCluster is the example of SRS's documentation: a master with its
+// configuration file, and four slaves, two of them nginx-rtmp. From each slave ffmpeg
+// plays exactly what ffmpeg has published.
 func TestSeedCluster(t *testing.T) {
 	for _, make := range generated {
 		c := make(t)
@@ -374,7 +374,7 @@ func seedCluster(t *testing.T, c *clip) {
 	require.NoError(t, checkFrames(want, parseFrames(t, late.out.Bytes()), true), "a late player")
 }
 
-// startLate starts a player when half of the clip is over.
+// startLate starts a player after half of the clip.
 func startLate(t *testing.T, s *server, c *clip) *process {
 	src := s.Source("live/livestream")
 	sub := src.Subscribe(t.Context())
@@ -388,8 +388,8 @@ func startLate(t *testing.T, s *server, c *clip) *process {
 	}
 }
 
-// fromFile is a server with one of the page's configurations. Its addresses
-// lead where dial says.
+// fromFile is a server with one of the documentation's configurations. dial redirects
+// its addresses.
 func fromFile(t *testing.T, name string, dial map[string]string) *server {
 	file, err := srs.LoadConfig(filepath.Join("../../testdata/conf", name))
 	require.NoError(t, err)
@@ -432,8 +432,8 @@ func parseFrames(t *testing.T, out []byte) []framePacket {
 	return frames
 }
 
-// checkFrames compares the packets of each medium: those played are the last
-// of those published, all of them for who was there from the beginning.
+// checkFrames compares the packets of each medium: those played are the last ones
+// published, or all of them for a player that was there from the start.
 func checkFrames(want, got []framePacket, late bool) error {
 	for _, media := range []string{"video", "audio"} {
 		other := func(p framePacket) bool { return p.media != media }

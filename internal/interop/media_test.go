@@ -36,21 +36,21 @@ type clip struct {
 	name string
 	path string
 	tags []tag
-	// classic: H.264, AAC and MP3 in the form of FLV 10.1, which peers that
-	// know no Enhanced RTMP can take apart.
+	// classic: H.264, AAC and MP3 in the format of FLV 10.1, which peers without
+	// Enhanced RTMP can parse.
 	classic bool
-	// modern: besides, one track of HEVC, AV1 or VP9 in the form of Enhanced
-	// RTMP v1, which FFmpeg knows since 6.1.
+	// modern: also one track of HEVC, AV1 or VP9 in the format of Enhanced RTMP v1,
+	// which FFmpeg supports since 6.1.
 	modern bool
 }
 
-// ms is the time of the clip's last message.
+// ms is the timestamp of the clip's last message.
 func (c *clip) ms() uint32 { return c.tags[len(c.tags)-1].ms }
 
-// mediaDir holds what is generated for all tests of a run.
+// mediaDir holds the files generated for all tests of a run.
 var mediaDir string
 
-// generate makes a clip once for all tests.
+// generate makes a clip, once for all tests.
 func generate(name string, make func(t *testing.T, path string)) func(t *testing.T) *clip {
 	var (
 		mu sync.Mutex
@@ -68,7 +68,7 @@ func generate(name string, make func(t *testing.T, path string)) func(t *testing
 	}
 }
 
-// The clips of issue 2, "What it must show".
+// The generated clips.
 var (
 	bframes = generate("bframes", func(t *testing.T, path string) {
 		run(t, "ffmpeg", slices.Concat(quiet, testVideo("640x360"), testAudio, x264, aac, toFLV(path))...)
@@ -79,7 +79,7 @@ var (
 	videoOnly = generate("video", func(t *testing.T, path string) {
 		run(t, "ffmpeg", slices.Concat(quiet, testVideo("640x360"), x264, toFLV(path))...)
 	})
-	// bigKeyframes has keyframes above 200 KB: noise that stands still.
+	// bigKeyframes has keyframes above 200 KB: static noise.
 	bigKeyframes = generate("big-keyframes", func(t *testing.T, path string) {
 		run(t, "ffmpeg", slices.Concat(quiet,
 			input("color=gray:size=1920x1080:rate=10,noise=alls=80"), testAudio,
@@ -94,7 +94,7 @@ var (
 		concatenate(t, path, small, large)
 	})
 	generated = []func(*testing.T) *clip{bframes, audioOnly, videoOnly, bigKeyframes, resolution}
-	// modern are what only a current FFmpeg can put into FLV.
+	// modern are clips that only a current FFmpeg can write as FLV.
 	modern = []func(*testing.T) *clip{
 		encoded("hevc-bframes", "libx265", "-x265-params", "log-level=error:bframes=3:keyint=25:min-keyint=25:scenecut=0:open-gop=0"),
 		encoded("hevc-10bit", "libx265", "-x265-params", "log-level=error:bframes=0:keyint=25:min-keyint=25:scenecut=0", "-pix_fmt", "yuv420p10le"),
@@ -103,7 +103,7 @@ var (
 	}
 )
 
-// encoded makes a clip with a current FFmpeg and a video encoder of its.
+// encoded makes a clip with a video encoder of a current FFmpeg.
 func encoded(name string, video ...string) func(t *testing.T) *clip {
 	return generate(name, func(t *testing.T, path string) {
 		run(t, newFFmpeg, slices.Concat(quiet, testVideo("320x180"), testAudio, []string{"-c:v"}, video, aac, toFLV(path))...)
@@ -124,8 +124,8 @@ func testVideo(size string) []string { return input("testsrc2=rate=25:size=" + s
 
 func toFLV(path string) []string { return []string{"-f", "flv", path} }
 
-// concatenate joins FLV files in time. The later ones lose their metadata, as
-// an encoder that changes its settings in mid-stream may not send any.
+// concatenate joins FLV files in time. The later ones lose their metadata, like an
+// encoder that changes its settings in mid-stream and sends none.
 func concatenate(t *testing.T, path string, parts ...string) {
 	f, err := os.Create(path)
 	require.NoError(t, err)
@@ -158,7 +158,7 @@ func repository(t *testing.T) []*clip {
 	return out
 }
 
-// h264aac is the clip of testdata that all know.
+// h264aac is the clip of testdata that all peers support.
 func h264aac(t *testing.T) *clip { return load(t, "h264_aac", "../../testdata/h264_aac.flv") }
 
 func load(t *testing.T, name, path string) *clip {
@@ -173,8 +173,8 @@ func load(t *testing.T, name, path string) *clip {
 	return c
 }
 
-// readFLV reads a file. What is cut off at its end is left out: a recorder
-// that is stopped may leave such.
+// readFLV reads a file. It ignores an incomplete tag at the end, which a stopped
+// recorder may leave.
 func readFLV(path string) ([]tag, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -210,7 +210,7 @@ func writeFLV(path string, tags []tag) error {
 	return f.Close()
 }
 
-// kind is what the first track of a message is.
+// kind is the codec of a message's first track.
 func kind(m tag) flv.Kind {
 	for t := range flv.Tracks(m.typ, m.body) {
 		return t.Kind
@@ -222,8 +222,8 @@ func isKeyframe(m tag) bool {
 	return m.typ == flv.TypeVideo && flv.Video(m.body).Keyframe
 }
 
-// enhancedVideo reports whether c has video messages of Enhanced RTMP. nginx-rtmp
-// takes the upper bit for a frame type of low priority and drops them all.
+// enhancedVideo reports whether c has video messages of Enhanced RTMP. nginx-rtmp takes
+// the highest bit for a low-priority frame type and drops them.
 func enhancedVideo(c *clip) bool {
 	return slices.ContainsFunc(c.tags, func(m tag) bool { return m.typ == flv.TypeVideo && enhanced(m) })
 }
@@ -238,8 +238,8 @@ func enhanced(m tag) bool {
 	return false
 }
 
-// v1 reports whether m is of Enhanced RTMP v1: a video message with a FourCC
-// and no tracks.
+// v1 reports whether m is in the format of Enhanced RTMP v1: a video message with a
+// FourCC and no tracks.
 func v1(m tag) bool {
 	if m.typ != flv.TypeVideo {
 		return false
@@ -251,8 +251,8 @@ func v1(m tag) bool {
 	return false
 }
 
-// frames returns the coded frames of one type: all that a peer may neither
-// leave out, repeat nor rebuild.
+// frames returns the coded frames of one type. A peer must not omit, repeat or rebuild
+// any of them.
 func frames(tags []tag, typ uint8) []tag {
 	var out []tag
 	for _, m := range tags {
@@ -287,28 +287,26 @@ func headers(tags []tag, typ uint8) [][]byte {
 	return out
 }
 
-// rule says what a receiver may do to a stream.
+// rule says how a receiver may change a stream.
 type rule struct {
-	// late: it came when the stream was running, and must begin at a
-	// keyframe after the first.
+	// late: it joined the running stream and must start at a keyframe after the first.
 	late bool
-	// pushed: it was sent to by a destination that was still connecting when
-	// the publisher began, so it may begin at any keyframe.
+	// pushed: its destination was still connecting when the publisher started, so it
+	// may start at any keyframe.
 	pushed bool
-	// cut is how many of the last frames it may lose: rtmp2src ends at
-	// StreamEOF, whatever it has not given on yet.
+	// cut is how many of the last frames it may lose: rtmp2src ends at StreamEOF, even
+	// with pending frames.
 	cut int
-	// sound: the sound format bits of an audio tag may be rebuilt, which
-	// mean nothing for AAC (FLV 10.1, E.4.2.1).
+	// sound: the sound format bits of an audio tag may change; they mean nothing for
+	// AAC (FLV 10.1, E.4.2.1).
 	sound bool
 	// remuxed: sequence headers may be rebuilt.
 	remuxed bool
 }
 
-// checkRun compares what was received with what was published: of each type a
-// run of the frames from a keyframe to the end, none missing, none twice, none
-// out of order, with the bytes and times they were sent with, behind the
-// sequence header in force.
+// checkRun compares the received with the published messages. Of each type a receiver
+// must have an unbroken run of frames from a keyframe to the end, in order, with
+// unchanged bytes and timestamps, after the sequence header in force.
 func checkRun(want, got []tag, r rule) error {
 	for _, typ := range []uint8{flv.TypeVideo, flv.TypeAudio} {
 		name := map[uint8]string{flv.TypeVideo: "video", flv.TypeAudio: "audio"}[typ]
@@ -345,7 +343,7 @@ func checkRun(want, got []tag, r rule) error {
 	return nil
 }
 
-// same reports whether two messages are equal, except in what r lets pass.
+// same reports whether two messages are equal, apart from what r allows.
 func (r rule) same(a, b tag) bool {
 	if r.sound && a.typ == flv.TypeAudio && len(a.body) > 0 && len(b.body) > 0 && a.body[0]>>4 == b.body[0]>>4 {
 		a.body, b.body = a.body[1:], b.body[1:]
@@ -355,7 +353,7 @@ func (r rule) same(a, b tag) bool {
 
 func checkHeaders(want, got []tag, typ uint8, r rule) error {
 	w, g := headers(want, typ), headers(got, typ)
-	if r.late || r.pushed { // what was over when it came it need not have
+	if r.late || r.pushed { // headers replaced before it joined may be missing
 		w = w[max(0, len(w)-len(g)):]
 	}
 	if len(w) != len(g) {
@@ -381,8 +379,8 @@ func checkHeaders(want, got []tag, typ uint8, r rule) error {
 	return nil
 }
 
-// checkAll compares every message: data messages, headers and frames, in the
-// order of all of them together.
+// checkAll compares every message: data messages, headers and frames, in their common
+// order.
 func checkAll(want, got []tag) error {
 	for i := range min(len(want), len(got)) {
 		if !(rule{}).same(want[i], got[i]) {

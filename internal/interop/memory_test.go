@@ -24,14 +24,14 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// TestMemoryOfDestinations compares the resident memory of two servers that
-// push the same stream of 4 Mbit/s, to one destination and to 500. The race
-// detector has memory of its own, so this runs without it.
+// TestMemoryOfDestinations compares the resident memory of two servers that push the
+// same stream of 4 Mbit/s, to one destination and to 500. The race detector needs
+// memory of its own, so this runs without it.
 func TestMemoryOfDestinations(t *testing.T) {
 	const (
 		many  = 500
 		limit = 64 << 10
-		// By now the log is full: it keeps 10 s.
+		// By now the log has its full size: it keeps 10 s.
 		settled = 14 * time.Second
 	)
 	s := newSink(t)
@@ -66,7 +66,7 @@ func resident(t *testing.T, pid int) int {
 	return kb << 10
 }
 
-// sink takes all publishers and throws away what they send.
+// sink accepts all publishers and discards what they send.
 type sink struct {
 	addr  string
 	taken atomic.Int64 // publishers that have sent media
@@ -109,7 +109,7 @@ func (s *sink) take(nc net.Conn) {
 	io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{nc}, make([]byte, 32<<10))
 }
 
-// errTaken ends the protocol with the first message of a publisher.
+// errTaken ends the protocol at the first message of a publisher.
 var errTaken = errors.New("taken")
 
 type taker struct{}
@@ -123,8 +123,7 @@ func (taker) Playing(uint32)               {}
 func (taker) Pause(uint32, bool)           {}
 func (taker) StopPlay(uint32)              {}
 
-// child starts a server that pushes to s so many times, and returns its
-// process id.
+// child starts a server that pushes n times to s, and returns its process id.
 func (s *sink) child(t *testing.T, n int) int {
 	exe, err := os.Executable()
 	require.NoError(t, err)

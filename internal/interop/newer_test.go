@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Programs that Debian 12 does not have, or not new enough: .ci/newer makes
-// them. Where the variable is empty, the matrix goes without and says so.
+// Programs that Debian 12 lacks or has in an older version: .ci/newer provides them. If
+// a variable is empty, the matrix runs without the program and says so.
 var (
 	newFFmpeg = os.Getenv("FORWARD_FFMPEG") // FFmpeg 7 or later
 	obs       = os.Getenv("FORWARD_OBS")
@@ -37,10 +37,10 @@ func addNewer() {
 	askedPublishers = append(askedPublishers, askedFFmpeg(newFFmpeg))
 }
 
-// known clips are what FFmpeg 7 can take apart.
+// known are the clips that FFmpeg 7 can parse.
 func known(c *clip) bool { return c.modern }
 
-// absent names what the matrix goes without.
+// absent names the programs that the matrix lacks.
 func absent() (out []string) {
 	if newFFmpeg == "" {
 		out = append(out, "a current FFmpeg (FORWARD_FFMPEG)")

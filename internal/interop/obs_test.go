@@ -23,12 +23,11 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// TestOBS lets OBS stream with each of its software encoders. What a player
-// gets is what OBS has sent, from the first message to the last, and at a
-// slave from a keyframe.
+// TestOBS streams with each of OBS's software encoders. A player gets exactly what OBS
+// has sent, from the first message to the last; at a slave, from a keyframe on.
 func TestOBS(t *testing.T) {
 	if obs == "" {
-		return // the table says so
+		return // the table mentions it
 	}
 	display, name := newDisplay(t), obsName(t)
 	for _, c := range []struct{ encoder, role, clip string }{
@@ -48,8 +47,7 @@ func TestOBS(t *testing.T) {
 	}
 }
 
-// TestOBSRefusesCertificate lets OBS meet a certificate of an unknown
-// authority.
+// TestOBSRefusesCertificate shows OBS a certificate of an unknown authority.
 func TestOBSRefusesCertificate(t *testing.T) {
 	if obs == "" {
 		return
@@ -70,13 +68,13 @@ func TestOBSRefusesCertificate(t *testing.T) {
 		nc.SetDeadline(time.Now().Add(patience))
 		_, err = tls.Server(nc, &tls.Config{
 			Certificates: []tls.Certificate{id.Certificate},
-			MaxVersion:   tls.VersionTLS12, // to read the alert: in TLS 1.3 Mbed TLS sends it in the clear
+			MaxVersion:   tls.VersionTLS12, // makes the alert readable: in TLS 1.3 Mbed TLS sends it in the clear
 		}).Read(make([]byte, 1))
 		said <- err
 	}()
 	p := startOBS(t, obsOptions{display: newDisplay(t), encoder: "obs_x264", server: "rtmps://" + l.Addr().String() + "/live", key: "cam"})
 	err = <-said
-	p.kill() // it shows what is wrong and waits for a click
+	p.kill() // it shows the error and waits for a click
 	refused := err != nil && strings.Contains(err.Error(), "remote error: tls: ")
 	if refused {
 		err = nil
@@ -85,15 +83,15 @@ func TestOBSRefusesCertificate(t *testing.T) {
 	require.True(t, refused, "%v", err)
 }
 
-// obsStreams lets OBS stream what becomes c.
+// obsStreams streams with OBS; the stream becomes c.
 func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	o := obsOptions{display: display, encoder: encoder, key: "cam?token=a&b=/c"}
-	// OBS ends AV1 with a message at time 0, which would go on from where
-	// the others were.
+	// OBS ends AV1 with a message at time 0, whose timestamp would continue from the
+	// others.
 	slave := newServer(t, forward.Config{RawTimestamps: true})
-	asks := 0 // connections before the one that publishes
+	asks := 0 // connections before the publishing one
 	var auth func(string) (forward.Secret, bool)
 	var method forward.AuthMethod
 	for m, asked := range askedRoles {
@@ -158,7 +156,7 @@ func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 		return fmt.Errorf("%w: %s", err, p.log.tail())
 	}
 	p.signal(t, syscall.SIGINT)
-	// How OBS itself ends is its own affair: OBS 30 may crash then.
+	// The exit status of OBS is not checked: OBS 30 may crash here.
 	var exit *exec.ExitError
 	if err := p.wait(); err != nil && !errors.As(err, &exit) {
 		return err
@@ -187,7 +185,7 @@ func newDisplay(t *testing.T) string {
 	return ":" + strings.TrimSpace(string(p.out.Bytes()))
 }
 
-// obsName is OBS and its version.
+// obsName is OBS with its version.
 func obsName(t *testing.T) string {
 	p := startEnv(t, []string{"HOME=" + t.TempDir()}, obs, "--version")
 	require.NoError(t, p.wait())
@@ -198,10 +196,10 @@ func obsName(t *testing.T) string {
 type obsOptions struct {
 	display, encoder  string
 	server, key, user string
-	ca                string // file of an authority to know
+	ca                string // file of an authority to trust
 }
 
-// startOBS starts OBS with a scene of one colour, which streams at once.
+// startOBS starts OBS, which immediately streams a scene of one colour.
 func startOBS(t *testing.T, o obsOptions) *process {
 	home := t.TempDir()
 	certs := filepath.Join(home, "certs")

@@ -28,10 +28,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// patience is how long anything here may take.
+// patience is the longest that anything here may take.
 const patience = 60 * time.Second
 
-// packages has the Debian package of each program.
+// packages maps each program to its Debian package.
 var packages = map[string]string{
 	"curl":           "curl",
 	"ffmpeg":         "ffmpeg",
@@ -41,7 +41,7 @@ var packages = map[string]string{
 	"Xvfb":           "xvfb",
 }
 
-// elements has the Debian package of each of GStreamer's elements.
+// elements maps each GStreamer element to its Debian package.
 var elements = map[string]string{
 	"filesrc":   "libgstreamer1.0-0",
 	"flvmux":    "gstreamer1.0-plugins-good",
@@ -61,7 +61,7 @@ func need(t testing.TB, program string) string {
 	return path
 }
 
-// needAll finds everything, so that what is missing is told at once.
+// needAll finds all programs, so that everything missing is reported together.
 func needAll(t testing.TB) {
 	t.Helper()
 	for program := range packages {
@@ -92,13 +92,13 @@ type process struct {
 	err  error
 }
 
-// start starts a program, which does not outlive the test.
+// start starts a program, which is killed when the test ends.
 func start(t testing.TB, program string, args ...string) *process {
 	t.Helper()
 	return startEnv(t, nil, program, args...)
 }
 
-// startEnv is start with more variables in the environment.
+// startEnv is start with additional environment variables.
 func startEnv(t testing.TB, env []string, program string, args ...string) *process {
 	t.Helper()
 	p := &process{name: program, cmd: exec.Command(need(t, program), args...), done: make(chan struct{})}
@@ -114,7 +114,7 @@ func startEnv(t testing.TB, env []string, program string, args ...string) *proce
 	return p
 }
 
-// kill ends p at once and waits for it.
+// kill kills p and waits for its end.
 func (p *process) kill() {
 	p.cmd.Process.Kill()
 	<-p.done
@@ -122,7 +122,7 @@ func (p *process) kill() {
 
 func (p *process) signal(t testing.TB, s os.Signal) { require.NoError(t, p.cmd.Process.Signal(s)) }
 
-// wait waits for the end of p.
+// wait waits until p exits.
 func (p *process) wait() error {
 	select {
 	case <-p.done:
@@ -222,7 +222,7 @@ func (n *nginx) start(t testing.TB) {
 	})
 }
 
-// logged waits until nginx's log matches so many times.
+// logged waits until nginx's log has this many matches.
 func (n *nginx) logged(t testing.TB, pattern string, times int) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -232,9 +232,9 @@ func (n *nginx) logged(t testing.TB, pattern string, times int) {
 	})
 }
 
-// freeAddr is an address nobody listens on, for a program of this test. Until
-// the test ends no one else is given its port: a socket is bound to it, beside
-// which one that listens may be.
+// freeAddr reserves an address that nobody listens on, for a program of this test.
+// Until the test ends the port is not given to anyone else: a socket is bound to it,
+// beside which another may listen.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -247,7 +247,7 @@ func freeAddr(t testing.TB) string {
 	return fmt.Sprintf("127.0.0.1:%d", sa.(*syscall.SockaddrInet4).Port)
 }
 
-// eventually waits for what other processes do.
+// eventually waits for a condition that other processes cause.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	require.NoError(t, poll(what, cond))
@@ -273,11 +273,11 @@ type publisher struct {
 	can     func(*clip) bool
 	rule    rule
 	publish func(t *testing.T, c *clip, url string) error
-	// muxed is what the peer makes of a clip; nil where that is the clip.
+	// muxed is the clip as the peer remuxes it; nil if unchanged.
 	muxed func(t *testing.T, c *clip) []tag
 }
 
-// stream is the name that p publishes under.
+// stream is the stream name that p publishes.
 func (p publisher) stream() string { return "from-" + strings.ReplaceAll(p.name, " ", "-") }
 
 var publishers = []publisher{
@@ -293,33 +293,33 @@ var publishers = []publisher{
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPublish, nil},
 }
 
-// ffmpegPublish publishes with an FFmpeg and options of its output.
+// ffmpegPublish publishes with an FFmpeg and these output options.
 func ffmpegPublish(t *testing.T, program string, c *clip, url string, options ...string) error {
 	return start(t, program, slices.Concat([]string{"-v", "error", "-nostdin", "-re", "-copyts", "-i", c.path, "-c", "copy", "-f", "flv"},
 		options, []string{url})...).wait()
 }
 
-// ffmpegPlay plays with an FFmpeg and options of its input.
+// ffmpegPlay plays with an FFmpeg and these input options.
 func ffmpegPlay(t *testing.T, program, url string, options ...string) ([]tag, error) {
 	return recorded(t, program, func(out string) []string {
 		return slices.Concat([]string{"-v", "error", "-nostdin", "-copyts"}, options, []string{"-i", url, "-c", "copy", "-f", "flv", out})
 	})
 }
 
-// classic clips are what a peer without Enhanced RTMP can take apart.
+// classic are the clips that a peer without Enhanced RTMP can parse.
 func classic(c *clip) bool { return c.classic }
 
 func anything(*clip) bool { return true }
 
-// rtmpsinkCan: rtmpsink sends sequence headers at the beginning only.
+// rtmpsinkCan: rtmpsink sends sequence headers only at the start.
 func rtmpsinkCan(c *clip) bool { return c.classic && c.name != "resolution-change" }
 
-// joyCan: joy4 knows H.264 and AAC, and one sequence header of each.
+// joyCan: joy4 supports H.264 and AAC with one sequence header each.
 func joyCan(c *clip) bool {
 	return c.classic && c.name != "mp3_only" && c.name != "resolution-change"
 }
 
-// gstPipeline takes a clip apart and puts it together again.
+// gstPipeline demuxes a clip and muxes it again.
 func gstPipeline(c *clip, sink ...string) []string {
 	args := []string{"-q", "filesrc", "location=" + c.path, "!", "flvdemux", "name=in",
 		"flvmux", "name=out", "streamable=true", "!"}
@@ -333,8 +333,7 @@ func gstPipeline(c *clip, sink ...string) []string {
 	return args
 }
 
-// gstMuxed is what flvmux makes of a clip: its times are those of the frames'
-// presentation, for example.
+// gstMuxed is flvmux's output for a clip: for example, it uses presentation timestamps.
 func gstMuxed(t *testing.T, c *clip) []tag {
 	out := filepath.Join(t.TempDir(), "out.flv")
 	run(t, "gst-launch-1.0", gstPipeline(c, "filesink", "location="+out)...)
@@ -376,8 +375,8 @@ func joyPublish(t *testing.T, c *clip, url string) error {
 	}
 }
 
-// player is a program that plays url until the publisher has gone, and gives
-// what it has got.
+// player is a program that plays url until the publisher has left, and returns what it
+// received.
 type player struct {
 	name string
 	can  func(*clip) bool
@@ -400,8 +399,8 @@ var players = []player{
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPlay},
 }
 
-// receivers listen on url for one publisher, which is pushed there, and give
-// what it has sent.
+// A receiver listens on url for one publisher, the forwarder, and returns what it
+// received.
 var receivers = []player{
 	{"ffmpeg " + ffmpegVersion("ffmpeg"), classic, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
 		return ffmpegPlay(t, "ffmpeg", url, "-listen", "1")
@@ -431,8 +430,8 @@ func recorded(t *testing.T, program string, args func(out string) []string) ([]t
 	return tags, err
 }
 
-// joyPlay reads until ended is closed and nothing more has come for a while:
-// joy4 does not tell when the publisher has gone.
+// joyPlay reads until ended is closed and nothing more has come for a while: joy4 does
+// not report the end of the stream.
 func joyPlay(_ *testing.T, _ *clip, url string, ended <-chan struct{}) ([]tag, error) {
 	in, err := joyrtmp.DialTimeout(url, patience)
 	if err != nil {
@@ -457,8 +456,7 @@ func joyPlay(_ *testing.T, _ *clip, url string, ended <-chan struct{}) ([]tag, e
 	return out, err
 }
 
-// joyReceive runs joy4's server, which cannot be ended, as a process of its
-// own.
+// joyReceive runs joy4's server as a process of its own, because it cannot be stopped.
 func joyReceive(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -471,7 +469,7 @@ func joyReceive(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, er
 	return readFLV(out)
 }
 
-// joyServe listens on url and writes what the first publisher sends to a file.
+// joyServe listens on url and writes the first publisher's stream to a file.
 func joyServe(url, path string) error {
 	u, err := joyrtmp.ParseURL(url)
 	if err != nil {
@@ -490,7 +488,7 @@ func joyServe(url, path string) error {
 	return <-ended
 }
 
-// joyRead reads until there is an error.
+// joyRead reads until an error.
 func joyRead(in *joyrtmp.Conn) (out []tag, err error) {
 	streams, err := in.Streams()
 	if err != nil {
@@ -516,7 +514,7 @@ func joyRead(in *joyrtmp.Conn) (out []tag, err error) {
 	}
 }
 
-// joyTag makes the message that pkt was.
+// joyTag returns the message that pkt was made from.
 func joyTag(streams []av.CodecData, pkt av.Packet) tag {
 	ms := uint32(pkt.Time / time.Millisecond)
 	if streams[pkt.Idx].Type() != av.H264 {
@@ -530,7 +528,7 @@ func joyTag(streams []av.CodecData, pkt av.Packet) tag {
 	return tag{flv.TypeVideo, ms, append([]byte{first, 1, byte(ct >> 16), byte(ct >> 8), byte(ct)}, pkt.Data...)}
 }
 
-// sleepUntil waits in real time, as an encoder does.
+// sleepUntil waits in real time, like an encoder.
 func sleepUntil(ctx context.Context, at time.Time) error {
 	timer := time.NewTimer(time.Until(at))
 	defer timer.Stop()

@@ -13,23 +13,23 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// TestQueryHoweverCut has each program publish under URLs with a slash in their
-// query, which it cuts in its own way: app, stream and param are the same.
+// TestQueryHoweverCut publishes with each program under URLs with a slash in their
+// query. The programs split them differently, but app, stream and param are the same.
 func TestQueryHoweverCut(t *testing.T) {
 	needAll(t)
 	type published struct{ app, stream, param string }
 	var mu sync.Mutex
-	asked := map[string][]published{} // by vhost
+	asked := map[string][]published{} // with a vhost
 	s := serve(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
 		mu.Lock()
 		defer mu.Unlock()
 		asked[r.Vhost] = append(asked[r.Vhost], published{r.App, r.Stream, r.Param})
-		return forward.ErrRefused // that is all that we want to know
+		return forward.ErrRefused // the test needs no more
 	}}})
 	c := h264aac(t)
 	for _, p := range publishers {
 		if p.name == "joy4" {
-			continue // takes no query with a slash at all
+			continue // rejects every query with a slash
 		}
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

@@ -30,14 +30,14 @@ type server struct {
 	plays atomic.Int64 // accepted
 }
 
-// newServer has players told when their stream ends, on which they leave.
+// newServer tells players when their stream ends, so that they leave.
 func newServer(t testing.TB, cfg forward.Config) *server {
 	t.Helper()
 	cfg.EndPlayers = true
 	return serve(t, cfg)
 }
 
-// serve is newServer with players that wait for the next publish.
+// serve is newServer, but players wait for the next publish.
 func serve(t testing.TB, cfg forward.Config) *server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -64,9 +64,9 @@ func serve(t testing.TB, cfg forward.Config) *server {
 
 func (s *server) url(name string) string { return "rtmp://" + s.addr + "/" + name }
 
-// publish publishes a clip from inside the process, in real time, once all
-// its destinations are there to take it. ready is called before the first
-// message, at with the time of each.
+// publish publishes a clip from inside the process, in real time, once all its
+// destinations are publishing. It calls ready before the first message and at with the
+// time of each.
 func (s *server) publish(t testing.TB, stream string, c *clip, ready func(), at func(ms uint32)) error {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -92,7 +92,7 @@ func (s *server) publish(t testing.TB, stream string, c *clip, ready func(), at 
 	return nil
 }
 
-// publishing reports whether all forwarders of src are sending.
+// publishing reports whether all forwarders of src are publishing.
 func publishing(src *forward.Source) bool {
 	for _, f := range src.Forwarders() {
 		if f.Stats().State != forward.StatePublishing {
@@ -102,12 +102,11 @@ func publishing(src *forward.Source) bool {
 	return true
 }
 
-// errUnpublished ends a raw player when its publisher has gone.
+// errUnpublished ends a raw player when its publisher has left.
 var errUnpublished = errors.New("unpublished")
 
-// playRaw plays with the protocol alone and gives each message as it comes,
-// until the publisher has gone. accepted is closed when the server has
-// accepted; it may be nil.
+// playRaw plays with the protocol only and returns each message, until the publisher
+// has left. accepted may be nil; otherwise it is closed when the server has accepted.
 func playRaw(ctx context.Context, addr, app, stream string, accepted chan<- struct{}) ([]tag, error) {
 	nc, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -158,11 +157,10 @@ func playRaw(ctx context.Context, addr, app, stream string, accepted chan<- stru
 	return out, err
 }
 
-// wide are limits that nothing here reaches.
+// wide are limits that no test here reaches.
 var wide = chunk.Limits{Media: 16 << 20, Command: 1 << 20, Partial: 32 << 20, Streams: 64, TinySize: 1 << 20}
 
-// tap is a TCP relay in front of a destination, which reads along what the
-// forwarder sends.
+// tap is a TCP relay in front of a destination that records what the forwarder sends.
 type tap struct {
 	addr  string
 	to    string
@@ -172,9 +170,9 @@ type tap struct {
 // tapped is one connection through a tap.
 type tapped struct {
 	began    time.Time
-	firstKey atomic.Int64 // when the first keyframe came, after began, in ns
+	firstKey atomic.Int64 // when the first keyframe came after the start, in ns
 	mu       sync.Mutex
-	messages []tag // behind publish
+	messages []tag // after publish
 	ended    chan struct{}
 }
 
@@ -185,7 +183,7 @@ func newTap(t testing.TB, to string) *tap {
 	return newTapOn(t, l, to)
 }
 
-// newTapOn is newTap with a listener, such as one of crypto/tls.
+// newTapOn is newTap with a listener, for example one of crypto/tls.
 func newTapOn(t testing.TB, l net.Listener, to string) *tap {
 	t.Helper()
 	p := &tap{addr: l.Addr().String(), to: to, conns: make(chan *tapped, 1024)}
@@ -208,7 +206,7 @@ func newTapOn(t testing.TB, l net.Listener, to string) *tap {
 	return p
 }
 
-// relay passes a connection on until either side has ended it.
+// relay forwards a connection until either side ends it.
 func (p *tap) relay(ctx context.Context, nc net.Conn) {
 	defer nc.Close()
 	began := time.Now()
@@ -217,7 +215,7 @@ func (p *tap) relay(ctx context.Context, nc net.Conn) {
 		return
 	}
 	defer dst.Close()
-	// Small buffers: a destination that stops reading is to be felt soon.
+	// Small buffers, so that a stalled destination is noticed soon.
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		tcp.SetReadBuffer(64 << 10)
 	}
@@ -246,7 +244,7 @@ func (p *tap) relay(ctx context.Context, nc net.Conn) {
 	wg.Wait()
 }
 
-// read takes the messages out of what a client sends.
+// read parses the messages that a client sends.
 func (c *tapped) read(r io.Reader) {
 	const handshake = 1 + 2*1536
 	if _, err := io.CopyN(io.Discard, r, handshake); err != nil {
@@ -271,14 +269,14 @@ func (c *tapped) read(r io.Reader) {
 	}
 }
 
-// tags returns what was sent so far.
+// tags returns the messages sent so far.
 func (c *tapped) tags() []tag {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.messages[:len(c.messages):len(c.messages)]
 }
 
-// checkPreface checks how a destination is begun with: metadata in
+// checkPreface checks how a connection to a destination starts: metadata in
 // @setDataFrame, the sequence headers, a keyframe.
 func checkPreface(tags []tag, headerCount int) error {
 	if len(tags) < headerCount+2 {

@@ -78,7 +78,7 @@ func newIdentity(t *testing.T) *identity {
 	return id
 }
 
-// serveTLS serves s on another port, by TLS, and returns its address.
+// serveTLS serves s on another port over TLS and returns its address.
 func (s *server) serveTLS(t *testing.T, id *identity) string {
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		Certificates: []tls.Certificate{id.Certificate}, SessionTicketsDisabled: true, // for librtmp
@@ -93,7 +93,7 @@ func (s *server) serveTLS(t *testing.T, id *identity) string {
 	return l.Addr().String()
 }
 
-// newFront starts nginx, which ends TLS in front of a server, and returns its
+// newFront starts nginx, which terminates TLS in front of a server, and returns its
 // address.
 func newFront(t *testing.T, id *identity, server string) string {
 	if _, err := os.Stat(nginxStream); err != nil {
@@ -122,8 +122,8 @@ stream {
 	return addr
 }
 
-// newForwardd builds and starts forwardd, which forwards to a server, and
-// returns its addresses, the second by TLS.
+// newForwardd builds and starts forwardd, which forwards to a server. It returns its
+// addresses, the second with TLS.
 func newForwardd(t *testing.T, id *identity, to string) (addr, secure string) {
 	dir := t.TempDir()
 	addr, secure = freeAddr(t), freeAddr(t)
@@ -165,11 +165,11 @@ func awaitListener(t testing.TB, addr string) {
 	})
 }
 
-// tlsPublisher publishes by TLS. ca is the file of the authority that signs the
-// server's certificates; without, the peer knows none that has.
+// tlsPublisher publishes over TLS. ca is the file of the authority that signed the
+// server's certificate; without it, the peer trusts none that did.
 type tlsPublisher struct {
 	name string
-	// verifies: the peer looks at certificates; librtmp does not.
+	// verifies: the peer checks certificates; librtmp does not.
 	verifies bool
 	publish  func(t *testing.T, c *clip, url, ca string) error
 	muxed    func(t *testing.T, c *clip) []tag
@@ -224,8 +224,8 @@ func ffmpegFlags(ca string) []string {
 	return []string{"-tls_verify", "1", "-ca_file", ca}
 }
 
-// gstFlags is what GStreamer is to verify. It knows the system's authorities
-// only: to accept another's certificate it must accept unknown ones.
+// gstFlags selects GStreamer's certificate checks. It trusts only the system's
+// authorities: for a certificate of another authority it must accept unknown ones.
 func gstFlags(ca string) string {
 	if ca == "" {
 		return "tls-validation-flags=validate-all"
@@ -233,9 +233,9 @@ func gstFlags(ca string) string {
 	return "tls-validation-flags=bad-identity+not-activated+expired+revoked+insecure"
 }
 
-// TestRTMPS sends a clip by TLS to forwardd, from our own forwarder to a
-// server of ours and to nginx in front of nginx-rtmp, and to players. Who
-// verifies certificates refuses one of an unknown authority.
+// TestRTMPS sends a clip over TLS to forwardd, from our own forwarder to a server of
+// ours and to nginx in front of nginx-rtmp, and to players. Peers that verify
+// certificates refuse one of an unknown authority.
 func TestRTMPS(t *testing.T) {
 	needAll(t)
 	c, id := h264aac(t), newIdentity(t)
@@ -282,8 +282,8 @@ func TestRTMPS(t *testing.T) {
 	w.wg.Wait()
 }
 
-// TestRefusedCertificate has everybody who verifies certificates meet one of
-// an unknown authority.
+// TestRefusedCertificate shows every peer that verifies certificates one of an unknown
+// authority.
 func TestRefusedCertificate(t *testing.T) {
 	needAll(t)
 	c := h264aac(t)

@@ -1,5 +1,5 @@
-// Package leaktest finds leaks of tests: goroutines, descriptors, and values to which
-// something still refers, such as a timer that was not stopped.
+// Package leaktest finds leaks of tests: goroutines, descriptors, and values that
+// something still refers to, for example a timer that was not stopped.
 package leaktest
 
 import (
@@ -14,11 +14,12 @@ import (
 	"weak"
 )
 
-// patience is for what ends by itself, such as a goroutine on its last lines.
+// patience is the time for things to end by themselves, such as a goroutine on its last
+// lines.
 const patience = 15 * time.Second
 
-// Run runs the tests of a package, as testing.M's Run does, and returns the status to
-// exit with: that of the tests or, if they pass, 1 if they have leaked something.
+// Run runs the tests of a package, like testing.M's Run, and returns the exit status:
+// that of the tests or, if they pass but have leaked something, 1.
 func Run(run func() int) int {
 	before := descriptors()
 	if code := run(); code != 0 {
@@ -38,7 +39,7 @@ func Run(run func() int) int {
 	return code
 }
 
-// await returns what there is left when patience has ended.
+// await returns what is left when patience has passed.
 func await(left func() []string) []string {
 	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if l := left(); len(l) == 0 || time.Now().After(end) {
@@ -52,7 +53,7 @@ func await(left func() []string) []string {
 func goroutines() (stacks []string) {
 	buf := make([]byte, 1<<20)
 	all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-	for _, g := range all[1:] { // after the caller's
+	for _, g := range all[1:] { // skip the caller's stack
 		if !strings.Contains(g, "testing.runFuzzing") && !strings.Contains(g, "os/signal.loop") {
 			stacks = append(stacks, g)
 		}
@@ -62,11 +63,11 @@ func goroutines() (stacks []string) {
 
 var tracked struct {
 	sync.Mutex
-	values []func() string // what it is, while it is in use
+	values []func() string // its description, while it is in use
 }
 
 // Track makes the tests fail if anything still refers to the value at the end of its
-// test: a goroutine, or a timer that was not stopped. Functions given to Cleanup after
+// test: a goroutine, or a timer that was not stopped. Functions passed to Cleanup after
 // it may refer to it.
 func Track[T any](t testing.TB, v *T) {
 	w, name := weak.Make(v), t.Name()
@@ -77,15 +78,15 @@ func Track[T any](t testing.TB, v *T) {
 		return fmt.Sprintf("%T of %s", w.Value(), name)
 	}
 	if time.Now().Year() > 2000 {
-		// For Run: the runtime may keep a timer that was stopped, such as a
-		// context's, and what it refers to until its time.
+		// For Run: the runtime may keep a stopped timer, for example a context's, and
+		// what it refers to until the timer's time.
 		tracked.Lock()
 		defer tracked.Unlock()
 		tracked.values = append(tracked.values, held)
 		return
 	}
-	// In virtual time: here and now, without waiting for more than what is on
-	// its last lines, since the bubble's timers would go off or go with it.
+	// In virtual time the check is immediate and waits only for goroutines on their
+	// last lines, because the bubble's timers would fire or disappear.
 	t.Cleanup(func() {
 		for range 100 {
 			if runtime.GC(); held() == "" {
@@ -95,7 +96,7 @@ func Track[T any](t testing.TB, v *T) {
 		}
 		t.Error("still in use: " + held())
 	})
-	// A T keeps the functions it has called until others take their places.
+	// A T keeps the functions it has called until other functions replace them.
 	t.Cleanup(func() {
 		for range 100 {
 			t.Cleanup(func() {})
@@ -103,7 +104,7 @@ func Track[T any](t testing.TB, v *T) {
 	})
 }
 
-// held returns the tracked values that are in use.
+// held returns the tracked values still in use.
 func held() (left []string) {
 	runtime.GC()
 	tracked.Lock()
@@ -116,8 +117,8 @@ func held() (left []string) {
 	return left
 }
 
-// descriptors are the files and sockets that the process has open, none where
-// the system does not tell. Those of the runtime, such as its epoll, stay.
+// descriptors are the files and sockets that the process has open; none if the system
+// does not list them. Those of the runtime, such as its epoll, stay.
 func descriptors() map[string]bool {
 	open := make(map[string]bool)
 	fds, _ := os.ReadDir("/proc/self/fd")

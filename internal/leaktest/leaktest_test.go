@@ -29,7 +29,7 @@ func stacks() (all string) {
 
 func TestDescriptors(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
-		return // the system does not tell
+		return // the system does not list descriptors
 	}
 	before := descriptors()
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
@@ -39,7 +39,7 @@ func TestDescriptors(t *testing.T) {
 	require.Empty(t, more(before, descriptors()))
 }
 
-// complaints is a testing.TB that keeps what it is told.
+// complaints is a testing.TB that records errors.
 type complaints struct {
 	*testing.T
 	cleanups []func()
@@ -60,7 +60,7 @@ func TestTrackInVirtualTime(t *testing.T) {
 			timer := time.AfterFunc(time.Hour, func() { v.b[0]++ })
 			if stopped {
 				timer.Stop()
-				time.Sleep(2 * time.Hour) // the runtime has forgotten it
+				time.Sleep(2 * time.Hour) // the runtime has released it
 			}
 			c.cleanups[0]()
 			if stopped {

@@ -1,5 +1,5 @@
-// Package logtest has logs that tests read: what is written to them is searched for
-// secrets, too. Only tests import it.
+// Package logtest provides loggers whose output tests can read. The output is also
+// searched for secrets. Only tests import it.
 package logtest
 
 import (
@@ -16,27 +16,27 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Buffer keeps what several writers write. The zero value is empty.
+// Buffer collects what several goroutines write. The zero value is empty.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-// Write adds p, which is whole lines.
+// Write appends p, which must consist of whole lines.
 func (b *Buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.Write(p)
 }
 
-// String returns all that was written.
+// String returns everything written.
 func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
 }
 
-// Lines returns the lines that hold a word.
+// Lines returns the lines that contain word.
 func (b *Buffer) Lines(word string) (lines []string) {
 	for line := range strings.Lines(b.String()) {
 		if strings.Contains(line, word) {
@@ -46,7 +46,7 @@ func (b *Buffer) Lines(word string) (lines []string) {
 	return lines
 }
 
-// Entries returns the entries of a log in JSON that have a message.
+// Entries returns the entries of a JSON log with this message.
 func (b *Buffer) Entries(t testing.TB, msg string) (out []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(b.String()) {
@@ -59,10 +59,10 @@ func (b *Buffer) Entries(t testing.TB, msg string) (out []map[string]any) {
 	return out
 }
 
-// Warnings is the log of one goroutine without Debug and without times.
+// Warnings is a log for one goroutine, without debug lines and times.
 type Warnings struct{ bytes.Buffer }
 
-// Logger writes to l.
+// Logger returns a logger that writes to l.
 func (l *Warnings) Logger() *slog.Logger {
 	return secretscan.Logger(slog.NewTextHandler(&l.Buffer, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
@@ -72,7 +72,7 @@ func (l *Warnings) Logger() *slog.Logger {
 	}}))
 }
 
-// Take returns the lines that hold a text, and forgets all.
+// Take returns the lines that contain a text, and empties the log.
 func (l *Warnings) Take(text string) (out []string) {
 	for line := range strings.Lines(l.String()) {
 		if strings.Contains(line, text) {
@@ -83,7 +83,7 @@ func (l *Warnings) Take(text string) (out []string) {
 	return out
 }
 
-// Count is a logger that counts the lines from level on that hold a word.
+// Count returns a logger that counts the lines from level up that contain a word.
 func Count(n *atomic.Int64, level slog.Level, word string) *slog.Logger {
 	return secretscan.Logger(slog.NewTextHandler(counter{n, word}, &slog.HandlerOptions{Level: level}))
 }

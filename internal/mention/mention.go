@@ -1,5 +1,5 @@
-// Package mention tells whether a text names a host, in whatever form either
-// is written.
+// Package mention reports whether a text names a host, in whatever form either is
+// written.
 package mention
 
 import (
@@ -15,24 +15,24 @@ import (
 	"unicode/utf8"
 )
 
-// What is decoded of a text. Where there is more, the text counts as one that
-// names every host.
+// Limits of what is decoded from a text. A text that exceeds them counts as naming
+// every host.
 const (
 	maxForms = 256       // of all texts together
 	maxBytes = 512 << 10 // of all forms together
 )
 
-// Text is texts of a client, in all forms that they decode to.
+// Text is a set of texts of a client, in all forms that they decode to.
 type Text struct {
 	forms string              // folded
 	words map[string]struct{} // canonical names
 	addrs map[netip.Addr]struct{}
-	much  bool // more than is decoded
+	much  bool // a limit was exceeded
 }
 
-// In returns the Text of texts of a client. Each text is taken as it is,
-// and with percent-encoding, JSON's \u, base64 and hexadecimal decoded, also
-// within one another.
+// In returns the Text of a client's texts. Each text is taken as it is, and with
+// percent-encoding, JSON's \u, base64 and hexadecimal decoded, also nested in one
+// another.
 func In(texts ...string) *Text {
 	t := &Text{words: make(map[string]struct{}), addrs: make(map[netip.Addr]struct{})}
 	seen := make(map[string]bool)
@@ -97,7 +97,7 @@ var (
 		return r == '-' || r == '_' || r == '.' || unicode.IsLetter(r) || unicode.IsDigit(r) || unicode.IsMark(r)
 	}
 	quads = regexp.MustCompile(`[0-9]+(?:\.[0-9]+){3}`)
-	// v6 begins and ends with what an address does.
+	// v6 starts and ends with characters of an address.
 	v6 = regexp.MustCompile(`[0-9a-f:]*:[0-9a-f:.]*`)
 )
 
@@ -130,9 +130,8 @@ func (t *Text) noteAddr(s string) {
 	}
 }
 
-// fold makes the forms of a character that IDNA takes for the same the same:
-// those of full width, the ideographic full stops and capitals. What it takes
-// for nothing is left out.
+// fold unifies the forms of a character that IDNA treats as equal: full width, the
+// ideographic full stops and capitals. It drops characters that IDNA ignores.
 func fold(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -147,7 +146,7 @@ func fold(s string) string {
 	}, s)
 }
 
-// canonical is a folded name in ASCII, without the dot at its end.
+// canonical is a folded name in ASCII, without its trailing dot.
 func canonical(name string) string {
 	name = strings.Trim(name, ".")
 	if isASCII(name) {
@@ -234,8 +233,8 @@ func digit(n int) byte {
 	return byte('0' + n - 26)
 }
 
-// parseAddrs reads a folded address in all forms that some resolver takes. A
-// part that begins with 0 is octal to some and decimal to others.
+// parseAddrs reads a folded address in all forms that some resolver accepts. Some read
+// a part that starts with 0 as octal, others as decimal.
 func parseAddrs(s string) []netip.Addr {
 	s = strings.TrimSuffix(strings.Trim(s, "[]"), ".")
 	if a, err := netip.ParseAddr(s); err == nil {
@@ -250,8 +249,8 @@ func parseAddrs(s string) []netip.Addr {
 	return out
 }
 
-// parseIPv4 is inet_aton: one to four parts, in decimal, with 0x in hexadecimal
-// or with 0 in the base zero, of which the last one fills what is left.
+// parseIPv4 is inet_aton: one to four parts, in decimal, in hexadecimal with 0x or in
+// base zero if they start with 0. The last part fills the rest.
 func parseIPv4(s string, zero int) (netip.Addr, bool) {
 	parts := strings.Split(s, ".")
 	if len(parts) > 4 {
@@ -278,7 +277,7 @@ func parseIPv4(s string, zero int) (netip.Addr, bool) {
 	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), true
 }
 
-// unescape decodes percent-encoding as far as it is well-formed.
+// unescape decodes percent-encoding where it is well-formed.
 func unescape(s string) string {
 	if !strings.Contains(s, "%") {
 		return s
@@ -311,8 +310,8 @@ func unescapeUnicode(s string) string {
 }
 
 var (
-	// A run of base64 may be cut off by characters of one alphabet that are
-	// not meant so, such as the "/" of a path.
+	// Characters that are also in a base64 alphabet, such as the "/" of a path, may
+	// surround a run of base64.
 	runs = []*regexp.Regexp{
 		regexp.MustCompile(`[A-Za-z0-9+/]{6,}`),
 		regexp.MustCompile(`[A-Za-z0-9_-]{6,}`),
@@ -323,7 +322,7 @@ var (
 	encoding = base64.RawStdEncoding
 )
 
-// decodeRuns adds what base64 and hexadecimal in s decode to.
+// decodeRuns adds everything that base64 and hexadecimal in s decode to.
 func decodeRuns(s string, add func(string)) {
 	for _, re := range runs {
 		for _, run := range re.FindAllString(s, -1) {
@@ -342,8 +341,8 @@ func decodeRuns(s string, add func(string)) {
 	}
 }
 
-// text has a space for each byte that is no text, which words that are not
-// encoded decode to.
+// text replaces bytes that are not text by spaces: unencoded words decode to such
+// bytes.
 func text(p []byte) string {
 	s := strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || unicode.IsControl(r) {

@@ -17,8 +17,8 @@ func TestNames(t *testing.T) {
 	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 	for _, row := range []struct {
 		text  string
-		hosts string // that are named
-		not   string // that are not
+		hosts string // that it names
+		not   string // that it does not name
 	}{
 		{"", "", "10.0.0.5 a.example a localhost"},
 		{"?forward=rtmp://127.0.0.1:19351/test/livestream", "127.0.0.1 127.0.0.1. 127.1 0x7f000001 2130706433 0177.0.0.1 [::ffff:127.0.0.1] [::ffff:7f00:1]", "127.0.0.2 27.0.0.1 [::1] [::7f00:1]"},
@@ -104,8 +104,7 @@ func TestPunycode(t *testing.T) {
 	}
 }
 
-// Where there is more than is decoded, every host counts as named, and it takes
-// no time to speak of.
+// A text that exceeds the limits of decoding names every host, and takes little time.
 func TestTooMuchNamesAll(t *testing.T) {
 	deep := strings.Repeat("%25", 1) + strings.Repeat("25", 2000) + "31"
 	many := strings.Repeat("QUFBQUFBQUFB.", 1)
@@ -120,7 +119,7 @@ func TestTooMuchNamesAll(t *testing.T) {
 	require.False(t, In(strings.Repeat("x", 4096), strings.Repeat("%41", 1300), strings.Repeat("QUJD", 1000)).Names("10.0.0.5"), "what may be sent at all")
 }
 
-// However a host is encoded and spelled, it is found again, and nothing panics.
+// However a host is encoded and spelled, it is found, and nothing panics.
 func FuzzNames(f *testing.F) {
 	f.Add("?to=rtmp://", "a.example", "/x", []byte{0, 1, 2, 3})
 	f.Add("", "10.0.0.5", "", []byte{2, 2, 0})

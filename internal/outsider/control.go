@@ -33,7 +33,7 @@ type event struct {
 	Error       string `json:"error,omitempty"`
 }
 
-// Hooks returns hooks that tell of events and then call those of next.
+// Hooks returns hooks that report events and then call those of next.
 func (c *Control) Hooks(next forward.Hooks) forward.Hooks {
 	hooks := next
 	hooks.OnSource = func(src *forward.Source) {
@@ -60,19 +60,19 @@ func (c *Control) Hooks(next forward.Hooks) forward.Hooks {
 	return hooks
 }
 
-// tell gives e to every listener that keeps up.
+// tell sends e to every listener that keeps up.
 func (c *Control) tell(e event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.listeners {
 		select {
 		case l <- e:
-		default: // a hook must not wait
+		default: // a hook must not block
 		}
 	}
 }
 
-// Handler returns the handler of a Server that has the Hooks.
+// Handler returns the handler for a Server that uses Hooks.
 func (c *Control) Handler(srv *forward.Server, token forward.Secret) http.Handler {
 	h := &handler{c, srv}
 	mux := http.NewServeMux()
@@ -180,7 +180,7 @@ func (h *handler) remove(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// events sends what happens until the client leaves.
+// events streams events until the client leaves.
 func (h *handler) events(w http.ResponseWriter, r *http.Request) {
 	l := make(chan event, 64)
 	h.mu.Lock()
@@ -206,7 +206,7 @@ func (h *handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// source is the stream that a path names; otherwise it answers.
+// source returns the stream that the path names, or answers with an error.
 func (h *handler) source(w http.ResponseWriter, r *http.Request) *forward.Source {
 	for _, src := range h.srv.Sources() {
 		if src.ID() == r.PathValue("stream") {
@@ -217,7 +217,7 @@ func (h *handler) source(w http.ResponseWriter, r *http.Request) *forward.Source
 	return nil
 }
 
-// forwarder is the Forwarder that a path names; otherwise it answers.
+// forwarder returns the Forwarder that the path names, or answers with an error.
 func (h *handler) forwarder(w http.ResponseWriter, r *http.Request) *forward.Forwarder {
 	src := h.source(w, r)
 	if src == nil {
@@ -232,7 +232,7 @@ func (h *handler) forwarder(w http.ResponseWriter, r *http.Request) *forward.For
 	return nil
 }
 
-// readDestination reads a destination; otherwise it answers.
+// readDestination returns the destination in the body, or answers with an error.
 func readDestination(w http.ResponseWriter, r *http.Request) (forward.Destination, bool) {
 	var body struct{ URL string }
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16<<10)).Decode(&body)
@@ -247,7 +247,7 @@ func readDestination(w http.ResponseWriter, r *http.Request) (forward.Destinatio
 	return d, true
 }
 
-// answer answers with an error of the library's, or with a body.
+// answer sends an error of the library's, or a body.
 func answer(w http.ResponseWriter, status int, body any, err error) {
 	var de *forward.DestinationError
 	switch {

@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
 const (
-	canary = secretscan.Canary // in every secret
+	canary = secretscan.Canary // part of every secret
 	token  = "operator-" + canary
 )
 
@@ -43,7 +43,7 @@ func TestOutsiderImportsOnlyThePublicPackage(t *testing.T) {
 	}
 }
 
-// backend answers a Resolver in the process.
+// backend answers a Resolver inside the process.
 type backend struct {
 	status int
 	urls   []string
@@ -87,7 +87,7 @@ func TestResolverOfAHost(t *testing.T) {
 		require.Equal(t, []string{urlOf(1)}, urls(src))
 
 		b.urls = []string{urlOf(1), urlOf(2)}
-		bubble.Published(dest, 2) // asked again when the TTL has passed
+		bubble.Published(dest, 2) // asked again when the TTL has expired
 		require.Equal(t, []string{urlOf(1), urlOf(2)}, urls(src))
 		require.Equal(t, 2, b.asked)
 
@@ -96,7 +96,7 @@ func TestResolverOfAHost(t *testing.T) {
 		require.Equal(t, []string{urlOf(1), urlOf(2)}, urls(src))
 		require.Len(t, log.Take("backend failed"), 1)
 
-		require.NoError(t, src.Shutdown(bubble.Ctx)) // and its next publisher gets what it had
+		require.NoError(t, src.Shutdown(bubble.Ctx)) // and its next publisher gets the previous destinations
 		bubble.Publish("live/s")
 		require.Equal(t, []string{urlOf(1), urlOf(2)}, urls(bubble.Server.Sources()[0]))
 
@@ -111,7 +111,7 @@ func TestResolverOfAHost(t *testing.T) {
 	})
 }
 
-// A publisher does not choose an address inside the network.
+// A publisher cannot choose an address inside the network.
 func TestResolverOfAHostDoesNotTrustThePublisher(t *testing.T) {
 	b := &backend{status: 200, urls: []string{"rtmp://10.0.0.7/live/s", "rtmp://10.0.0.8/live/s"}}
 	r := &Resolver{URL: "http://backend.example/", Client: b.client(t)}

@@ -19,12 +19,12 @@ import (
 
 const (
 	maxReply     = 64 << 10 // bytes
-	maxQuestions = 8        // under way
+	maxQuestions = 8        // concurrent requests
 )
 
-// Resolver asks a backend where a stream goes. The backend gets the publish as JSON and
-// answers {"urls":["rtmp://…"],"ttl":60}; status 403 refuses the publisher. If the
-// backend fails, a stream goes where it went before.
+// Resolver asks a backend where a stream goes. The backend receives the publish as JSON
+// and answers {"urls":["rtmp://…"],"ttl":60}; status 403 refuses the publisher. If the
+// backend fails, a stream keeps its previous destinations.
 type Resolver struct {
 	URL    string
 	Client *http.Client // default http.DefaultClient
@@ -33,12 +33,12 @@ type Resolver struct {
 	turns chan struct{}
 
 	mu   sync.Mutex
-	last map[string][]forward.Destination // by the streams' names
+	last map[string][]forward.Destination // by stream name
 }
 
 var _ forward.TTLResolver = (*Resolver)(nil)
 
-// ResolveDestinations is ResolveTTL without the time.
+// ResolveDestinations is ResolveTTL without the TTL.
 func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
@@ -65,13 +65,13 @@ func (r *Resolver) ResolveTTL(ctx context.Context, req *forward.PublishRequest) 
 	}
 	forward.Logger(ctx).Warn("backend failed", "source", req, "id", req.ID(), "err", err)
 	last, known := r.last[req.Name()]
-	if forward.IsRefresh(ctx) || !known { // an error leaves a live stream as it is
+	if forward.IsRefresh(ctx) || !known { // an error leaves a live stream unchanged
 		return nil, 0, loggedError{err}
 	}
 	return last, 0, nil
 }
 
-// loggedError is an error that the Server need not log a second time.
+// loggedError is an error that the Server need not log again.
 type loggedError struct{ error }
 
 func (loggedError) Logged() bool    { return true }

@@ -9,7 +9,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// FirstChunk begins a message of n bytes on a chunk stream with a part of it.
+// FirstChunk starts a message of n bytes on a chunk stream and contains the first part
+// of it.
 func FirstChunk(csid int, typ uint8, streamID uint32, n int, part []byte) []byte {
 	var b []byte
 	switch {
@@ -50,13 +51,14 @@ func CommandInChunks(size int, id uint32, values ...any) []byte {
 	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand, StreamID: id}, AMF(values...), size)
 }
 
-// NestedArrays is a command with depth arrays, each in the one before.
+// NestedArrays is a command with depth nested arrays.
 func NestedArrays(depth int) []byte {
 	b := append(AMF("x", 0), bytes.Repeat([]byte{10, 0, 0, 0, 1}, depth)...)
 	return chunk.Append(nil, chunk.Header{Type: chunk.TypeCommand}, append(b, 5), 128)
 }
 
-// OnChunkStreams is a message on each of n chunk streams, the first of them from.
+// OnChunkStreams is one message on each of n chunk streams, starting with chunk stream
+// from.
 func OnChunkStreams(from, n int) (b []byte) {
 	for i := range n {
 		b = append(b, FirstChunk(from+i, chunk.TypeAck, 0, 4, make([]byte, 4))...)
@@ -64,7 +66,7 @@ func OnChunkStreams(from, n int) (b []byte) {
 	return b
 }
 
-// Unfinished begins count messages of n bytes: it has size bytes of each.
+// Unfinished starts count messages of n bytes and contains only size bytes of each.
 func Unfinished(count, n, size int, typ uint8) (b []byte) {
 	for i := range count {
 		b = append(b, FirstChunk(10+i, typ, 1, n, make([]byte, size))...)
@@ -79,5 +81,5 @@ func Aggregate(n, size int) []byte {
 	return chunk.Append(nil, chunk.Header{Type: chunk.TypeAggregate, StreamID: 1}, bytes.Repeat(one, n), size)
 }
 
-// NoLimits are limits for reading whatever a Server sends.
+// NoLimits are limits for reading everything a Server sends.
 var NoLimits = chunk.Limits{Media: math.MaxInt32, Command: math.MaxInt32, Partial: math.MaxInt32, Streams: 64, TinySize: math.MaxInt32}

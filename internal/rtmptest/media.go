@@ -1,12 +1,12 @@
 package rtmptest
 
-// Bodies of tags, as far as the library looks at them.
+// Bodies of tags, as far as the library inspects them.
 var (
 	VideoHeader = []byte{0x17, 0, 0, 0, 0, 1, 0x64, 0, 0x1f, 0xff}
 	Metadata    = []byte("\x02\x00\x0aonMetaData\x08\x00\x00\x00\x00\x00\x00\x09")
 )
 
-// Frame is a frame of H.264 that holds a number.
+// Frame is an H.264 frame that contains a number.
 func Frame(key bool, n int) []byte {
 	b := []byte{0x27, 1, 0, 0, 0, byte(n >> 16), byte(n >> 8), byte(n)}
 	if key {

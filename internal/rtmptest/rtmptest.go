@@ -1,6 +1,6 @@
-// Package rtmptest writes RTMP by hand, as peers of all kinds do: chunks, messages,
-// commands and bodies of media, byte for byte. Only tests import it.
+// Package rtmptest builds raw RTMP byte for byte: chunks, messages, commands and bodies
+// of media. Only tests import it.
 //
-// Strings are for tables of exact bytes, slices for what is written at once. No
-// function looks at what it is given: what it writes may be wrong.
+// Functions that return strings are for tables of exact bytes; those that return slices
+// are for writing. No function checks its arguments, so tests can build malformed data.
 package rtmptest

@@ -4,9 +4,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 )
 
-// What encoders send, chunk by chunk, after the handshake. Each function writes one
-// chunk with exactly the header that its name says (RTMP 1.0, 5.3.1). With a byte too
-// many or too few a reader understands nothing of what follows.
+// The chunks that encoders send after the handshake. Each function builds one chunk
+// with exactly the header that its name says (RTMP 1.0, 5.3.1). One byte too many or
+// too few garbles everything after it.
 
 // U24 is a number of three bytes.
 func U24(n int) string { return string([]byte{byte(n >> 16), byte(n >> 8), byte(n)}) }
@@ -19,17 +19,17 @@ func Type0(csid byte, time, length int, typ, stream byte, data string) string {
 	return string([]byte{csid}) + U24(time) + U24(length) + string([]byte{typ, stream, 0, 0, 0}) + data
 }
 
-// Type1 is a chunk on the message stream of the one before.
+// Type1 is a chunk on the message stream of the previous message.
 func Type1(csid byte, delta, length int, typ byte, data string) string {
 	return string([]byte{1<<6 | csid}) + U24(delta) + U24(length) + string([]byte{typ}) + data
 }
 
-// Type2 is a chunk of a message with the length and type of the one before.
+// Type2 is a chunk of a message with the length and type of the previous one.
 func Type2(csid byte, delta int, data string) string {
 	return string([]byte{2<<6 | csid}) + U24(delta) + data
 }
 
-// Type3 continues a message, or begins one with the header of the one before.
+// Type3 continues a message, or starts one with the header of the previous one.
 func Type3(csid byte, data string) string { return string([]byte{3<<6 | csid}) + data }
 
 // Message is a message in one chunk.
@@ -43,21 +43,21 @@ const SetChunkSize4096 = "\x02\x00\x00\x00\x00\x00\x04\x01\x00\x00\x00\x00\x00\x
 // Call is a command in one chunk.
 func Call(stream byte, all ...any) string { return Message(3, 0, 20, stream, string(AMF(all...))) }
 
-// Connect is a connect to the app live, with more properties.
+// Connect is a connect to the app live, with additional properties.
 func Connect(props ...amf.Property) string {
 	o := amf.Object{{Key: "app", Value: "live"}, {Key: "type", Value: "nonprivate"}, {Key: "tcUrl", Value: "rtmp://h:1935/live"}}
 	return SetChunkSize4096 + Call(0, "connect", 1, append(o, props...))
 }
 
-// The other commands of most encoders, for the stream s.
+// The other commands that most encoders send, for the stream s.
 var (
 	CreateStream = Call(0, "releaseStream", 2, nil, "s") + Call(0, "FCPublish", 3, nil, "s") + Call(0, "createStream", 4, nil)
 	Publish      = Call(1, "publish", 5, nil, "s", "live")
-	// Opening is all of them: media may follow.
+	// Opening is all commands before media.
 	Opening = Connect() + CreateStream + Publish
 )
 
-// ConnectWith is connect with exactly these properties.
+// ConnectWith is a connect with exactly these properties.
 func ConnectWith(props ...string) string {
 	var o amf.Object
 	for i := 0; i < len(props); i += 2 {

@@ -1,6 +1,6 @@
 // Package secretscan makes a package's tests fail if one of them prints, logs or
-// answers a secret: all stream keys, passwords and tokens of the tests contain Canary,
-// and outputs that must not show them are searched for it. Only tests import it.
+// returns a secret. All stream keys, passwords and tokens of the tests contain Canary,
+// and all outputs that must not show them are searched for it. Only tests import it.
 package secretscan
 
 import (
@@ -22,10 +22,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
-// Canary is what no output may hold.
+// Canary must appear in no output.
 const Canary = "c4nary5ecret"
 
-// all is what has been found so far.
+// all collects the findings so far.
 var all tally
 
 type tally struct {
@@ -36,20 +36,20 @@ type tally struct {
 	found   []string
 }
 
-// Main runs the tests, for TestMain, and returns the code to exit with. It searches
-// everything that they write to os.Stdout and os.Stderr, except the testing package's
-// own lines about a test, whose name may contain anything, and to the default loggers
-// of slog and log. A run fails if it has found a leak, or if a run of all tests has
-// searched no log. Tests that fail may print anything.
+// Main runs the tests, for TestMain, and returns the exit code. It searches everything
+// written to the default loggers of slog and log, and to os.Stdout and os.Stderr except
+// the testing package's lines about a test, whose name may contain anything. A run
+// fails if it has found a leak, or if a run of all tests has searched no log. Failing
+// tests may print anything.
 //
-// Leaks of goroutines and the like fail the tests, too: see package leaktest.
+// Leaks of goroutines and the like also fail the tests: see package leaktest.
 func Main(m *testing.M) int {
 	return leaktest.Run(func() int { return run(m) })
 }
 
 func run(m *testing.M) (code int) {
 	if f := flag.Lookup("test.fuzzworker"); f != nil && f.Value.String() == "true" {
-		return m.Run() // the tests' own process looks
+		return m.Run() // a fuzz worker: the main process searches its output
 	}
 	old := slog.Default()
 	slog.SetDefault(Logger(slog.NewTextHandler(dynamicStderr{}, nil)))
@@ -71,7 +71,7 @@ func run(m *testing.M) (code int) {
 		flag.Lookup("test.list").Value.String() == "")
 }
 
-// verdict is the code to exit with, given that of the tests.
+// verdict is the exit code, given that of the tests.
 func (t *tally) verdict(w io.Writer, code int, whole bool) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -94,12 +94,12 @@ func (t *tally) verdict(w io.Writer, code int, whole bool) int {
 	return 0
 }
 
-// dynamicStderr writes to what os.Stderr is at the time.
+// dynamicStderr writes to the current value of os.Stderr.
 type dynamicStderr struct{}
 
 func (dynamicStderr) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
 
-// watch puts a pipe in the place of a standard stream, until stop.
+// watch replaces a standard stream by a pipe, until stop.
 func watch(stream **os.File) (stop func(), err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -134,9 +134,8 @@ func (t *tally) lineByLine(w io.Writer, r io.Reader) {
 	}
 }
 
-// aboutTest reports whether testing prints a line about the state of a test:
-// "=== RUN   Name", "    --- PASS: Name (0.00s)". With -test.v=test2json there
-// is a mark before "===".
+// aboutTest reports whether testing prints a line about the state of a test: "=== RUN
+// Name", " --- PASS: Name (0.00s)". With -test.v=test2json a mark precedes "===".
 func aboutTest(line []byte) bool {
 	line = bytes.TrimLeft(line, " \x16")
 	return bytes.HasPrefix(line, []byte("=== ")) || bytes.HasPrefix(line, []byte("--- "))
@@ -155,10 +154,10 @@ func (t *tally) look(count *int, where string, p []byte) {
 	}
 }
 
-// forms are Canary as it is and as a %x writes it.
+// forms are Canary in plain text and as %x writes it.
 var forms = [][]byte{[]byte(Canary), fmt.Appendf(nil, "%x", Canary), fmt.Appendf(nil, "%X", Canary)}
 
-// Reader returns what reads r. Its lines are looked at.
+// Reader returns a reader of r that searches its lines.
 func Reader(r io.Reader) io.Reader { return io.TeeReader(r, new(lines)) }
 
 // lines collects a line.
@@ -175,10 +174,10 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Quiet is a logger for what is not looked at but by this package.
+// Quiet is a logger whose output only this package reads.
 var Quiet = Logger(slog.DiscardHandler)
 
-// Logger returns a logger to h. Its records of all levels are looked at.
+// Logger returns a logger to h that searches its records of all levels.
 func Logger(h slog.Handler) *slog.Logger {
 	w := records{&all}
 	o := &slog.HandlerOptions{Level: slog.LevelDebug}
@@ -192,11 +191,11 @@ func (r records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// handler looks at records as both handlers of slog write them: as JSON where
-// that may show something else.
+// handler searches records in the format of slog's text handler, and as JSON where that
+// may differ.
 type handler struct {
 	next, text, json slog.Handler
-	odd              bool // in the attributes of With
+	odd              bool // set by With
 }
 
 func (h handler) Enabled(context.Context, slog.Level) bool { return true }
@@ -225,8 +224,8 @@ func (h handler) WithGroup(name string) slog.Handler {
 	return handler{h.next.WithGroup(name), h.text.WithGroup(name), h.json.WithGroup(name), h.odd}
 }
 
-// odd reports whether JSON may show more of an attribute than text does. An
-// error is its text in both.
+// odd reports whether JSON may show more of an attribute than text does. Both show the
+// text of an error.
 func odd(a slog.Attr) bool {
 	switch a.Value.Kind() {
 	case slog.KindAny:
@@ -238,29 +237,29 @@ func odd(a slog.Attr) bool {
 	return false
 }
 
-// Check looks at values as fmt and encoding/json print them; of an error, at
-// all that it wraps, too. where is for the report, mostly a test's name.
+// Check searches values as fmt and encoding/json print them, and all errors that an
+// error wraps. where is for the report, mostly a test's name.
 func Check(where string, values ...any) {
 	var out bytes.Buffer
 	for _, v := range values {
 		out.Reset()
 		for _, e := range chain(v) {
 			fmt.Fprintf(&out, "%v %+v %#v\n", e, e, e)
-			json.NewEncoder(&out).Encode(e) // not everything can be
+			json.NewEncoder(&out).Encode(e) // not everything can be marshalled
 		}
 		all.look(&all.values, where, out.Bytes())
 	}
 }
 
-// Prints is v in every way that fmt, slog and encoding/json print it, and of an
-// error all that it wraps.
+// Prints returns v in every form that fmt, slog and encoding/json print, and for an
+// error those of all errors it wraps.
 func Prints(v any) string {
 	var out strings.Builder
 	for _, e := range chain(v) {
 		_, formatter := e.(fmt.Formatter)
 		for i, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 			fmt.Fprintf(&out, verb+"\n", e)
-			if formatter || i < 3 { // a wrong verb in a slice shows what pointers lead to
+			if formatter || i < 3 { // a wrong verb for a slice shows what its pointers point to
 				fmt.Fprintf(&out, verb+"\n", []any{e})
 			}
 		}
@@ -272,7 +271,7 @@ func Prints(v any) string {
 	return out.String()
 }
 
-// chain is v, and what it wraps.
+// chain returns v and the errors it wraps.
 func chain(v any) []any {
 	out := []any{v}
 	err, ok := v.(error)

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// asChild says in which way TestChild leaks.
+// asChild selects how TestChild leaks.
 const asChild = "LEAKS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -28,11 +28,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Each way out is looked at.
+// Every kind of output is searched.
 func TestLeaksAreFound(t *testing.T) {
 	for _, row := range []struct {
 		way  string
-		fail string // what is reported, empty where the run passes
+		fail string // the report, empty if the run passes
 	}{
 		{"stdout", `leaked: a line: "c4nary5ecret\n"`},
 		{"stderr", `leaked: a line: "so c4nary5ecret"`},
@@ -98,7 +98,7 @@ type hides struct{ error }
 func (hides) Error() string   { return "hidden" }
 func (h hides) Unwrap() error { return h.error }
 
-// Runs of all tests can't pass without having looked.
+// A run of all tests cannot pass without a search.
 func TestVerdict(t *testing.T) {
 	require.Equal(t, 1, new(tally).verdict(io.Discard, 0, true))
 	require.Equal(t, 0, new(tally).verdict(io.Discard, 0, false))
@@ -106,9 +106,8 @@ func TestVerdict(t *testing.T) {
 	require.Equal(t, 2, (&tally{records: 1}).verdict(io.Discard, 2, true))
 }
 
-// The packages that have to do with secrets are looked at, with all loggers
-// that their tests make. What the examples of the documentation show is not:
-// their output is compared.
+// All packages that handle secrets are searched, with all loggers of their tests. The
+// output of documentation examples is compared instead.
 func TestAllTestsAreLookedAt(t *testing.T) {
 	const root = "../../"
 	dirs := []string{root, root + "control", root + "forwardtest", root + "internal/rtmp"}

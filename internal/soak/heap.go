@@ -5,30 +5,30 @@ import (
 	"time"
 )
 
-// LiveHeap is how many bytes of the process are in use, with those of stacks.
+// LiveHeap is the number of bytes in use by the process, including stacks.
 func LiveHeap() int {
 	runtime.GC()
-	runtime.GC() // behind the second one pools are empty
+	runtime.GC() // after the second collection, pools are empty
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc + m.StackInuse)
 }
 
-// A leak is what has grown by more than both: the first is more than what a
-// heap differs by from one time to the other.
+// The heap leaks if it grows by more than both limits. The first is more than the
+// normal variation of a heap.
 const (
 	leakBytes   = 512 << 10
 	leakPerHour = 1 << 20
 )
 
-// Growth compares the heaps of equal times, one behind the other: the mean of
-// the second half with that of the first.
+// Growth compares heap sizes measured at equal intervals: the mean of the second half
+// with the mean of the first.
 type Growth struct {
 	Bytes   float64
 	PerHour float64
 }
 
-// GrowthOf returns that of at least two heaps, which are so far apart.
+// GrowthOf returns the growth of at least two heap sizes, measured at this interval.
 func GrowthOf(heaps []int, apart time.Duration) Growth {
 	half := len(heaps) / 2
 	last := len(heaps) - half

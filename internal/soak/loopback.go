@@ -7,16 +7,16 @@ import (
 	"syscall"
 )
 
-// Loopback is a Network of 127.0.0.1. It knows addresses such as
-// "d1.example:1935" by the port that is listened on for them. The zero Loopback
-// has none. Its methods are safe for concurrent use.
+// Loopback is a Network on 127.0.0.1. It maps addresses such as "d1.example:1935" to
+// the ports of their listeners. The zero Loopback has none. Its methods are safe for
+// concurrent use.
 type Loopback struct {
 	mu    sync.Mutex
 	ports map[string]string
 }
 
-// Dial connects to the listener at address. Where nobody listens the connection
-// is refused.
+// Dial connects to the listener at address. Without a listener the connection is
+// refused.
 func (l *Loopback) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	l.mu.Lock()
 	to := l.ports[address]
@@ -27,7 +27,7 @@ func (l *Loopback) Dial(ctx context.Context, network, address string) (net.Conn,
 	return new(net.Dialer).DialContext(ctx, network, to)
 }
 
-// Listen listens on a free port, which is address until it is closed.
+// Listen listens on a free port, which stands for address until it is closed.
 func (l *Loopback) Listen(address string) (net.Listener, error) {
 	nl, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

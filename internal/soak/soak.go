@@ -1,6 +1,6 @@
-// Package soak lets publishers, players and destinations come and go around a
-// Server, some of them with faults, and checks what each of them receives. It
-// serves the test of a day in virtual time and the program of a real hour.
+// Package soak runs publishers, players and destinations that come and go around a
+// Server, some of them with faults, and checks what each of them receives. A test of a
+// day in virtual time and a program of an hour in real time use it.
 package soak
 
 import (
@@ -20,43 +20,43 @@ import (
 	"github.com/rtmp-forward/forward/forwardtest"
 )
 
-// Network is where it takes place: a forwardtest.Network, or a Loopback.
+// Network connects the peers: a forwardtest.Network, or a Loopback.
 type Network interface {
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
 	Listen(address string) (net.Listener, error)
 }
 
-// Options says how much there is of what.
+// Options sets the number of peers and faults.
 type Options struct {
-	// Seed makes the same choices again, as far as the order allows in which
-	// goroutines ask for them.
+	// Seed repeats the same random choices, as far as the scheduling of goroutines
+	// allows.
 	Seed    uint64
 	Network Network
-	// Faults is the share of connections, dials and calls of the host's code
-	// that have one.
+	// Faults is the fraction of connections, dials and calls of the host's code that
+	// are faulty.
 	Faults float64
-	// Publishers at once, each with a stream of its own; Players at once, of
-	// any stream; Destinations that there are.
+	// Publishers is how many publish at the same time, each its own stream; Players how
+	// many play at the same time, any stream; Destinations how many there are.
 	Publishers, Players, Destinations int
-	// FPS and VideoBitrate, in bits per second, are those of most publishes.
+	// FPS and VideoBitrate, in bits per second, apply to most publishes.
 	FPS, VideoBitrate int
-	// Pause is the longest between two publishes, or two plays, of the same
+	// Pause is the longest pause between two publishes, or two plays, of the same
 	// client. A publish or play itself lasts 5 s to 5 min.
 	Pause time.Duration
 }
 
-// Report is what has happened.
+// Report counts what has happened.
 type Report struct {
 	Publishes, Plays, Sessions int // accepted; Sessions those of destinations
-	Frames                     int // received in all
-	Missing                    int // frames that those did not get who were too slow
-	Faults                     int // made
-	// Wrong is what should not have been received like that, and what the
-	// Server has left, a sentence each, at most 20.
+	Frames                     int // received by all
+	Missing                    int // frames skipped by receivers that were too slow
+	Faults                     int // faults made
+	// Wrong lists what was received wrongly and what the Server has leaked, in one
+	// sentence each, at most 20.
 	Wrong []string
 }
 
-// Soak is a Server and those around it.
+// Soak is a Server and its peers.
 type Soak struct {
 	opt    Options
 	srv    *forward.Server
@@ -64,7 +64,7 @@ type Soak struct {
 	ids    atomic.Uint32
 
 	mu     sync.Mutex
-	rng    *rand.Rand // for what the Server calls
+	rng    *rand.Rand // for calls by the Server
 	report Report
 }
 
@@ -78,7 +78,7 @@ func New(o Options) (*Soak, error) {
 		Resolver:        forward.ResolverFunc(s.resolve),
 		RefreshInterval: 2 * time.Minute,
 		Dial:            s.dial,
-		WriteTimeout:    30 * time.Second, // longer than MaxLatency: who is slow is to be overtaken, too
+		WriteTimeout:    30 * time.Second, // longer than MaxLatency, so that slow receivers skip, too
 		MemoryBudget:    256 << 20,
 		Hooks: forward.Hooks{
 			OnConnect: func(ctx context.Context, _ *forward.ConnectRequest) error { return s.hook(ctx) },
@@ -94,11 +94,11 @@ func New(o Options) (*Soak, error) {
 	return s, nil
 }
 
-// Server is what is soaked.
+// Server returns the Server under test.
 func (s *Soak) Server() *forward.Server { return s.srv }
 
-// Lag is how many messages the destination is behind that is most, of those that
-// take them; stalled is how many do not.
+// Lag returns the largest lag of the destinations that make progress, in messages, and
+// the number of stalled ones.
 func (s *Soak) Lag() (most uint64, stalled int) {
 	for _, src := range s.srv.Sources() {
 		for _, f := range src.Forwarders() {
@@ -113,8 +113,7 @@ func (s *Soak) Lag() (most uint64, stalled int) {
 	return most, stalled
 }
 
-// Report returns what has happened so far. What a connection has received is in
-// it when the connection has ended.
+// Report returns what has happened so far. A connection counts once it has ended.
 func (s *Soak) Report() Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,11 +122,11 @@ func (s *Soak) Report() Report {
 	return r
 }
 
-// Run has them come and go until ctx ends. Then all leave, and what the Server
-// still has a minute later is wrong. It may be called again.
+// Run runs the peers until ctx ends. Then all leave, and anything that the Server still
+// holds a minute later counts as wrong. Run may be called again.
 func (s *Soak) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	seed := s.ids.Add(1) // another one for each Run
+	seed := s.ids.Add(1) // a different one for each Run
 	n := uint64(seed) << 32
 	start := func(count int, f func(context.Context, *rand.Rand, int)) {
 		for i := range count {
@@ -170,7 +169,7 @@ func (s *Soak) left() string {
 func streamName(i int) string  { return fmt.Sprintf("live/s%d", i) }
 func destination(i int) string { return fmt.Sprintf("d%d.example:1935", i) }
 
-// destination is one that is there for some time, and then not.
+// destination listens for some time, is away for some time, and so on.
 func (s *Soak) destination(ctx context.Context, r *rand.Rand, i int) {
 	for ctx.Err() == nil {
 		l, err := s.opt.Network.Listen(destination(i))
@@ -193,7 +192,7 @@ func (s *Soak) destination(ctx context.Context, r *rand.Rand, i int) {
 	}
 }
 
-// script is what a destination does with a connection.
+// script is the behaviour of a destination's next connection.
 func (s *Soak) script(r *rand.Rand) (script forwardtest.Script) {
 	gaps := false
 	script.Recorder = func() *forwardtest.Recorder { return &forwardtest.Recorder{Discard: true, Gaps: gaps} }
@@ -227,7 +226,7 @@ func (s *Soak) script(r *rand.Rand) (script forwardtest.Script) {
 		func() { script.Faults.Read.Max = 1 + r.IntN(100) },
 	}[r.IntN(10)]
 	fault()
-	// Counted where it comes into force: when there is such a connection.
+	// The fault counts only when such a connection is made.
 	record := script.Recorder
 	script.Recorder = func() *forwardtest.Recorder {
 		s.add(&s.report.Faults, 1)
@@ -236,12 +235,12 @@ func (s *Soak) script(r *rand.Rand) (script forwardtest.Script) {
 	return script
 }
 
-// rate is too slow, in bytes per second.
+// rate is too slow for the stream, in bytes per second.
 func (s *Soak) rate(r *rand.Rand) int {
 	return max(int(float64(s.opt.VideoBitrate)/8*r.Float64()), 50)
 }
 
-// faulty decides whether r's next connection has a fault, which it counts.
+// faulty decides whether the next connection has a fault, and counts it.
 func (s *Soak) faulty(r *rand.Rand) bool {
 	if r.Float64() >= s.opt.Faults {
 		return false
@@ -286,7 +285,7 @@ func (s *Soak) publish(ctx context.Context, r *rand.Rand, name string) {
 		length = min(length, 10*time.Second)
 	}
 	if p.Send(ctx, media.Messages(length), 1) != nil {
-		return // the end of all, or of the stream by the operator
+		return // the run ends, or an operator has ended the stream
 	}
 	switch end {
 	case 1:
@@ -317,7 +316,7 @@ func (s *Soak) play(ctx context.Context, r *rand.Rand, name string) {
 		fault := []forwardtest.Fault{{Stall: int64(r.IntN(100 << 10))}, {Rate: s.rate(r)}, {Reset: 1 + int64(r.IntN(100<<10))}}
 		c.Dial = forwardtest.FaultDial(c.Dial, forwardtest.Faults{Read: fault[r.IntN(len(fault))]})
 	}
-	setup, cancel := context.WithTimeout(ctx, time.Minute) // its own fault may keep it from ever being accepted
+	setup, cancel := context.WithTimeout(ctx, time.Minute) // the client's own fault may prevent its play
 	defer cancel()
 	p, err := c.Play(setup, rec)
 	if err != nil {
@@ -332,7 +331,7 @@ func (s *Soak) play(ctx context.Context, r *rand.Rand, name string) {
 	s.check("player of "+name, rec)
 }
 
-// operator does what a host may do while streams are live.
+// operator makes the changes that a host may make to live streams.
 func (s *Soak) operator(ctx context.Context, r *rand.Rand, _ int) {
 	for {
 		pause(ctx, between(r, time.Second, 2*time.Minute))
@@ -371,7 +370,7 @@ func (s *Soak) operator(ctx context.Context, r *rand.Rand, _ int) {
 
 var errFault = errors.New("no answer today")
 
-// draw is a number below n, and 0 where there is no fault.
+// draw is a random number below n, or 0 without a fault.
 func (s *Soak) draw(n int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -395,7 +394,7 @@ func (s *Soak) hook(ctx context.Context) error {
 	return nil
 }
 
-// resolve gives two of the destinations, others each time.
+// resolve returns two of the destinations, different ones each time.
 func (s *Soak) resolve(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
 	switch s.draw(2) {
 	case 1:
@@ -413,8 +412,7 @@ func (s *Soak) resolve(ctx context.Context, req *forward.PublishRequest) ([]forw
 	return to, nil
 }
 
-// dial leads to the destinations: their names may not be found, and what is
-// sent to them may get lost.
+// dial dials a destination. A fault makes the lookup fail, or drops what is sent.
 func (s *Soak) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	switch s.draw(2) {
 	case 1:
@@ -426,7 +424,7 @@ func (s *Soak) dial(ctx context.Context, network, address string) (net.Conn, err
 	return s.opt.Network.Dial(ctx, network, address)
 }
 
-// check takes over what a connection has received.
+// check adds the result of a connection to the report.
 func (s *Soak) check(who string, rec *forwardtest.Recorder) {
 	r := rec.Report()
 	s.add(&s.report.Frames, r.Frames)
@@ -450,12 +448,12 @@ func (s *Soak) wrong(format string, args ...any) {
 	}
 }
 
-// between is a random time.
+// between is a random duration.
 func between(r *rand.Rand, from, to time.Duration) time.Duration {
 	return from + time.Duration(r.Int64N(int64(to-from)))
 }
 
-// pause returns after d, or when ctx ends.
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -21,7 +21,7 @@ func TestGrowthOf(t *testing.T) {
 		{[]int{mib, 3 * mib}, time.Hour, 2 * mib, 2 * mib, true},
 		{[]int{3 * mib, mib}, time.Hour, -2 * mib, -2 * mib, false},
 		{[]int{0, mib, 2 * mib, 3 * mib}, 10 * time.Minute, 2 * mib, 6 * mib, true},
-		{[]int{0, 99 * mib, mib}, time.Hour, mib, mib / 2., false}, // that in the middle is in no half
+		{[]int{0, 99 * mib, mib}, time.Hour, mib, mib / 2., false}, // the middle one is in neither half
 		{[]int{0, leakBytes}, time.Minute, leakBytes, 60 * leakBytes, false},
 		{[]int{0, leakBytes + 1}, time.Minute, leakBytes + 1, 60 * (leakBytes + 1), true},
 		{[]int{0, mib}, time.Hour, mib, mib, false},
