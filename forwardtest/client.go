@@ -35,9 +35,8 @@ type Client struct {
 	Bare bool
 	// DigestHandshake makes the handshake with digests.
 	DigestHandshake bool
-	// StopBefore makes a client that goes so far and no further: connect,
-	// createStream, publish or play. Publish and Play return then as if
-	// they had been accepted.
+	// StopBefore makes a client that stops before a step: connect, createStream,
+	// publish or play. Publish and Play then return as if they had been accepted.
 	StopBefore string
 }
 
@@ -128,8 +127,8 @@ func (p *Publisher) pace(ctx context.Context, ms uint32, speed float64) error {
 func (p *Publisher) WriteMessage(m Message) error { return p.send(p.frame(m)) }
 
 // WritePart sends the first n bytes of a message as on the wire, including chunk
-// headers; n is less than its length. The server takes anything sent after it for the
-// rest.
+// headers; n must be less than its length. The server takes anything sent afterwards
+// for the rest.
 func (p *Publisher) WritePart(m Message, n int) error { return p.send(p.frame(m)[:n]) }
 
 func (p *Publisher) frame(m Message) []byte {
@@ -140,8 +139,8 @@ func (p *Publisher) frame(m Message) []byte {
 // Unpublish ends the stream: FCUnpublish and deleteStream.
 func (p *Publisher) Unpublish() error { return p.send(p.client.AppendUnpublish(nil)) }
 
-// Vanish makes the publisher silent without closing, as if its cable was pulled:
-// nothing more is sent.
+// Vanish makes the publisher silent without closing, as if its cable was pulled: it
+// sends nothing more.
 func (p *Publisher) Vanish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,23 +14,24 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Script is the behaviour of a Destination on a connection. The zero Script accepts
+// Script is the behaviour of a Destination on one connection. The zero Script accepts
 // everything and records it.
 type Script struct {
-	// Faults are those of the connection, seen from the Destination: with Read.Rate it
-	// reads slowly, with Read.Stall it stops reading.
+	// Faults are the connection's faults, as seen from the Destination: with Read.Rate
+	// it reads slowly, with Read.Stall it stops reading.
 	Faults Faults
-	// Steps changes the answers to commands, by their names: connect,
-	// releaseStream, FCPublish, createStream, publish, FCUnpublish. The
-	// step "handshake" is the answer to C0 and C1.
+	// Steps changes the answers to commands, by their names: connect, releaseStream,
+	// FCPublish, createStream, publish, FCUnpublish. The step "handshake" is the answer
+	// to C0 and C1.
 	Steps map[string]Step
 	// StreamID is the answer to createStream. Default 1.
 	StreamID uint32
 	// ChunkSize is announced in the answer to connect, and used from then
 	// on. Default: 128 bytes, which need not be announced.
 	ChunkSize int
-	// At has functions to call after that many audio, video and data messages, before
-	// more is read: for example (*Session).Stall. They may block.
+	// At maps a number of audio, video and data messages to a function, which is called
+	// after that many, before more is read: for example (*Session).Stall. The functions
+	// may block.
 	At map[int]func(*Session)
 	// Recorder makes the Recorder of a session. Default: the zero one.
 	Recorder func() *Recorder
@@ -56,9 +57,8 @@ type Step struct {
 	ZeroTransaction bool
 }
 
-// Destination is the server that a stream is pushed to. It follows a Script for
-// each connection and records what it gets. Its methods are safe for
-// concurrent use.
+// Destination is a server that a stream is pushed to. It follows a Script for each
+// connection and records what it receives. Its methods are safe for concurrent use.
 type Destination struct {
 	l       net.Listener
 	scripts []Script
@@ -115,8 +115,8 @@ func (d *Destination) Sessions() []*Session {
 	return slices.Clone(d.sessions)
 }
 
-// WaitSession waits for the n-th connection, counted from 1, and returns it.
-// It may not have come far: see Session.WaitCommand.
+// WaitSession waits for the n-th connection, counted from 1, and returns it. The
+// connection may still be setting up: see Session.WaitCommand.
 func (d *Destination) WaitSession(ctx context.Context, n int) (*Session, error) {
 	var s *Session
 	err := await(ctx, &d.mu, &d.changed, func() bool {

@@ -15,27 +15,25 @@ import (
 // ErrFault is wrapped by the errors of a connection that a Fault has ended.
 var ErrFault = errors.New("forwardtest: fault")
 
-// Fault is a fault in one direction of a connection. Zero fields are no fault. Places
-// are counted in bytes of that direction, from the start of the connection; a negative
-// one is before the first byte.
+// Fault is a fault in one direction of a connection. Zero fields are no fault.
+// Positions are counted in bytes of that direction, from the start of the connection; a
+// negative one is before the first byte.
 type Fault struct {
-	// Cut closes the connection when so many bytes have passed, Reset ends
-	// it with a TCP RST where that is possible.
+	// Cut closes the connection after this many bytes. Reset ends it with a TCP RST
+	// where possible.
 	Cut, Reset int64
-	// Stall lets nothing pass after so many bytes. What is stalled ends
-	// with the connection's deadline or Close.
+	// Stall lets nothing pass after this many bytes. Stalled calls end with the
+	// connection's deadline or Close.
 	Stall int64
-	// Delay is waited for before each Read, or each piece of a Write.
+	// Delay is the time before each Read, or each piece of a Write.
 	Delay time.Duration
 	// Rate is in bytes per second, passed in about 20 pieces a second.
 	Rate int
-	// Max is how many bytes pass at once: reads are short, writes are cut
-	// into pieces.
+	// Max is the most bytes that pass in one call: reads are short, writes are split.
 	Max int
 }
 
-// Faults are those of both directions, as the owner of the connection sees
-// them.
+// Faults are the faults of both directions, as seen by the owner of the connection.
 type Faults struct {
 	Read, Write Fault // of the data read from the connection, and written to it
 }
@@ -116,7 +114,7 @@ func (c *FaultConn) Write(p []byte) (written int, err error) {
 	}
 }
 
-// Close closes the connection and ends what is stalled.
+// Close closes the connection and ends stalled calls.
 func (c *FaultConn) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
@@ -191,7 +189,7 @@ func (l *lane) enter() error {
 
 func (l *lane) leave() { <-l.busy }
 
-// admit waits until something may pass, and returns how many of n bytes.
+// admit waits until bytes may pass, and returns how many of n.
 func (l *lane) admit(n int) (int, error) {
 	if err := l.trip(); err != nil {
 		return 0, err
@@ -216,7 +214,7 @@ func (l *lane) admit(n int) (int, error) {
 	return int(min(int64(n), min(l.f.Cut, l.f.Reset, l.f.Stall)-l.bytes)), nil
 }
 
-// passed counts n bytes and ends the connection where they were the last.
+// passed counts n bytes and ends the connection if they were the last.
 func (l *lane) passed(n int) {
 	l.bytes += int64(n)
 	if l.f.Rate > 0 {

@@ -1,9 +1,9 @@
-// Package forwardtest has tools for tests of RTMP forwarding: a Destination that
+// Package forwardtest provides tools for tests of RTMP forwarding: a Destination that
 // follows a script, a Client that publishes and plays, connections with Faults, and a
 // Recorder that checks a received stream.
 //
-// Everything works over loopback and without a network. Network and Pipe are in memory,
-// have bounded buffers as sockets do, and work in a testing/synctest bubble, where
+// Everything works over loopback and without a network. Network and Pipe are in memory
+// and have bounded buffers, like sockets. They work in a testing/synctest bubble, where
 // delays and timeouts take no time.
 //
 // Nothing here sleeps or polls: methods that wait take a context. After Close no

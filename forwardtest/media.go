@@ -15,21 +15,20 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// Media generates a stream: H.264 and AAC in form, with real sequence headers, but with
-// frames that carry their number, their time and a hash, by which a Recorder identifies
-// them. The same Media generates the same messages. Zero fields have the defaults given
-// with them.
+// Media generates a stream in the form of H.264 and AAC, with real sequence headers.
+// Its frames carry their number, their timestamp and a hash, by which a Recorder
+// identifies them. The same Media generates the same messages. Zero fields have the
+// defaults given with them.
 type Media struct {
-	// ID is part of each frame. A Recorder takes another one for another
-	// publish, which starts again and does not return to an earlier one.
+	// ID is part of each frame. A Recorder treats another ID as another publish, which
+	// starts again and does not return to an earlier one.
 	ID uint32
 	// FPS is the video's frames per second, KeyframeInterval the time from
 	// one keyframe to the next. Defaults 25 and 2 s.
 	FPS              int
 	KeyframeInterval time.Duration
-	// VideoBitrate and AudioBitrate are in bits per second, without
-	// framing; a frame has 64 bytes at least. Negative: none of it.
-	// Defaults 500000 and 64000.
+	// VideoBitrate and AudioBitrate are in bits per second, without framing; a frame
+	// has at least 64 bytes. Negative: no such track. Defaults 500000 and 64000.
 	VideoBitrate, AudioBitrate int
 	// Start is the first timestamp, in milliseconds.
 	Start uint32
@@ -210,7 +209,7 @@ var (
 	errBroken  = errors.New("does not match its hash")
 )
 
-// parseFrame finds what a generated frame says of itself.
+// parseFrame parses the identity of a generated frame.
 func parseFrame(typ uint8, body []byte) (f frame, err error) {
 	at := 2
 	if typ == TypeVideo {

@@ -8,9 +8,8 @@ import (
 	"syscall"
 )
 
-// Network is a network in memory: listeners that are found by their address,
-// and no name resolution. The zero Network has none. Its methods are safe for
-// concurrent use.
+// Network is an in-memory network. Its listeners are found by their address, without
+// name resolution. The zero Network is empty. Its methods are safe for concurrent use.
 type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*listener
@@ -111,9 +110,9 @@ func (l *listener) Close() error {
 
 func (l *listener) Addr() net.Addr { return l.addr }
 
-// Direct returns a dialer whose connections lead straight into s, which is a
-// *forward.Server, whatever the address. A connection's goroutine ends when
-// ServeConn returns.
+// Direct returns a dialer whose connections lead directly to s, which is a
+// *forward.Server, whatever the address. A connection's goroutine ends when ServeConn
+// returns.
 func Direct(s interface {
 	ServeConn(ctx context.Context, nc net.Conn) error
 }) func(ctx context.Context, network, address string) (net.Conn, error) {

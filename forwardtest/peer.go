@@ -12,8 +12,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// peer is one end of an RTMP connection: what it sends, one message at a time,
-// and what it has received.
+// peer is one end of an RTMP connection. It sends one message at a time and keeps what
+// it has received.
 type peer struct {
 	nc      net.Conn
 	writing chan struct{} // held while writing
@@ -65,7 +65,7 @@ func (p *peer) Recorder() *Recorder { return p.rec }
 // Done is closed when nothing more is received.
 func (p *peer) Done() <-chan struct{} { return p.done }
 
-// Err is why nothing more is received, io.EOF when the other end has closed;
+// Err is the reason why nothing more is received, io.EOF if the other end has closed;
 // nil before Done.
 func (p *peer) Err() error {
 	p.mu.Lock()
@@ -73,7 +73,7 @@ func (p *peer) Err() error {
 	return p.err
 }
 
-// Write sends raw bytes, which are to be whole chunks unless that is the test.
+// Write sends raw bytes, normally whole chunks.
 func (p *peer) Write(b []byte) (int, error) {
 	select {
 	case p.writing <- struct{}{}:

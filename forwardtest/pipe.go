@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// pipeSize is how many bytes each direction of a connection in memory buffers.
+// pipeSize is the buffer size of each direction of an in-memory connection, in bytes.
 const pipeSize = 64 << 10
 
-// Pipe returns the two ends of a connection in memory. Unlike net.Pipe, each direction
+// Pipe returns the two ends of an in-memory connection. Unlike net.Pipe, each direction
 // has a buffer, of 64 KiB: a write blocks only if the other end does not read. Both
 // ends have deadlines, CloseWrite, Reset and Unsent, and are safe for concurrent use.
 func Pipe() (net.Conn, net.Conn) { return pipe("pipe", "pipe") }
@@ -122,7 +122,7 @@ func (c *pipeConn) Write(p []byte) (n int, err error) {
 	}
 }
 
-// Unsent is how many bytes the other end has not read yet.
+// Unsent returns how many bytes the other end has not read yet.
 func (c *pipeConn) Unsent() int {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
@@ -160,7 +160,7 @@ func (h *half) finish(writeErr error) {
 	h.changed.notify()
 }
 
-// abandon ends a direction at once.
+// abandon ends a direction immediately.
 func (h *half) abandon(readErr, writeErr error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -194,8 +194,8 @@ func (c *pipeConn) error(op string, err error) error {
 	return &net.OpError{Op: op, Net: c.local.Network(), Source: c.local, Addr: c.remote, Err: err}
 }
 
-// deadline is a time that may be moved while others wait for it. The zero
-// deadline never comes.
+// deadline is a time that may be moved while calls wait for it. The zero deadline never
+// comes.
 type deadline struct {
 	mu     sync.Mutex
 	moved  int // counts set

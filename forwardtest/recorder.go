@@ -28,12 +28,12 @@ import (
 // The zero Recorder is ready for use; set its fields before. Its methods are safe for
 // concurrent use.
 type Recorder struct {
-	// Reference is what was sent, where that is not Media. A frame is known
-	// by its type, timestamp and payload.
+	// Reference is what was sent, if it is not from Media. A frame is identified by its
+	// type, timestamp and payload.
 	Reference []Message
-	// Gaps lets frames be missing, as with a receiver that is too slow.
+	// Gaps allows missing frames, as with a receiver that is too slow.
 	Gaps bool
-	// Discard keeps no messages: they are checked only.
+	// Discard keeps no messages: they are only checked.
 	Discard bool
 
 	mu       sync.Mutex
@@ -59,14 +59,14 @@ type Report struct {
 	// Missing is the number of missing frames, in Gaps gaps. Frames that were not
 	// sent because their keyframe was missing count, too.
 	Missing, Gaps int
-	// First and Last are the numbers of the first and the last frame, of
-	// those that have one, in their publish; they count from 1.
+	// First and Last are the numbers of the first and the last identified frame in
+	// their publish, counted from 1.
 	First, Last uint64
-	// Wrong says what is wrong, a sentence each, at most 20.
+	// Wrong lists what is wrong, in one sentence each, at most 20.
 	Wrong []string
 }
 
-// String is the report in one line, and one for each thing that is wrong.
+// String returns the report in one line, and one more for each item of Wrong.
 func (r Report) String() string {
 	s := fmt.Sprintf("%d messages, %d frames (%d to %d), %d keyframes, %d missing in %d gaps",
 		r.Messages, r.Frames, r.First, r.Last, r.Keyframes, r.Missing, r.Gaps)
@@ -101,7 +101,7 @@ type track struct {
 	frames int
 }
 
-// Record takes a message, whose payload is kept and must not be changed.
+// Record records a message. It keeps the payload, which must not be changed.
 func (r *Recorder) Record(m Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,14 +115,14 @@ func (r *Recorder) Record(m Message) {
 	r.changed.notify()
 }
 
-// Messages returns what was recorded.
+// Messages returns the recorded messages.
 func (r *Recorder) Messages() []Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.messages)
 }
 
-// Report returns what was found so far.
+// Report returns the result so far.
 func (r *Recorder) Report() Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,7 +135,7 @@ func (r *Recorder) reportLocked() Report {
 	return report
 }
 
-// Err is what is wrong so far, nil for nothing. A stream without a frame is
+// Err returns what is wrong so far, nil if nothing is. A stream without a frame is
 // wrong.
 func (r *Recorder) Err() error {
 	report := r.Report()
@@ -148,7 +148,7 @@ func (r *Recorder) Err() error {
 	return errors.New("forwardtest: " + report.String())
 }
 
-// Check fails t when something is wrong so far.
+// Check fails t if something is wrong so far.
 func (r *Recorder) Check(t testing.TB) {
 	t.Helper()
 	if err := r.Err(); err != nil {
@@ -156,7 +156,7 @@ func (r *Recorder) Check(t testing.TB) {
 	}
 }
 
-// Wait waits until done, asked after each message, is true.
+// Wait waits until done, called after each message, returns true.
 func (r *Recorder) Wait(ctx context.Context, done func(Report) bool) error {
 	err := await(ctx, &r.mu, &r.changed, func() bool { return done(r.reportLocked()) })
 	if err != nil {
@@ -224,8 +224,8 @@ func (r *Recorder) media(m Message) {
 	t.frames++
 }
 
-// order checks a known frame's numbers. It reports whether frames are missing
-// before it in its track.
+// order checks the numbers of an identified frame. It reports whether frames are
+// missing before it in its track.
 func (r *Recorder) order(m Message, id trackID, t *track, f frame) (gap bool) {
 	if r.report.First == 0 {
 		r.report.First = f.number
@@ -247,7 +247,7 @@ func (r *Recorder) order(m Message, id trackID, t *track, f frame) (gap bool) {
 	return gap
 }
 
-// identify finds out which frame m is.
+// identify determines which frame m is.
 func (r *Recorder) identify(m Message, id trackID) (f frame, known bool) {
 	if r.index != nil {
 		f, ok := r.index.find(m)
@@ -300,12 +300,12 @@ func needsHeader(c flv.Codec) bool {
 	return false
 }
 
-// reference finds frames in what was sent.
+// reference finds frames among those that were sent.
 type reference struct {
 	frames map[frameKey][]frame
 }
 
-// frameKey is what a frame is known by.
+// frameKey identifies a frame.
 type frameKey struct {
 	typ  uint8
 	time uint32
@@ -342,8 +342,7 @@ func newReference(messages []Message) *reference {
 	return r
 }
 
-// find returns which frame m is. Of several that are the same each is found
-// once, the first one first.
+// find returns which frame m is. Equal frames are found once each, in order.
 func (r *reference) find(m Message) (frame, bool) {
 	key := keyOf(m)
 	same := r.frames[key]

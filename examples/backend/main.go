@@ -48,7 +48,7 @@ type backend struct {
 	ttl  time.Duration
 
 	mu    sync.Mutex
-	stat  os.FileInfo // of the file when it was read
+	stat  os.FileInfo // modification time of the file when it was read
 	table []route
 }
 
@@ -57,13 +57,13 @@ type route struct {
 	urls    []string
 }
 
-// newBackend reads the file, which must be right the first time.
+// newBackend reads the file, which must be valid.
 func newBackend(file string, ttl time.Duration) (*backend, error) {
 	b := &backend{file: file, ttl: ttl}
 	return b, b.read()
 }
 
-// read reads the file if it is another one than before.
+// read reads the file if it has changed.
 func (b *backend) read() error {
 	stat, err := os.Stat(b.file)
 	if err != nil {
@@ -85,7 +85,7 @@ func (b *backend) read() error {
 	return nil
 }
 
-// parse reads a table. Its error begins with the number of the line.
+// parse reads a table. Its error starts with the number of the line.
 func parse(text string) (table []route, err error) {
 	n := 0
 	for line := range strings.Lines(text) {
@@ -107,7 +107,7 @@ func parse(text string) (table []route, err error) {
 	return table, nil
 }
 
-// find returns where a stream goes, and whether the table knows it.
+// find returns where a stream goes, and whether the table contains it.
 func (b *backend) find(app, stream string) (urls []string, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

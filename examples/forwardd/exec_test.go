@@ -36,7 +36,7 @@ import (
 	"github.com/rtmp-forward/forward/testdata"
 )
 
-// With this in its environment the test binary is forwardd.
+// With this in its environment the test binary runs forwardd.
 const asForwardd = "FORWARDD_TEST_MAIN"
 
 func TestMain(m *testing.M) {
@@ -46,11 +46,11 @@ func TestMain(m *testing.M) {
 	os.Exit(secretscan.Main(m))
 }
 
-// process is a forwardd in a process of its own.
+// process is a running forwardd.
 type process struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	lines *bufio.Scanner // of its log
+	lines *bufio.Scanner // lines of its log
 	log   []map[string]any
 }
 
@@ -120,8 +120,8 @@ func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forw
 	return srv, l.Addr().String(), published
 }
 
-// publish publishes the clip to a destination, as fast as it is taken, and
-// leaves the stream open.
+// publish publishes the clip to a destination, as fast as the server reads, and leaves
+// the stream open.
 func publish(t *testing.T, d forward.Destination) {
 	srv := forward.NewServer(forward.Config{
 		Logger: secretscan.Quiet,
@@ -215,7 +215,7 @@ vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 	require.NoError(t, d.end(syscall.SIGTERM))
 }
 
-// Of two vhosts one is sent elsewhere; a file that is wrong changes nothing.
+// One of two vhosts is sent elsewhere; an invalid file changes nothing.
 func TestReloadsOnHangup(t *testing.T) {
 	_, addr, published := slave(t)
 	_, otherAddr, otherPublished := slave(t)
@@ -263,8 +263,8 @@ vhost b { forward { enabled on; destination %s; } }
 	}
 }
 
-// backendOf is a backend that answers a URL, or the one in the publisher's
-// parameter "forward" where that is empty.
+// backendOf is a backend that answers with a URL or, if it is empty, with the one in
+// the publisher's parameter "forward".
 func backendOf(t *testing.T, answer string) (url string) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		to := answer
@@ -281,8 +281,8 @@ func backendOf(t *testing.T, answer string) (url string) {
 	return backend.URL
 }
 
-// The seed's dynamic example works with no flags, and a backend that passes on
-// what a publisher names.
+// The dynamic example of SRS's documentation works without flags, and so does a backend
+// that passes on the publisher's URL.
 func TestForwardsWhereABackendSays(t *testing.T) {
 	for name, named := range map[string]bool{"by the backend": false, "by the publisher": true} {
 		t.Run(name, func(t *testing.T) {
@@ -303,7 +303,7 @@ vhost __defaultVhost__ { forward { enabled on; backend `+backendOf(t, to)+`; } }
 	}
 }
 
-// The log says what would let a destination be reached.
+// The log names the flag that would allow a destination.
 func TestNamesTheFlagThatAllowsADestination(t *testing.T) {
 	for name, row := range map[string]struct {
 		args          []string
@@ -333,7 +333,8 @@ vhost __defaultVhost__ { forward { enabled on; backend `+backendOf(t, row.answer
 	}
 }
 
-// What needs a restart is what runs otherwise, however often the file is read.
+// The comparison that decides about a restart is with the running settings, however
+// often the file is read.
 func TestRestartIsNeededForWhatRuns(t *testing.T) {
 	const text = "listen 127.0.0.1:0%s;\npid %s;\nvhost __defaultVhost__ { }\n"
 	pid := filepath.Join(t.TempDir(), "pid")
@@ -351,7 +352,7 @@ func TestRestartIsNeededForWhatRuns(t *testing.T) {
 	}
 	hangup("", pid+"2")
 	require.Equal(t, []any{"pid"}, d.await("needs a restart")["directives"])
-	hangup("", pid) // as it runs
+	hangup("", pid) // as in the running server
 	before := len(d.log)
 	require.NoError(t, d.end(syscall.SIGTERM))
 	for _, entry := range d.log[before:] {
@@ -359,7 +360,7 @@ func TestRestartIsNeededForWhatRuns(t *testing.T) {
 	}
 }
 
-// A file of SRS 7, and one with TLS alone: nothing else is listened on.
+// A file of SRS 7, and one with RTMPS only: no other address is listened on.
 func TestListensWhereTheFileSays(t *testing.T) {
 	d := start(t, write(t, "rtmp { listen 127.0.0.1:0; chunk_size 4096; }\n"))
 	require.Contains(t, d.await("listening")["addr"], "127.0.0.1:")
@@ -382,7 +383,7 @@ func (d *process) count(msg string) (n int) {
 	return n
 }
 
-// A destination that takes nothing does not hold up the end.
+// A destination that reads nothing does not delay the shutdown.
 func TestGraceIsLimited(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -401,7 +402,7 @@ vhost __defaultVhost__ { forward { enabled on; destination %s; } }
 	require.NoError(t, d.wait())
 }
 
-// certificate makes one for 127.0.0.1, in files.
+// certificate makes a certificate for 127.0.0.1, in files.
 func certificate(t *testing.T) (cert, key string, roots *x509.CertPool) {
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)

@@ -147,7 +147,7 @@ func TestHelp(t *testing.T) {
 	require.Contains(t, errs.String(), "-grace")
 }
 
-// The flags in the documentation are those that there are, with their defaults.
+// The documentation lists exactly the existing flags, with their defaults.
 func TestDocumentsNameEveryFlag(t *testing.T) {
 	var help bytes.Buffer
 	require.Zero(t, run(t.Context(), []string{"-h"}, io.Discard, &help))

@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-// formats are what joy4 is to read: FLV, MP4 and MPEG-TS.
+// formats are the formats that joy4 reads: FLV, MP4 and MPEG-TS.
 var formats = func() *avutil.Handlers {
 	h := &avutil.Handlers{}
 	h.Add(flv.Handler)

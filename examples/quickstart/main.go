@@ -1,7 +1,7 @@
-// Command quickstart is a small cluster in one process: a master that forwards
-// a clip, published in a loop as a live stream, to two slaves over RTMP. It
-// prints what to play and how the destinations are doing, and ends with status
-// 0 only if both slaves have received media that can be decoded.
+// Command quickstart is a small cluster in one process. It publishes a clip in a loop
+// as a live stream to a master, which forwards it to two slaves over RTMP. It prints
+// the URLs to play and the state of the destinations. It exits with status 0 only if
+// both slaves have received media that can be decoded.
 //
 //	go run ./examples/quickstart [-for 10s]
 package main
@@ -134,7 +134,7 @@ type clip struct{ *flv.Demuxer }
 
 func (clip) Close() error { return nil }
 
-// node is a server on a port of its own.
+// node is a server on its own port.
 type node struct {
 	*forward.Server
 	addr string
@@ -145,7 +145,7 @@ func serve(cfg forward.Config) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.Logger = slog.New(slog.DiscardHandler) // the table tells
+	cfg.Logger = slog.New(slog.DiscardHandler) // the table shows it
 	n := &node{forward.NewServer(cfg), l.Addr().String()}
 	go n.Serve(l)
 	return n, nil

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
-// screen is what run writes; seen is called for each write with all of it.
+// screen is the output of run; seen is called with all of it at each write.
 type screen struct {
 	mu   sync.Mutex
 	text bytes.Buffer

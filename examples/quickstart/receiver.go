@@ -12,7 +12,7 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// receiver reads the stream as a slave has it, and judges it.
+// receiver checks the stream that a slave receives.
 type receiver struct {
 	*node
 	live chan *forward.Source
@@ -21,16 +21,16 @@ type receiver struct {
 	codecs    []string
 	keyframes int
 	first     time.Duration
-	last      time.Duration // of the media's times
+	last      time.Duration // of the media's timestamps
 	err       error
 }
 
-// enough is how much media proves that a stream goes on: with B-frames, a few
-// frames could be those of a first keyframe alone.
+// enough is how much media proves that a stream continues: with B-frames, the first few
+// frames could belong to the first keyframe alone.
 const enough = 500 * time.Millisecond
 
-// received tells what has been received, and why that is not media that can be
-// decoded: sequence headers of both streams, a keyframe, and frames after it.
+// received describes the media received. The error says why it cannot be decoded: it
+// needs sequence headers of both tracks, a keyframe, and frames after it.
 func (r *receiver) received() (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,7 +57,7 @@ func newReceiver() (*receiver, error) {
 		OnSource: func(src *forward.Source) {
 			select {
 			case r.live <- src:
-			default: // the reader has left
+			default: // closed when the reader has ended
 			}
 		},
 	}})

@@ -11,8 +11,8 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// table shows how the destinations are doing: redrawn in place on a terminal,
-// else as lines.
+// table shows the state of the destinations: redrawn in place on a terminal, otherwise
+// line by line.
 type table struct {
 	out        io.Writer
 	terminal   bool
@@ -20,7 +20,7 @@ type table struct {
 	receivers  []*receiver
 
 	drawn bool
-	ok    bool // said so
+	ok    bool // this was already printed
 	at    time.Time
 	bytes []uint64 // at that time
 }
@@ -32,7 +32,7 @@ func newTable(out io.Writer, terminal bool, forwarders []*forward.Forwarder, rec
 	}
 }
 
-// draw draws the table as things are.
+// draw draws the table with the current state.
 func (t *table) draw() {
 	var b strings.Builder
 	if !t.drawn || t.terminal {
@@ -62,7 +62,7 @@ func (t *table) draw() {
 
 	text := b.String()
 	if t.terminal {
-		text = strings.ReplaceAll(text, "\n", "\x1b[K\n") // to the end of the line
+		text = strings.ReplaceAll(text, "\n", "\x1b[K\n") // clear to the end of the line
 		if t.drawn {
 			text = fmt.Sprintf("\x1b[%dA", strings.Count(text, "\n")) + text
 		}
@@ -71,7 +71,7 @@ func (t *table) draw() {
 	io.WriteString(t.out, text)
 }
 
-// isTerminal reports whether f is a terminal that moves its cursor when told.
+// isTerminal reports whether f is a terminal that supports cursor movement.
 func isTerminal(f *os.File) bool {
 	st, err := f.Stat()
 	return err == nil && st.Mode()&os.ModeCharDevice != 0 &&

@@ -106,8 +106,8 @@ var muxers = map[string]func(f *os.File) av.Muxer{
 	".ts":  func(f *os.File) av.Muxer { return ts.NewMuxer(f) },
 }
 
-// record writes a stream to a file until the stream, its context or the limit
-// ends, with times from zero on, and returns its length.
+// record writes a stream to a file until the stream, its context or the limit ends,
+// with timestamps from zero, and returns the length.
 func record(dst av.Muxer, src av.Demuxer, limit time.Duration) (length time.Duration, err error) {
 	streams, err := src.Streams()
 	if err != nil {
@@ -128,7 +128,7 @@ func record(dst av.Muxer, src av.Demuxer, limit time.Duration) (length time.Dura
 		if !begun {
 			start, begun = pkt.Time, true
 		}
-		// What is from before the first keyframe is left out.
+		// Packets before the first keyframe are skipped.
 		if pkt.Time -= start; pkt.Time < 0 {
 			continue
 		}

@@ -59,7 +59,7 @@ func open(t *testing.T, path string) av.Demuxer {
 	return flv.NewDemuxer(f)
 }
 
-// start runs the program and returns where to publish.
+// start runs the program and returns the URL to publish to.
 func start(t *testing.T, ctx context.Context, args ...string) (url string, lines *bufio.Scanner, done chan error) {
 	r, w := io.Pipe()
 	done = make(chan error, 1)
@@ -114,7 +114,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 			for i := range want {
 				n := len(want[i])
 				if ext == ".mp4" {
-					// joy4's demuxer ends with the stream that ends first.
+					// joy4's demuxer ends when the first of the tracks ends.
 					n = min(n, max(len(got[i]), n-5))
 				}
 				require.Equal(t, n, len(got[i]))
@@ -130,7 +130,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 	}
 }
 
-// checkPacket compares what was recorded with what was published.
+// checkPacket compares a recorded packet with the published one.
 func checkPacket(t *testing.T, ext string, want, got av.Packet) {
 	require.InDelta(t, want.CompositionTime, got.CompositionTime, float64(time.Millisecond))
 	if ext != ".ts" {
@@ -138,8 +138,8 @@ func checkPacket(t *testing.T, ext string, want, got av.Packet) {
 		require.Equal(t, want.Data, got.Data)
 		return
 	}
-	// joy4's demuxer of it calls all audio keyframes, and leaves out what is
-	// no slice, such as SEI.
+	// joy4's demuxer for it marks all audio as keyframes, and drops NAL units other
+	// than slices, such as SEI.
 	require.True(t, got.IsKeyFrame || !want.IsKeyFrame)
 	require.True(t, bytes.HasSuffix(want.Data, got.Data))
 }

@@ -98,7 +98,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	srv.Shutdown(end)
-	srv.Close() // returns when all transcoders are gone
+	srv.Close() // returns when all transcoders have exited
 	if err := serving.Wait(); !errors.Is(err, forward.ErrServerClosed) {
 		return err
 	}
@@ -115,7 +115,7 @@ func asPublished(to forward.DestinationResolver) forward.DestinationResolver {
 	})
 }
 
-// reachable is the address at which this machine reaches a listener.
+// reachable is the address at which a transcoder on this machine reaches the listener.
 func reachable(a net.Addr) string {
 	host, port, _ := net.SplitHostPort(a.String())
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
@@ -124,8 +124,8 @@ func reachable(a net.Addr) string {
 	return net.JoinHostPort(host, port)
 }
 
-// plain is what a name may be that becomes a part of a command: programs take
-// more in a URL than a URL.
+// plain are the names that may become part of a command: programs interpret URLs in
+// their own ways.
 var plain = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func (t *transcoders) onPublish(_ context.Context, req *forward.PublishRequest) error {

@@ -21,7 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// With the address of the test in it, the test binary is a transcoder.
+// With the address of the test in its environment, the test binary is a transcoder.
 const asTranscoder = "TRANSCODE_TEST_TRANSCODER"
 
 func TestMain(m *testing.M) {
@@ -35,8 +35,8 @@ func TestMain(m *testing.M) {
 	os.Exit(secretscan.Main(m))
 }
 
-// transcode plays in and publishes audio alone to out until it is interrupted,
-// or the test says so. The connection to the test shows that it lives.
+// transcode plays in and publishes only the audio to out until it is interrupted, or
+// the test ends it. Its connection to the test shows that it is running.
 func transcode(test, in, out string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -119,7 +119,7 @@ func TestOnlyTheTranscodedStreamIsForwarded(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.Copy(io.Discard, transcoder)
 	require.NoError(t, err)
-	// It may be refused until the server knows that the first one has gone.
+	// It may be refused until the server knows that the first publisher has left.
 	go func() {
 		for transcoder, err := l.Accept(); err == nil; transcoder, err = l.Accept() {
 			defer transcoder.Close()
@@ -148,8 +148,8 @@ func TestPublishIsRefused(t *testing.T) {
 	}
 }
 
-// A publish that follows another one of the same name waits for its transcoder
-// to end, and a command that can't be run is tried again until the stop.
+// A second publish of a name waits for the first one's transcoder to end. A command
+// that cannot be run is retried until it is stopped.
 func TestOneTranscoderAtATime(t *testing.T) {
 	var log bytes.Buffer
 	ts := &transcoders{

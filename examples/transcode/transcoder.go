@@ -20,21 +20,21 @@ type transcoders struct {
 	stderr   io.Writer // of the processes
 	log      *slog.Logger
 	server   string         // host:port
-	token    forward.Secret // allows publishing to the transcoded vhost
-	min, max time.Duration  // between the end of a process and the next
+	token    forward.Secret // token that allows publishing to the transcoded vhost
+	min, max time.Duration  // pause between the end of a process and the next start
 
 	mu      sync.Mutex
 	running map[*forward.PublishRequest]*transcoder
-	latest  map[string]*transcoder // by the name of the stream
+	latest  map[string]*transcoder // by stream name
 }
 
-// transcoder is that of one publish.
+// transcoder is the process of one publish.
 type transcoder struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// start has a stream transcoded until stop.
+// start transcodes a stream until stop.
 func (t *transcoders) start(req *forward.PublishRequest) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &transcoder{cancel: cancel, done: make(chan struct{})}
@@ -49,13 +49,13 @@ func (t *transcoders) start(req *forward.PublishRequest) {
 	go func() {
 		defer close(p.done)
 		if before != nil {
-			<-before.done // it is about to end, and publishes the same name
+			<-before.done // the previous one is ending and publishes the same name
 		}
 		t.run(ctx, req)
 	}()
 }
 
-// stop returns when the process is gone.
+// stop ends the process and waits for its exit.
 func (t *transcoders) stop(req *forward.PublishRequest) {
 	t.mu.Lock()
 	p := t.running[req]
@@ -70,7 +70,7 @@ func (t *transcoders) stop(req *forward.PublishRequest) {
 	}
 }
 
-// run starts a process, and another one whenever it ends, until ctx does.
+// run starts a process, and restarts it whenever it ends, until ctx does.
 func (t *transcoders) run(ctx context.Context, req *forward.PublishRequest) {
 	log := t.log.With("client", req.ClientID)
 	pause := t.min
@@ -93,8 +93,8 @@ func (t *transcoders) run(ctx context.Context, req *forward.PublishRequest) {
 	log.Info("transcoder stopped")
 }
 
-// process runs one process to its end. When ctx ends it is asked to end, and
-// killed when it has not within 5 s.
+// process runs one process. When ctx ends, it is interrupted, and killed if it has not
+// exited within 5 s.
 func (t *transcoders) process(ctx context.Context, log *slog.Logger, req *forward.PublishRequest) error {
 	name := req.App + "/" + req.Stream
 	query := url.Values{"vhost": {transcoded}, "token": {string(t.token)}}

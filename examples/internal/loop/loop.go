@@ -1,4 +1,4 @@
-// Package loop plays a clip over and over as a live stream.
+// Package loop plays a clip in a loop as a live stream.
 package loop
 
 import (
@@ -10,14 +10,14 @@ import (
 	"github.com/nareix/joy4/av"
 )
 
-// maxLate is how late packets may get and catch up; after that, such as when
-// the machine has slept, the stream goes on from now.
+// maxLate is how late packets may be and still catch up. After a longer delay, for
+// example when the machine was suspended, the stream continues from now.
 const maxLate = time.Second
 
-// Play writes what open gives to dst in real time, over and over, until ctx
-// ends, whose cause it returns, or until something fails. dst gets one header,
-// and times that begin at zero and never go back: each round begins where the
-// one before has ended.
+// Play writes the packets from open to dst in real time, in a loop, until ctx ends or
+// something fails. It returns the cause of ctx or the error. dst gets one header, and
+// timestamps that start at zero and never go back: each round starts where the previous
+// one has ended.
 func Play(ctx context.Context, dst av.Muxer, open func() (av.DemuxCloser, error)) error {
 	p := player{ctx: ctx, dst: dst}
 	for {
@@ -38,10 +38,10 @@ type player struct {
 	dst    av.Muxer
 	tracks []track // of the streams, in their order; nil before the first round
 	start  time.Time
-	offset time.Duration // where the round begins
+	offset time.Duration // start time of the round
 }
 
-// track is where a stream is.
+// track is the position in a stream.
 type track struct {
 	last time.Duration // time of its last packet
 	gap  time.Duration // between its last two
@@ -91,7 +91,7 @@ func (p *player) round(src av.Demuxer) error {
 	}
 }
 
-// end is when the packets so far have been played.
+// end is the time at which all packets so far have been played.
 func (p *player) end() time.Duration {
 	var end time.Duration
 	for _, t := range p.tracks {
@@ -100,7 +100,7 @@ func (p *player) end() time.Duration {
 	return end
 }
 
-// wait waits until a packet's time has come.
+// wait waits until a packet is due.
 func (p *player) wait(t time.Duration) error {
 	late := time.Since(p.start.Add(t))
 	if late > maxLate {

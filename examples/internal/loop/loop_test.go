@@ -28,10 +28,10 @@ func openClip() (av.DemuxCloser, error) {
 	return clip{flv.NewDemuxer(bytes.NewReader(testdata.H264AAC))}, nil
 }
 
-// recorder notes what is written to it and when.
+// recorder records what is written to it, with the times.
 type recorder struct {
 	t       *testing.T
-	began   time.Time // when time 0 was; zero: the next packet tells
+	began   time.Time // when timestamp 0 was due; zero: the next packet sets it
 	headers int
 	packets []av.Packet
 	end     func(n int) error
