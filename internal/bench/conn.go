@@ -3,11 +3,11 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -56,7 +56,10 @@ type conn struct {
 	port int    // name of the app on the server, for a client
 	name string // name of the stream, for a client
 	fd   int
-	tls  net.Conn // in place of fd
+	tls  *tls.Conn // in place of fd
+	at   int64     // when it was dialled or accepted
+
+	asked int64 // when a player asked to play, or a destination answered publish
 
 	stage     stage
 	err       error
@@ -89,9 +92,15 @@ func (l *loop) dial(port int, r role, name string) (*conn, error) {
 		syscall.Close(fd)
 		return nil, os.NewSyscallError("connect", err)
 	}
-	c := &conn{l: l, role: r, port: port, name: name, fd: fd}
-	c.p.chunkSize = defaultChunkSize
+	c := newClient(l, port, r, name)
+	c.fd = fd
 	return c, c.watch(writeEvents)
+}
+
+func newClient(l *loop, port int, r role, name string) *conn {
+	c := &conn{l: l, role: r, port: port, name: name, at: now()}
+	c.p.chunkSize = defaultChunkSize
+	return c
 }
 
 func (c *conn) watch(events uint32) error {
@@ -169,7 +178,7 @@ func (l *loop) throttle(c *conn, rate int) error {
 	if err := c.watch(0); err != nil {
 		return err
 	}
-	l.paced = append(l.paced, &throttle{c: c, rate: rate, from: now()})
+	l.pace(&throttle{c: c, rate: rate, from: now()})
 	return nil
 }
 
@@ -223,8 +232,10 @@ func (c *conn) flush() error {
 func (c *conn) waiting() bool { return c.outAt < len(c.out) }
 
 func (c *conn) open() error {
-	if err := syscall.SetsockoptInt(c.fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
-		return os.NewSyscallError("setsockopt", err)
+	if c.tls == nil {
+		if err := syscall.SetsockoptInt(c.fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
 	}
 	if c.role == roleRawPublisher || c.role == roleRawReceiver {
 		c.p.chunkSize, c.msgStream = limitChunkSize, 1
@@ -424,6 +435,7 @@ func (c *conn) connect() []byte {
 
 // request sends the publish or play request.
 func (c *conn) request() error {
+	c.asked = now()
 	verb := "publish"
 	if c.role == rolePlayer {
 		verb = "play"
@@ -449,6 +461,7 @@ func (c *conn) serve(name string, transaction float64) error {
 		b := appendNumber(appendNull(appendNumber(appendString(nil, "_result"), transaction)), 1)
 		return c.write(appendMessage(nil, 3, typeCommand, 0, 0, defaultChunkSize, b, nil))
 	case "publish":
+		c.asked = now()
 		b := appendNull(appendNumber(appendString(nil, "onStatus"), 0))
 		b = appendObject(b, "level", "status", "code", "NetStream.Publish.Start")
 		err := c.write(appendMessage(nil, 5, typeCommand, 0, 1, defaultChunkSize, b, nil))

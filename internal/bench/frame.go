@@ -14,6 +14,7 @@ import (
 type profile struct {
 	bitrate    int // of video and audio together, bit/s
 	audioBytes int // per audio frame
+	slower     int // how often fewer frames a second there are, if not 0
 }
 
 const (
@@ -25,13 +26,22 @@ const (
 )
 
 var (
-	profile500k = profile{500_000, 186}
-	profile2M   = profile{2_000_000, 372}
-	profile4M   = profile{4_000_000, 372}
-	profile8M   = profile{8_000_000, 372}
-	profile20M  = profile{20_000_000, 372}
-	profile3M   = profile{3_200_000, 372}
+	profile500k = profile{bitrate: 500_000, audioBytes: 186}
+	profile2M   = profile{bitrate: 2_000_000, audioBytes: 372}
+	profile4M   = profile{bitrate: 4_000_000, audioBytes: 372}
+	profile8M   = profile{bitrate: 8_000_000, audioBytes: 372}
+	profile20M  = profile{bitrate: 20_000_000, audioBytes: 372}
+	profile3M   = profile{bitrate: 3_200_000, audioBytes: 372}
+	profile200k = profile{bitrate: 200_000, audioBytes: 93}
+	// For loads that would be too much for the load's CPU.
+	profile50k  = profile{bitrate: 50_000, audioBytes: 93, slower: 10}
+	profileIdle = profile{bitrate: 20_000, audioBytes: 93, slower: 30}
 )
+
+// frameTime is n times the duration of one of rate frames a second.
+func (p profile) frameTime(n uint64, rate int64) int64 {
+	return int64(n) * int64(time.Second) * int64(max(p.slower, 1)) / rate
+}
 
 // A media payload is a tag header (AVC: 5 bytes, then the NAL unit's length and type;
 // AAC: 2 bytes), the mark below and filler. The CRC-32C covers everything except
@@ -90,8 +100,7 @@ func (s *stream) due() int64 {
 }
 
 func (s *stream) next() (at int64, video bool) {
-	v := int64(s.video) * int64(time.Second) / videoRate
-	a := int64(s.audio) * audioSamples * int64(time.Second) / audioRate
+	v, a := s.frameTime(s.video, videoRate), s.frameTime(s.audio*audioSamples, audioRate)
 	if v <= a {
 		return s.start + v, true
 	}
@@ -151,7 +160,7 @@ func (s *stream) size(video bool) int {
 	if !video {
 		return s.audioBytes
 	}
-	perFrame := (float64(s.bitrate)/8 - float64(s.audioBytes)*audioRate/audioSamples) / videoRate
+	perFrame := (float64(s.bitrate*max(s.slower, 1))/8 - float64(s.audioBytes)*audioRate/audioSamples) / videoRate
 	perFrame *= gopFrames / float64(gopFrames-1+keyframeWeight)
 	if s.video%gopFrames == 0 {
 		return int(perFrame * keyframeWeight)

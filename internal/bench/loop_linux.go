@@ -29,7 +29,7 @@ type timed interface {
 // receivers small.
 //
 // The goroutine that runs the scenario holds mu except while it waits. Only the
-// goroutines of TLS destinations contend for it.
+// goroutines of TLS connections contend for it.
 type loop struct {
 	ctx      context.Context
 	crcEvery uint64 // the CRC is checked for each frame whose number is a multiple of it
@@ -39,7 +39,14 @@ type loop struct {
 	handlers []handler // by descriptor
 	events   [128]syscall.EpollEvent
 	buf      []byte
-	paced    []timed
+	paced    []*pace
+	clients  sync.WaitGroup // goroutines of players over TLS
+}
+
+// pace is when something timed is due.
+type pace struct {
+	timed
+	next int64
 }
 
 // newLoop returns a locked loop that ends with ctx.
@@ -69,6 +76,9 @@ func (l *loop) close() {
 	l.mu.Unlock()
 }
 
+// pace runs t now, and then whenever it is due.
+func (l *loop) pace(t timed) { l.paced = append(l.paced, &pace{timed: t}) }
+
 // run runs the loop for d.
 func (l *loop) run(d time.Duration) error {
 	_, err := l.until(d, func() bool { return false })
@@ -90,7 +100,10 @@ func (l *loop) until(d time.Duration, cond func() bool) (bool, error) {
 		}
 		next := min(end, at+int64(50*time.Millisecond))
 		for _, p := range l.paced {
-			next = min(next, p.run(at))
+			if p.next <= at {
+				p.next = p.run(at)
+			}
+			next = min(next, p.next)
 		}
 		if err := l.wait(time.Duration(next - now())); err != nil {
 			return false, err
@@ -160,6 +173,19 @@ func clock(id uintptr) time.Duration {
 // listenSocket returns a non-blocking listener on port of 127.0.0.1, or on
 // any if it is 0.
 func listenSocket(port int) (fd, bound int, err error) {
+	if fd, bound, err = boundSocket(port); err != nil {
+		return 0, 0, err
+	}
+	if err = syscall.Listen(fd, 4096); err != nil {
+		syscall.Close(fd)
+		return 0, 0, os.NewSyscallError("listen", err)
+	}
+	return fd, bound, nil
+}
+
+// boundSocket returns a socket bound as by listenSocket, which does not listen: the
+// system refuses connections.
+func boundSocket(port int) (fd, bound int, err error) {
 	fd, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, 0, os.NewSyscallError("socket", err)
@@ -174,9 +200,6 @@ func listenSocket(port int) (fd, bound int, err error) {
 	}
 	if err = syscall.Bind(fd, loopback(port)); err != nil {
 		return 0, 0, os.NewSyscallError("bind", err)
-	}
-	if err = syscall.Listen(fd, 4096); err != nil {
-		return 0, 0, os.NewSyscallError("listen", err)
 	}
 	sa, err := syscall.Getsockname(fd)
 	if err != nil {

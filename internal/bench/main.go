@@ -30,6 +30,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -108,6 +109,7 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	names := flags.String("scenario", "play-500,forward-50,forward-max,many-streams", "scenarios to run, or \"all\"")
 	servers := flags.String("servers", "", "servers to measure: nginx-rtmp, nginx-rtmp-64k, forward[-wN][-tls], limit[-wN]\n(N: the merge window in ms); default: each scenario's own list")
+	sizes := flags.String("sizes", "", "sizes of the growth scenarios; default: each scenario's own list")
 	list := flags.Bool("list", false, "list the scenarios and exit")
 	flags.IntVar(&b.rounds, "rounds", 3, "rounds over all servers; the tables show medians")
 	seconds := flags.Float64("seconds", 10, "length of a measurement")
@@ -132,6 +134,15 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	b.warmup = time.Duration(*warmup * float64(time.Second))
 	if *servers != "" {
 		b.servers = strings.Split(*servers, ",")
+	}
+	if *sizes != "" {
+		for s := range strings.SplitSeq(*sizes, ",") {
+			n, err := strconv.Atoi(s)
+			if err != nil || n < 1 {
+				return nil, fmt.Errorf("size %q: expected a number above 0", s)
+			}
+			b.sizes = append(b.sizes, n)
+		}
 	}
 	if *list {
 		for _, sc := range all {

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"os"
 	"os/exec"
@@ -71,11 +73,14 @@ func raiseFileLimit(want uint64) error {
 
 // process is a server under test.
 type process struct {
-	cmd    *exec.Cmd
-	port   int
-	stderr bytes.Buffer // complete once done is closed
-	done   chan struct{}
-	dir    string
+	cmd        *exec.Cmd
+	port       int
+	securePort int            // for players over TLS, if any
+	stderr     bytes.Buffer   // complete once done is closed
+	asks       io.WriteCloser // see ask
+	answers    *json.Decoder
+	done       chan struct{}
+	dir        string
 }
 
 // startProcess starts cmd on the server's CPU with its errors in stderr, and calls
@@ -86,11 +91,20 @@ type process struct {
 func startProcess(cmd *exec.Cmd, port int, dir string, cpus placement, cancel context.CancelCauseFunc) (*process, error) {
 	p := &process{cmd: cmd, port: port, done: make(chan struct{}), dir: dir}
 	cmd.Stderr = &p.stderr
+	asks, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	answers, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.asks, p.answers = asks, json.NewDecoder(answers)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := pin(cpus.server); err != nil {
 		return nil, err
 	}
-	err := cmd.Start()
+	err = cmd.Start()
 	if perr := pin(cpus.load...); err == nil && perr != nil {
 		cmd.Process.Kill()
 		err = perr
@@ -107,6 +121,15 @@ func startProcess(cmd *exec.Cmd, port int, dir string, cpus placement, cancel co
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// ask makes the library's server collect garbage, if collect is set, and returns what
+// the server holds.
+func (p *process) ask(collect bool) (h held, err error) {
+	if err := json.NewEncoder(p.asks).Encode(collect); err != nil {
+		return h, err
+	}
+	return h, p.answers.Decode(&h)
 }
 
 // stop ends the process, with SIGKILL after two seconds.

@@ -43,7 +43,7 @@ func (p *publisher) start(delay time.Duration) {
 	}
 	p.stream.start = now() + int64(delay)
 	if !p.flat {
-		p.l.paced = append(p.l.paced, p)
+		p.l.pace(p)
 		return
 	}
 	p.writable = p.burst
@@ -56,8 +56,11 @@ func (p *publisher) start(delay time.Duration) {
 // server does not accept yet are sent later and counted as late.
 func (p *publisher) run(at int64) (next int64) {
 	const never = 1<<63 - 1
-	if p.stopped || p.silent || p.stage != stageLive || p.waiting() {
+	switch {
+	case p.stopped || p.stage != stageLive:
 		return never
+	case p.silent || p.waiting():
+		return at + int64(time.Millisecond)
 	}
 	b := p.buf[:0]
 	for due := p.stream.due(); due <= at; due = p.stream.due() {

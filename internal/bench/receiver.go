@@ -164,7 +164,7 @@ func (d *listener) ready(uint32) {
 func (d *listener) close() { d.l.forget(d.fd) }
 
 func newDestination(l *loop, t *tally) *conn {
-	c := &conn{l: l, role: roleDestination, stage: stageHandshake}
+	c := &conn{l: l, role: roleDestination, stage: stageHandshake, at: now()}
 	c.p.chunkSize = defaultChunkSize
 	c.receiver.tally = t
 	return c

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +22,7 @@ const (
 type rig struct {
 	*loop
 	server server
+	cert   certificate
 	load   fan
 	proc   *process
 	cancel context.CancelCauseFunc
@@ -30,6 +32,7 @@ type rig struct {
 	destinations []*listener
 	secure       []*secureListener
 	players      []*conn
+	refused      int // a socket that does not listen, if not 0
 }
 
 // newRig starts server s for the streams and receivers of f.
@@ -43,7 +46,7 @@ func (b *bench) newRig(s server, f fan) (_ *rig, err error) {
 		cancel(err)
 		return nil, err
 	}
-	r := &rig{loop: l, server: s, load: f, cancel: cancel, tally: new(tally)}
+	r := &rig{loop: l, server: s, cert: b.cert, load: f, cancel: cancel, tally: new(tally)}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -58,9 +61,15 @@ func (b *bench) newRig(s server, f fan) (_ *rig, err error) {
 			}
 			need.destinations = append(need.destinations, port)
 		}
-		if s.tls {
-			need.rootCA = b.cert.file
+	}
+	if f.refusing > 0 {
+		if r.refused, need.refusingPort, err = boundSocket(0); err != nil {
+			return nil, err
 		}
+		need.refusing = f.refusing
+	}
+	if s.tls {
+		need.cert = b.cert.file
 	}
 	r.proc, err = s.start(ctx, b.cpus, need, cancel)
 	return r, err
@@ -80,7 +89,10 @@ func (r *rig) addDestination(b *bench) (port int, err error) {
 		return 0, err
 	}
 	r.destinations = append(r.destinations, d)
-	return d.port, nil
+	if r.load.link > 0 {
+		err = shrinkReceiveBuffer(d.fd)
+	}
+	return d.port, err
 }
 
 // close stops everything the rig started.
@@ -88,9 +100,18 @@ func (r *rig) close() {
 	if r.proc != nil {
 		r.proc.stop()
 	}
+	if r.refused != 0 {
+		syscall.Close(r.refused)
+	}
 	for _, d := range r.secure {
 		d.close()
 	}
+	for _, c := range r.players {
+		c.reset()
+	}
+	r.mu.Unlock()
+	r.clients.Wait()
+	r.mu.Lock()
 	r.loop.close()
 	r.cancel(nil)
 }
@@ -121,20 +142,30 @@ func (r *rig) publish(chunkSize int) error {
 	if r.server.kind == "limit" {
 		as, chunkSize = roleRawPublisher, limitChunkSize
 	}
-	for i := range r.load.streams {
-		s := stream{profile: r.load.profile, id: uint32(i), chunkSize: chunkSize, clock: r.load.clock}
-		p, err := r.loop.publish(r.proc.port, as, streamName(i), s, r.load.flat, time.Duration(stagger(i, r.load.streams)))
-		if err != nil {
-			return err
+	live := 0
+	var err error
+	ok, lerr := r.until(startTimeout+time.Duration(r.load.streams)*5*time.Millisecond, func() bool {
+		for err == nil && len(r.publishers) < r.load.streams && len(r.publishers)-live < maxJoining {
+			i := len(r.publishers)
+			s := stream{profile: r.load.profile, id: uint32(i), chunkSize: chunkSize, clock: r.load.clock}
+			var p *publisher
+			p, err = r.loop.publish(r.proc.port, as, streamName(i), s, r.load.flat, time.Duration(stagger(i, r.load.streams)))
+			if err != nil {
+				break
+			}
+			p.silent = r.load.silent
+			start := p.live
+			p.live = func() { live++; start() }
+			r.publishers = append(r.publishers, p)
 		}
-		r.publishers = append(r.publishers, p)
-		ok, err := r.until(startTimeout, func() bool { return p.stage >= stageLive })
-		if err != nil {
-			return err
-		}
-		if !ok || p.stage == stageClosed {
-			return fmt.Errorf("publish: %w", reason(p.err))
-		}
+		err = errors.Join(err, r.publishing())
+		return err != nil || live == r.load.streams
+	})
+	switch {
+	case err != nil || lerr != nil:
+		return errors.Join(err, lerr)
+	case !ok:
+		return fmt.Errorf("publish: %d of %d are answered", live, r.load.streams)
 	}
 	return nil
 }
@@ -160,11 +191,19 @@ func (r *rig) attach() error {
 		return r.join(r.load.streams*r.load.receivers, rolePlayer, r.tally)
 	}
 	want := r.load.streams * r.load.receivers
-	ok, err := r.until(startTimeout, func() bool { return r.ready() >= want })
+	ok, err := r.until(startTimeout, func() bool { return r.tally.frames >= uint64(want) && r.ready() >= want })
 	if err == nil && !ok {
 		err = fmt.Errorf("%d of %d destinations have video", r.ready(), want)
 	}
-	return err
+	if err != nil || r.load.link == 0 {
+		return err
+	}
+	for c := range r.receivers {
+		if err := r.throttle(c, int(r.load.link*float64(r.load.profile.bitrate)/8)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ready counts the receivers that have video.
@@ -205,7 +244,18 @@ func (r *rig) join(n int, as role, t *tally) error {
 
 // joinOne adds a player and calls onVideo with its first video frame.
 func (r *rig) joinOne(as role, t *tally, onVideo func()) (*conn, error) {
-	c, err := r.dial(r.proc.port, as, streamName(len(r.players)%r.load.streams))
+	dial := func(name string) (*conn, error) { return r.dial(r.proc.port, as, name) }
+	if r.server.tls {
+		dial = func(name string) (*conn, error) {
+			return r.dialTLS(r.proc.securePort, as, name, r.cert.client(nil))
+		}
+	}
+	return r.joinBy(dial, t, onVideo)
+}
+
+// joinBy adds a player by dial.
+func (r *rig) joinBy(dial func(stream string) (*conn, error), t *tally, onVideo func()) (*conn, error) {
+	c, err := dial(streamName(len(r.players) % r.load.streams))
 	if err != nil {
 		return nil, err
 	}
@@ -298,6 +348,7 @@ type measurement struct {
 	perReceiver                        float64 // KB
 	switches                           float64 // per second
 	late                               float64 // ms, of the publishers
+	sealing                            float64 // CPU seconds of bare AES-GCM of the same bytes, if over TLS
 }
 
 // measure runs the rig for d and reads the accounts.
@@ -343,7 +394,7 @@ func (r *rig) measure(d time.Duration) (m measurement, p *phase, err error) {
 func (r *rig) publishing() error {
 	for i, p := range r.publishers {
 		if p.stage == stageClosed {
-			return fmt.Errorf("publisher %d: %w", i, p.err)
+			return fmt.Errorf("publisher %d: %w", i, reason(p.err))
 		}
 	}
 	return nil

@@ -19,6 +19,7 @@ type bench struct {
 	cert certificate
 
 	servers    []string // in place of a scenario's own, if set
+	sizes      []int    // likewise, of the growth scenarios
 	rounds     int
 	duration   time.Duration
 	warmup     time.Duration
@@ -47,6 +48,9 @@ type fan struct {
 	flat      bool     // the publisher is not paced
 	clock     bool     // its timestamps still follow the clock
 	events    bool     // receivers come and go; the limit does not support that
+	silent    bool     // publishers send only headers at first
+	refusing  int      // number of further destinations, which refuse connections
+	link      float64  // rate at which destinations read, in stream bitrates; 0: no limit
 	ratios    []string // the servers that the others are compared with
 }
 
@@ -60,6 +64,8 @@ var (
 	forwardMax  = fan{name: "forward-max", profile: profile8M, streams: 1, receivers: 8, forward: true, flat: true, ratios: nginxRows}
 	fastClock   = fan{name: "fast-clock", profile: profile3M, streams: 1, receivers: 8, forward: true, flat: true, clock: true, ratios: nginxRows}
 	manyStreams = fan{name: "many-streams", profile: profile500k, streams: 100, receivers: 2, forward: true, ratios: nginxRows[:1]}
+	rtmps       = fan{name: "rtmps", profile: profile4M, streams: 1, receivers: 50, forward: true, ratios: []string{"forward-w0", "forward"}}
+	rtmpsPlay   = fan{name: "rtmps-play", profile: profile2M, streams: 1, receivers: 100, ratios: []string{"forward-w0", "forward", "forward-w350"}}
 	nginxRows   = []string{"nginx-rtmp", "nginx-rtmp-64k"}
 )
 
@@ -76,7 +82,12 @@ func scenarios() []scenario {
 			"nginx-rtmp", "nginx-rtmp-64k", "forward"),
 		fanScenario(manyStreams, "100 publishers of 0.5 Mbit/s to 2 destinations each",
 			"nginx-rtmp", "forward-w0", "forward", "limit"),
-		fanScenario(rtmps(), "one 4 Mbit/s stream to 50 destinations over TLS", "forward", "forward-tls"),
+		fanScenario(rtmps, "one 4 Mbit/s stream to 50 destinations, without and with TLS",
+			"forward-w0", "forward-w0-tls", "forward", "forward-tls"),
+		fanScenario(rtmpsPlay, "100 players of one 2 Mbit/s stream, without and with TLS",
+			"forward-w0", "forward-w0-tls", "forward", "forward-tls", "forward-w350", "forward-w350-tls"),
+		{"tls-again", "destinations over TLS that reconnect, and players that connect with and without session resumption",
+			[]string{"forward-w0-tls"}, (*bench).tlsAgain},
 		{"players-until-it-breaks", "players of a 2 Mbit/s stream: 500, then half as many more at each step until p99 exceeds 500 ms",
 			[]string{"nginx-rtmp", "forward"}, (*bench).untilItBreaks},
 		{"stall", "one of 8 destinations of a 20 Mbit/s stream stops reading for 15 s",
@@ -89,32 +100,27 @@ func scenarios() []scenario {
 			[]string{"nginx-rtmp", "forward"}, (*bench).reconnect},
 		{"joins", "1000 players join a stream of 100 within one second",
 			[]string{"nginx-rtmp", "forward"}, (*bench).joins},
-		{"scale", "1, 10, 100, 1000 and 5000 players of a 0.5 Mbit/s stream",
-			[]string{"nginx-rtmp", "forward"}, (*bench).scale},
+		growthScenario("growth-players", "1 to 10,000 players of a 200 kbit/s stream",
+			fan{profile: profile200k, streams: 1}, []int{1, 10, 100, 1000, 3000, 10000}, byReceivers, "forward", "forward-w350"),
+		growthScenario("growth-streams", "1 to 2000 publishers of 50 kbit/s and 7 messages a second, to 2 destinations each",
+			fan{profile: profile50k, receivers: 2, forward: true}, []int{1, 10, 100, 300, 1000, 2000}, byStreams, "forward"),
+		growthScenario("growth-slow", "1 to 64 destinations that read a 4 Mbit/s stream at 5 Mbit/s",
+			fan{profile: profile4M, streams: 1, forward: true, link: 1.25}, []int{1, 4, 16, 64}, byReceivers, "forward-w0", "forward"),
+		growthScenario("growth-too-slow", "1 to 64 destinations that read a 4 Mbit/s stream at 3 Mbit/s",
+			fan{profile: profile4M, streams: 1, forward: true, link: 0.75}, []int{1, 4, 16, 64}, byReceivers, "forward"),
+		{"idle", "10,000 waiting players, and 1000 destinations in backoff",
+			[]string{"forward"}, (*bench).idle},
+		{"first-picture", "time to the first video of a new stream's destination, of a player and of a reconnected destination, beside 1000 players",
+			[]string{"forward-w0"}, (*bench).firstPicture},
+		{"collector", "100 publishers of 0.5 Mbit/s to 2 destinations each: heap and garbage collector pauses",
+			[]string{"forward-w0"}, (*bench).collector},
 		{"limit", "the reads and writes of play-500, forward-50 and forward-max, without a protocol",
 			[]string{"limit", "limit-w20", "limit-w50", "limit-w350"}, (*bench).limit},
 	}
 }
 
-func rtmps() fan {
-	f := forward50
-	f.name, f.ratios = "rtmps", []string{"forward"}
-	return f
-}
-
 func fanScenario(f fan, about string, servers ...string) scenario {
 	return scenario{f.name, about, servers, func(b *bench, servers []server) error { return b.fan(f, servers) }}
-}
-
-// scale measures the same stream with more and more players.
-func (b *bench) scale(servers []server) error {
-	for _, n := range []int{1, 10, 100, 1000, 5000} {
-		f := fan{name: fmt.Sprintf("scale, %d receivers", n), profile: profile500k, streams: 1, receivers: n, ratios: nginxRows[:1]}
-		if err := b.fan(f, servers); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (b *bench) limit(servers []server) error {
@@ -145,24 +151,30 @@ func (b *bench) fan(f fan, servers []server) error {
 	t := fanTable{load: f, crcEvery: b.crcEvery(f)}
 	base := map[string]float64{}
 	failed, err := b.interleave(f.name, servers, func(s server) error {
-		if _, ok := base[s.name]; !ok && f.forward && f.streams == 1 && !f.flat && s.kind != "limit" {
-			rss, err := b.memoryOfOne(s, f)
-			if err != nil {
-				return err
-			}
-			base[s.name] = rss
-		}
-		m, err := b.measureFan(s, f, base[s.name])
-		if err == nil {
-			t.add(s.name, m)
-		}
-		return err
+		return b.addFan(&t, s.name, s, f, base)
 	})
 	if err != nil {
 		return err
 	}
 	t.print(b.out, failed)
 	return nil
+}
+
+// addFan adds a measurement of s to a row. base has the memory of each server with one
+// destination.
+func (b *bench) addFan(t *fanTable, row string, s server, f fan, base map[string]float64) error {
+	if _, ok := base[s.name]; !ok && f.forward && f.streams == 1 && !f.flat && s.kind != "limit" {
+		rss, err := b.memoryOfOne(s, f)
+		if err != nil {
+			return err
+		}
+		base[s.name] = rss
+	}
+	m, err := b.measureFan(s, f, base[s.name])
+	if err == nil {
+		t.add(row, m)
+	}
+	return err
 }
 
 // interleave calls run for each server in turn, for the given number of rounds. It
@@ -231,6 +243,10 @@ func (b *bench) logFillTime() time.Duration { return 5 * time.Second }
 // measureFan measures one server once. baseRSS is its memory with one receiver, 0 if
 // unknown.
 func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err error) {
+	sealing, err := s.sealing(b.cpus)
+	if err != nil {
+		return m, err
+	}
 	r, err := b.newRig(s, f)
 	if err != nil {
 		return m, err
@@ -269,7 +285,7 @@ func (b *bench) measureFan(s server, f fan, baseRSS float64) (m measurement, err
 	}
 	m.tail, m.expected, err = r.drain()
 	m.finish(r.tally, p)
-	m.rssBefore = before
+	m.rssBefore, m.sealing = before, sealing*m.bytes
 	if n := m.receivers - first; n > 0 && s.kind != "limit" {
 		m.perReceiver = (m.rssAfter - baseRSS) * 1e3 / float64(n)
 	}

@@ -21,7 +21,8 @@ const (
 )
 
 // server is a server under test: nginx-rtmp, nginx-rtmp-64k, forward or limit. The last
-// two take options: -wN sets a merge window of N ms, -tls makes forward push over TLS.
+// two take options: -wN sets a merge window of N ms, -tls puts forward's destinations
+// and players on TLS.
 type server struct {
 	name   string
 	kind   string // nginx-rtmp, forward or limit
@@ -63,7 +64,9 @@ func parseServer(name string) (server, error) {
 // launch is what a scenario needs from a server.
 type launch struct {
 	destinations []int  // ports
-	rootCA       string // file, when the destinations speak TLS
+	refusing     int    // number of further destinations
+	refusingPort int    // their port; nothing listens on it
+	cert         string // file, if receivers use TLS
 
 	// For the limit, which has no protocol to tell it.
 	streams   int
@@ -89,6 +92,13 @@ func (s server) start(ctx context.Context, cpus placement, need launch, cancel c
 	}
 	listener := os.NewFile(uintptr(fd), "listener")
 	defer listener.Close()
+	securePort := 0
+	if s.tls {
+		if fd, securePort, err = listenSocket(0); err != nil {
+			return nil, err
+		}
+		syscall.Close(fd)
+	}
 	if s.kind == "limit" {
 		cmd, err := limitCommand(s, need, listener)
 		if err != nil {
@@ -101,7 +111,7 @@ func (s server) start(ctx context.Context, cpus placement, need launch, cancel c
 	if s.kind == "nginx-rtmp" {
 		cmd, err = nginxCommand(dir, port, s.chunk, need.destinations)
 	} else {
-		cmd, err = s.forwardCommand(port, need)
+		cmd, err = s.forwardCommand(port, securePort, need)
 	}
 	if err != nil {
 		return nil, err
@@ -109,6 +119,7 @@ func (s server) start(ctx context.Context, cpus placement, need launch, cancel c
 	if p, err = startProcess(cmd, port, dir, cpus, cancel); err != nil {
 		return nil, err
 	}
+	p.securePort = securePort
 	if err := waitForPort(ctx, port); err != nil {
 		p.stop()
 		return nil, err
@@ -136,7 +147,7 @@ func waitForPort(ctx context.Context, port int) error {
 	return fmt.Errorf("nothing listens on port %d", port)
 }
 
-func (s server) forwardCommand(port int, need launch) (*exec.Cmd, error) {
+func (s server) forwardCommand(port, securePort int, need launch) (*exec.Cmd, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -149,11 +160,17 @@ func (s server) forwardCommand(port int, need launch) (*exec.Cmd, error) {
 	for _, d := range need.destinations {
 		urls = append(urls, fmt.Sprintf("%s://127.0.0.1:%d/[app]/[stream]", scheme, d))
 	}
-	return exec.Command(exe, argServe,
+	for i := range need.refusing {
+		urls = append(urls, fmt.Sprintf("rtmp://127.0.0.1:%d/[app]/[stream]-%d", need.refusingPort, i))
+	}
+	args := []string{argServe,
 		"-addr", fmt.Sprintf("127.0.0.1:%d", port),
 		"-destinations", strings.Join(urls, ","),
-		"-window", s.window.String(),
-		"-ca", need.rootCA), nil
+		"-window", s.window.String()}
+	if s.tls {
+		args = append(args, "-secure", fmt.Sprintf("127.0.0.1:%d", securePort), "-cert", need.cert)
+	}
+	return exec.Command(exe, args...), nil
 }
 
 // serveMain is the child that forwardCommand runs.
@@ -162,7 +179,8 @@ func serveMain(args []string) error {
 	flags := flag.NewFlagSet(argServe, flag.ExitOnError)
 	flags.StringVar(&c.Addr, "addr", "", "")
 	flags.DurationVar(&c.Window, "window", defaultWindow, "")
-	flags.StringVar(&c.RootCA, "ca", "", "")
+	flags.StringVar(&c.Secure, "secure", "", "")
+	flags.StringVar(&c.Cert, "cert", "", "")
 	destinations := flags.String("destinations", "", "")
 	flags.Parse(args)
 	if *destinations != "" {

@@ -64,6 +64,9 @@ func (t *fanTable) print(w io.Writer, failed map[string]error) {
 	for _, base := range t.load.ratios {
 		out.head = append(out.head, "× "+base)
 	}
+	if t.secure() {
+		out.head = append(out.head, "over plain, × AES-GCM")
+	}
 	out.head = append(out.head, "µs/f/r", "p50 ms", "p99 ms", "max ms", "lost+tail / expected", "bad gaps",
 		"reordered, corrupt", "RSS MB", "KB per receiver", "switches/s", "load %", "foreign %", "notes")
 	for _, name := range t.order {
@@ -108,6 +111,9 @@ func (t *fanTable) row(name string) []string {
 	for _, base := range t.load.ratios {
 		cells = append(cells, t.ratio(runs, t.runs[base]))
 	}
+	if t.secure() {
+		cells = append(cells, known("%.2f", overPlain(runs, t.runs[strings.TrimSuffix(name, "-tls")])))
+	}
 	cells = append(cells,
 		fmt.Sprintf("%.2f", mid(func(m measurement) float64 { return 1e6 * m.cpu / m.frames })),
 		fmt.Sprintf("%.1f", mid(func(m measurement) float64 { return m.p50 })),
@@ -143,6 +149,23 @@ func (t *fanTable) ratio(runs, base []measurement) string {
 		return "–"
 	}
 	return fmt.Sprintf("%.2f", median(v))
+}
+
+// secure reports whether there are runs over TLS.
+func (t *fanTable) secure() bool {
+	return slices.ContainsFunc(t.order, func(name string) bool { return t.runs[name][0].sealing > 0 })
+}
+
+// overPlain is the additional CPU time of runs over TLS compared with plain ones, for
+// the same bytes, in multiples of bare AES-GCM.
+func overPlain(secure, plain []measurement) float64 {
+	var v []float64
+	for i := range min(len(secure), len(plain)) {
+		if s, p := secure[i], plain[i]; s.sealing > 0 {
+			v = append(v, (s.cpu-p.cpu*s.bytes/p.bytes)/s.sealing)
+		}
+	}
+	return median(v)
 }
 
 // perCPU is the megabytes received per second of the server's CPU time.

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,11 +19,12 @@ import (
 	"time"
 )
 
-// certificate is the certificate of the TLS destinations. The server under test trusts
-// the one in file.
+// certificate is the certificate that TLS servers present: the destinations, and the
+// server under test. file contains it and its key.
 type certificate struct {
-	file string
-	tls  tls.Certificate
+	file  string
+	tls   tls.Certificate
+	roots *x509.CertPool
 }
 
 func newCertificate(dir string) (certificate, error) {
@@ -43,8 +46,24 @@ func newCertificate(dir string) (certificate, error) {
 	if err != nil {
 		return certificate{}, err
 	}
-	c := certificate{filepath.Join(dir, "ca.pem"), tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
-	return c, os.WriteFile(c.file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
+	der8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return certificate{}, err
+	}
+	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der8})...)
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return certificate{}, err
+	}
+	c := certificate{filepath.Join(dir, "ca.pem"), tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, x509.NewCertPool()}
+	c.roots.AddCert(leaf)
+	return c, os.WriteFile(c.file, both, 0o600)
+}
+
+// client returns the configuration of a client that trusts c. cache may be nil.
+func (c certificate) client(cache tls.ClientSessionCache) *tls.Config {
+	return &tls.Config{RootCAs: c.roots, ServerName: "127.0.0.1", ClientSessionCache: cache}
 }
 
 // secureListener is a destination that speaks TLS. A goroutine per connection decrypts,
@@ -77,11 +96,38 @@ func (d *secureListener) accept() {
 		}
 		d.l.mu.Lock()
 		c := newDestination(d.l, d.tally)
-		c.tls = nc
+		c.tls = nc.(*tls.Conn)
 		d.conns = append(d.conns, c)
 		d.l.mu.Unlock()
 		d.wg.Go(func() { c.readTLS() })
 	}
+}
+
+// dialTLS starts a connection to the server on port of 127.0.0.1, over TLS. As for a
+// destination, a goroutine decrypts.
+func (l *loop) dialTLS(port int, r role, name string, cfg *tls.Config) (*conn, error) {
+	nc, err := net.DialTCP("tcp4", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+	if err != nil {
+		return nil, err
+	}
+	nc.SetLinger(0) // see reset
+	c := newClient(l, port, r, name)
+	c.tls = tls.Client(nc, cfg)
+	l.clients.Go(func() {
+		err := c.tls.Handshake()
+		l.mu.Lock()
+		if err == nil && c.stage != stageClosed {
+			err = c.open()
+		}
+		if err != nil {
+			c.fail(err)
+		}
+		l.mu.Unlock()
+		if err == nil {
+			c.readTLS()
+		}
+	})
+	return c, nil
 }
 
 // readTLS reads the connection until it ends.
@@ -117,4 +163,32 @@ func (d *secureListener) close() {
 	d.l.mu.Unlock()
 	d.wg.Wait()
 	d.l.mu.Lock()
+}
+
+// sealing returns the CPU seconds per byte of bare AES-GCM on the server's CPU, in
+// records of TLS's largest size. It is 0 for a server without TLS.
+func (s server) sealing(cpus placement) (float64, error) {
+	if !s.tls {
+		return 0, nil
+	}
+	block, err := aes.NewCipher(filler[:16])
+	if err != nil {
+		return 0, err
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return 0, err
+	}
+	if err := pin(cpus.server); err != nil {
+		return 0, err
+	}
+	const record, records, ownTime = 16 << 10, 8192, 3 // CLOCK_THREAD_CPUTIME_ID
+	out := make([]byte, 0, record+aead.Overhead())
+	began := clock(ownTime)
+	for i := range records {
+		from := i * fillerStep % fillerSpan
+		aead.Seal(out, filler[:aead.NonceSize()], filler[from:from+record], filler[:5])
+	}
+	took := clock(ownTime) - began
+	return took.Seconds() / (record * records), pin(cpus.load...)
 }
