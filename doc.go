@@ -43,17 +43,16 @@
 // [ResolverFunc], or one of package resolve. A [Destination] is a URL and its
 // options.
 //
-// [Hooks] decide who may publish and play, and are told what happens. [Token]
-// checks and signs URLs.
+// [Hooks] decide who may publish and play, and are told what happens.
 //
 // The host reads a stream with [Source.Subscribe] (messages) or [Source.Demuxer]
 // (packets of joy4), and writes one with a [Publisher].
 //
 // Beside this package are resolve, whose resolvers ask a backend over HTTP, a table,
 // DNS or the publisher; srs, which reads SRS's configuration file and calls its HTTP
-// callbacks; control, an HTTP interface for operators; flv, which reads and writes
-// files of messages; forwardtest,
-// which tests hosts with scripted destinations, players and faults; and examples,
-// of which forwardd is a server with a configuration file. The directory docs
-// describes how it works inside.
+// callbacks; auth, which checks and signs URLs; control, an HTTP interface for
+// operators; flv, which reads and writes files of messages; forwardtest, which tests
+// hosts with scripted destinations, players and faults; and examples, of which
+// forwardd is a server with a configuration file. The directory docs describes how it
+// works inside.
 package forward

@@ -3,7 +3,6 @@ package forward_test
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/rtmp-forward/forward"
 )
@@ -65,17 +64,4 @@ func ExampleDestination() {
 	// Output:
 	// <nil> rtmps://b.rtmps.youtube.com/live2?***/***
 	// *** rtmps://b.rtmps.youtube.com/live2?***/***
-}
-
-func ExampleToken() {
-	token := forward.Token{Secrets: []forward.Secret{"current", "previous"}, Purpose: "publish"}
-	query, _ := token.Sign("live/livestream", time.Now().Add(time.Hour))
-
-	good := &forward.PublishRequest{App: "live", Stream: "livestream", Param: "?" + query}
-	stolen := &forward.PublishRequest{App: "live", Stream: "other", Param: "?" + query}
-	fmt.Println(token.Verify(good))
-	fmt.Println(token.Verify(stolen))
-	// Output:
-	// <nil>
-	// forward: token refused: parameter sign is wrong
 }

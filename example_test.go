@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/auth"
 )
 
 // The code in the documents is taken from the examples.
@@ -47,7 +48,7 @@ func ExampleServer_ServeConn() {
 
 // Only those who bring a token may publish: rtmp://server/live/stream?token=…
 func ExampleHooks() {
-	token := forward.Token{Secrets: []forward.Secret{"a long random secret"}}
+	token := auth.Token{Secrets: []forward.Secret{"a long random secret"}}
 	hooks := forward.Hooks{
 		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
 			if err := token.Check(req); err != nil {

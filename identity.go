@@ -3,7 +3,6 @@ package forward
 import (
 	"cmp"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/rtmp-forward/forward/internal/rtmp"
@@ -21,31 +20,14 @@ func (r *PublishRequest) key() streamKey {
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
 }
 
-// String is the stream's name; parseStreamName reads it. A path has no slash at its
-// beginning and no two in a row, and a vhost has none, so no two keys have the same
-// name.
-func (k streamKey) String() string {
-	if k.vhost == "" {
-		return k.path
-	}
-	return "//" + k.vhost + "/" + k.path
-}
+// String is the stream's name; parseStreamName reads it.
+func (k streamKey) String() string { return rtmp.JoinName(k.vhost, k.path) }
 
 // parseStreamName is the key of a stream's name. ok is false for a malformed name with
 // a vhost.
 func parseStreamName(name string) (k streamKey, ok bool) {
-	rest, ok := strings.CutPrefix(name, "//")
-	if !ok {
-		return streamKey{path: name}, true
-	}
-	vhost, path, ok := strings.Cut(rest, "/")
-	return streamKey{rtmp.FoldVhost(vhost), path}, ok && vhost != ""
-}
-
-// isValid reports whether a stream can have the key.
-func (k streamKey) isValid() bool {
-	return strings.Contains(k.path, "/") && !slices.ContainsFunc(strings.Split(k.path, "/"), func(s string) bool { return rtmp.CheckName(s) != nil }) &&
-		(k.vhost == "" || rtmp.CheckVhost(k.vhost) == nil)
+	vhost, path, ok := rtmp.SplitName(name)
+	return streamKey{vhost, path}, ok
 }
 
 // compareNames orders keys by their names.

@@ -4,6 +4,7 @@ import (
 	"reflect"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/auth"
 	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/resolve"
@@ -12,6 +13,7 @@ import (
 
 // typesBeside are the exported types, of packages beside this one, that have values.
 var typesBeside = []reflect.Type{
+	reflect.TypeFor[auth.Token](),
 	reflect.TypeFor[control.Options](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
 	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),

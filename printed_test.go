@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/auth"
 	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/resolve"
@@ -45,7 +46,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		forward.RetryInfo{Request: &req, Err: &forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")}},
 		req, &req, forward.ConnectRequest{TcURL: u, PageURL: u}, &forward.ConnectRequest{TcURL: u, PageURL: u},
 		s, *s.Settings(), s.Settings(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
-		forward.MustStatic(u), forward.Config{Resolver: forward.MustStatic(u)}, forward.Token{Secrets: []forward.Secret{secretscan.Canary}},
+		forward.MustStatic(u), forward.Config{Resolver: forward.MustStatic(u)}, auth.Token{Secrets: []forward.Secret{secretscan.Canary}},
 		&forward.StatusError{Code: "c", Description: "d"}, &forward.AddressError{},
 	) {
 		out := secretscan.Prints(v)
@@ -65,7 +66,7 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.PublishRequest](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
 	reflect.TypeFor[forward.Secret](), reflect.TypeFor[forward.Server](),
 	reflect.TypeFor[forward.ServerStats](), reflect.TypeFor[forward.Source](), reflect.TypeFor[forward.SourceStats](), reflect.TypeFor[forward.State](),
-	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](), reflect.TypeFor[forward.Token](),
+	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](),
 	reflect.TypeFor[forward.UnsupportedCodecError](), reflect.TypeFor[forward.Vhost](),
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/auth"
 	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
@@ -85,10 +86,10 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 
 	// Nor named, nor signed.
 	require.False(t, let[name])
-	token := forward.Token{Secrets: []forward.Secret{"k"}}
+	token := auth.Token{Secrets: []forward.Secret{"k"}}
 	for n := range let {
 		query, err := token.Sign(n, time.Now().Add(time.Hour))
 		require.NoError(t, err)
-		require.ErrorIs(t, token.Verify(&forward.PublishRequest{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), forward.ErrToken)
+		require.ErrorIs(t, token.Verify(&forward.PublishRequest{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), auth.ErrToken)
 	}
 }

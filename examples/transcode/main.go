@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/auth"
 )
 
 func main() {
@@ -130,7 +131,7 @@ var plain = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 func (t *transcoders) onPublish(_ context.Context, req *forward.PublishRequest) error {
 	if req.Vhost == transcoded {
-		if (forward.Token{Secrets: []forward.Secret{t.token}}).Check(req) != nil {
+		if (auth.Token{Secrets: []forward.Secret{t.token}}).Check(req) != nil {
 			return &forward.StatusError{Description: "This vhost is for the transcoders."}
 		}
 		return nil

@@ -1,4 +1,4 @@
-package forward
+package auth
 
 import (
 	"testing"
@@ -6,10 +6,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
 func TestTokenCheck(t *testing.T) {
-	token := Token{Secrets: []Secret{"old", "", "new+1"}}
+	token := Token{Secrets: []forward.Secret{"old", "", "new+1"}}
 	for _, tt := range []struct {
 		param, tcURL string
 		want         string // part of the error
@@ -23,46 +26,46 @@ func TestTokenCheck(t *testing.T) {
 		{"?Token=old", "", "no parameter token"},
 		{"?token", "", "parameter token is wrong"},
 		{"?token=", "", "parameter token is wrong"},
-		{"?token=" + canary, "", "parameter token is wrong"},
+		{"?token=" + secretscan.Canary, "", "parameter token is wrong"},
 		{"?token=old%20", "", "parameter token is wrong"},
-		{"?token=" + canary + "%zz", "", "bad percent-encoding"},
-		{"?token=old&token=" + canary, "", "given twice"},
+		{"?token=" + secretscan.Canary + "%zz", "", "bad percent-encoding"},
+		{"?token=old&token=" + secretscan.Canary, "", "given twice"},
 		{"?token=old&token=old", "", "given twice"},
 		{"?token=old&%74oken=old", "", "given twice"},
-		{"?token=old", "rtmp://h/live?token=" + canary, "given twice"},
+		{"?token=old", "rtmp://h/live?token=" + secretscan.Canary, "given twice"},
 		{"?token=old", "rtmp://h/live?token=old&token=old", "given twice"},
-		{"?token=old", "rtmp://h/live?token=" + canary + "%", "bad percent-encoding"},
+		{"?token=old", "rtmp://h/live?token=" + secretscan.Canary + "%", "bad percent-encoding"},
 		{"", "rtmp://h/live?token=old", "no parameter token"},
 	} {
-		err := token.Check(&PublishRequest{Param: tt.param, TcURL: tt.tcURL})
+		err := token.Check(&forward.PublishRequest{Param: tt.param, TcURL: tt.tcURL})
 		if tt.want == "" {
 			require.NoError(t, err, tt.param)
 			continue
 		}
 		require.ErrorIs(t, err, ErrToken, tt.param)
 		require.ErrorContains(t, err, tt.want, tt.param)
-		require.NotContains(t, err.Error(), canary)
+		require.NotContains(t, err.Error(), secretscan.Canary)
 	}
-	require.NoError(t, Token{Secrets: []Secret{"x"}, Param: "key"}.Check(&PublishRequest{Param: "?key=x"}))
-	require.ErrorIs(t, Token{}.Check(&PublishRequest{Param: "?token="}), ErrToken)
-	require.ErrorIs(t, Token{Secrets: []Secret{""}}.Check(&PublishRequest{Param: "?token="}), ErrToken)
+	require.NoError(t, Token{Secrets: []forward.Secret{"x"}, Param: "key"}.Check(&forward.PublishRequest{Param: "?key=x"}))
+	require.ErrorIs(t, Token{}.Check(&forward.PublishRequest{Param: "?token="}), ErrToken)
+	require.ErrorIs(t, Token{Secrets: []forward.Secret{""}}.Check(&forward.PublishRequest{Param: "?token="}), ErrToken)
 }
 
 func TestTokenSign(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // the clock stands at 2000-01-01
-		token := Token{Secrets: []Secret{"k"}, Purpose: "publish"}
+		token := Token{Secrets: []forward.Secret{"k"}, Purpose: "publish"}
 		expires := time.Now().Add(time.Minute)
 		query, err := token.Sign("live/s", expires)
 		require.NoError(t, err)
 		// printf 'publish\0live/s\0946684860' | openssl dgst -sha256 -hmac k
 		require.Equal(t, "expires=946684860&sign=be4952fec8d13fdd1e4f9b0bc650ae6e7f0680391f50f101ec0b86ff378ac52c", query)
 
-		req := func(param string) *PublishRequest {
-			return &PublishRequest{Vhost: DefaultVhost, App: "live", Stream: "s", Param: param}
+		req := func(param string) *forward.PublishRequest {
+			return &forward.PublishRequest{Vhost: forward.DefaultVhost, App: "live", Stream: "s", Param: param}
 		}
 		require.NoError(t, token.Verify(req("?"+query)))
 		require.NoError(t, token.Verify(req("?x=y&"+query)))
-		rotated := Token{Secrets: []Secret{"k2", "k"}, Purpose: "publish"}
+		rotated := Token{Secrets: []forward.Secret{"k2", "k"}, Purpose: "publish"}
 		require.NoError(t, rotated.Verify(req("?"+query)), "signed before the secret was replaced")
 
 		other := req("?" + query)
@@ -72,13 +75,13 @@ func TestTokenSign(t *testing.T) {
 		for _, tt := range []struct {
 			name  string
 			token Token
-			req   *PublishRequest
+			req   *forward.PublishRequest
 			want  string
 		}{
 			{"another stream", token, other, "sign is wrong"},
 			{"another vhost", token, vhost, "sign is wrong"},
 			{"another purpose", Token{Secrets: token.Secrets, Purpose: "play"}, req("?" + query), "sign is wrong"},
-			{"another secret", Token{Secrets: []Secret{"k2", ""}, Purpose: "publish"}, req("?" + query), "sign is wrong"},
+			{"another secret", Token{Secrets: []forward.Secret{"k2", ""}, Purpose: "publish"}, req("?" + query), "sign is wrong"},
 			{"no secret", Token{Purpose: "publish"}, req("?" + query), "sign is wrong"},
 			{"another time", token, req("?expires=946684861&" + query[len("expires=946684860&"):]), "sign is wrong"},
 			{"no time", token, req("?" + query[len("expires=946684860&"):]), "no parameter expires"},
@@ -96,7 +99,7 @@ func TestTokenSign(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		require.ErrorContains(t, token.Verify(req("?"+query)), "expired")
 
-		for _, none := range []Token{{}, {Secrets: []Secret{""}}} {
+		for _, none := range []Token{{}, {Secrets: []forward.Secret{""}}} {
 			_, err := none.Sign("live/s", expires)
 			require.ErrorContains(t, err, "no secret")
 		}
@@ -105,7 +108,7 @@ func TestTokenSign(t *testing.T) {
 }
 
 func TestTokenSignsNamesAlone(t *testing.T) {
-	token := Token{Secrets: []Secret{"secret"}}
+	token := Token{Secrets: []forward.Secret{"secret"}}
 	for _, name := range []string{
 		"", "live", "/live/s", "live/s/", "live//s", "live/../s", "live/./s", "live\\s", "live/s\x00", "live/\xff",
 		"//", "///live/s", "//v", "//v/", "//v/live", "//v/live/", "//v//live/s", "//v\\w/live/s", "//../live/s",
@@ -116,5 +119,34 @@ func TestTokenSignsNamesAlone(t *testing.T) {
 	for _, name := range []string{"live/s", "a/b/c/d", "//v/live/s", "//V/a/b/c", "//__defaultVhost__/live/s", "live/s?x=1", "live/ä"} {
 		_, err := token.Sign(name, time.Now().Add(time.Hour))
 		require.NoError(t, err, "%q", name)
+	}
+}
+
+// A signature is for a vhost and a path, however they are written.
+func TestTokenIsForOneStreamOfTwoVhosts(t *testing.T) {
+	a := &forward.PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
+	b := &forward.PublishRequest{Vhost: forward.DefaultVhost, App: "studio.example/live", Stream: "cam"}
+	c := &forward.PublishRequest{Vhost: "Studio.Example", App: "live", Stream: "cam"}
+	token := Token{Secrets: []forward.Secret{"k"}}
+	sign := func(name string) string {
+		query, err := token.Sign(name, time.Now().Add(time.Hour))
+		require.NoError(t, err)
+		return "?" + query
+	}
+	signed := func(r *forward.PublishRequest, param string) error {
+		with := *r
+		with.Param = param
+		return token.Verify(&with)
+	}
+	of := sign("//STUDIO.example/live/cam")
+	require.NoError(t, signed(a, of))
+	require.NoError(t, signed(c, of))
+	require.ErrorIs(t, signed(b, of), ErrToken)
+	other := sign("studio.example/live/cam")
+	require.NoError(t, signed(b, other))
+	require.ErrorIs(t, signed(a, other), ErrToken)
+	for _, name := range []string{"//", "//studio.example", "///live/cam"} {
+		_, err := token.Sign(name, time.Now())
+		require.ErrorContains(t, err, "not a stream's name")
 	}
 }

@@ -1,4 +1,5 @@
-package forward
+// Package auth checks and signs the URLs of publishers and players: see Token.
+package auth
 
 import (
 	"crypto/hmac"
@@ -7,28 +8,31 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // ErrToken is wrapped by the errors of Token. Their texts contain no secret, and of
 // the request only the parameter's name.
-var ErrToken = errors.New("forward: token refused")
+var ErrToken = errors.New("auth: token refused")
 
 // Token checks a parameter in the query of a publisher's or player's URL: either
 // one of the Secrets itself (Check), or a signature made with one, valid for one
 // stream and until a given time (Sign, Verify). It is a value and may be used
-// concurrently. Use it in OnPublish and OnPlay.
+// concurrently. Use it in the hooks OnPublish and OnPlay.
 //
 // Values are compared in constant time. A parameter that comes twice, or in tcUrl
 // with another value than in the query, is refused as ambiguous.
 type Token struct {
 	// Secrets are all valid, so that they can be rotated; the first one signs.
 	// Empty ones are ignored. Without a secret everything is refused.
-	Secrets []Secret
+	Secrets []forward.Secret
 
 	// Purpose, such as "publish" or "play", is signed too. A URL signed for one
 	// is not valid for the other.
@@ -51,7 +55,7 @@ const (
 )
 
 // Check returns nil if the parameter named Param is one of the Secrets.
-func (t Token) Check(req *PublishRequest) error {
+func (t Token) Check(req *forward.PublishRequest) error {
 	name := t.Param
 	if name == "" {
 		name = "token"
@@ -74,23 +78,29 @@ func (t Token) Check(req *PublishRequest) error {
 
 // Sign returns the query, without "?", that makes a URL valid until expires for the
 // stream of that name: "live/cam", or "//studio.example/live/cam" in a vhost, as
-// PublishRequest.Name. Signing fails without a secret, and for a text that cannot
+// forward.PublishRequest.Name. Signing fails without a secret, and for a text that cannot
 // be a stream's name.
 func (t Token) Sign(name string, expires time.Time) (query string, err error) {
 	if len(t.Secrets) == 0 || t.Secrets[0] == "" {
-		return "", errors.New("sign: no secret")
+		return "", errors.New("auth: sign: no secret")
 	}
-	key, ok := parseStreamName(name)
-	if !ok || !key.isValid() {
-		return "", errors.New("sign: not a stream's name: expected app/stream or //vhost/app/stream")
+	vhost, path, ok := rtmp.SplitName(name)
+	if !ok || !canBeStream(vhost, path) {
+		return "", errors.New("auth: sign: not a stream's name: expected app/stream or //vhost/app/stream")
 	}
 	at := strconv.FormatInt(expires.Unix(), 10)
-	return paramExpires + "=" + at + "&" + paramSign + "=" + t.signature(t.Secrets[0], key.String(), at), nil
+	return paramExpires + "=" + at + "&" + paramSign + "=" + t.signature(t.Secrets[0], rtmp.JoinName(vhost, path), at), nil
+}
+
+// canBeStream reports whether a stream can have the vhost, which is folded, and the path.
+func canBeStream(vhost, path string) bool {
+	return strings.Contains(path, "/") && !slices.ContainsFunc(strings.Split(path, "/"), func(s string) bool { return rtmp.CheckName(s) != nil }) &&
+		(vhost == "" || rtmp.CheckVhost(vhost) == nil)
 }
 
 // Verify returns nil if the request carries a signature for its stream that
 // was made with any of the Secrets and has not expired.
-func (t Token) Verify(req *PublishRequest) error {
+func (t Token) Verify(req *forward.PublishRequest) error {
 	at, err := onlyParam(req, paramExpires)
 	if err != nil {
 		return err
@@ -118,14 +128,14 @@ func (t Token) Verify(req *PublishRequest) error {
 
 // signature covers the purpose, the stream and the time. The time comes last and
 // contains no NUL: no two triples give the same text.
-func (t Token) signature(s Secret, name, at string) string {
+func (t Token) signature(s forward.Secret, name, at string) string {
 	mac := hmac.New(sha256.New, []byte(s))
 	fmt.Fprintf(mac, "%s\x00%s\x00%s", t.Purpose, name, at)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // onlyParam is the value of a parameter that the request must have once.
-func onlyParam(req *PublishRequest, name string) (string, error) {
+func onlyParam(req *forward.PublishRequest, name string) (string, error) {
 	values, err := endpoint.QueryValues(req.Param, name)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrToken, err)
