@@ -343,8 +343,8 @@ func (c *conn) logger() *slog.Logger {
 	return c.srv.log.With("client", c.id, "addr", c.peer)
 }
 
-// finish ends the connection for Shutdown: a player after it has got everything, any
-// other at once.
+// finish ends the connection for Shutdown: a player once it has received everything,
+// any other immediately.
 func (c *conn) finish() {
 	s := c.srv
 	s.mu.Lock()

@@ -326,7 +326,7 @@ func (s *Server) setBudget(limit int) {
 }
 
 // busyGrace is how long a publisher over the network waits for a name that is taken.
-// When an encoder reconnects at once, the end of its old connection may be noticed
+// When an encoder reconnects immediately, the end of its old connection may be noticed
 // after its new publish.
 const busyGrace = 200 * time.Millisecond
 

@@ -208,7 +208,7 @@ func (f *Forwarder) endLocked() {
 	}
 	f.src.srv.uncountPush(f)
 	if f.state.publishes() && !f.gone {
-		f.draining.Go(f.drains) // who has ended the stream is not held up
+		f.draining.Go(f.drains) // the caller that ended the stream does not wait
 	}
 	rest := orForever(f.src.cfg.DrainTimeout)
 	if f.state == StateConnecting && f.src.srv.isClosing() {
@@ -217,7 +217,7 @@ func (f *Forwarder) endLocked() {
 	f.drain = time.AfterFunc(rest, f.cancel)
 }
 
-// drains notes, and reports, that what is left is being sent.
+// drains records that the rest is being sent, and logs it.
 func (f *Forwarder) drains() {
 	if f.setState(StateDraining, nil) {
 		f.to.Load().Log.Info("destination draining")

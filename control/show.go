@@ -8,7 +8,7 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// What is shown of streams and destinations.
+// The JSON of streams and destinations.
 type (
 	shownSource struct {
 		ID         string           `json:"id"`

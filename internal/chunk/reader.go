@@ -119,8 +119,8 @@ func (r *Reader) Release() {
 	}
 }
 
-// Next returns the next message. At the end of the source between two
-// messages it returns io.EOF; what is unfinished then is dropped.
+// Next returns the next message. At the end of the source between two messages it
+// returns io.EOF and drops unfinished messages.
 func (r *Reader) Next() (Message, error) {
 	for {
 		s, err := r.header()

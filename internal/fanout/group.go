@@ -148,8 +148,8 @@ func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
 	return true
 }
 
-// Wake sends what was appended. The caller walks the senders himself, with
-// the pool's help where there are many.
+// Wake sends the appended messages. The caller's goroutine walks the senders, with the
+// pool's help if there are many.
 func (g *Group) Wake() {
 	g.armed.Store(false)
 	for _, t := range *g.taps.Load() {
@@ -211,7 +211,7 @@ func (g *Group) WakeWithin(window time.Duration) {
 	}
 }
 
-// End sends what is left when the log has ended.
+// End sends the rest after the log has ended.
 func (g *Group) End() {
 	g.mu.Lock()
 	if g.timer != nil {
@@ -358,8 +358,8 @@ func (p *Pool) run() {
 	}
 }
 
-// Close ends the pool's goroutines and returns when they have ended. Groups
-// go on without help.
+// Close ends the pool's goroutines and returns when they have ended. Groups then work
+// without help.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	if !p.closed {

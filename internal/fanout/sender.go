@@ -46,7 +46,7 @@ var (
 	ErrControl = errors.New("answers are not read")
 	// ErrMemory says that a peer was cut off to free memory.
 	ErrMemory = errors.New("too slow while memory is short")
-	// ErrClosed is returned for what is sent after Close.
+	// ErrClosed is returned for messages sent after Close.
 	ErrClosed = errors.New("sender closed")
 )
 
@@ -160,7 +160,7 @@ func (s *Sender) SetWindow(own, groups time.Duration) {
 // where no other receiver keeps up. It comes before Group.Add.
 func (s *Sender) SetPlayer() { s.player = true }
 
-// holds reports whether what has been appended waits for the window's end.
+// holds reports whether appended messages wait for the end of the window.
 func (s *Sender) holds() bool {
 	if s.window <= 0 {
 		return false
@@ -280,7 +280,7 @@ func (s *Sender) Shutdown() {
 	s.Kick()
 }
 
-// Close ends the connection at once. Wait waits until it is closed.
+// Close ends the connection immediately. Wait waits until it is closed.
 func (s *Sender) Close() { s.fail(ErrClosed) }
 
 // Err is why sending has ended, nil while it has not.
@@ -398,8 +398,8 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 	return s.plain(w, limit)
 }
 
-// plain is what is to be sent next: the rest of a message, control messages,
-// or a batch of at least one message. nil: nothing.
+// plain is what is sent next: the rest of a message, control messages, or a batch of at
+// least one message; nil if there is nothing.
 func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 	for {
 		if s.rest != nil {

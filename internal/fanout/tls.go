@@ -81,7 +81,7 @@ func (r *records) begin(space []byte) {
 	}
 }
 
-// take returns what is kept.
+// take returns the records that are kept.
 func (r *records) take() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -208,8 +208,8 @@ func (p *Pace) Fast(now int64) float64 {
 	return p.rate
 }
 
-// Rate is how many bytes a second the media needs: what has come of it for each
-// second that it plays, and no more than has come in a second.
+// Rate is the bitrate of the media in bytes per second: the bytes per second of playing
+// time, but at most the bytes received in a second.
 func (p *Pace) Rate(now int64) float64 {
 	d := p.last(now)
 	return float64(d.bytes) / time.Duration(max(d.at, d.media, int64(Every))).Seconds()

@@ -39,9 +39,9 @@ func (a *Account) Accept() {
 	}
 }
 
-// Charge counts so many more bytes, or fewer. What there is no room for is not
-// counted, and ErrBudget. For one who has been let in there is room as long as
-// there are guests that can be evicted.
+// Charge counts n more bytes, or fewer if n is negative. If there is no room it counts
+// nothing and returns ErrBudget. For an accepted peer there is room as long as guests
+// can be evicted.
 func (a *Account) Charge(delta int) error {
 	if a.guest.Load() {
 		return a.chargeGuest(int64(delta))

@@ -17,11 +17,11 @@ const (
 )
 
 const (
-	// cutEvery is how long the others are left alone after a receiver was cut
-	// off, so that what it has kept can be given back first.
+	// cutEvery is how long the other receivers are spared after one was cut off, so
+	// that its memory can be freed first.
 	cutEvery = 50 * time.Millisecond
-	// liveFor is how recently a stream must have got something for its
-	// receivers to be cut off: only its publisher can drop what they keep.
+	// liveFor is how recently a stream must have received a message for its receivers
+	// to be cut off: only its publisher can drop what they hold.
 	liveFor = time.Second
 )
 

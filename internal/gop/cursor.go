@@ -37,9 +37,9 @@ type Skipped struct {
 	Blind atomic.Bool
 }
 
-// maxWait is for how long, in nanoseconds, video waits for a keyframe. From
-// there on a receiver gets what comes: streams with intra refresh have one
-// keyframe at the start and no other.
+// maxWait is how long, in nanoseconds, video waits for a keyframe. Then a receiver gets
+// the next frame: streams with intra refresh have one keyframe at the start and no
+// other.
 const maxWait = 5e9
 
 // Options says how a cursor reads.
@@ -68,8 +68,7 @@ type Options struct {
 
 var setDataFrame = []byte(flv.SetDataFrame)
 
-// layout is the receiver's for a message that goes to it inside @setDataFrame,
-// or as it is.
+// layout is the receiver's layout of a message, inside @setDataFrame or not.
 func (o *Options) layout(wrap bool) chunk.Layout {
 	l := o.Layout
 	if wrap {
@@ -144,8 +143,8 @@ func (c *Cursor) waits(m *Message) bool {
 	return m.arrived-c.since <= maxWait
 }
 
-// allows is by how much a receiver may be behind that is still being sent what it
-// has begun with. allowed is the log's lag.
+// allows is how far a receiver that is still being sent its initial backlog may lag.
+// allowed is the log's limit.
 func (b *beginning) allows(allowed backlog) backlog {
 	return backlog{max(allowed.age, b.age+allowed.age/4), max(allowed.bytes, b.bytes+allowed.bytes/4)}
 }
@@ -157,13 +156,12 @@ type Backlog struct {
 	Age, MaxAge     int64
 }
 
-// Begins reports whether the receiver is still being sent what it has begun with.
-// It is safe for concurrent use.
+// Begins reports whether the receiver is still being sent its initial backlog. It is
+// safe for concurrent use.
 func (c *Cursor) Begins() bool { return c.next.Load() < c.begun.Load().until }
 
-// Backlog is how far the receiver has fallen behind, and how far it may until it
-// loses something. What it has begun with does not count. It is safe for
-// concurrent use.
+// Backlog returns how far the receiver has fallen behind, and how far it may before it
+// loses messages. Its initial backlog does not count. It is safe for concurrent use.
 func (c *Cursor) Backlog() Backlog {
 	l := c.log
 	at := c.next.Load()
@@ -210,8 +208,8 @@ func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
 // more: the rest allows for changes since then.
 func (c *Cursor) UnderWay(d int64) { c.under = d }
 
-// Done reports whether everything of a log that has ended is sent, or what
-// comes before the keyframe that StopAtKeyframe has stopped at.
+// Done reports whether everything is sent: of a log that has ended, or before the
+// keyframe at which StopAtKeyframe stopped.
 func (c *Cursor) Done() bool {
 	if c.stopped {
 		return true
@@ -220,8 +218,8 @@ func (c *Cursor) Done() bool {
 	return c.log.Ended() && c.next.Load() == c.log.head.Load()
 }
 
-// jump goes on at the newest keyframe: what comes next is not kept any more, or
-// too old.
+// jump continues at the newest keyframe, because the next message has been dropped or
+// is too old.
 func (c *Cursor) jump() {
 	old := c.next.Load()
 	c.place(max(old, c.log.tail.Load()))
@@ -303,8 +301,8 @@ func (c *Cursor) leavesOut(m *Message) bool {
 	return c.opt.NoMeta && m.Metadata || !c.opt.Push && m.Clear
 }
 
-// Batch is what is sent at once. It can be filled for one cursor after the
-// other; those at the same place share the work.
+// Batch is what is sent in one write. It can be filled for one cursor after the other;
+// cursors at the same position share the work.
 type Batch struct {
 	iov   [][]byte
 	marks []mark
@@ -446,7 +444,7 @@ func (f *filler) time(m *Message) uint32 {
 	return at
 }
 
-// added counts what has been appended to iov from place n on.
+// added counts the bytes appended to iov from index n on.
 func (b *Batch) added(n int) {
 	for _, p := range b.iov[n:] {
 		b.bytes += len(p)
@@ -465,8 +463,8 @@ func (b *Batch) Reset() {
 // Filling numbers what the batch holds: while it stays the same, so does IOV.
 func (b *Batch) Filling() uint64 { return b.filling }
 
-// IOV is what is to be sent. It stays valid until the next Fill for another
-// place.
+// IOV returns the bytes to send. They stay valid until the next Fill for another
+// position.
 func (b *Batch) IOV() [][]byte { return b.iov }
 
 // Len is the number of bytes to be sent.

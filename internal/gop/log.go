@@ -95,7 +95,7 @@ type Log struct {
 	set   *HeaderSet
 	sets  uint64     // counts how often set has changed
 	was   *HeaderSet // before Restart, until media comes
-	bytes int        // cost of what is kept
+	bytes int        // cost of the messages kept
 	held  int        // bytes of memory that it takes
 	most  int        // messages kept at once, since the ring was fitted last
 	total uint64
@@ -260,8 +260,8 @@ func (l *Log) Append(frame *chunk.Frame, wrap bool, now int64) *Message {
 	return m
 }
 
-// Restart says that what is appended from now on comes from another publisher:
-// no header of the one before is for it. It is for the goroutine that appends.
+// Restart announces that later messages come from another publisher, to which no header
+// of the previous one applies. Only the appending goroutine may call it.
 func (l *Log) Restart() {
 	if l.was == nil {
 		l.was = l.set
@@ -294,7 +294,7 @@ func Look(f *chunk.Frame) (media, keyframe, header bool) {
 	return false, false, false
 }
 
-// Get returns a message, nil where it is not kept any more or not there yet.
+// Get returns a message, or nil if it has been dropped or not been appended yet.
 func (l *Log) Get(seq uint64) *Message {
 	if m := l.ring.Load().at(seq).Load(); m != nil && m.Seq == seq {
 		return m
@@ -470,13 +470,13 @@ func (l *Log) trim(m *Message, now int64) {
 	}
 }
 
-// Info is what is known of a stream's codecs.
+// Info describes a stream's codecs.
 type Info struct {
 	Video, Audio flv.Codec // seen last
 	Enhanced     bool      // some message was in a form of Enhanced RTMP
 }
 
-// Info returns what is known.
+// Info returns the codecs seen so far.
 func (l *Log) Info() Info {
 	if i := l.stats.Load(); i != nil {
 		return *i

@@ -14,7 +14,7 @@ type Times struct {
 	state times
 }
 
-// times is what has gone out.
+// times holds the timestamps of the messages sent so far.
 type times struct {
 	begun        bool
 	last         uint32 // of audio or video

@@ -1,5 +1,5 @@
-// Package ingest reads a connection as fast as it comes or, where that saves
-// wake-ups, a merge window at a time (the field's merged read).
+// Package ingest reads a connection as data arrives or, where that saves wake-ups, once
+// per merge window (merged read).
 package ingest
 
 import (
@@ -93,8 +93,8 @@ func (r *Reader) setDeadline(t time.Time) {
 	}
 }
 
-// Finish has Read return what has arrived, without waiting for more, and then
-// ErrFinished. Any goroutine may call it.
+// Finish makes Read return the data that has arrived, without waiting for more, and
+// then ErrFinished. Any goroutine may call it.
 func (r *Reader) Finish() {
 	r.finish.Store(true)
 	r.conn.SetReadDeadline(past)
@@ -131,8 +131,8 @@ func (r *Reader) Extend(d time.Duration) {
 	}
 }
 
-// SetWindow lets Read leave arrived bytes where they are for so long, to read
-// more of them at once. Only plain TCP on Linux does so: Merging tells.
+// SetWindow lets Read leave arrived bytes in the socket for this long, to read more of
+// them in one call. Only plain TCP on Linux does so: see Merging.
 func (r *Reader) SetWindow(d time.Duration) {
 	if r.raw == nil || d == r.window {
 		return
@@ -215,7 +215,7 @@ func (r *Reader) watch(gone func(error)) {
 	}
 }
 
-// Read reads what has arrived, and waits only when nothing has.
+// Read reads the data that has arrived, and waits only if there is none.
 func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

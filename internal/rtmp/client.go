@@ -22,7 +22,7 @@ type Options struct {
 	App      string
 	TcURL    string
 	FlashVer string // FlashVer or PlayerFlashVer where empty
-	Key      string // the name to publish or play, sent as it is
+	Key      string // the name to publish or play, sent unchanged
 
 	// User and Password answer a server that asks for them, by way of
 	// AuthRequired.
@@ -115,9 +115,9 @@ func (c *Client) AppendUnpublish(b []byte) []byte {
 	return c.appendCommand(b, 0, "deleteStream", txnPublish+2, nil, int(c.streamID))
 }
 
-// Watch reads until the server ends what was accepted, and returns why: a
-// *StatusError, or the error of reading. message, where it is not nil, takes
-// what else comes.
+// Watch reads until the server ends the accepted stream, and returns why: a
+// *StatusError, or the error of reading. message, if not nil, receives all other
+// messages.
 func (c *Client) Watch(message func(chunk.Message) error) error {
 	for {
 		m, err := c.Next()
@@ -256,15 +256,15 @@ func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
 	}
 }
 
-// refused makes the typed error of a refusal. Servers like to repeat what they
-// were asked; the secret parts of it do not get into an error.
+// refused makes the typed error of a refusal. Servers often repeat the request; its
+// secret parts are removed from the error.
 func (c *Client) refused(step string, cmd *Command) error {
 	level, code, text := cmd.info()
 	if code == "" {
 		code = cmd.Name
 	}
-	// A code of the usual form stays as it is, even if the key is a part of
-	// it: callers branch on it.
+	// A code of the usual form stays unchanged, even if the key is part of it: callers
+	// branch on it.
 	if !usualCode(code) {
 		code = c.mask(code)
 	}
