@@ -56,6 +56,14 @@ type Server struct {
 	refusals  refusals
 
 	closingConns int // connections
+
+	calls calls
+
+	// For Stats, guarded by mu.
+
+	publishes, plays uint64
+	known            map[*Source]struct{} // that have been live and have not ended
+	ended            ended
 }
 
 // NewServer returns a Server. It does not fail: the methods that serve return the
@@ -72,6 +80,7 @@ func NewServer(cfg Config) *Server {
 		audiences: make(map[streamKey]*audience),
 		pushing:   make(map[pushKey][]*turn),
 		perAddr:   make(map[netip.Addr]tally),
+		known:     make(map[*Source]struct{}),
 	}
 	s.shown.text = "Server " + s.id
 	cfg = cfg.withDefaults()
@@ -409,6 +418,8 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 		return nil, errNoVhost
 	}
 	src.live = true
+	s.publishes++
+	s.known[src] = struct{}{}
 	if a := s.audiences[src.key]; a != nil {
 		players = slices.Collect(maps.Keys(a.waiting))
 	}
@@ -423,6 +434,7 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 func (s *Server) guard(what string, f func() error) error {
 	err := fmt.Errorf("%s ended its goroutine", what)
 	done := make(chan struct{})
+	began := time.Now()
 	go func() {
 		defer close(done)
 		defer func() {
@@ -434,6 +446,11 @@ func (s *Server) guard(what string, f func() error) error {
 		hostcode.Call(func() { err = f() })
 	}()
 	<-done
+	call := s.calls.of(what)
+	call.took.Observe(time.Since(began))
+	if err != nil {
+		call.failed.Add(1)
+	}
 	return err
 }
 

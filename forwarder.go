@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -351,8 +352,30 @@ type ForwarderStats struct {
 	// get.
 	DroppedLate       uint64
 	DroppedNoKeyframe uint64
-	// Lag is how many messages are waiting to be sent.
-	Lag uint64
+	// Lost counts failed attempts and lost connections, by Op of their error.
+	Lost map[Op]uint64
+
+	// Rates of the last 5 seconds; 0 without a connection.
+	Bitrate     float64 // bits a second
+	MessageRate float64 // messages a second
+	FrameRate   float64 // video frames a second
+
+	// Lag is how many messages are waiting to be sent. LagBytes is their size,
+	// LagMedia the time from the first to the last of them by their timestamps, and
+	// LagAge the time since the first of them arrived.
+	Lag      uint64
+	LagBytes int
+	LagMedia time.Duration
+	LagAge   time.Duration
+	// Unacked is how many bytes were sent that the destination has not acknowledged,
+	// and RTT the round-trip time (TCP_INFO of Linux); 0 where the system does not
+	// tell.
+	Unacked int
+	RTT     time.Duration
+	// FirstKeyframe is how long after its answer to publish the destination was sent
+	// the first video; 0 if it was not yet.
+	FirstKeyframe time.Duration
+
 	// LastErr is why the last attempt ended, a *DestinationError; nil if none
 	// has failed.
 	LastErr error
@@ -369,27 +392,43 @@ func (f *Forwarder) Stats() ForwarderStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t, l := f.to.Load(), f.now.link
-	st := f.total
+	st := f.countersLocked()
 	st.State, st.Since, st.LastErr = f.state, f.since, f.lastErr
 	st.Warning = t.Endpoint.Warning()
 	if err := t.untakenBy(l); err != nil && st.Warning == "" {
 		st.Warning = err.Error()
 	}
 	st.NextAttempt = f.attempt
-	for _, r := range f.runs {
-		if r.began && r.link != nil {
-			st.add(r.link.Out.Stats())
-		}
-	}
 	if l != nil {
 		o := l.Out.Stats()
-		st.Lag = o.Lag
+		st.Bitrate, st.MessageRate, st.FrameRate = 8*o.BytesPerSecond, o.MessagesPerSecond, o.PicturesPerSecond
+		st.Lag, st.LagBytes, st.LagMedia, st.LagAge = o.Lag.Messages, o.Lag.Bytes, o.Lag.Media, o.Lag.Age
+		st.Unacked, st.RTT = l.Out.Path()
+		st.FirstKeyframe = o.FirstPicture
 		if o.Blind && st.Warning == "" {
 			st.Warning = noKeyframe
 		}
 	}
 	if f.state.publishes() && f.Ending() {
 		st.State = StateDraining
+	}
+	return st
+}
+
+// counters is Stats with nothing but the counters.
+func (f *Forwarder) counters() ForwarderStats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.countersLocked()
+}
+
+func (f *Forwarder) countersLocked() ForwarderStats {
+	st := f.total
+	st.Lost = maps.Clone(st.Lost)
+	for _, r := range f.runs {
+		if r.began && r.link != nil {
+			st.add(r.link.Out.Stats())
+		}
 	}
 	return st
 }

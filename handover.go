@@ -265,6 +265,10 @@ func (f *Forwarder) failed(r *run, err *DestinationError) (sent time.Duration, g
 		return 0, false
 	}
 	f.lastErr = err
+	if f.total.Lost == nil {
+		f.total.Lost = make(map[Op]uint64)
+	}
+	f.total.Lost[err.Op]++
 	if !f.state.publishes() {
 		return -1, true
 	}

@@ -125,6 +125,9 @@ func (s *Source) addLocked(frame *chunk.Frame, wrap bool, now int64) (changed bo
 	m := s.log.Append(frame, wrap, now)
 	s.messages.Add(1)
 	s.bytes.Add(uint64(frame.Len()))
+	if s.rate.Due(now) {
+		s.rate.Note(now, s.counts())
+	}
 	if frame.Type != chunk.TypeData {
 		s.last.note(frame.Time, now)
 	}

@@ -79,6 +79,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 		c.player.req, c.player.onStop = req, f
 	}
 	c.mayLeave = true
+	c.srv.plays++
 	c.srv.enterLocked(c.player)
 	c.srv.mu.Unlock()
 	c.out.SetPlayer()

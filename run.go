@@ -150,6 +150,7 @@ func (r *run) begins(op upstream.Op) {
 
 // prepare sets how a connection is written to.
 func (r *run) prepare(out *fanout.Sender) {
+	out.Measure()
 	out.OnStall(stalledAfter, r.f.stallChanged)
 	if own := r.to.dst.MergeWindow; own != 0 {
 		out.SetWindow(max(own, 0), max(r.f.src.vhost.MergeWindow, 0))

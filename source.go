@@ -58,6 +58,11 @@ type Source struct {
 	resolver    DestinationResolver
 	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
+	left     Totals         // of forwarders that have ended
+	formatOf *gop.HeaderSet // that formatIs was read from
+	formatIs Format
+
+	rate                          fanout.Rate
 	messages, bytes, codecChanges atomic.Uint64
 	tellsChange                   atomic.Bool // a goroutine is in tellChanges,
 	toldChanges                   uint64      // which owns this
@@ -79,6 +84,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.group = fanout.NewGroup(src.log, s.pool)
 	src.log.SetBudget(src.memory)
+	src.rate.Note(fanout.Clock(), fanout.Counts{})
 	return src
 }
 
@@ -183,8 +189,10 @@ func (s *Source) checkPlaceLocked(t *target, f *Forwarder) error {
 // remove takes out a forwarder that has ended.
 func (s *Source) remove(f *Forwarder) {
 	s.srv.removePush(f)
+	st := f.counters()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.left.add(&st)
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
 }
 
@@ -514,6 +522,7 @@ func (s *Source) finish() {
 		p.tell()
 	}
 	s.forget()
+	s.srv.keepCounts(s)
 	if s.log.Ended() {
 		s.srv.log.Info("unpublish", "source", s.req.logName(),
 			"after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())

@@ -3,17 +3,47 @@ package forward
 import (
 	"maps"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/amf"
+	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/flv"
+	"github.com/rtmp-forward/forward/internal/gop"
+	"github.com/rtmp-forward/forward/internal/joy"
 )
 
-// ServerStats is a snapshot of a Server. Counters only grow.
+// ServerStats is a snapshot of a Server. Counters only grow; those of streams include
+// the streams that have ended.
 type ServerStats struct {
 	Connections  int // of clients
 	Streams      int // live, or about to be
 	Destinations int // of all streams
+	Players      int // clients that play, or wait for a publisher
 	// Buffered is how many bytes of Config.MemoryBudget are in use: by all
 	// Servers that share it, where it is the process's.
 	Buffered int
+
+	Publishes uint64 // streams that went live
+	Plays     uint64 // plays that were accepted
+	// ReceivedBytes and ReceivedMessages count audio, video and data messages of
+	// publishers, as SourceStats.Bytes does.
+	ReceivedBytes    uint64
+	ReceivedMessages uint64
+	Sent             Totals // of all streams
+
+	// Latency is the time from the arrival of a message until a receiver's
+	// connection has taken it, once for each write. It includes the merge window.
+	Latency Durations
+	// FirstKeyframe is the time from a destination's answer to publish until the first
+	// video was sent.
+	FirstKeyframe Durations
+	// Calls counts the calls of the host's code by its name in Hooks or Config:
+	// "OnPublish", "Resolver" and so on.
+	Calls map[string]CallStats
 
 	// Refused counts the connects, publishes and plays that were refused by
 	// a hook, by PublishAuth or by a Resolver (ErrRefused). The answer to
@@ -24,17 +54,162 @@ type ServerStats struct {
 	RefusedFrom map[netip.Addr]uint64
 }
 
-// Stats returns a snapshot.
-func (s *Server) Stats() ServerStats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return ServerStats{
-		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Load().Used(),
-		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
+// Totals counts what was sent. The counters include destinations and players that have
+// left.
+type Totals struct {
+	// Bytes and Messages count media, to destinations and to players.
+	Bytes    uint64
+	Messages uint64
+	// Connects, Accepted, DroppedLate, DroppedNoKeyframe and Lost are the sums of the
+	// same counters in ForwarderStats.
+	Connects          uint64
+	Accepted          uint64
+	DroppedLate       uint64
+	DroppedNoKeyframe uint64
+	Lost              map[Op]uint64
+}
+
+// add adds what a destination has.
+func (t *Totals) add(st *ForwarderStats) {
+	t.Connects += st.Connects
+	t.Accepted += st.Accepted
+	t.DroppedLate += st.DroppedLate
+	t.DroppedNoKeyframe += st.DroppedNoKeyframe
+	t.addLost(st.Lost)
+}
+
+func (t *Totals) addLost(lost map[Op]uint64) {
+	for op, n := range lost {
+		if t.Lost == nil {
+			t.Lost = make(map[Op]uint64)
+		}
+		t.Lost[op] += n
 	}
 }
 
-// SourceStats is a snapshot of a Source. Counters only grow.
+// addAll adds the totals of a stream.
+func (t *Totals) addAll(o Totals) {
+	t.Bytes += o.Bytes
+	t.Messages += o.Messages
+	t.Connects += o.Connects
+	t.Accepted += o.Accepted
+	t.DroppedLate += o.DroppedLate
+	t.DroppedNoKeyframe += o.DroppedNoKeyframe
+	t.addLost(o.Lost)
+}
+
+// CallStats counts the calls of a hook.
+type CallStats struct {
+	Durations
+	Failed uint64 // that returned an error, or panicked
+}
+
+// Durations is a histogram.
+type Durations struct {
+	Count   uint64        // of all durations
+	Sum     time.Duration // of all durations
+	Buckets []Bucket      // in ascending order
+}
+
+// Bucket is a bucket of Durations.
+type Bucket struct {
+	UpTo  time.Duration // the longest that it counts
+	Count uint64        // those of the buckets before it included
+}
+
+func durations(h *fanout.Histogram) Durations {
+	counts, sum := h.Read()
+	d := Durations{Sum: sum, Buckets: make([]Bucket, len(fanout.Bounds))}
+	for i, n := range counts {
+		d.Count += n
+		if i < len(d.Buckets) {
+			d.Buckets[i] = Bucket{fanout.Bounds[i], d.Count}
+		}
+	}
+	return d
+}
+
+// calls counts the calls of the host's code.
+type calls struct {
+	mu   sync.Mutex
+	what map[string]*call
+}
+
+type call struct {
+	took   fanout.Histogram
+	failed atomic.Uint64
+}
+
+// of returns the counters of one hook.
+func (c *calls) of(what string) *call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.what == nil {
+		c.what = make(map[string]*call)
+	}
+	if c.what[what] == nil {
+		c.what[what] = new(call)
+	}
+	return c.what[what]
+}
+
+func (c *calls) stats() map[string]CallStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]CallStats, len(c.what))
+	for name, n := range c.what {
+		out[name] = CallStats{durations(&n.took), n.failed.Load()}
+	}
+	return out
+}
+
+// ended is the counters of streams that have ended.
+type ended struct {
+	bytes, messages uint64
+	sent            Totals
+}
+
+// Stats returns a snapshot.
+func (s *Server) Stats() ServerStats {
+	s.mu.Lock()
+	st := ServerStats{
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Load().Used(),
+		Publishes: s.publishes, Plays: s.plays,
+		ReceivedBytes: s.ended.bytes, ReceivedMessages: s.ended.messages,
+		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
+	}
+	st.Sent.addAll(s.ended.sent)
+	for _, a := range s.audiences {
+		st.Players += a.players
+	}
+	known := slices.Collect(maps.Keys(s.known))
+	s.mu.Unlock()
+	for _, src := range known {
+		st.ReceivedBytes += src.bytes.Load()
+		st.ReceivedMessages += src.messages.Load()
+		st.Sent.addAll(src.totals())
+	}
+	st.Latency, st.FirstKeyframe = durations(&s.pool.Latency), durations(&s.pool.FirstPicture)
+	st.Calls = s.calls.stats()
+	return st
+}
+
+// keepCounts keeps the counters of src, which has ended.
+func (s *Server) keepCounts(src *Source) {
+	sent := src.totals()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.known[src]; !ok {
+		return
+	}
+	delete(s.known, src)
+	s.ended.bytes += src.bytes.Load()
+	s.ended.messages += src.messages.Load()
+	s.ended.sent.addAll(sent)
+}
+
+// SourceStats is a snapshot of a Source. Counters only grow. Rates are those of the last
+// 5 seconds.
 type SourceStats struct {
 	// Since is when the stream began.
 	Since time.Time
@@ -42,6 +217,20 @@ type SourceStats struct {
 	// include their framing.
 	Bytes    uint64
 	Messages uint64
+	// Frames and Keyframes count coded pictures, of several video tracks those of the
+	// main one.
+	Frames    uint64
+	Keyframes uint64
+
+	Bitrate     float64 // bits a second
+	MessageRate float64 // messages a second
+	FrameRate   float64 // frames a second
+
+	// GOP is the media time between the last two keyframes, and GOPFrames how many
+	// frames came in it; 0 until there are two.
+	GOP       time.Duration
+	GOPFrames int
+
 	// VideoCodec and AudioCodec are FourCCs, such as avc1 and mp4a; empty while none
 	// is known.
 	VideoCodec string
@@ -49,24 +238,129 @@ type SourceStats struct {
 	// CodecChanges counts how often a sequence header has been replaced by
 	// another; see Hooks.OnCodecChange.
 	CodecChanges uint64
+	// Format is what the sequence headers tell, else the metadata.
+	Format Format
+
+	Players int    // among the receivers now
+	Sent    Totals // to all receivers
+
 	// LogMessages and LogBytes are the size of the log that is kept for receivers
 	// that lag and for new ones.
 	LogMessages int
 	LogBytes    int
 }
 
+// Format is what is known of a stream's pictures and sound. What is not known is zero.
+type Format struct {
+	Width, Height int    // in pixels
+	Profile       string // of H.264, such as "High"
+	SampleRate    int    // in Hz
+	Channels      int    // of sound
+}
+
 // Stats returns a snapshot.
 func (s *Source) Stats() SourceStats {
-	st := SourceStats{Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecChanges.Load()}
-	info := s.log.Info()
+	st := SourceStats{
+		Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecChanges.Load(),
+		Players: s.group.Players(), Sent: s.totals(), Format: s.format(),
+	}
+	info, pictures := s.log.Info(), s.log.Pictures()
 	if info.Video != 0 {
 		st.VideoCodec = info.Video.String()
 	}
 	if info.Audio != 0 {
 		st.AudioCodec = info.Audio.String()
 	}
+	st.Frames, st.Keyframes, st.GOP, st.GOPFrames = pictures.Frames, pictures.Keyframes, pictures.GOP, pictures.GOPFrames
+	st.Bitrate, st.MessageRate, st.FrameRate = s.rate.PerSecond(fanout.Clock(), s.counts())
+	st.Bitrate *= 8
 	st.LogMessages, st.LogBytes = s.log.Len()
 	return st
+}
+
+// counts are the counters that have rates.
+func (s *Source) counts() fanout.Counts {
+	return fanout.Counts{Bytes: s.bytes.Load(), Messages: s.messages.Load(), Frames: s.log.Pictures().Frames}
+}
+
+// totals is what has been sent.
+func (s *Source) totals() Totals {
+	var t Totals
+	s.mu.Lock()
+	t.addAll(s.left)
+	forwarders := slices.Clone(s.forwarders)
+	s.mu.Unlock()
+	for _, f := range forwarders {
+		st := f.counters()
+		t.add(&st)
+	}
+	t.Bytes, t.Messages = s.group.Sent()
+	return t
+}
+
+// format reads the sequence headers, once while they stay the same.
+func (s *Source) format() Format {
+	set := s.log.Headers()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if set != s.formatOf {
+		s.formatOf, s.formatIs = set, formatOf(set)
+	}
+	return s.formatIs
+}
+
+func formatOf(set *gop.HeaderSet) (f Format) {
+	set.All(func(typ uint8, payload []byte) {
+		if typ == chunk.TypeData {
+			f = metadataFormat(payload)
+		}
+	})
+	set.All(func(typ uint8, payload []byte) {
+		st, err := joy.ParseStatistics(typ, payload)
+		switch {
+		case err != nil:
+		case st.Width > 0:
+			f.Width, f.Height, f.Profile = st.Width, st.Height, st.Profile
+		case st.SampleRate > 0:
+			f.SampleRate, f.Channels = st.SampleRate, st.Channels
+		}
+	})
+	return f
+}
+
+const (
+	// maxMetadataNumber bounds what metadata may say of a size or a rate.
+	maxMetadataNumber = 1 << 20
+	// maxChannels bounds it for channels.
+	maxChannels = 255
+)
+
+// metadataFormat is what onMetaData says (FLV, E.5).
+func metadataFormat(payload []byte) (f Format) {
+	values, err := amf.DecodeAll(payload[flv.Data(payload, false).Payload:], amf.Limits{})
+	if err != nil || len(values) < 2 {
+		return Format{}
+	}
+	o, ok := amf.AsObject(values[1])
+	if !ok {
+		return Format{}
+	}
+	number := func(key string, most float64) int {
+		n, _ := o.GetNumber(key)
+		if !(n >= 1 && n <= most) {
+			return 0
+		}
+		return int(n)
+	}
+	f.Width, f.Height = number("width", maxMetadataNumber), number("height", maxMetadataNumber)
+	f.SampleRate, f.Channels = number("audiosamplerate", maxMetadataNumber), number("audiochannels", maxChannels)
+	if stereo, ok := o.Get("stereo"); ok && f.Channels == 0 {
+		f.Channels = 1
+		if stereo == true {
+			f.Channels = 2
+		}
+	}
+	return f
 }
 
 // noKeyframe is the Warning of a destination that began without one.

@@ -67,7 +67,9 @@ func (s *Sender) catchUp() {
 			n, err := s.wait(iov, batch, q.limit, w)
 			now := Clock()
 			if n > 0 {
-				s.sent(batch, iov, n, now)
+				w.now = now
+				s.sent(batch, iov, n, now, w)
+				w.flush()
 				s.goesOn()
 				s.look(&q, now)
 			}

@@ -236,11 +236,11 @@ func TestSlowReceiverGoesOnAtAKeyframe(t *testing.T) {
 		g.Wake()
 		// The fast one is given the time to keep up; that the slow one does
 		// not read must not matter to it.
-		for fast.Stats().Lag > 20 {
+		for fast.Stats().Lag.Messages > 20 {
 			runtime.Gosched()
 		}
 	}
-	require.Positive(t, slow.Stats().Lag)
+	require.Positive(t, slow.Stats().Lag.Messages)
 	close(gate)
 	s.log.End()
 	g.End()
@@ -325,7 +325,7 @@ func TestBusyPoolLeavesNobodyOut(t *testing.T) {
 		g.Wake()
 		synctest.Wait()
 		for i, snd := range senders {
-			require.Zero(t, snd.Stats().Lag, i)
+			require.Zero(t, snd.Stats().Lag.Messages, i)
 			snd.Close()
 			snd.Wait()
 		}

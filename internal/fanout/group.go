@@ -28,6 +28,9 @@ type Group struct {
 	armed  atomic.Bool
 	timer  *time.Timer // guarded by mu
 
+	bytes, messages atomic.Uint64 // sent to all receivers, also those that have left
+	players         atomic.Int64
+
 	metering sync.Mutex
 	meter    flow.Meter // guarded by metering
 	presses  *Sender    // what a publisher has waited for last; guarded by metering
@@ -66,6 +69,10 @@ func (g *Group) Prepare(s *Sender, o gop.Options, end func() (control []byte, sh
 func (g *Group) add(s *Sender) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	s.group.Store(g)
+	if s.player {
+		g.players.Add(1)
+	}
 	if s.early {
 		early := append(slices.Clone(*g.early.Load()), s)
 		g.early.Store(&early)
@@ -125,16 +132,20 @@ func (g *Group) settle() {
 func (g *Group) remove(s *Sender) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s.early {
-		without(&g.early, s)
-		return
-	}
+	found := s.early && without(&g.early, s)
 	for _, sh := range *g.shards.Load() {
-		if without(&sh.senders, s) {
-			return
-		}
+		found = found || without(&sh.senders, s)
+	}
+	if found && s.player {
+		g.players.Add(-1)
 	}
 }
+
+// Sent is what all receivers were sent, including those that have left.
+func (g *Group) Sent() (bytes, messages uint64) { return g.bytes.Load(), g.messages.Load() }
+
+// Players is how many receivers are players.
+func (g *Group) Players() int { return int(g.players.Load()) }
 
 // without takes s out of a list that others read.
 func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
@@ -316,6 +327,10 @@ func (g *Group) keeping(now int64) (bytes int, cut func()) {
 // Pool is the goroutines that help to walk large groups: one for each CPU but
 // one, started when first needed.
 type Pool struct {
+	// Latency is the time from the arrival of a message until the connection of a
+	// receiver has taken it. FirstPicture is that of the Senders with Measure.
+	Latency, FirstPicture Histogram
+
 	mu      sync.Mutex
 	work    chan *shard
 	started atomic.Bool

@@ -132,7 +132,7 @@ func TestSlowLinksLive(t *testing.T) {
 					time.Sleep(time.Duration(row.message) * time.Second / time.Duration(l.rate) * 11 / 10)
 					synctest.Wait()
 					require.NoError(t, snd.Err())
-					require.Zero(t, snd.Stats().Lag)
+					require.Zero(t, snd.Stats().Lag.Messages)
 					require.Equal(t, slices.Concat(s.log.Get(1).Frame.Bytes()), l.got.Bytes())
 				} else {
 					for snd.Err() == nil {

@@ -106,9 +106,11 @@ type Sender struct {
 	onStall    func()
 	stall      *time.Timer
 	stalls     *atomic.Pointer[Sender] // stall's; a timer that was stopped may be kept
+	measure    *measure                // nil without Measure
 	closes     func()                  // what closes conn where that may wait
 
 	current atomic.Pointer[attachment] // active, or what is to become it
+	group   atomic.Pointer[Group]      // of the last log
 }
 
 // attachment is a log that a Sender sends.
@@ -222,6 +224,9 @@ func (s *Sender) prepare(l *gop.Log, o gop.Options, end func() (control []byte, 
 	o.Skipped = &s.skipped
 	a := &attachment{log: l, push: o.Push, end: end, flow: flow.Receiver{Player: s.player}}
 	l.Start(&a.cursor, o)
+	if s.measure != nil {
+		s.measure.begins(Clock())
+	}
 	s.mu.Lock()
 	s.attach = a
 	s.asked.Store(true)
@@ -355,7 +360,7 @@ func (s *Sender) run(w *walk) {
 				s.fail(err)
 				break
 			}
-			full = s.sent(batch, iov, n, w.now)
+			full = s.sent(batch, iov, n, w.now, w)
 		}
 		if full {
 			s.state.Store(parked)
@@ -475,7 +480,7 @@ func (s *Sender) takeOver() (shutdown bool) {
 
 // sent notes that n bytes of iov were taken. It reports whether the socket is
 // full.
-func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64) (full bool) {
+func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64, w *walk) (full bool) {
 	total := 0
 	for _, p := range iov {
 		total += len(p)
@@ -486,22 +491,33 @@ func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64) (full bo
 	if s.records != nil {
 		s.taken += n
 	} else {
-		s.passed(batch, n)
+		s.passed(batch, n, now, w)
 	}
 	return n < total
 }
 
 // passed notes that n bytes of plain's are on their way: of batch, where it is not
 // nil.
-func (s *Sender) passed(batch *gop.Batch, n int) {
+func (s *Sender) passed(batch *gop.Batch, n int, now int64, w *walk) {
 	s.bytes.Add(uint64(n))
 	switch {
 	case s.rest != nil:
 		s.rest = dropFirst(s.rest, n)
-	case batch != nil:
-		var messages int
-		messages, s.rest = batch.Sent(&s.active.cursor, n)
+		w.count(s.group.Load(), n, 0, 0, 0)
+	case batch != nil && n > 0:
+		late := time.Duration(now - batch.Arrived())
+		samples := 1
+		if s.active.cursor.Begins() {
+			samples = 0 // it was kept to begin with
+		}
+		var messages, pictures int
+		messages, pictures, s.rest = batch.Sent(&s.active.cursor, n)
 		s.messages.Add(uint64(messages))
+		w.count(s.group.Load(), n, messages, samples, late)
+		if m := s.measure; m != nil {
+			m.note(s, pictures, now)
+		}
+	case batch != nil:
 	default:
 		if s.out = s.out[n:]; len(s.out) == 0 {
 			s.out = nil

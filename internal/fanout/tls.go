@@ -131,7 +131,7 @@ func (s *Sender) seal(w *walk, limit int) []byte {
 				s.fail(err)
 				return nil
 			}
-			s.passed(batch, len(p))
+			s.passed(batch, len(p), w.now, w)
 		case s.records.empty(): // no close_notify either
 			return nil
 		}

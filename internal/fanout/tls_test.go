@@ -73,7 +73,7 @@ func TestTLS(t *testing.T) {
 				s.frame(size)
 				g.Wake()
 			}
-			require.Positive(t, snd.Stats().Lag, "what is sealed is bounded")
+			require.Positive(t, snd.Stats().Lag.Messages, "what is sealed is bounded")
 			close(written)
 			s.log.End()
 			g.End()

@@ -3,6 +3,7 @@ package fanout
 import (
 	"net"
 	"sync"
+	"time"
 
 	"github.com/rtmp-forward/forward/internal/gop"
 )
@@ -18,7 +19,53 @@ type walk struct {
 	sealed     []byte // space for records
 	scratch    ioScratch
 	now        int64 // on Clock, when the walk began
+	tally      tally
 }
+
+// tally is what a walk has sent since it told the group, which costs more than
+// counting here.
+type tally struct {
+	group           *Group
+	bytes, messages int
+	bucket, samples int
+	late            time.Duration // of all samples
+}
+
+// count counts n bytes and a number of messages that a receiver of g was sent. If
+// samples is 1, the first of them arrived that much earlier.
+func (w *walk) count(g *Group, n, messages, samples int, late time.Duration) {
+	t := &w.tally
+	at := t.bucket
+	if samples > 0 {
+		at = bucket(late)
+	}
+	if t.group != g || t.bucket != at {
+		w.flush()
+		t.group, t.bucket = g, at
+	}
+	t.bytes += n
+	t.messages += messages
+	if samples > 0 {
+		t.samples++
+		t.late += late
+	}
+}
+
+// flush tells the group what was counted.
+func (w *walk) flush() {
+	t := &w.tally
+	if g := t.group; g != nil {
+		g.bytes.Add(uint64(t.bytes))
+		g.messages.Add(uint64(t.messages))
+		if t.samples > 0 {
+			g.pool.Latency.add(t.bucket, uint64(t.samples), t.late)
+		}
+	}
+	w.tally = tally{}
+}
+
+// clockEvery is after how many senders a walk looks at the clock again.
+const clockEvery = 32
 
 var walks = sync.Pool{New: func() any { return new(walk) }}
 
@@ -37,7 +84,10 @@ func (w *walk) batch(push bool) *gop.Batch {
 
 // walk has senders send what there is.
 func (w *walk) walk(senders []*Sender) {
-	for _, s := range senders {
+	for i, s := range senders {
+		if i%clockEvery == clockEvery-1 {
+			w.now = Clock()
+		}
 		if !s.holds() {
 			s.kick(w)
 		}
@@ -46,6 +96,7 @@ func (w *walk) walk(senders []*Sender) {
 
 // put gives the walk back, holding on to nothing.
 func (w *walk) put() {
+	w.flush()
 	w.play.Reset()
 	w.push.Reset()
 	w.one[0], w.joined = nil, nil

@@ -327,6 +327,8 @@ type mark struct {
 	// whether the cursor still waits for a keyframe after it.
 	skipped uint64
 	needKey bool
+	// pictures is how many pictures there are up to and with it.
+	pictures int
 }
 
 // joins reports whether m directly follows the mark's message in memory, which has been
@@ -352,7 +354,7 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	if c.skip(head); c.next.Load() != from {
 		plain, from, head = false, c.next.Load(), c.log.head.Load()
 	}
-	f := filler{b, c, c.preface, c.needKey, 0}
+	f := filler{Batch: b, c: c, preface: c.preface, needKey: c.needKey}
 	for seq := from; seq < head && b.bytes < limit; seq++ {
 		m := c.log.Get(seq)
 		if m == nil {
@@ -381,6 +383,7 @@ type filler struct {
 	c                *Cursor
 	preface, needKey bool
 	skipped          uint64
+	pictures         int
 }
 
 func (f *filler) add(m *Message) {
@@ -429,7 +432,10 @@ func (f *filler) add(m *Message) {
 		f.iov = append(f.iov, m.Frame.Bytes())
 		f.added(n)
 	}
-	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey})
+	if m.Picture {
+		f.pictures++
+	}
+	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey, f.pictures})
 }
 
 // time is the time that m goes out with to a cursor with times of its own.
@@ -467,15 +473,19 @@ func (b *Batch) Filling() uint64 { return b.filling }
 // position.
 func (b *Batch) IOV() [][]byte { return b.iov }
 
+// Arrived is when the first message of a batch that is not empty arrived, in
+// nanoseconds of the clock of Append.
+func (b *Batch) Arrived() int64 { return b.marks[0].m.arrived }
+
 // Len is the number of bytes to be sent.
 func (b *Batch) Len() int { return b.bytes }
 
 // Sent moves c on after n bytes of the batch were sent. A message sent in
 // part counts as sent: rest, its other bytes, must go out before anything
-// else. It returns the number of messages.
-func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
+// else. It returns the number of messages, and of pictures among them.
+func (b *Batch) Sent(c *Cursor, n int) (messages, pictures int, rest [][]byte) {
 	if n == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	i := len(b.marks) - 1
 	for i > 0 && b.marks[i-1].end >= n {
@@ -492,7 +502,7 @@ func (b *Batch) Sent(c *Cursor, n int) (messages int, rest [][]byte) {
 		rest = cut(b.iov, n, last.end)
 		b.scratch = nil // rest may lie in it, too
 	}
-	return i + 1, rest
+	return i + 1, last.pictures, rest
 }
 
 // cut returns bytes from to to of iov, in slices of its own.

@@ -76,7 +76,7 @@ func TestBatch_SentInPart(t *testing.T) {
 						}
 						before, ends := c.Next(), ends(&b)
 						sent := bytes.Join(b.IOV(), nil)[:n]
-						messages, rest := b.Sent(c, n)
+						messages, _, rest := b.Sent(c, n)
 						require.Equal(t, begun(ends, n), messages, "%d bytes of %v", n, ends)
 						require.EqualValues(t, messages, c.Next()-before)
 						// The rest must outlive the batch.
@@ -122,7 +122,7 @@ func TestBatch_SentByteByByte(t *testing.T) {
 				break
 			}
 			got = append(got, bytes.Join(b.IOV(), nil)[0])
-			_, rest := b.Sent(c, 1)
+			_, _, rest := b.Sent(c, 1)
 			got = append(got, bytes.Join(rest, nil)...)
 		}
 		require.Equal(t, want, got)
@@ -324,7 +324,7 @@ func TestBatch_NothingSent(t *testing.T) {
 	var b Batch
 	for range 3 {
 		b.Fill(c, 1<<20)
-		messages, rest := b.Sent(c, 0)
+		messages, _, rest := b.Sent(c, 0)
 		require.Zero(t, messages)
 		require.Nil(t, rest)
 	}

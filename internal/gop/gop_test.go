@@ -141,7 +141,7 @@ func drain(t testing.TB, c *Cursor, limit int) []byte {
 		}
 		sent := bytes.Join(b.IOV(), nil)
 		require.Len(t, sent, b.Len())
-		n, rest := b.Sent(c, b.Len())
+		n, _, rest := b.Sent(c, b.Len())
 		require.Positive(t, n)
 		require.Nil(t, rest)
 		out = append(out, sent...)

@@ -20,7 +20,7 @@ func all(r *rand.Rand, c *Cursor) (seqs []uint64) {
 			return seqs
 		}
 		marks := append([]mark(nil), b.marks...)
-		n, _ := b.Sent(c, 1+r.IntN(b.Len()))
+		n, _, _ := b.Sent(c, 1+r.IntN(b.Len()))
 		for _, m := range marks[:n] {
 			seqs = append(seqs, m.m.Seq)
 		}

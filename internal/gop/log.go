@@ -29,6 +29,8 @@ type Message struct {
 	Inter bool
 	// Media: the message holds coded media.
 	Media bool
+	// Picture: coded media of the main video track.
+	Picture bool
 	// Metadata: onMetaData.
 	Metadata bool
 	// Clear: @clearDataFrame, which is for servers: where metadata goes out
@@ -86,6 +88,8 @@ type Log struct {
 	key   atomic.Pointer[Message]
 	video atomic.Bool // video has been seen
 	ended atomic.Bool
+
+	pictures pictures
 
 	budget   *Budget      // nil: not counted
 	charged  atomic.Int64 // bytes counted there
@@ -267,6 +271,7 @@ func (l *Log) Restart() {
 		l.was = l.set
 	}
 	l.track, l.info = 255, Info{}
+	l.pictures.open = 0
 	l.inForce(nil)
 	l.stats.Store(nil)
 	l.video.Store(false)
@@ -356,6 +361,9 @@ func (l *Log) classify(m *Message) (media bool) {
 		l.outlive(m.Type, t)
 		l.note(&l.info.Video, t)
 		media = t.Frames
+		if m.Picture = media && !t.SequenceHeader && t.Track == l.track; m.Picture {
+			l.pictures.note(m.Keyframe, m.Time)
+		}
 	case chunk.TypeAudio:
 		t := flv.Audio(body)
 		if m.Frame.Length > len(body) && (t.Multitrack || t.SequenceHeader || t.Config) {

@@ -242,7 +242,7 @@ func TestLog_Concurrent(t *testing.T) {
 					for _, mark := range b.marks {
 						s.message(mark.m)
 					}
-					if n, rest := b.Sent(c, b.Len()); n != len(b.marks) || rest != nil {
+					if n, _, rest := b.Sent(c, b.Len()); n != len(b.marks) || rest != nil {
 						t.Errorf("%d of %d messages sent, %d slices left", n, len(b.marks), len(rest))
 					}
 				}

@@ -89,7 +89,7 @@ func TestTimes_SentInPart(t *testing.T) {
 							break
 						}
 						sent := bytes.Join(b.IOV(), nil)[:n]
-						_, rest := b.Sent(c, n)
+						_, _, rest := b.Sent(c, n)
 						b.Fill(f.startWith(layouts[4], false), 1<<20)
 						got := append(sent, bytes.Join(rest, nil)...)
 						require.Equal(t, want, append(got, drain(t, c, 1<<20)...), "%d bytes, limit %d", n, limit)

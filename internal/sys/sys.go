@@ -47,6 +47,14 @@ func Outstanding(c net.Conn) int {
 	return 0
 }
 
+// RTT is the round-trip time that the system has measured, 0 if it does not tell.
+func RTT(c net.Conn) time.Duration {
+	if tcp := tcpOf(c); tcp != nil {
+		return rtt(tcp)
+	}
+	return 0
+}
+
 // RawConn returns the file descriptor of a plain TCP connection, which can be read and
 // written without blocking. It is nil if c is another kind of connection.
 func RawConn(c net.Conn) syscall.RawConn {

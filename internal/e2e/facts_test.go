@@ -1,0 +1,147 @@
+package e2e
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/forwardtest"
+)
+
+// forwards resolves to URLs.
+func forwards(urls ...string) forward.DestinationResolver { return forward.MustStatic(urls...) }
+
+// The statistics say what comes in and what goes out, how far a destination lags, and
+// what its stream is; the counters stay when it has ended.
+func TestStats(t *testing.T) {
+	cfg := forward.Config{MergeWindow: -1, MaxLatency: time.Minute, WriteTimeout: time.Minute, Resolver: forwards("rtmp://a/live/x", "rtmp://b/live/y")}
+	inBubble(t, cfg, func(b *bubble) {
+		b.Destination("a:1935")
+		b.Destination("b:1935", forwardtest.Script{At: map[int]func(*forwardtest.Session){
+			500: func(s *forwardtest.Session) { time.Sleep(4 * time.Second) },
+		}})
+		player := make(chan *forwardtest.Player, 1)
+		go func() { player <- b.Play("live/s") }()
+		synctest.Wait()
+		require.Equal(t, 1, b.Server.Stats().Players)
+
+		p := b.Publish("live/s")
+		sent := make(chan error, 1)
+		go func() { sent <- p.Send(b.Ctx, forwardtest.Media{}.Messages(20*time.Second), 1) }()
+		time.Sleep(9990 * time.Millisecond)
+		synctest.Wait()
+		src := b.Server.Source("live/s")
+		st := src.Stats()
+		require.Equal(t, forward.Format{Width: 320, Height: 180, Profile: "High", SampleRate: 48000, Channels: 1}, st.Format)
+		require.InDelta(t, 25, st.FrameRate, 0.5)
+		require.InDelta(t, 72, st.MessageRate, 1)
+		require.InDelta(t, 564_000, st.Bitrate, 60_000)
+		require.EqualValues(t, 250, st.Frames)
+		require.EqualValues(t, 5, st.Keyframes)
+		require.Equal(t, 2*time.Second, st.GOP)
+		require.Equal(t, 50, st.GOPFrames)
+		require.Equal(t, 1, st.Players)
+
+		byURL := map[string]forward.ForwarderStats{}
+		for _, f := range src.Forwarders() {
+			byURL[f.Destination().URL[:len("rtmp://a")]] = f.Stats()
+		}
+		a, lagging := byURL["rtmp://a"], byURL["rtmp://b"]
+		require.InDelta(t, 25, a.FrameRate, 0.5)
+		require.InDelta(t, st.Bitrate, a.Bitrate, 10_000)
+		require.Zero(t, a.Lag)
+		require.Zero(t, a.LagAge)
+		require.Less(t, a.FirstKeyframe, 100*time.Millisecond)
+		require.NotZero(t, a.FirstKeyframe)
+		require.NotZero(t, lagging.Lag)
+		require.InDelta(t, lagging.LagAge, lagging.LagMedia, float64(50*time.Millisecond))
+		require.Greater(t, lagging.LagAge, time.Second)
+		require.Greater(t, lagging.LagBytes, 10_000)
+
+		require.NoError(t, <-sent)
+		require.NoError(t, p.Unpublish())
+		<-src.Done()
+		ended := src.Stats()
+		require.EqualValues(t, 500, ended.Frames)
+		all := b.Server.Stats()
+		require.EqualValues(t, 1, all.Publishes)
+		require.EqualValues(t, 1, all.Plays)
+		require.Equal(t, ended.Bytes, all.ReceivedBytes)
+		require.Equal(t, ended.Messages, all.ReceivedMessages)
+		require.Equal(t, ended.Sent, all.Sent)
+		require.EqualValues(t, 2, all.Sent.Accepted)
+		require.EqualValues(t, 2, all.FirstKeyframe.Count)
+		require.InDelta(t, 3*ended.Messages, all.Sent.Messages, 3*3, "of two destinations and a player, but for headers")
+		require.NotZero(t, all.Latency.Count)
+		(<-player).Close()
+		synctest.Wait()
+		require.Zero(t, b.Server.Stats().Players)
+	})
+}
+
+// Each loss counts under its cause, at the destination, its stream and its Server, also
+// after the destination has gone.
+func TestStatsOfLosses(t *testing.T) {
+	cfg := forward.Config{Backoff: forward.Backoff{Min: time.Second, Max: time.Second}}
+	inBubble(t, cfg, func(b *bubble) {
+		refuses := forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Refuse: "NetStream.Publish.BadName"}}}
+		closes := forwardtest.Script{At: map[int]func(*forwardtest.Session){20: func(s *forwardtest.Session) { s.Close() }}}
+		b.Destination("a:1935", refuses, closes, forwardtest.Script{})
+		p := b.Publish("live/s")
+		sent := make(chan error, 1)
+		go func() { sent <- p.Send(b.Ctx, forwardtest.Media{}.Messages(2*time.Minute), 1) }()
+		synctest.Wait()
+		src := b.Server.Source("live/s")
+		f, err := src.Forward(forward.Destination{URL: "rtmp://a/live/x"})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want := map[forward.Op]uint64{forward.OpPublish: 1, forward.OpRead: 1}
+		st := f.Stats()
+		require.Equal(t, forward.StatePublishing, st.State)
+		require.Equal(t, want, st.Lost)
+		require.EqualValues(t, 3, st.Connects)
+		require.EqualValues(t, 2, st.Accepted)
+		st.Lost[forward.OpRead] = 100 // the caller's
+		require.NoError(t, f.Shutdown(context.Background()))
+		require.Equal(t, want, src.Stats().Sent.Lost)
+		require.Equal(t, want, b.Server.Stats().Sent.Lost)
+		require.NoError(t, <-sent)
+		require.NoError(t, p.Unpublish())
+		<-src.Done()
+		require.Equal(t, want, b.Server.Stats().Sent.Lost)
+	})
+}
+
+// Calls of the host's code are counted by name, with what they took.
+func TestStatsOfCalls(t *testing.T) {
+	cfg := forward.Config{Hooks: forward.Hooks{
+		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			time.Sleep(3 * time.Second)
+			if req.Stream == "no" {
+				return forward.ErrRefused
+			}
+			return nil
+		},
+	}}
+	inBubble(t, cfg, func(b *bubble) {
+		b.PublishFor("live/s", forwardtest.Media{}, time.Second)
+		_, err := b.Client("live/no").Publish(b.Ctx)
+		require.Error(t, err)
+		st := b.Server.Stats().Calls["OnPublish"]
+		require.EqualValues(t, 2, st.Count)
+		require.EqualValues(t, 1, st.Failed)
+		require.Equal(t, 6*time.Second, st.Sum)
+		for _, bucket := range st.Buckets {
+			want := uint64(0)
+			if bucket.UpTo >= 3*time.Second {
+				want = 2
+			}
+			require.Equal(t, want, bucket.Count, bucket.UpTo)
+		}
+	})
+}
