@@ -192,7 +192,7 @@ func TestHandler(t *testing.T) {
 	require.Regexp(t, `^live/#[0-9a-f]{8}$`, src.Stream)
 	require.Len(t, src.Forwarders, 1)
 	require.Equal(t, "rtmp://dest/live/***", src.Forwarders[0].URL)
-	require.Equal(t, "publishing", src.Forwarders[0].State)
+	require.Equal(t, forward.StatePublishing, src.Forwarders[0].State)
 	c.must(200, "GET", source, "", &src)
 	require.Equal(t, list.Sources[0], src)
 
