@@ -202,7 +202,7 @@ func TestHandler(t *testing.T) {
 	require.Equal(t, "rtmp://dest/live/***", f.URL)
 	c.publishing(f.ID)
 	c.must(200, "GET", source+"/forwarders/"+f.ID, "", &f)
-	require.Equal(t, "publishing", f.State)
+	require.Equal(t, forward.StatePublishing, f.State)
 	d := find(c.p.Source(), f.ID).Destination()
 	require.True(t, d.NoLinkLocal)
 	require.False(t, d.Untrusted)
@@ -238,7 +238,7 @@ func TestHandler(t *testing.T) {
 	var replaced shownForwarder
 	require.NoError(t, json.Unmarshal(<-answer, &replaced))
 	require.NotEqual(t, f.ID, replaced.ID)
-	require.Equal(t, "publishing", replaced.State)
+	require.Equal(t, forward.StatePublishing, replaced.State)
 	require.Equal(t, replaced.ID, old.ID())
 
 	// Remove.
