@@ -17,10 +17,10 @@ import (
 // Update changes f's destination to d. A connection to d publishes before the old
 // one is closed, and the switch is at a keyframe: the old destination gets
 // everything before it and is told that the stream has ended, the new one gets
-// everything from there on. If f is not publishing, d gets the stream from its last
-// keyframe on, as with Source.Forward. Counters continue; ID and Destination are
-// those of d from the switch on, of which Hooks.OnForward is told with
-// StatePublishing.
+// everything from there on. If no keyframe comes within 10 s, the switch is without
+// one, and d gets the stream from its last keyframe on, as with Source.Forward; so it
+// does if f is not publishing. Counters continue; ID and Destination are those of d
+// from the switch on, of which Hooks.OnForward is told with StatePublishing.
 //
 // If the first attempt to reach d fails, or ctx or the stream ends before the
 // switch, Update returns the error and f continues unchanged. The same holds if d
@@ -172,14 +172,18 @@ func (f *Forwarder) tellOfHandover(n, old *run) {
 	n.setState(StatePublishing, nil)
 }
 
-// stopped notes that l has stopped before a message. It is false if no run waits for
-// that.
+// stopped notes that l has stopped before a message, with which another connection
+// continues. If no keyframe has come, that begins as a new receiver. It is false if no
+// run waits for that.
 func (f *Forwarder) stopped(r *run, l *upstream.Link, from uint64) bool {
 	f.mu.Lock()
 	n := f.next
 	if n == nil || f.Ending() || f.now != r || r.link != l || f.src.log.Ended() || n.link == nil && !n.after {
 		f.mu.Unlock()
 		return false
+	}
+	if !f.src.log.Begins(from) {
+		from = 0
 	}
 	if n.after {
 		r.then = &resumption{n.at, from}

@@ -103,6 +103,67 @@ func TestUpdateSwitchesAtKeyframe(t *testing.T) {
 	})
 }
 
+// A stream with intra refresh has one keyframe and no other: the switch does not wait
+// for one until the new destination closes the connection, which has no media. That
+// begins as any that comes late.
+func TestUpdateWithoutAKeyframe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		begin(t, u.p)
+		n := 0
+		inter := func(d time.Duration) {
+			for until := n + int(d/(40*time.Millisecond)); n < until; n++ {
+				require.NoError(t, u.p.WriteTag(forward.TagVideo, uint32(n*40), rtmptest.Frame(n == 0, n)))
+				time.Sleep(40 * time.Millisecond)
+			}
+			synctest.Wait()
+		}
+		inter(20 * time.Second)
+		for i := range 2 { // the second time from one that has begun like this
+			at := n
+			result := u.update(t.Context(), numbered(i+1, i+2)[0])
+			inter(9 * time.Second)
+			require.Empty(t, result, "a keyframe may come")
+			inter(2 * time.Second)
+			require.NoError(t, <-result)
+			old, _, ended := u.got.of(fmt.Sprintf("%02d", i))
+			require.True(t, ended)
+			require.Equal(t, sequence(0, len(old)), old)
+			require.InDelta(t, at+10*25, len(old), 5)
+			frames, before, _ := u.got.of(fmt.Sprintf("%02d", i+1))
+			require.Len(t, before, 2, "metadata and sequence header")
+			require.Equal(t, sequence(0, n), frames)
+		}
+	})
+}
+
+// Whoever is not replaced after all goes on where it has stopped, also without a
+// keyframe.
+func TestUpdateThatFailsWithoutAKeyframe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpdating(t)
+		begin(t, u.p)
+		inter := func(from, to int) {
+			for n := from; n < to; n++ {
+				require.NoError(t, u.p.WriteTag(forward.TagVideo, uint32(n*40), rtmptest.Frame(n == 0, n)))
+				time.Sleep(40 * time.Millisecond)
+			}
+			synctest.Wait()
+		}
+		inter(0, 25)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		result := u.update(ctx, numbered(1, 2)[0])
+		inter(25, 100)
+		cancel()
+		require.ErrorIs(t, <-result, context.Canceled)
+		inter(100, 60*25)
+		frames, _, ended := u.got.of("00")
+		require.False(t, ended)
+		require.Equal(t, sequence(0, 60*25), frames)
+	})
+}
+
 // If every frame is a keyframe, the log drops each frame with the next one.
 func TestUpdateOfIntraStreamLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

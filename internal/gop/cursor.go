@@ -22,8 +22,9 @@ type Cursor struct {
 	needKey bool       // video waits for a keyframe,
 	since   int64      // from here on; 0: from the first that waits on
 	under   int64      // see UnderWay
+	stops   int64      // when the first message came that was read with stop; 0: none
 	stop    atomic.Bool
-	stopped bool // before a keyframe, because of stop
+	stopped bool // because of stop
 
 	skipped *Skipped
 }
@@ -37,6 +38,11 @@ type Skipped struct {
 	Blind atomic.Bool
 }
 
+// maxStop is for how long, in nanoseconds, a keyframe to stop at is waited for:
+// what is to go on from there is a connection that publishes, and servers close one
+// without media after 15 or 20 s.
+const maxStop = 10e9
+
 // maxWait is how long, in nanoseconds, video waits for a keyframe. Then a receiver gets
 // the next frame: streams with intra refresh have one keyframe at the start and no
 // other.
@@ -47,7 +53,8 @@ type Options struct {
 	// Live: begin with the next keyframe, not the last.
 	Live bool
 	// From, where it is not 0, is where to begin, whatever Live says: where
-	// another cursor has stopped at a keyframe.
+	// another cursor of the receiver has stopped, or where a receiver may begin
+	// (see Log.Begins).
 	From uint64
 	// Push: metadata goes out inside @setDataFrame, and @clearDataFrame, which
 	// is left out otherwise, as it came. NoMeta: metadata does not go out at
@@ -90,6 +97,7 @@ func (l *Log) Start(c *Cursor, o Options) {
 	switch {
 	case o.From > 0:
 		c.next.Store(o.From)
+		c.needKey = l.Begins(o.From)
 		c.begin()
 	case o.Live:
 		c.next.Store(l.head.Load())
@@ -199,8 +207,8 @@ func (c *Cursor) Skipped() (overtaken, waited uint64) {
 }
 
 // StopAtKeyframe ends the cursor before the next keyframe that it comes to, in
-// a stream without video before the next message. It is safe for concurrent
-// use.
+// a stream without video before the next message. After maxStop without a keyframe
+// it ends before whatever comes. It is safe for concurrent use.
 func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
 
 // UnderWay tells for how many nanoseconds bytes have been in flight to the receiver.
@@ -208,8 +216,16 @@ func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
 // more: the rest allows for changes since then.
 func (c *Cursor) UnderWay(d int64) { c.under = d }
 
+// stopsBefore reports whether the cursor, which is to stop, does so before m.
+func (c *Cursor) stopsBefore(m *Message) bool {
+	if c.stops == 0 {
+		c.stops = m.arrived
+	}
+	return c.log.begins(m) || m.arrived-c.stops > maxStop
+}
+
 // Done reports whether everything is sent: of a log that has ended, or before the
-// keyframe at which StopAtKeyframe stopped.
+// message at which StopAtKeyframe stopped.
 func (c *Cursor) Done() bool {
 	if c.stopped {
 		return true
@@ -366,7 +382,7 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 			seq = c.next.Load() - 1
 			continue
 		}
-		if stop && (m.Keyframe || !c.log.video.Load()) {
+		if stop && c.stopsBefore(m) {
 			c.stopped = len(b.marks) == 0
 			break
 		}

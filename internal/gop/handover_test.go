@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -89,4 +90,35 @@ func TestHandoverLosesNothing(t *testing.T) {
 		_, waited := next.Skipped()
 		require.Zero(t, waited, "seed %d", seed)
 	}
+}
+
+// Where no keyframe comes, a cursor stops after a while all the same, and goes on from
+// there without waiting for one if it is to.
+func TestStopWithoutAKeyframe(t *testing.T) {
+	f := newFeed(wide)
+	f.Slowest = func() uint64 { return 1 }
+	f.video(avcHeader, avcKey)
+	c := f.start(false)
+	for next(t, c) != nil {
+	}
+	c.StopAtKeyframe()
+	for range 11 {
+		f.after(time.Second, f.video, avcInter)
+		require.Len(t, next(t, c), 1)
+		require.False(t, c.Done())
+	}
+	m := f.after(time.Second, f.video, avcInter)
+	require.Nil(t, next(t, c))
+	require.True(t, c.Done())
+	require.Equal(t, m.Seq, c.Next())
+	require.False(t, f.Begins(m.Seq))
+	require.True(t, f.Begins(f.key.Load().Seq))
+
+	o := c.opt
+	o.From = c.Next()
+	again := new(Cursor)
+	f.Start(again, o)
+	require.Len(t, next(t, again), 2, "with the sequence header")
+	_, waited := again.Skipped()
+	require.Zero(t, waited)
 }

@@ -173,6 +173,15 @@ func (l *Log) Release() {
 // Ended reports whether End has been called.
 func (l *Log) Ended() bool { return l.ended.Load() }
 
+// Begins reports whether a receiver may begin at a message, if that is kept: at a
+// keyframe, in a stream without video anywhere.
+func (l *Log) Begins(seq uint64) bool {
+	m := l.Get(seq)
+	return m == nil || l.begins(m)
+}
+
+func (l *Log) begins(m *Message) bool { return m.Keyframe || !l.video.Load() }
+
 // Len is what the log holds.
 func (l *Log) Len() (messages, bytes int) {
 	return int(l.head.Load() - l.tail.Load()), l.Since(0)
