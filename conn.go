@@ -251,7 +251,7 @@ func (c *conn) end(err error) {
 	c.tellStop()
 	if f := c.onClose; f != nil {
 		req := *c.hooked
-		req.Sent, req.Received = c.out.Stats().Bytes, c.rt.Received()
+		req.Sent, req.Received = c.out.Counters().Bytes, c.rt.Received()
 		s.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, &req) })
 	}
 	for _, src := range c.ended {

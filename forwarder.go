@@ -427,13 +427,13 @@ func (f *Forwarder) countersLocked() ForwarderStats {
 	st.Lost = maps.Clone(st.Lost)
 	for _, r := range f.runs {
 		if r.began && r.link != nil {
-			st.add(r.link.Out.Stats())
+			st.add(r.link.Out.Counters())
 		}
 	}
 	return st
 }
 
-func (st *ForwarderStats) add(o fanout.Stats) {
+func (st *ForwarderStats) add(o fanout.Counters) {
 	st.Bytes += o.Bytes
 	st.Messages += o.Messages
 	st.DroppedLate += o.Overtaken

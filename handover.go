@@ -324,7 +324,7 @@ func (f *Forwarder) end(r *run, l *upstream.Link) (next *resumption, over bool) 
 		f.mu.Lock()
 	}
 	if r.began {
-		f.total.add(l.Out.Stats())
+		f.total.add(l.Out.Counters())
 	}
 	r.link = nil
 	for f.now == r && !f.Ending() {

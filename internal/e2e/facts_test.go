@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,4 +145,30 @@ func TestStatsOfCalls(t *testing.T) {
 			require.Equal(t, want, bucket.Count, bucket.UpTo)
 		}
 	})
+}
+
+// The statistics of 1,000 destinations that are being sent to.
+func BenchmarkStats(b *testing.B) {
+	const n = 1000
+	dest := forwardtest.NewDestination()
+	defer dest.Close()
+	s := newServer(b, forward.Config{Limits: forward.Limits{Destinations: n}})
+	p := publish(b, s, "live", canary)
+	var all []*forward.Forwarder
+	for i := range n {
+		f, err := p.Source().Forward(forward.Destination{URL: dest.URL(fmt.Sprintf("live/%d", i))})
+		require.NoError(b, err)
+		all = append(all, f)
+	}
+	for _, f := range all {
+		require.Eventually(b, func() bool { return f.Stats().State == forward.StatePublishing }, 30*time.Second, time.Millisecond)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, f := range all {
+			if st := f.Stats(); st.RTT == 0 {
+				b.Fatal("no round-trip time")
+			}
+		}
+	}
 }

@@ -8,12 +8,22 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// Stats is a snapshot of a Sender.
-type Stats struct {
+// Counters only grow, whatever is attached.
+type Counters struct {
 	Bytes, Messages   uint64
 	Overtaken, Waited uint64 // messages not sent: too slow, no keyframe yet
-	Lag               gop.Lag
-	Blind             bool // it was begun without a keyframe
+}
+
+// Counters returns a snapshot.
+func (s *Sender) Counters() Counters {
+	return Counters{s.bytes.Load(), s.messages.Load(), s.skipped.Overtaken.Load(), s.skipped.Waited.Load()}
+}
+
+// Stats is a snapshot of a Sender.
+type Stats struct {
+	Counters
+	Lag   gop.Lag
+	Blind bool // it was begun without a keyframe
 	// Full is how long the socket has taken nothing although there is
 	// something to send.
 	Full time.Duration
@@ -72,13 +82,9 @@ func (s *Sender) Path() (outstanding int, rtt time.Duration) {
 	return sys.Outstanding(s.conn), sys.RTT(s.conn)
 }
 
-// Stats returns a snapshot. Its counters only grow, whatever is attached.
+// Stats returns a snapshot.
 func (s *Sender) Stats() Stats {
-	st := Stats{
-		Bytes: s.bytes.Load(), Messages: s.messages.Load(),
-		Overtaken: s.skipped.Overtaken.Load(), Waited: s.skipped.Waited.Load(),
-		Blind: s.skipped.Blind.Load(),
-	}
+	st := Stats{Counters: s.Counters(), Blind: s.skipped.Blind.Load()}
 	now := Clock()
 	if a := s.current.Load(); a != nil {
 		st.Lag = a.log.LagOf(a.cursor.Next(), now)
