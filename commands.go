@@ -50,7 +50,7 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 func (c *conn) Connect(m *rtmp.Connect) error {
 	asked := time.Now()
 	c.hops = hops(m)
-	if err := c.srv.checkHops(c.hops); err != nil {
+	if err := checkHops(c.hops, c.srv.id); err != nil {
 		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream has already passed through this server.", err)
 	}
 	if err := c.authenticate(m); err != nil {

@@ -273,9 +273,10 @@ func (c *conn) end(err error) {
 	}
 }
 
-// leaveLocked counts a connection that is about to be closed as closing, however long
-// that takes.
-func (s *Server) leaveLocked(c *conn) {
+// leaveLocked counts the connection, which is about to be closed, as closing, however
+// long that takes. srv.mu is held.
+func (c *conn) leaveLocked() {
+	s := c.srv
 	if _, open := s.conns[c]; !open {
 		return
 	}
@@ -315,7 +316,7 @@ func (c *conn) shut() {
 		return
 	}
 	c.shutting = closingNow
-	s.leaveLocked(c)
+	c.leaveLocked()
 	s.mu.Unlock()
 	if !c.closesAtOnce() {
 		hostcode.Protect(c.in.Finish)
@@ -349,7 +350,7 @@ func (c *conn) finish() {
 	s := c.srv
 	s.mu.Lock()
 	p := c.player
-	waits := p != nil && s.waitsLocked(p)
+	waits := p != nil && p.waitsLocked()
 	idle := p == nil || p.stopped.Load() || waits
 	told := waits && p.played.Load()
 	if _, open := s.conns[c]; open && idle && !told {

@@ -129,6 +129,9 @@ func (s *Server) Sources() []*Source {
 	return out
 }
 
+// Logger returns Config.Logger, or its default. It may be called from anywhere.
+func (s *Server) Logger() *slog.Logger { return s.log }
+
 // Shutdown closes the listeners and ends every stream: everything that has been
 // received is sent, then the destinations are told that the stream has ended. It
 // returns when all of this is done, or ctx's error if ctx ends earlier; call Close
@@ -424,7 +427,7 @@ func (s *Server) enliven(src *Source) (players []*player, err error) {
 		players = slices.Collect(maps.Keys(a.waiting))
 	}
 	for _, p := range players {
-		s.leaveAudienceLocked(p)
+		p.endWaitLocked()
 	}
 	return players, nil
 }

@@ -94,9 +94,48 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 	}
 	f.to.Store(t)
 	f.ctx, f.cancel = context.WithCancel(s.ctx)
-	f.now = f.newRunLocked(t)
+	f.now = newRunLocked(f, t)
 	f.now.began = true
 	return f, nil
+}
+
+// count counts f, which begins, in the Server.
+func (f *Forwarder) count() error {
+	s := f.src.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
+		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
+	}
+	f.counts = true
+	s.counted++
+	s.pushes++
+	return nil
+}
+
+// uncount notes that f is ending, and counts in the limit no longer.
+func (f *Forwarder) uncount() {
+	s := f.src.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.uncountLocked()
+}
+
+// uncountLocked is uncount. Server.mu is held.
+func (f *Forwarder) uncountLocked() {
+	if f.counts {
+		f.counts = false
+		f.src.srv.counted--
+	}
+}
+
+// forget notes that f has ended.
+func (f *Forwarder) forget() {
+	s := f.src.srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.uncountLocked()
+	s.pushes--
 }
 
 // Destination returns where f pushes. Update changes it.
@@ -207,7 +246,7 @@ func (f *Forwarder) endLocked() {
 	if f.next != nil {
 		f.next.cancel()
 	}
-	f.src.srv.uncountPush(f)
+	f.uncount()
 	if f.state.publishes() && !f.gone {
 		f.draining.Go(f.drains) // the caller that ended the stream does not wait
 	}

@@ -41,7 +41,7 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) error {
 	if err != nil {
 		return err
 	}
-	n, err := f.src.update(f, t)
+	n, err := f.beginUpdate(t)
 	if err != nil {
 		return err
 	}
@@ -65,8 +65,9 @@ func (f *Forwarder) Update(ctx context.Context, d Destination) error {
 	return fmt.Errorf("replace %s: %w", f.Destination(), err)
 }
 
-// update begins a handover of f to t.
-func (s *Source) update(f *Forwarder, t *target) (*run, error) {
+// beginUpdate begins a handover to t.
+func (f *Forwarder) beginUpdate(t *target) (*run, error) {
+	s := f.src
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending {
@@ -118,7 +119,7 @@ type handover struct {
 // handOverLocked begins a handover. mu is held.
 func (f *Forwarder) handOverLocked(t *target, h handover) *run {
 	h.tried, h.begun, h.over = make(chan struct{}), make(chan struct{}), make(chan struct{})
-	n := f.newRunLocked(t)
+	n := newRunLocked(f, t)
 	n.handover = &h
 	f.next = n
 	f.src.wg.Go(n.do)
@@ -380,7 +381,7 @@ func (f *Forwarder) left(r *run, err *DestinationError) {
 	}
 	stop()
 	if gone {
-		f.src.srv.leavePush(r.to)
+		r.to.leave()
 	}
 	if last {
 		f.finish()

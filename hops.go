@@ -33,10 +33,11 @@ func hops(m *rtmp.Connect) []string {
 	return strings.SplitN(s, ",", maxHops+2)
 }
 
-// checkHops refuses a stream that has passed through this Server, or through too many.
-func (s *Server) checkHops(hops []string) error {
+// checkHops refuses a stream that has passed through the Server with that id, or through
+// too many.
+func checkHops(hops []string, id string) error {
 	switch {
-	case slices.Contains(hops, s.id):
+	case slices.Contains(hops, id):
 		return fmt.Errorf("%w: it has passed through this server", ErrLoop)
 	case len(hops) > maxHops:
 		return fmt.Errorf("%w: it has passed through more than %d servers", ErrLoop, maxHops)

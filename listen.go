@@ -293,7 +293,7 @@ func (s *Server) shaken(c *conn) {
 // closeLocked closes a connection that is in conns, and so counts in wg, without
 // waiting.
 func (s *Server) closeLocked(c *conn) {
-	s.leaveLocked(c)
+	c.leaveLocked()
 	s.wg.Go(c.shut)
 }
 

@@ -24,9 +24,6 @@ func withLog(ctx context.Context, l *slog.Logger) context.Context {
 
 type logKey struct{}
 
-// Logger returns Config.Logger, or its default. It may be called from anywhere.
-func (s *Server) Logger() *slog.Logger { return s.log }
-
 // hostHandler is the host's slog.Handler. If it panics, the line is lost.
 type hostHandler struct{ h slog.Handler }
 

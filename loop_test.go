@@ -56,6 +56,6 @@ func TestHopsOfConnect(t *testing.T) {
 		}
 		got := hops(m)
 		require.Len(t, got, row.want, "%v", row.value)
-		require.Equal(t, row.loop, errors.Is(s.checkHops(got), ErrLoop), "%v", row.value)
+		require.Equal(t, row.loop, errors.Is(checkHops(got, s.id), ErrLoop), "%v", row.value)
 	}
 }

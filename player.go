@@ -80,7 +80,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	}
 	c.mayLeave = true
 	c.srv.plays++
-	c.srv.enterLocked(c.player)
+	c.player.enterLocked()
 	c.srv.mu.Unlock()
 	c.out.SetPlayer()
 	c.excuse(time.Since(asked)) // the client may publish, too
@@ -111,7 +111,7 @@ func (c *conn) StopPlay(uint32) {
 	p.detach()
 	c.srv.mu.Lock()
 	c.player = nil
-	c.srv.exitLocked(p)
+	p.exitLocked()
 	c.srv.mu.Unlock()
 	c.idle()
 	if p.onStop != nil {
@@ -135,7 +135,7 @@ func (c *conn) tellStop() {
 
 // join begins to play, now or when a publisher comes.
 func (p *player) join() {
-	switch src, err := p.conn.srv.join(p); {
+	switch src, err := p.stream(); {
 	case errors.Is(err, errNoVhost):
 		p.dismiss()
 	case err != nil:
@@ -216,9 +216,9 @@ func (p *player) tellEnd() {
 func (p *player) waitOver() {
 	c := p.conn
 	c.srv.mu.Lock()
-	over := c.srv.waitsLocked(p) && !time.Now().Before(p.waitUntil)
+	over := p.waitsLocked() && !time.Now().Before(p.waitUntil)
 	if over {
-		c.srv.leaveAudienceLocked(p)
+		p.endWaitLocked()
 	}
 	c.srv.mu.Unlock()
 	if !over {
@@ -236,7 +236,9 @@ func (p *player) waitOver() {
 // detach ends playing and waiting.
 func (p *player) detach() {
 	p.stopped.Store(true)
-	p.conn.srv.leave(p)
+	p.conn.srv.mu.Lock()
+	p.endWaitLocked()
+	p.conn.srv.mu.Unlock()
 	p.mu.Lock()
 	p.leaveReceiversLocked(p.at)
 	p.conn.out.Drop()
@@ -244,8 +246,9 @@ func (p *player) detach() {
 	p.conn.out.Kick()
 }
 
-// enterLocked adds a player to the audience of its name. s.mu is held.
-func (s *Server) enterLocked(p *player) {
+// enterLocked adds the player to the audience of its name. srv.mu is held.
+func (p *player) enterLocked() {
+	s := p.conn.srv
 	a := s.audiences[p.key]
 	if a == nil {
 		a = &audience{waiting: make(map[*player]struct{})}
@@ -254,8 +257,10 @@ func (s *Server) enterLocked(p *player) {
 	a.players++
 }
 
-// exitLocked removes a player that has been detached. s.mu is held.
-func (s *Server) exitLocked(p *player) {
+// exitLocked removes the player, which has been detached, from its audience. srv.mu is
+// held.
+func (p *player) exitLocked() {
+	s := p.conn.srv
 	if a := s.audiences[p.key]; a != nil {
 		if a.players--; a.players == 0 {
 			delete(s.audiences, p.key)
@@ -263,9 +268,10 @@ func (s *Server) exitLocked(p *player) {
 	}
 }
 
-// join returns the live stream of a player's name. If there is none, the player waits
+// stream returns the live stream of the player's name. If there is none, the player waits
 // for it.
-func (s *Server) join(p *player) (src *Source, err error) {
+func (p *player) stream() (src *Source, err error) {
+	s := p.conn.srv
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -293,25 +299,31 @@ func (s *Server) join(p *player) (src *Source, err error) {
 	return nil, nil
 }
 
-// waitsLocked reports whether a player waits for a stream. s.mu is held.
-func (s *Server) waitsLocked(p *player) bool {
-	if a := s.audiences[p.key]; a != nil {
+// waitsLocked reports whether the player waits for a stream. srv.mu is held.
+func (p *player) waitsLocked() bool {
+	if a := p.conn.srv.audiences[p.key]; a != nil {
 		_, ok := a.waiting[p]
 		return ok
 	}
 	return false
 }
 
-// leave ends the waiting of a player.
-func (s *Server) leave(p *player) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.leaveAudienceLocked(p)
-}
-
-func (s *Server) leaveAudienceLocked(p *player) {
-	if a := s.audiences[p.key]; a != nil {
+// endWaitLocked ends the waiting of the player. srv.mu is held.
+func (p *player) endWaitLocked() {
+	if a := p.conn.srv.audiences[p.key]; a != nil {
 		delete(a.waiting, p)
 	}
 	stopTimer(&p.stopWait)
+}
+
+// dropped reports whether the player's vhost, which was served when play began, is not
+// served by cfg.
+func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost, p.listed) }
+
+// dismiss tells the player that its vhost is gone and disconnects it.
+func (p *player) dismiss() {
+	c := p.conn
+	c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "The vhost is no longer served."))
+	c.out.Shutdown()
+	c.closeWithin(lingerTime)
 }

@@ -51,7 +51,7 @@ func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, e
 	}
 	cfg := s.cfg.Load()
 	req.Vhost = cfg.vhostName(req.Vhost)
-	if err := s.checkHops(req.Hops); err != nil {
+	if err := checkHops(req.Hops, s.id); err != nil {
 		return nil, err
 	}
 	p := new(Publisher)

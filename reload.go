@@ -70,7 +70,7 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 		}
 	}
 	for c := range s.conns {
-		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || s.waitsLocked(p)) {
+		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || p.waitsLocked()) {
 			gone = append(gone, p) // others check when their stream ends
 		}
 	}
@@ -110,18 +110,6 @@ func (s *Source) adopt() {
 // not served by cfg.
 func (s *Source) dropped(cfg *Config) bool {
 	return s.cfg.serves(s.req.Vhost, false) && !cfg.serves(s.req.Vhost, s.cfg.lists(s.req.Vhost))
-}
-
-// dropped reports whether the player's vhost, which was served when play began, is not
-// served by cfg.
-func (p *player) dropped(cfg *Config) bool { return !cfg.serves(p.vhost, p.listed) }
-
-// dismiss tells a player that its vhost is gone and disconnects it.
-func (p *player) dismiss() {
-	c := p.conn
-	c.out.Send(c.rt.AppendPlayFailed(nil, p.streamID, "The vhost is no longer served."))
-	c.out.Shutdown()
-	c.closeWithin(lingerTime)
 }
 
 // serves reports whether c serves the clients of a vhost. listed says that they were

@@ -36,8 +36,8 @@ type resumption struct {
 	from uint64 // the message to continue with; 0: as a new receiver
 }
 
-// newRunLocked makes a run to t. mu is held, unless nobody else knows f.
-func (f *Forwarder) newRunLocked(t *target) *run {
+// newRunLocked makes a run of f to t. f.mu is held, unless nobody else knows f.
+func newRunLocked(f *Forwarder, t *target) *run {
 	r := &run{f: f, to: t, backoff: backoff{Backoff: f.src.cfg.Backoff}}
 	r.ctx, r.cancel = context.WithCancel(f.ctx)
 	t.turn.f = f

@@ -162,7 +162,7 @@ func (s *Source) forward(f *Forwarder) (err error) {
 	if l := s.srv.cfg.Load().Limits.Destinations; l >= 0 && (counted >= l || len(s.forwarders)-l >= l) {
 		return fmt.Errorf("%w: %d destinations of a stream", ErrLimit, l)
 	}
-	if err := s.srv.addPush(f); err != nil {
+	if err := f.count(); err != nil {
 		return err
 	}
 	s.forwarders = append(s.forwarders, f)
@@ -188,7 +188,7 @@ func (s *Source) checkPlaceLocked(t *target, f *Forwarder) error {
 
 // remove takes out a forwarder that has ended.
 func (s *Source) remove(f *Forwarder) {
-	s.srv.removePush(f)
+	f.forget()
 	st := f.counters()
 	s.mu.Lock()
 	defer s.mu.Unlock()

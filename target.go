@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -133,7 +132,7 @@ func (t *turn) leaving() bool { return t.moved.Load() || t.f.Ending() }
 // closed, is gone from the place. It is false if ctx or the stream ends first.
 func (t *target) await(ctx context.Context) bool {
 	for {
-		before := t.src.srv.enterPush(t)
+		before := t.enter()
 		if before == nil {
 			return true
 		}
@@ -147,10 +146,10 @@ func (t *target) await(ctx context.Context) bool {
 	}
 }
 
-// enterPush notes that a target's turn has come, or returns whose it is. Two targets
-// of one stream may be at a place while one replaces the other.
-func (s *Server) enterPush(t *target) (before *turn) {
-	key := pushKey{t.src.key, t.place}
+// enter notes that the target's turn has come, or returns whose it is. Two targets of
+// one stream may be at a place while one replaces the other.
+func (t *target) enter() (before *turn) {
+	s, key := t.src.srv, pushKey{t.src.key, t.place}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.turn.held {
@@ -166,9 +165,9 @@ func (s *Server) enterPush(t *target) (before *turn) {
 	return nil
 }
 
-// leavePush ends a target's turn, if it has come.
-func (s *Server) leavePush(t *target) {
-	key := pushKey{t.src.key, t.place}
+// leave ends the target's turn, if it has come.
+func (t *target) leave() {
+	s, key := t.src.srv, pushKey{t.src.key, t.place}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !t.turn.held {
@@ -180,39 +179,4 @@ func (s *Server) leavePush(t *target) {
 	if s.pushing[key] = left; len(left) == 0 {
 		delete(s.pushing, key)
 	}
-}
-
-// addPush counts a forwarder that begins.
-func (s *Server) addPush(f *Forwarder) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.cfg.Load().Limits.TotalDestinations; l >= 0 && (s.counted >= l || s.pushes-l >= l) {
-		return fmt.Errorf("%w: %d destinations in all", ErrLimit, l)
-	}
-	f.counts = true
-	s.counted++
-	s.pushes++
-	return nil
-}
-
-// uncountPush notes that a forwarder is ending, and counts in the limit no longer.
-func (s *Server) uncountPush(f *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uncountPushLocked(f)
-}
-
-func (s *Server) uncountPushLocked(f *Forwarder) {
-	if f.counts {
-		f.counts = false
-		s.counted--
-	}
-}
-
-// removePush forgets a forwarder that has ended.
-func (s *Server) removePush(f *Forwarder) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.uncountPushLocked(f)
-	s.pushes--
 }
