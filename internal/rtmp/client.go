@@ -120,11 +120,7 @@ func (c *Client) AppendUnpublish(b []byte) []byte {
 // messages.
 func (c *Client) Watch(message func(chunk.Message) error) error {
 	for {
-		m, err := c.Next()
-		if err != nil {
-			return err
-		}
-		cmd, ok, err := parseCommand(m)
+		m, cmd, ok, err := c.read()
 		if err != nil {
 			return err
 		}
@@ -229,17 +225,21 @@ func (c *Client) status(step, want string) error {
 	})
 }
 
+// read reads a message and decodes it if it is a command; ok is false for another one.
+func (c *Client) read() (m chunk.Message, cmd Command, ok bool, err error) {
+	if m, err = c.Next(); err == nil {
+		cmd, ok, err = parseCommand(m)
+	}
+	return m, cmd, ok, err
+}
+
 // await reads until answer says that it has seen what step waits for. An
 // onStatus that refuses, or close, ends any step. Whatever else comes is of no
 // interest: the answers to releaseStream, FCPublish and _checkbw may be errors
 // or missing.
 func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
 	for {
-		m, err := c.Next()
-		if err != nil {
-			return err
-		}
-		cmd, ok, err := parseCommand(m)
+		_, cmd, ok, err := c.read()
 		if err != nil {
 			return err
 		}
