@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,10 +46,17 @@ func TestTokenCheck(t *testing.T) {
 		require.ErrorIs(t, err, ErrToken, tt.param)
 		require.ErrorContains(t, err, tt.want, tt.param)
 		require.NotContains(t, err.Error(), secretscan.Canary)
+		secretscan.Check("an error of Check", err)
 	}
 	require.NoError(t, Token{Secrets: []forward.Secret{"x"}, Param: "key"}.Check(&forward.PublishRequest{Param: "?key=x"}))
 	require.ErrorIs(t, Token{}.Check(&forward.PublishRequest{Param: "?token="}), ErrToken)
 	require.ErrorIs(t, Token{Secrets: []forward.Secret{""}}.Check(&forward.PublishRequest{Param: "?token="}), ErrToken)
+}
+
+func TestTokenIsPrintedWithoutSecrets(t *testing.T) {
+	token := Token{Secrets: []forward.Secret{secretscan.Canary}}
+	secretscan.Check("a Token", token, &token)
+	require.Equal(t, "Token with 1 secrets", fmt.Sprint(token))
 }
 
 func TestTokenSign(t *testing.T) {
