@@ -14,18 +14,17 @@ import (
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
-// AddressError says that a destination leads to an address or port that is not
-// allowed: the Server's own listener; a link-local address or that of a metadata
-// service, for a URL from a backend or the control handler; any address that is
-// not public, for a URL from a publisher. See Config.AllowNetworks and
-// Config.AllowPorts. URLs of the host's own code and configuration are not
-// checked.
+// AddressError says that a destination has an address or port that is not allowed: the
+// Server's own listener; for a URL from a backend or the control handler, a link-local
+// address or that of a metadata service; for a URL from a publisher, any address that is
+// not public. See Config.AllowNetworks and Config.AllowPorts. URLs from the host's own
+// code and configuration are not checked.
 type AddressError struct {
-	// Addr is the address, not valid if only the port is known.
+	// Addr is the address. It is not valid if only the port is known.
 	Addr netip.AddrPort
-	// Allow is the prefix to add to Config.AllowNetworks to allow the address;
-	// not valid if nothing allows it. If Addr is an IPv6 address that embeds an
-	// IPv4 one, it may be a prefix of the latter.
+	// Allow is the prefix that allows the address when it is added to
+	// Config.AllowNetworks. It is not valid if no prefix does. If Addr is an IPv6
+	// address that embeds an IPv4 one, Allow may be a prefix of the IPv4 address.
 	Allow  netip.Prefix
 	reason string
 }
@@ -40,19 +39,19 @@ func (e *AddressError) Error() string {
 	return fmt.Sprintf("%v: %s", e.Addr, e.reason)
 }
 
-// PrivateNetworks returns the private networks: those of RFC 1918, the shared ones of
-// carriers (RFC 6598) and the unique local ones of IPv6 (RFC 4193). In
+// PrivateNetworks returns the private networks: those of RFC 1918, the shared address
+// space of carriers (RFC 6598) and the unique local addresses of IPv6 (RFC 4193). In
 // Config.AllowNetworks they let publishers name the servers of a cluster. They do not
-// include the addresses of metadata services in these ranges.
+// allow the addresses of metadata services in these ranges.
 func PrivateNetworks() []netip.Prefix { return upstream.PrivateNetworks() }
 
-// origin is where a destination comes from. It decides where it may lead.
+// origin is where a destination comes from. It decides which addresses are allowed.
 type origin int
 
 const (
 	fromHost     origin = iota // from code or configuration: any address
-	fromOperator               // over the network: not to link-local and metadata addresses
-	fromOutside                // only to public addresses and ports, and to what is allowed
+	fromOperator               // over the network: no link-local and metadata addresses
+	fromOutside                // only public addresses and ports, and those of AllowNetworks and AllowPorts
 )
 
 func (d Destination) origin() origin {
@@ -65,11 +64,11 @@ func (d Destination) origin() origin {
 	return fromHost
 }
 
-// checkAddr returns why a destination from outside must not lead to an address, or nil.
+// checkAddr returns why a destination from outside must not have an address, or nil.
 func (s *Server) checkAddr(addr netip.AddrPort) error { return s.check(fromOutside, addr) }
 
-// check returns why a destination must not lead to an address, or nil. It also checks
-// an IPv4 address embedded in an IPv6 one. Order matters: nothing allows our own
+// check returns why a destination must not have an address, or nil. It also checks an
+// IPv4 address embedded in an IPv6 one. The order matters: no setting allows our own
 // listeners.
 func (s *Server) check(from origin, addr netip.AddrPort) error {
 	ip := addr.Addr().Unmap().WithZone("")
@@ -113,7 +112,7 @@ func (c *Config) allowsPort(p uint16) bool {
 	return p == 443 || p >= 1024 || slices.Contains(c.AllowPorts, p)
 }
 
-// unmapped makes a prefix of IPv4-mapped addresses one of IPv4.
+// unmapped turns a prefix of IPv4-mapped addresses into one of IPv4.
 func unmapped(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
 		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
@@ -132,7 +131,7 @@ func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
 			continue
 		}
 		at := t.AddrPort().Addr().Unmap().WithZone("")
-		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // the system connects to it
+		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // the system connects 0.0.0.0 to loopback
 			s.mu.Unlock()
 			return true
 		}

@@ -15,11 +15,11 @@ import (
 // Command: fourCcList, videoFourCcInfoMap, audioFourCcInfoMap), or that its platform
 // does not accept.
 //
-// The stream is sent all the same: the specification lets servers list codecs but does
+// The stream is sent nevertheless: the specification lets servers list codecs but does
 // not make them refuse others, and some servers list fewer codecs than they accept. So
-// it is a warning (ForwarderStats.Warning). If the destination ends such a connection
-// before Backoff.Healthy, it is the cause of the loss, and the next delay is that after
-// a refusal.
+// the error is only a warning (ForwarderStats.Warning). If the destination ends such a
+// connection before Backoff.Healthy, the error becomes the cause of the loss, and the
+// next delay is that after a refusal.
 type UnsupportedCodecError struct {
 	Codec string // the FourCC, such as hvc1
 
@@ -33,11 +33,11 @@ func (e *UnsupportedCodecError) Error() string {
 	return fmt.Sprintf("%s is not among the codecs that the destination lists", e.Codec)
 }
 
-// errNoAudio says that the stream has no audio and the platform needs it.
+// errNoAudio says that the stream has no audio although the platform needs it.
 var errNoAudio = errors.New("the stream has no audio, which the platform needs")
 
-// codecsKnown is for how long after the answer to publish the codecs are compared. The
-// first destinations are publishing before the first message.
+// codecsKnown is how long after the answer to publish the codecs are still compared. The
+// first destinations publish before the first message arrives.
 const codecsKnown = 5 * time.Second
 
 // untaken returns an *UnsupportedCodecError if a known codec of the stream is not among
@@ -63,7 +63,7 @@ func (t *target) untaken(c *rtmp.Client) error {
 	return nil
 }
 
-// missing returns errNoAudio as soon as it is certain.
+// missing returns errNoAudio as soon as it is certain that audio is missing.
 func (t *target) missing() error {
 	info := t.src.log.Info()
 	if p := t.Endpoint.Profile; p == nil || !p.Audio || info.Audio != 0 || info.Video == 0 || time.Since(t.src.began) < codecsKnown {
@@ -72,7 +72,7 @@ func (t *target) missing() error {
 	return errNoAudio
 }
 
-// untakenBy is what untaken, if l is there, or missing says.
+// untakenBy returns the error of untaken for l, if l is not nil, or else that of missing.
 func (t *target) untakenBy(l *upstream.Link) error {
 	if l != nil {
 		if err := t.untaken(l.Client); err != nil {
@@ -82,7 +82,7 @@ func (t *target) untakenBy(l *upstream.Link) error {
 	return t.missing()
 }
 
-// warnOfCodec logs what untakenBy says, once for each target.
+// warnOfCodec logs the error of untakenBy, once for each target.
 func (t *target) warnOfCodec(l *upstream.Link) {
 	if err := t.untakenBy(l); err != nil && !t.warned.Swap(true) {
 		t.Log.Warn("destination may not accept everything", "warning", err)
@@ -92,7 +92,7 @@ func (t *target) warnOfCodec(l *upstream.Link) {
 // changeInterval is the shortest time between two calls of OnCodecChange for a stream.
 const changeInterval = time.Second
 
-// codecChanged notes that the stream continues with another sequence header.
+// codecChanged counts a change of a sequence header and has it reported.
 func (s *Source) codecChanged() {
 	s.codecChanges.Add(1)
 	if !s.tellsChange.Swap(true) {
@@ -100,8 +100,7 @@ func (s *Source) codecChanged() {
 	}
 }
 
-// tellChanges logs that the codec has changed and calls OnCodecChange, until all
-// changes are reported.
+// tellChanges logs codec changes and calls OnCodecChange until all changes are reported.
 func (s *Source) tellChanges() {
 	for s.publishing.Err() == nil {
 		if n := s.codecChanges.Load(); n != s.toldChanges {
@@ -117,7 +116,7 @@ func (s *Source) tellChanges() {
 			}
 			continue
 		}
-		told := s.toldChanges // from here on another goroutine may own it
+		told := s.toldChanges // another goroutine may own it after the next statement
 		s.tellsChange.Store(false)
 		if s.codecChanges.Load() == told || s.tellsChange.Swap(true) {
 			return

@@ -13,7 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// delayRefusal counts a refusal of the request that came at the given time, and waits.
+// delayRefusal counts a refusal and waits until refusalDelay after its request, which
+// came at asked.
 func (c *conn) delayRefusal(asked time.Time) {
 	limit := c.srv.cfg.Load().Limits.RefusalsPerAddress
 	c.srv.mu.Lock()
@@ -64,8 +65,8 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote,
 		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
 	}
-	// The name is not known yet; any name gives the vhost and the app. Whether
-	// the vhost is served is decided later, because the name may have another one.
+	// The name is not known yet; any name gives the vhost and the app. The vhost is
+	// checked later, because the name may select another one.
 	if r, err := rtmp.ParseRequest(c.tcURL, c.app, "stream"); err == nil {
 		req.App = r.App
 		if vhost, ok := cfg.resolveVhost(r.Vhost, r.Host); ok {
@@ -94,8 +95,8 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	return nil
 }
 
-// asking returns a context for asking the host about the client. It ends when the
-// client leaves. done must be called before the connection is read again.
+// asking returns a context for a question to the host about the client. The context ends
+// when the client leaves. done must be called before the connection is read again.
 func (c *conn) asking() (ctx context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	stop := c.in.Watch(func(err error) { cancel(goneError{err}) })
@@ -105,14 +106,14 @@ func (c *conn) asking() (ctx context.Context, done func()) {
 	}
 }
 
-// ask asks a hook about the client.
+// ask calls a hook that decides about the client.
 func (c *conn) ask(what string, f func(context.Context) error) error {
 	ctx, done := c.asking()
 	defer done()
 	return orGone(ctx, c.srv.guard(what, func() error { return f(ctx) }))
 }
 
-// askPublish asks the host about a publish.
+// askPublish asks the host whether to accept a publish.
 func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error) {
 	ctx, done := c.asking()
 	defer done()
@@ -122,7 +123,7 @@ func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error
 }
 
 // authenticate challenges a publisher for user and password, if PublishAuth is set,
-// and takes the answer out of m. Clients that look like players are not challenged,
+// and removes the answer from m. Clients that look like players are not challenged,
 // and cannot publish.
 func (c *conn) authenticate(m *rtmp.Connect) error {
 	asked := time.Now()
@@ -149,14 +150,14 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 	return err
 }
 
-// refused makes the error for the client and the log. The words of a host's StatusError
-// go to the client only; the log has them in cause.
+// refused returns the error for the client and the log. The text of a host's StatusError
+// replaces code and description for the client; the log has it in cause.
 func (c *conn) refused(command, code, description string, cause error) error {
 	var st *StatusError
 	if !errors.As(cause, &st) {
 		told := &rtmp.StatusError{Command: command, Code: code, Description: description}
 		both := fmt.Errorf("%w (%w)", told, cause)
-		if strings.Contains(description, cause.Error()) { // log it only once
+		if strings.Contains(description, cause.Error()) { // log the cause only once
 			return hidden{both, told.Error()}
 		}
 		return both
@@ -216,7 +217,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	c.in.SetWindow(p.src.vhost.MergeWindow)
 	c.in.Coalesce(c.srv.reads)
 	c.in.SetDeadline(deadline(p.src.vhost.FirstMediaTimeout))
-	// The first media always moves the deadline.
+	// In the past, so that the first media always moves the deadline: see flush.
 	c.limit = p.heard - 2*int64(time.Second)
 	return nil
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// Config holds a Server's settings. The zero value works: a zero field means the
-// default given with it. A negative duration or limit means none, or "at once"
-// where the field says so.
+// Config holds a Server's settings. The zero value works: a zero field takes the
+// default given with it. A negative duration or limit means none, unless the field
+// says otherwise.
 type Config struct {
 	// Addr is the TCP address ListenAndServe listens on. Default ":1935".
 	Addr string
@@ -27,13 +27,13 @@ type Config struct {
 
 	// RefreshInterval is how often the Resolver is asked again while a
 	// stream is live; see Source.Refresh. The interval, and the TTL of an
-	// answer, are at least 1 s. Up to a tenth is added, so that streams that
-	// began together do not ask together. Default and negative: the Resolver
+	// answer, are at least 1 s. Up to a tenth is added at random, so that streams
+	// that began together do not ask together. Default and negative: the Resolver
 	// is asked again only when the TTL of its answer has passed (TTLResolver),
 	// or when the host calls Refresh.
 	RefreshInterval time.Duration
 
-	// Hooks decide what publishers and players may do, and are told what they do.
+	// Hooks decide what publishers and players may do, and report what they do.
 	Hooks Hooks
 
 	// PublishAuth, if not nil, requires user and password of publishers over
@@ -57,46 +57,45 @@ type Config struct {
 	// Logger gets the Server's log: Info when a stream begins and ends, Warn
 	// when a destination is lost, Debug for protocol detail; nothing is logged
 	// per message. Lines that clients can cause at will (failed connections,
-	// panics of hooks, unusable destinations) are limited by cause: 4 lines,
-	// then one every 30 s for the latest, with its time (at) and the number
-	// left out (not_logged). Default slog.Default().
+	// panics of hooks, unusable destinations) are limited by cause: 4 lines, then
+	// one line every 30 s. That line is the latest one, with its time (at) and the
+	// number of lines left out (not_logged). Default slog.Default().
 	Logger *slog.Logger
 
-	// Dial connects to destinations that have no DialContext of their own.
-	// Default: as Destination.DialContext says. Names are resolved at each
-	// attempt.
+	// Dial connects to destinations whose DialContext is nil. The default is
+	// described at Destination.DialContext. Names are resolved at each attempt.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// AllowNetworks adds to the addresses that destinations may lead to.
-	// Without it these depend on where the URL comes from:
+	// AllowNetworks adds to the addresses that destinations may have. Without it,
+	// these depend on the origin of the URL:
 	//
 	//   - the host's code or configuration (Static and the like,
 	//     Source.Forward): any address;
 	//   - the operator over the network (the backend of a resolve.HTTP, the
 	//     control handler): any address except link-local ones and those of
 	//     metadata services, such as 169.254.169.254 and fd00:ec2::254;
-	//   - anyone else (a publisher through resolve.FromParam, or through its param,
+	//   - anyone else (a publisher through resolve.FromParam, or through a param,
 	//     tcUrl or pageUrl that a backend repeats; another server through
 	//     RedirectAnywhere; Destination.Untrusted): public addresses.
 	//
 	// A prefix in AllowNetworks allows the addresses in it; see
 	// PrivateNetworks. A link-local or metadata address needs a prefix within
 	// its own range: 169.254.0.0/16 or longer, or fd00:ec2::254/128, but not
-	// 0.0.0.0/0 or fc00::/7. The Server's own listeners stay refused for the
-	// second and third kind. If the host itself names one, the stream is
-	// refused at connect (ErrLoop). Default none.
+	// 0.0.0.0/0 or fc00::/7. For the second and third kind, no prefix allows the
+	// Server's own listeners. If the host itself names one, the stream is refused
+	// at connect (ErrLoop). Default none.
 	//
 	// The addresses of a name are checked at each attempt, including an IPv4
 	// address embedded in an IPv6 one (NAT64, 6to4, Teredo, ISATAP and others).
 	// A refusal is an *AddressError. Dial and Destination.DialContext hide the
-	// addresses they try. With them, an address in the URL is checked before
-	// the call, and afterwards the connection's RemoteAddr if it is a
+	// addresses that they try. With them, an address in the URL is checked before
+	// the call, and the connection's RemoteAddr after it if that is a
 	// *net.TCPAddr.
 	AllowNetworks []netip.Prefix
 
-	// AllowPorts adds ports below 1024 to those that destinations of the third
-	// kind above, and redirects, may have: 443 and 1024 upwards. Default none.
-	// Destinations of the host and the operator may have any port.
+	// AllowPorts adds ports below 1024. Without it, destinations of the third kind
+	// above and redirects may have port 443 and those from 1024 upwards.
+	// Destinations of the host and the operator may have any port. Default none.
 	AllowPorts []uint16
 
 	// TLSConfig is for rtmps destinations without one of their own.
@@ -108,8 +107,8 @@ type Config struct {
 	//
 	// A vhost that a client names (?vhost=) is separate, listed here or not. An
 	// unlisted one has the settings of DefaultVhost; its clients are refused if
-	// Vhosts is not empty and DefaultVhost is not listed. If the host of a
-	// tcUrl is listed it names that vhost; any other host names none.
+	// Vhosts is not empty and DefaultVhost is not listed. The host of a tcUrl
+	// names a vhost only if that vhost is listed.
 	Vhosts map[string]Vhost
 
 	// NoGOPCache makes players and destinations begin with the next
@@ -126,12 +125,11 @@ type Config struct {
 	RawTimestamps bool
 
 	// MaxLatency is how far in time a player or destination may lag, counted
-	// from where it began. A receiver that is four fifths of it behind skips
-	// to the newest keyframe, if one is ahead. On Linux bytes in flight count
-	// too, with a limit of nine tenths. A receiver that is all of it behind
-	// skips in any case, and waits up to 5 s for a keyframe. It does not
-	// limit the last GOP, with which new receivers begin: see MaxBytes.
-	// Default 10 s.
+	// from where it began. A receiver that lags by four fifths of it skips to the
+	// newest keyframe, if one is ahead. On Linux bytes in flight count too, with a
+	// limit of nine tenths. A receiver that lags by all of it skips in any case,
+	// and waits up to 5 s for a keyframe. MaxLatency does not limit the last GOP,
+	// with which new receivers begin: see MaxBytes. Default 10 s.
 	MaxLatency time.Duration
 
 	// MaxBytes is how many bytes of a stream are kept: the last GOP, however
@@ -139,8 +137,8 @@ type Config struct {
 	// is kept and none comes within 5 s, a new receiver begins with the headers
 	// and the next message; ForwarderStats.Warning reports this for a
 	// destination, the log for a player. Each message counts 200 bytes more
-	// than its size. A receiver that is half of MaxBytes behind skips to the
-	// newest keyframe, too. Default 16 MiB.
+	// than its size. A receiver that lags by half of MaxBytes also skips to the
+	// newest keyframe. Default 16 MiB.
 	MaxBytes int
 
 	// MemoryBudget limits the memory, in bytes, of all streams together: their
@@ -160,15 +158,16 @@ type Config struct {
 	// By default all Servers of the process share one budget: a quarter of
 	// what the process may use (GOMEMLIMIT, or the memory limit of its cgroup,
 	// when the first Server is made), or 512 MiB without such a limit. A
-	// Server with its own MemoryBudget is counted separately. A Reload from
-	// one to the other applies to streams and connections that begin later.
+	// Server with its own MemoryBudget is counted separately. A Reload that
+	// switches between the two applies to streams and connections that begin
+	// later.
 	MemoryBudget int
 
-	// MergeWindow is how long messages are held back at most to send more of
+	// MergeWindow is the longest time that messages are held back to send more of
 	// them in one write (merged write; SRS's mw_latency). It adds that latency
-	// and saves most of the CPU time. Default 50 ms; negative sends at once.
-	// On Linux, if at least 8 such publishers together send more than 2000
-	// messages a second, they are read every 2.5 ms.
+	// and saves most of the CPU time. Default 50 ms; negative sends every message
+	// immediately. On Linux, if at least 8 publishers with a negative MergeWindow
+	// together send more than 2000 messages a second, they are read every 2.5 ms.
 	MergeWindow time.Duration
 
 	// ChunkSize is the size of the chunks that are sent, 128 to 65536 bytes.
@@ -188,12 +187,12 @@ type Config struct {
 	FirstMediaTimeout time.Duration
 	ReadTimeout       time.Duration
 
-	// PublishGrace is how long a stream outlives a lost publisher, one whose
+	// PublishGrace is how long a stream outlives a lost publisher: one whose
 	// connection ended without an unpublish. Players and destinations stay
 	// connected. A publisher that claims the name meanwhile (after the usual
 	// hooks) continues the stream from its first keyframe, with timestamps
 	// after the earlier ones (but see RawTimestamps). If no keyframe comes in
-	// time, the stream ends. Default 0: the stream ends at once.
+	// time, the stream ends. Default 0: the stream ends immediately.
 	PublishGrace time.Duration
 
 	// GraceUnpublish extends PublishGrace to a publisher that unpublishes, for
@@ -201,12 +200,12 @@ type Config struct {
 	// starts again.
 	GraceUnpublish bool
 
-	// Takeover lets a second publisher take over a stream: once it is accepted
-	// and its first keyframe has come, it continues the stream as after
-	// PublishGrace, and the first is told and disconnected; a connection that
-	// publishes other streams keeps those. Without Takeover the second is refused
-	// (ErrStreamBusy). Anyone who may publish a name can then displace the current
-	// publisher: decide in Hooks.OnPublish.
+	// Takeover lets a second publisher take over a stream. Once it is accepted
+	// and its first keyframe has come, it continues the stream as described at
+	// PublishGrace. The first publisher is told and disconnected; a connection
+	// that publishes other streams keeps those. Without Takeover the second is
+	// refused (ErrStreamBusy). With Takeover, anyone who may publish a name can
+	// displace the current publisher: decide in Hooks.OnPublish.
 	Takeover bool
 
 	// EndPlayers tells players when their stream ends (StreamEOF,
@@ -217,17 +216,17 @@ type Config struct {
 	// see RawTimestamps). OnPlay is not asked again.
 	EndPlayers bool
 
-	// PlayerWait limits how long a player may wait for a publisher, at first
-	// and between two. The player is then told the end and disconnected.
-	// Default 0 and negative: no limit.
+	// PlayerWait limits how long a player may wait for a publisher, for the first
+	// one and for each next one. The player is then told that the stream has ended
+	// and disconnected. Default 0 and negative: no limit.
 	PlayerWait time.Duration
 
 	// WriteTimeout ends a connection whose peer takes less than 16 KiB in this
-	// time although more is waiting. Default 10 s.
+	// time although more data is waiting. Default 10 s.
 	WriteTimeout time.Duration
 
 	// DrainTimeout is how long a destination may take, after the publisher has
-	// gone, to receive the rest and the unpublish. Default 5 s.
+	// left, to receive the rest of the stream and the unpublish. Default 5 s.
 	DrainTimeout time.Duration
 
 	// Backoff sets when a lost destination is tried again.
@@ -247,7 +246,7 @@ type Config struct {
 }
 
 // AuthMethod is a way to challenge publishers for user and password. No
-// specification defines them; OBS, FFmpeg and librtmp answer both.
+// specification defines the methods; OBS, FFmpeg and librtmp answer both.
 type AuthMethod string
 
 // The methods. Both use MD5 and protect the password only as far as it is hard to
@@ -257,8 +256,8 @@ const (
 	AuthLimelight AuthMethod = rtmp.AuthLLNW  // as Limelight asks
 )
 
-// Vhost holds the settings of one vhost. A zero field means the Config's: a bool that is
-// true in the Config is true in every Vhost.
+// Vhost holds the settings of one vhost. A zero field takes the value of the Config: a
+// bool that is true in the Config is true in every Vhost.
 type Vhost struct {
 	// Disabled refuses the clients of the vhost.
 	Disabled bool
@@ -287,10 +286,10 @@ type Vhost struct {
 // return together. With the defaults there are at most 7 attempts in the first
 // minute, and 2 in each minute after that.
 type Backoff struct {
-	Min time.Duration // default 1 s; negative: at once
+	Min time.Duration // default 1 s; negative: no delay
 	Max time.Duration // default 30 s
-	// Healthy is how long a destination must be sent to before the delay
-	// returns to Min. A shorter session doubles it twice. Default 30 s.
+	// Healthy is how long a session must last before the delay returns to Min.
+	// A shorter session doubles the delay twice. Default 30 s.
 	Healthy time.Duration
 	// RefusedMin and RefusedMax replace Min and Max after a refusal that will
 	// not change by itself, such as a wrong stream key. The delay is at least
@@ -300,19 +299,18 @@ type Backoff struct {
 }
 
 const (
-	// setupBuffer is the read buffer of a connection that has not been
-	// accepted yet, playBuffer that of a player, which sends next to
-	// nothing, publishBuffer that of a publisher.
+	// setupBuffer is the size of the read buffer before a publish or play is
+	// accepted, playBuffer that of a player, which sends very little, and
+	// publishBuffer that of a publisher.
 	setupBuffer   = 1 << 10
 	playBuffer    = 128
 	publishBuffer = 32 << 10
-	// maxChunkSize is what all servers known to us take.
+	// maxChunkSize is accepted by all servers known to us.
 	maxChunkSize = 65536
-	// maxMergeWindow keeps a mistaken unit from looking like a dead stream.
+	// maxMergeWindow keeps a wrong unit from making a stream look dead.
 	maxMergeWindow = 10 * time.Second
 )
 
-// withDefaults fills in the defaults.
 func (c Config) withDefaults() Config {
 	def(&c.Addr, ":1935")
 	if c.Logger == nil {
@@ -361,8 +359,8 @@ func def[T comparable](field *T, value T) {
 	}
 }
 
-// Validate says what is wrong with c, or nil. NewServer does not check: a
-// Server with a wrong Config refuses to serve with this error.
+// Validate returns an error that says what is wrong with c, or nil. NewServer does not
+// return it; the Server's methods that serve do.
 func (c Config) Validate() error {
 	c = c.withDefaults()
 	check := func(where string, chunkSize int, window time.Duration) error {

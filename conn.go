@@ -22,13 +22,13 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// conn is a client's connection. Its fields belong to the goroutine that
-// reads it, unless they say otherwise.
+// conn is a client's connection. Its fields belong to the goroutine that reads from it,
+// unless their comments say otherwise.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
-	remote net.Addr   // of nc, asked for once: nc may be the host's
-	peer   string     // the same for the log
+	remote net.Addr   // nc.RemoteAddr, called once: nc may be the host's
+	peer   string     // remote as text, for the log
 	addr   netip.Addr // see clientAddr
 	id     string
 	ctx    context.Context
@@ -45,7 +45,7 @@ type conn struct {
 	hooked *ConnectRequest // accepted by OnConnect, for onClose
 	shake  int64           // when the handshake must be done, on fanout's Clock
 	setup  int64           // when publish or play must be accepted
-	// onClose is OnClose of the Hooks that have accepted it, nil before.
+	// onClose is OnClose of the Hooks that have accepted the connect, nil before.
 	onClose func(context.Context, *ConnectRequest)
 	result  chan error // of ServeConn, nil for others
 
@@ -53,34 +53,34 @@ type conn struct {
 	ended []*Source    // to wait for
 	last  *publication // of the last message
 	media int64        // when the last message came
-	limit int64        // media time that the read deadline counts from
-	// stopped is the play that has ended, until the host is told.
+	limit int64        // value of media from which the read deadline counts
+	// stopped is a play that has ended and has not been reported to the host.
 	stopped *player
-	// lost is how long media might take of a publish that the connection has
-	// ended with.
+	// lost is the media timeout of a publish that was active when the connection
+	// ended.
 	lost time.Duration
 
-	// Small fields stand together: there are many connections.
+	// Small fields are grouped to save memory: there are many connections.
 
 	lastID   uint32      // the message stream of last
 	touched  bool        // since the last flush
 	caps     bool        // the client supports Enhanced RTMP
 	mayLeave bool        // it has unpublished or played, so that its end is not logged as lost
 	shutting closing     // guarded by srv.mu
-	evicted  atomic.Bool // to release the memory of unfinished messages
+	evicted  atomic.Bool // by evict, for its memory
 	over     atomic.Bool // one of pubs is: see settle
 
-	publishes int           // that are not over; guarded by srv.mu
-	closed    chan struct{} // closed when nc is; nil: nobody waits; guarded by srv.mu
+	publishes int           // publishes that are not over; guarded by srv.mu
+	closed    chan struct{} // closed with nc; nil if no goroutine waits; guarded by srv.mu
 
-	// Guarded by srv.mu, and written by the reading goroutine alone.
+	// Guarded by srv.mu, and written only by the reading goroutine.
 	player    *player
-	stopDrain func() // the timer of closeWithin
+	stopDrain func() // stops the timer of closeWithin
 	readAll   func() // tells readRest that reading has ended
 }
 
-// start begins to serve the connection. At its end it releases srv.wg and sends to
-// result.
+// start begins to serve the connection. When the connection has ended, it releases srv.wg
+// and sends to result.
 func (c *conn) start(ctx context.Context) {
 	c.ctx = ctx
 	cfg, now := c.srv.cfg.Load(), fanout.Clock()
@@ -88,9 +88,9 @@ func (c *conn) start(ctx context.Context) {
 	go c.run((*conn).pend)
 }
 
-// run runs one stage and starts the next. A grown stack does not shrink, and many
-// connections wait: each stage has a goroutine of its own, and stages that wait are so
-// shallow that the smallest stack is enough.
+// run runs one stage and starts the next. A grown stack does not shrink, and most
+// connections only wait. So each stage has a goroutine of its own, and stages that wait
+// have such shallow calls that the smallest stack is enough.
 func (c *conn) run(st stage) {
 	err := errGoexit
 	var next stage
@@ -108,8 +108,8 @@ func (c *conn) run(st stage) {
 	hostcode.Call(func() { next, err = st(c) })
 }
 
-// evict ends the connection that holds the most memory of the guests, the connections
-// without an accepted publish. A hook that is asked about it is cancelled.
+// evict ends the connection to free its memory: of the connections without an accepted
+// publish, the guests, it holds the most. A hook that is deciding about it is cancelled.
 func (c *conn) evict() {
 	c.evicted.Store(true)
 	c.cancel()
@@ -117,7 +117,7 @@ func (c *conn) evict() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, open := s.conns[c]; open {
-		s.closeLocked(c) // closing TLS may wait
+		s.closeLocked(c) // does not wait, as closing TLS may
 	}
 }
 
@@ -126,14 +126,14 @@ func (c *conn) panicked(v any) error {
 	return errors.New("forward: internal error")
 }
 
-// pend waits for the first byte, which many clients never send.
+// pend waits for the first byte. Many clients never send one.
 func (c *conn) pend() (stage, error) {
 	c.in.SetDeadline(atClock(c.shake))
 	c.in.Await()
 	return (*conn).open, nil
 }
 
-// open does the handshake and begins to read.
+// open performs the handshake and begins to read.
 func (c *conn) open() (stage, error) {
 	s := c.srv
 	c.ctx, c.cancel = context.WithCancel(c.ctx)
@@ -192,26 +192,26 @@ func (c *conn) handled() (pause bool) {
 	return c.quiet()
 }
 
-// quiet reports whether a client that only plays has sent nothing that is unread.
+// quiet reports whether the client only plays and has sent nothing that is unread.
 func (c *conn) quiet() bool {
 	return c.player != nil && len(c.pubs) == 0 && c.rt.Buffered() == 0
 }
 
-// rest waits until a player sends something, which is rare.
+// rest waits until a player sends something, which happens rarely.
 func (c *conn) rest() (stage, error) {
 	c.in.Await()
 	return (*conn).read, nil
 }
 
-// linger waits until the client has closed: closing first would discard data that it
-// has not read yet.
+// linger waits until the client has closed the connection: closing first would discard
+// data that it has not read yet.
 func (c *conn) linger() {
 	c.out.Shutdown()
 	c.in.SetDeadline(time.Now().Add(lingerTime))
 	io.CopyN(io.Discard, c.in, 1<<20)
 }
 
-// end releases everything that the connection has and logs why it has ended.
+// end releases everything that the connection holds and logs why it has ended.
 func (c *conn) end(err error) {
 	s := c.srv
 	defer func() {
@@ -273,8 +273,8 @@ func (c *conn) end(err error) {
 	}
 }
 
-// leaveLocked counts the connection, which is about to be closed, as closing, however
-// long that takes. srv.mu is held.
+// leaveLocked moves the connection, which is about to be closed, from the open to the
+// closing ones, because closing may take long. srv.mu is held.
 func (c *conn) leaveLocked() {
 	s := c.srv
 	if _, open := s.conns[c]; !open {
@@ -290,16 +290,16 @@ func (c *conn) leaveLocked() {
 	}
 }
 
-// closesAtOnce reports whether Close of the connection does not wait.
+// closesAtOnce reports whether the connection's Close returns without waiting.
 func (c *conn) closesAtOnce() bool {
 	_, plain := c.nc.(*net.TCPConn)
 	return plain
 }
 
-// shut closes the connection, for the first caller, and returns when it is closed. TLS
-// sends a close_notify, for which a peer that does not read has 5 s, and a host's
-// connection may take any time: meanwhile the connection no longer counts, and is not
-// read.
+// shut closes the connection on its first call, and returns when it is closed. This may
+// take long: TLS waits up to 5 s for a peer that does not read to take the close_notify,
+// and a host's connection may take any time. Meanwhile the connection counts as closing
+// and is not read.
 func (c *conn) shut() {
 	s := c.srv
 	s.mu.Lock()
@@ -331,7 +331,7 @@ func (c *conn) shut() {
 	}
 }
 
-// closing is how far a connection is closed.
+// closing is how far the closing of a connection has come.
 type closing uint8
 
 const (
@@ -380,7 +380,7 @@ func (c *conn) closeWithin(d time.Duration) {
 // player sends nothing; the system's keep-alive and our writes notice when it has gone.
 func (c *conn) idle() {
 	switch {
-	case len(c.pubs) > 0: // its media counts
+	case len(c.pubs) > 0: // flush sets the deadline, from its media
 	case c.player != nil:
 		c.in.SetDeadline(time.Time{})
 	default:
@@ -388,7 +388,7 @@ func (c *conn) idle() {
 	}
 }
 
-// publication is the publication on a message stream, or nil.
+// publication returns the publication on a message stream, or nil.
 func (c *conn) publication(streamID uint32) *publication {
 	if c.last != nil && c.lastID == streamID {
 		return c.last
@@ -396,7 +396,7 @@ func (c *conn) publication(streamID uint32) *publication {
 	return c.pubs[streamID]
 }
 
-// framer places the media of a stream.
+// framer returns the Framer for the media of a message stream, or nil.
 func (c *conn) framer(streamID uint32) *chunk.Framer {
 	if p := c.publication(streamID); p != nil {
 		return p.framer.Load()
@@ -436,7 +436,7 @@ func (c *conn) flush() {
 		return
 	}
 	src := p.src
-	// The deadline is moved only sometimes: moving it costs more than a message.
+	// Moving the deadline costs more than a message, so it is moved only sometimes.
 	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
 		c.limit = c.media
 		c.in.SetDeadline(deadline(limit))
@@ -455,8 +455,8 @@ func (c *conn) flush() {
 	c.holdBack(p)
 }
 
-// rejectSilent ends those of several publishes that send no media. If none sends media,
-// the read deadline ends the connection.
+// rejectSilent ends the publishes of a connection that send no media while others do. If
+// none sends media, the read deadline ends the connection.
 func (c *conn) rejectSilent(now int64) {
 	if len(c.pubs) < 2 {
 		return
@@ -469,11 +469,11 @@ func (c *conn) rejectSilent(now int64) {
 	}
 }
 
-// stage is a part of a connection's life. It returns the next one, or nil and the
-// reason at the end.
+// stage is a part of a connection's life. It returns the next stage; the last stage
+// returns nil and the reason for the end.
 type stage func(*conn) (stage, error)
 
-// inTime replaces a deadline error with what has not come in time.
+// inTime gives a deadline error a text that says what has not come in time.
 func inTime(err error, what string, limit time.Duration) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
@@ -488,8 +488,8 @@ type published struct {
 	streamID uint32
 }
 
-// kick tells the publisher that its stream is over. It is disconnected, unless it
-// publishes others: those are left alone.
+// kick tells the publisher that its stream is over. It disconnects the publisher unless
+// that also publishes other streams, which then continue.
 func (p published) kick(cause error) {
 	c := p.c
 	c.srv.mu.Lock()
@@ -513,8 +513,8 @@ func (p published) kick(cause error) {
 	}
 }
 
-// settle closes the message streams of publishes that are over, of which the client
-// has been told.
+// settle closes the message streams of publishes that are over. Their client has been
+// told.
 func (c *conn) settle() {
 	if !c.over.Load() {
 		return

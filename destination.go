@@ -26,17 +26,16 @@ const (
 	maxURLLen       = 4096 // bytes of URL, StreamKey, User, Password and TcURL, each
 	maxFlashVerLen  = 255
 	minOutChunkSize = 128
-	maxOutChunkSize = 65536 // above, some servers take the size for an attack
+	maxOutChunkSize = 65536 // some servers treat a larger size as an attack
 )
 
 // Destination is where a stream is pushed, and how. The zero value of each option
-// is its default, which suits all platforms known to us. If a kind of server needs
-// something else, its Profile knows; an option that is set here takes precedence.
-// A Destination is a value: copies are independent, and the library never changes
-// one.
+// is its default, which suits all platforms known to us. The Profile of a kind of
+// server changes the defaults that do not suit it; an option that is set here takes
+// precedence. A Destination is a value: copies are independent, and the library never
+// changes one.
 //
-// String, LogValue and everything else that prints a Destination masks its
-// secrets: see String.
+// All methods and packages that print a Destination mask its secrets: see String.
 type Destination struct {
 	// URL is where to push, in one of two forms.
 	//
@@ -44,21 +43,20 @@ type Destination struct {
 	//
 	//	rtmp[s]://[user[:password]@]host[:port]/app[/more]/key[?query]
 	//
-	// The authority ends at the first "/"; user and password end at its last
-	// "@", are separated by their first ":" and percent-decoded. The key is
-	// what follows the last "/" before the first "?", with the query; the
-	// app is what comes before. Where only one path element precedes the
-	// "?" and the query holds a "/", as in
-	// rtmps://b.rtmps.youtube.com/live2?backup=1/key, the query belongs to
-	// the app and the key follows the last "/".
+	// The authority ends at the first "/". User and password end at the last "@"
+	// of the authority, are separated by their first ":" and are percent-decoded.
+	// The last "/" before the first "?" separates the app from the key; the query
+	// belongs to the key. If only one path element precedes the "?" and the query
+	// contains a "/", as in rtmps://b.rtmps.youtube.com/live2?backup=1/key, the
+	// query belongs to the app and the key follows the last "/".
 	//
 	// With a StreamKey the whole path and query is the app; a "/" at its end is
 	// ignored.
 	//
 	// App, query and key are sent unchanged: nothing in them is decoded, and "#"
-	// has no meaning. The port is 1935 for rtmp and 443 for rtmps unless
-	// given. IPv6 addresses stand in brackets, with their zone if they have one.
-	// At most 4096 bytes, without control characters.
+	// has no special meaning. The default port is 1935 for rtmp and 443 for rtmps.
+	// IPv6 addresses stand in brackets, with their zone if they have one. A URL has
+	// at most 4096 bytes and no control characters.
 	//
 	// If the host is that of a platform (see Profile), scheme and app may be
 	// missing: a single path element is then the key.
@@ -87,7 +85,7 @@ type Destination struct {
 	FlashVer string
 
 	// ChunkSize is the size of the chunks sent, 128 to 65536 bytes, by default
-	// that of the Server. A destination with a size of its own costs a little
+	// that of the Server. A destination with a different size costs a little
 	// more, because it does not share the chunks of the others.
 	ChunkSize int
 
@@ -102,17 +100,17 @@ type Destination struct {
 	// NoMetadata sends no onMetaData.
 	NoMetadata bool
 
-	// Timestamps sets the timestamps that the destination gets. All but those of
-	// the stream cost a little more, because they cannot be shared.
+	// Timestamps selects the timestamps that the destination gets. Any other than
+	// TimestampsStream costs a little more, because it cannot be shared.
 	Timestamps Timestamps
 
 	// DigestHandshake tries the handshake with digests first, which some old
-	// servers require. By default the plain one (RTMP 1.0, 5.2) is first. Until
-	// one succeeds the two alternate: if the server breaks one off, the other
-	// follows at once, on a new connection within the same SetupTimeout; if it
-	// does not answer, or answers like TLS or HTTP, the other follows with the
-	// next attempt. The one that has succeeded is kept. If both fail in one
-	// attempt, the error is that of the first.
+	// servers require. By default the plain handshake (RTMP 1.0, 5.2) is first.
+	// Until one succeeds the two alternate. If the server breaks one off, the
+	// other follows immediately, on a new connection within the same SetupTimeout.
+	// If the server does not answer, or answers like TLS or HTTP, the other
+	// follows with the next attempt. The one that has succeeded is kept. If both
+	// fail in one attempt, the error is that of the first.
 	DigestHandshake bool
 
 	// Redirect sets which redirects are followed: a 302 in the answer to connect,
@@ -120,9 +118,9 @@ type Destination struct {
 	Redirect Redirect
 
 	// MergeWindow is how long messages may be held back to send more of them in
-	// one write, at most 10 s; by default that of the Server. Negative sends at
-	// once. With a window shorter than the Server's the stream is read as it
-	// arrives, for all its receivers.
+	// one write, at most 10 s; by default that of the Server. A negative window
+	// sends every message immediately. If the window is shorter than the Server's,
+	// the stream is read as it arrives, for all its receivers.
 	MergeWindow time.Duration
 
 	// DialTimeout limits name resolution, TCP and TLS together, by default 5 s.
@@ -130,7 +128,7 @@ type Destination struct {
 	// answer to connect, by default 10 s, with ProfileSRS 20 s; each step may
 	// take half of it. PublishTimeout limits createStream and publish together,
 	// by default 35 s: servers call their own backends before they answer, and
-	// SRS allows those 30 s.
+	// SRS allows its backends 30 s.
 	DialTimeout    time.Duration
 	SetupTimeout   time.Duration
 	PublishTimeout time.Duration
@@ -142,13 +140,14 @@ type Destination struct {
 	// or has not answered for 300 ms. The first that answers is used (RFC 8305).
 	//
 	// Bytes that a destination has not received yet count in its lag (see
-	// Config.MaxLatency). A connection that is neither TCP nor wraps it (with a
-	// method NetConn) can report them with a method Unsent() int. DialContext
-	// sets the socket's options; by default TCP_NODELAY and keep-alive are on.
+	// Config.MaxLatency). A connection that neither is nor wraps a TCP connection
+	// (with a method NetConn) can report them with a method Unsent() int. A custom
+	// DialContext sets the socket's options; the default one switches TCP_NODELAY
+	// and keep-alive on.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// ServerName replaces the URL's host in TLS, as SNI and as the name that the
-	// certificate must have, for a URL with an IP address.
+	// ServerName replaces the URL's host in TLS, as SNI and as the name in the
+	// certificate. It is for a URL with an IP address.
 	ServerName string
 
 	// TLSConfig is for rtmps. By default certificates are verified against the
@@ -160,10 +159,10 @@ type Destination struct {
 	TLSConfig *tls.Config
 
 	// Fingerprint is the SHA-256 of the server's public key
-	// (SubjectPublicKeyInfo) in hex, which docs/routing.md shows how to
-	// compute; colons and case do not matter. The error of another key has
-	// its hash. If set, only a certificate with this key is accepted, no matter
-	// who signed it.
+	// (SubjectPublicKeyInfo) in hex; colons and case do not matter.
+	// docs/routing.md shows how to compute it. If set, only a certificate with
+	// this key is accepted, no matter who signed it. If the key differs, the error
+	// contains its hash.
 	Fingerprint string
 
 	// Untrusted says that the URL comes from outside, for example from a
@@ -171,7 +170,7 @@ type Destination struct {
 	// 1024 upwards, besides those in Config.AllowNetworks and AllowPorts. This
 	// is checked at each dial, after the name is resolved. resolve.FromParam sets
 	// it, and resolve.HTTP for a host that the publisher has named. A resolver of
-	// your own sets it when it passes on what a client said.
+	// your own must set it for a URL that contains input from a client.
 	Untrusted bool
 
 	// NoLinkLocal says that the URL came from the operator over the network. It
@@ -194,16 +193,16 @@ func (d Destination) Validate() error {
 // must not show it either). Text that is not a URL is masked altogether.
 func (d Destination) String() string { return endpoint.Redact(d.URL, d.StreamKey != "") }
 
-// GoString is as String, for %#v.
+// GoString returns the result of String, for %#v.
 func (d Destination) GoString() string { return d.String() }
 
-// Format writes String for every verb.
+// Format writes the result of String for every verb.
 func (d Destination) Format(f fmt.State, _ rune) { io.WriteString(f, d.String()) }
 
-// MarshalText gives String: there is no way back to the Destination.
+// MarshalText returns the result of String, which cannot be unmarshalled.
 func (d Destination) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// LogValue gives String.
+// LogValue returns the result of String.
 func (d Destination) LogValue() slog.Value { return slog.StringValue(d.String()) }
 
 // withDefaults fills in the defaults that are not the Server's.
@@ -249,7 +248,7 @@ var idKey = sync.OnceValue(func() []byte {
 	return key
 })
 
-// endpoint parses and checks d. Its errors name d and hold no secret.
+// endpoint parses and checks d. Its errors name d and contain no secret.
 func (d Destination) endpoint() (endpoint.Endpoint, error) {
 	e, err := d.parse()
 	if err != nil {
@@ -310,15 +309,15 @@ type Timestamps string
 // the stream's.
 const (
 	// TimestampsStream are those of the stream, which continue when the
-	// destination reconnects. Some servers fail when they pass 2^31 ms, after
-	// 24.8 days.
+	// destination reconnects. Some servers fail when timestamps pass 2^31 ms,
+	// after 24.8 days.
 	TimestampsStream Timestamps = "stream"
-	// TimestampsZero begin with 0 on each connection, for recordings, and again
-	// before they pass 2^31.
+	// TimestampsZero start at 0 on each connection, for recordings, and start
+	// again before they pass 2^31 ms.
 	TimestampsZero Timestamps = endpoint.Zero
-	// TimestampsIncreasing are those of the stream, but audio and video go out
-	// at least 1 ms later than the previous audio or video: for destinations that
-	// require it, and publishers whose times stand still or are out of order.
+	// TimestampsIncreasing are those of the stream, but each audio or video
+	// message is at least 1 ms later than the previous one: for destinations that
+	// require it, and publishers whose timestamps repeat or are out of order.
 	TimestampsIncreasing Timestamps = endpoint.Increasing
 )
 
@@ -344,23 +343,23 @@ func (t Timestamps) times() *gop.Times {
 // Profile is a kind of server with particular needs.
 type Profile string
 
-// The profiles. The platforms among them are known by the host of
-// Destination.URL; the profile of any other server must be set. All get
-// releaseStream and FCPublish, chunks of the Server's size, a flashVer of FMLE and
-// metadata in @setDataFrame, as from an encoder, unless the Destination has other
-// options.
+// The profiles. Platforms are recognised by the host of Destination.URL; the profile of
+// any other server must be set. Every server gets releaseStream and FCPublish, chunks of
+// the Server's size, a flashVer of FMLE and metadata in @setDataFrame, as from an
+// encoder, unless the options of the Destination say otherwise.
 const (
 	// ProfileNone is for a server without known needs.
 	ProfileNone Profile = endpoint.None
-	// ProfileYouTube: without a scheme rtmps:// at *.rtmps.youtube.com and
-	// rtmp:// at *.rtmp.youtube.com, each refusing the other; app live2.
+	// ProfileYouTube: the scheme defaults to rtmps:// at *.rtmps.youtube.com and
+	// to rtmp:// at *.rtmp.youtube.com, each of which refuses the other; the app
+	// defaults to live2.
 	ProfileYouTube Profile = endpoint.YouTube
-	// ProfileFacebook: rtmps:// only; app rtmp.
+	// ProfileFacebook: only rtmps://; the app defaults to rtmp.
 	ProfileFacebook Profile = endpoint.Facebook
-	// ProfileTwitch: app app.
+	// ProfileTwitch: the app defaults to "app".
 	ProfileTwitch Profile = endpoint.Twitch
-	// ProfileIVS is Amazon IVS, which Kick uses, too: without a scheme rtmps://;
-	// app app, which the URLs in its console omit.
+	// ProfileIVS is Amazon IVS, which Kick also uses: the scheme defaults to
+	// rtmps://, and the app to "app", which the URLs in its console omit.
 	ProfileIVS Profile = endpoint.IVS
 	// ProfileAkamai asks for user and password, and gets TimestampsIncreasing.
 	ProfileAkamai Profile = endpoint.Akamai

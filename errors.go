@@ -13,27 +13,27 @@ var (
 	// ErrServerClosed is returned by Serve, ServeConn, ListenAndServe and Publish
 	// after Shutdown or Close.
 	ErrServerClosed = errors.New("forward: server closed")
-	// ErrStreamBusy says that a stream of this name is being published. A
-	// client waits up to 200 ms for the name before it is told so.
+	// ErrStreamBusy says that a stream of this name is already being published. A
+	// publish over the network waits up to 200 ms for the name before it is refused.
 	ErrStreamBusy = errors.New("forward: stream is being published")
-	// ErrLimit is wrapped by errors that say a limit of Config is reached.
+	// ErrLimit is wrapped by errors which say that a limit of Config is reached.
 	ErrLimit = errors.New("forward: limit reached")
-	// ErrDuplicate says that a stream is pushed to a destination already.
+	// ErrDuplicate says that a stream is already pushed to a destination.
 	ErrDuplicate = errors.New("forward: the stream is pushed to this destination already")
 	// ErrInHook is returned by methods that would wait, when they are called from
 	// a hook or from other code that a Server calls: a resolver, a dialer, a
 	// logger, a listener or a connection. The Server waits for that code, so the
 	// code must not wait for the Server. The method has begun its work, which
-	// continues without the caller. A goroutine started by such code may wait,
-	// but the code must not wait for the goroutine.
+	// continues in the background. A goroutine started by such code may wait for
+	// the Server, but the code must not wait for the goroutine.
 	ErrInHook = errors.New("forward: called from a hook: begun, but not waited for")
-	// ErrLoop says that a stream has come back to a Server that it has passed
-	// through, or has passed through too many. Its publisher is refused.
+	// ErrLoop says that a stream has returned to a Server that it has already passed
+	// through, or has passed through too many Servers. Its publisher is refused.
 	ErrLoop = errors.New("forward: the stream loops")
 )
 
-// StatusError is a refusal in the words of a hook or resolver: the client gets Code and
-// Description in onStatus.
+// StatusError is a refusal whose text a hook or resolver chooses: the client gets Code
+// and Description in onStatus.
 type StatusError struct {
 	Code        string // default NetStream.Publish.Denied or NetStream.Play.Failed
 	Description string // a sentence for the user of the client
@@ -46,8 +46,8 @@ func (e *StatusError) Error() string {
 	return e.Code + ": " + e.Description
 }
 
-// ErrTakenOver is returned to a Publisher after another publisher has taken its stream
-// over (Config.Takeover).
+// ErrTakenOver is returned to a Publisher after another publisher has taken over its
+// stream (Config.Takeover).
 var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
 
 // ErrNoKeyframe is returned to a Publisher that was accepted to continue a stream
@@ -62,19 +62,19 @@ var ErrKicked = errors.New("forward: the stream was closed by the host")
 // stream (Config.Takeover, PublishGrace).
 var ErrStreamEnded = errors.New("forward: the stream has ended")
 
-// ErrUpdating says that a Forwarder is being updated, or closed, already.
+// ErrUpdating says that a Forwarder is already being updated or closed.
 var ErrUpdating = errors.New("forward: the destination is being updated or closed")
 
 // ErrBusy is wrapped by the error of a resolver or hook that has too many requests in
-// progress. A client is told that the server is busy.
+// progress. The client is told that the server is busy.
 var ErrBusy = hostcode.ErrBusy
 
 // Op is the step of pushing to a destination that has failed.
 type Op string
 
 // The steps, in order: name resolution, the TCP connection, TLS, the RTMP handshake, the
-// commands, and writing media. OpRead is for a connection that the destination ends
-// while it is published to, OpPanic for a connection of the host's that has panicked.
+// commands, and writing media. OpRead stands for a connection that the destination ends
+// during the publish, OpPanic for a panic in a connection or other code of the host.
 const (
 	OpResolve      Op = upstream.OpResolve
 	OpDial         Op = upstream.OpDial
@@ -88,7 +88,7 @@ const (
 	OpPanic        Op = "panic"
 )
 
-// DestinationError is why an attempt to push to a destination has failed or ended.
+// DestinationError says why an attempt to push to a destination has failed or ended.
 type DestinationError struct {
 	Op          Op          // the step that failed
 	Destination Destination // where the attempt went; printed without secrets
@@ -102,12 +102,12 @@ func (e *DestinationError) Error() string {
 	return fmt.Sprintf("destination %s: %s: %v", e.Destination, e.Op, e.Err)
 }
 
-// Unwrap returns the error below.
+// Unwrap returns Err.
 func (e *DestinationError) Unwrap() error { return e.Err }
 
 // Temporary reports whether the next attempt may succeed. It is false for refusals, an
 // AddressError, an UnsupportedCodecError, and certificates or TLS parameters that one
-// side does not accept. They are retried, too, but after Backoff.RefusedMin at the
+// side does not accept. These are also retried, but after Backoff.RefusedMin at the
 // earliest, unless Config.Retry decides otherwise.
 func (e *DestinationError) Temporary() bool {
 	if e.Code != "" {

@@ -14,16 +14,16 @@ import (
 type pacing struct {
 	flow.Pace
 	onAir  bool // the last message was appended to the stream
-	tight  bool // the last wait has ended, and the reason for it has not
+	tight  bool // the last wait has ended although its reason persists
 	looked struct {
-		cost  uint64 // from which on a receiver may be too far behind; 0 at first
-		media int64  // of the last check
-		meter int64  // when the receivers were measured last
+		cost  uint64 // from this cost on a receiver may lag too far; 0 at first
+		media int64  // at the last check
+		meter int64  // when the receivers were last measured
 	}
 }
 
-// lookEvery is how much media, in nanoseconds, may come until a publisher checks
-// whether it must wait. More may be read at once.
+// lookEvery is how much media, in nanoseconds, may come before a publisher checks
+// whether it must wait. One read may bring more.
 const lookEvery = int64(500 * time.Millisecond)
 
 // due reports whether it is time to check.
@@ -50,8 +50,8 @@ func (p *publication) behind(now int64) bool {
 	return room <= 0
 }
 
-// holdBack makes the publisher wait while it must, at most for within. It returns how
-// long it has waited. now is when the last message came.
+// holdBack makes the publisher wait while it must, for at most within. It returns how
+// long the publisher has waited. now is when the last message came.
 func (p *publication) holdBack(ctx context.Context, now int64, within time.Duration) (waited time.Duration) {
 	p.pace.tight = false
 	if !p.behind(now) {
@@ -73,12 +73,12 @@ func (p *publication) holdBack(ctx context.Context, now int64, within time.Durat
 	return waited
 }
 
-// holdFor is how long a publisher waits until it checks again.
+// holdFor is how long a publisher waits before it checks again.
 const holdFor = time.Millisecond
 
 // holdBack makes the connection wait for the receivers of the stream that was read
-// last. The connection is not read meanwhile: this does not count as the publisher's
-// silence, and the other streams of the connection may object.
+// last. The connection is not read meanwhile. That time does not count as silence of its
+// publishers, and its other streams limit the wait.
 func (c *conn) holdBack(p *publication) {
 	within := time.Duration(math.MaxInt64)
 	for _, o := range c.pubs {
@@ -101,7 +101,7 @@ func (c *conn) holdBack(p *publication) {
 }
 
 // excuse subtracts a time in which the connection was not read from the silence of its
-// publishers.
+// publishers: see ReadTimeout.
 func (c *conn) excuse(d time.Duration) {
 	for _, p := range c.pubs {
 		p.heard += int64(d)

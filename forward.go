@@ -22,8 +22,8 @@ import (
 )
 
 // Server accepts publishers and players on one port. Its methods are safe for
-// concurrent use, and may be called from hooks: see ErrInHook. In this package a nil
-// context stands for context.Background.
+// concurrent use and may be called from hooks: see ErrInHook. In this package a nil
+// context means context.Background.
 type Server struct {
 	shown
 	cfg     atomic.Pointer[Config] // with defaults; see Reload
@@ -45,13 +45,13 @@ type Server struct {
 	mu        sync.Mutex
 	closing   bool
 	listeners map[*servedListener]struct{}
-	conns     map[*conn]struct{} // that are open
+	conns     map[*conn]struct{} // open ones
 	pending   []*conn            // those in their handshake, the oldest first
 	sources   map[streamKey]*Source
 	audiences map[streamKey]*audience
 	pushing   map[pushKey][]*turn  // Forwarders that may be connected to the destination
 	pushes    int                  // forwarders
-	counted   int                  // of them, those that Limits.TotalDestinations counts
+	counted   int                  // forwarders that count in Limits.TotalDestinations
 	perAddr   map[netip.Addr]tally // connections
 	refusals  refusals
 
@@ -62,7 +62,7 @@ type Server struct {
 	// For Stats, guarded by mu.
 
 	publishes, plays uint64
-	known            map[*Source]struct{} // that have been live and have not ended
+	known            map[*Source]struct{} // have been live and have not ended
 	ended            ended
 }
 
@@ -135,9 +135,9 @@ func (s *Server) Logger() *slog.Logger { return s.log }
 // Shutdown closes the listeners and ends every stream: everything that has been
 // received is sent, then the destinations are told that the stream has ended. It
 // returns when all of this is done, or ctx's error if ctx ends earlier; call Close
-// to end the rest. It does not wait for publishers to leave: an encoder that is
-// cut off connects elsewhere. From a hook it returns ErrInHook at once and
-// continues without its caller and without ctx.
+// to end the rest. It does not wait for publishers to leave, because a disconnected
+// encoder connects elsewhere. From a hook it returns ErrInHook immediately and
+// continues in the background without ctx.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.beginClosing()
 	if hostcode.Within() {
@@ -176,8 +176,8 @@ func (s *Server) shutdown(ctx context.Context) error {
 // microseconds, unless the host is deciding or the machine is very busy.
 const restLimit = time.Second
 
-// readRest ends the connections of all clients except players when everything that has
-// arrived is read, and waits for that.
+// readRest reads everything that has arrived from clients other than players, and ends
+// their connections. It waits until that is done.
 func (s *Server) readRest(ctx context.Context) {
 	var reading sync.WaitGroup
 	s.mu.Lock()
@@ -201,9 +201,9 @@ func (s *Server) readRest(ctx context.Context) {
 	}
 }
 
-// Close ends everything at once, including the contexts of hooks. It returns when
-// everything is gone and no hook is running. From a hook it returns ErrInHook at
-// once, and everything ends when the hook has returned.
+// Close ends everything immediately, including the contexts of hooks. It returns when
+// everything has ended and no hook is running. From a hook it returns ErrInHook
+// immediately, and everything ends when the hook has returned.
 func (s *Server) Close() error {
 	s.beginClosing()
 	s.cancel()
@@ -259,11 +259,11 @@ func (s *Server) isClosing() bool {
 	return s.closing
 }
 
-// publish accepts a publisher or returns why not. The name is taken before the host is
-// asked, so that a second publisher changes nothing. cfg is the Config that req was
-// made with.
+// publish accepts a publisher, or returns the reason for the refusal. It reserves the
+// name before it asks the host, so that a second publisher changes nothing. cfg is the
+// Config that req was made with.
 func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*publication, error) {
-	s.memory.Load().Shed(fanout.Clock()) // perhaps no publisher is left to do it
+	s.memory.Load().Shed(fanout.Clock()) // without publishers nothing else calls it
 	src, err := s.reserve(cfg, req)
 	if src == nil {
 		return nil, err
@@ -277,8 +277,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) 
 		return nil, err
 	}
 	started, accepted := false, next // a next publisher has nothing to release
-	// Also if the host's code panics.
-	defer func() {
+	defer func() {                   // runs also if the host's code panics
 		switch {
 		case accepted:
 		case started:
@@ -323,7 +322,7 @@ var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit,
 // processMemory is the budget of all Servers that have none of their own.
 var processMemory = sync.OnceValue(func() *gop.Budget { return gop.NewBudget(defaultMemoryBudget()) })
 
-// setBudget applies Config.MemoryBudget. Memory that is counted already stays in its
+// setBudget applies Config.MemoryBudget. Memory that is already counted stays in its
 // budget.
 func (s *Server) setBudget(limit int) {
 	shared := processMemory()
@@ -342,7 +341,7 @@ func (s *Server) setBudget(limit int) {
 // after its new publish.
 const busyGrace = 200 * time.Millisecond
 
-// awaitName waits until a name is free, at most for busyGrace.
+// awaitName waits until the name of req is free, for at most busyGrace.
 func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 	s.mu.Lock()
 	src := s.sources[req.key()]
@@ -358,9 +357,9 @@ func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 	}
 }
 
-// reserve takes a stream's name. With ErrStreamBusy it returns the live stream that has
-// it. The stream it returns counts in wg: a new one until it is done, a live one until
-// the host has decided about its next publisher.
+// reserve reserves the name of req for a new stream. If a live stream has the name, it
+// returns that stream and ErrStreamBusy. The returned stream counts in wg: a new one
+// until it is done, a live one until the host has decided about its next publisher.
 func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
 	key := req.key()
 	s.mu.Lock()
@@ -464,7 +463,7 @@ const (
 	tellAfterClose = 5 * time.Second
 )
 
-// tell calls a hook that only reports an end. Its context has the values of ctx.
+// tell calls a hook that only reports an end, with a context that has the values of ctx.
 func (s *Server) tell(ctx context.Context, what string, f func(context.Context)) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
 	defer cancel()
@@ -478,24 +477,24 @@ func (s *Server) tell(ctx context.Context, what string, f func(context.Context))
 	s.guard(what, func() error { f(ctx); return nil })
 }
 
-// errGoexit is the error of a connection of the host's that ended its goroutine.
+// errGoexit is the error of a connection whose code, the host's, ended its goroutine.
 var errGoexit = errors.New("forward: the connection has ended its goroutine")
 
-// errEvicted is the error of a connection that evict has ended.
+// errEvicted is the error of a connection that was ended by evict.
 var errEvicted = fmt.Errorf("%w: of the connections without an accepted publish it held the most memory for unfinished messages", ErrLimit)
 
-// lingerTime is how long a client that was told why it is refused has to read it.
+// lingerTime is how long a client has to read why it was refused.
 const lingerTime = time.Second
 
 var errNoVhost = errors.New("no such vhost")
 
-// goneError says that a client has left while the host was asked about it, and why.
+// goneError says that a client left while the host was deciding about it, and why.
 type goneError struct{ error }
 
 func (e goneError) Unwrap() error { return e.error }
 
-// orGone returns the goneError of a context of asking, if it has one: a client that has
-// left was not refused.
+// orGone returns the goneError that has ended ctx, a context of asking, or else err: a
+// client that has left was not refused.
 func orGone(ctx context.Context, err error) error {
 	var gone goneError
 	if err != nil && errors.As(context.Cause(ctx), &gone) {

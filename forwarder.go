@@ -45,20 +45,20 @@ type Forwarder struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	telling  chan struct{}  // held while OnForward is told: in turn
-	draining sync.WaitGroup // what tells the host something, besides the runs
+	telling  chan struct{}  // held during OnForward: one call after the other
+	draining sync.WaitGroup // goroutines other than the runs that call the host
 
 	mu       sync.Mutex
-	gone     bool // nobody is told any more
+	gone     bool // the host is told nothing more
 	state    State
 	since    time.Time
-	switched bool      // OnForward is to be told of another destination
-	attempt  time.Time // of the next one, while waiting
+	switched bool      // OnForward has yet to be told of another destination
+	attempt  time.Time // when the next attempt begins, while waiting
 	lastErr  error
 	reports  reports
-	runs     []*run // all there are
-	now      *run   // which sends, or tries to
-	next     *run   // which is to take over; nil: none
+	runs     []*run // all that have not ended
+	now      *run   // sends, or tries to
+	next     *run   // is to take over from now; nil if there is none
 	stop     bool
 	drain    *time.Timer
 	total    ForwarderStats
@@ -70,13 +70,13 @@ type Forwarder struct {
 	counts bool // in Server.counted; guarded by src.srv.mu
 }
 
-// printed is what a Forwarder pushes where, as which it is printed.
+// printed gives a Forwarder its text: the stream and the destination.
 type printed struct{ to *atomic.Pointer[target] }
 
 // Format writes the name of the stream and the destination, for every verb.
 func (p printed) Format(f fmt.State, _ rune) { io.WriteString(f, p.to.Load().String()) }
 
-// MarshalText gives what Format writes.
+// MarshalText returns the text that Format writes.
 func (p printed) MarshalText() ([]byte, error) { return []byte(p.to.Load().String()), nil }
 
 func newForwarder(s *Source, d Destination) (*Forwarder, error) {
@@ -99,7 +99,7 @@ func newForwarder(s *Source, d Destination) (*Forwarder, error) {
 	return f, nil
 }
 
-// count counts f, which begins, in the Server.
+// count adds f to the Server's counts when it begins, or returns ErrLimit.
 func (f *Forwarder) count() error {
 	s := f.src.srv
 	s.mu.Lock()
@@ -113,7 +113,7 @@ func (f *Forwarder) count() error {
 	return nil
 }
 
-// uncount notes that f is ending, and counts in the limit no longer.
+// uncount is called when f is ending: f no longer counts in the limit.
 func (f *Forwarder) uncount() {
 	s := f.src.srv
 	s.mu.Lock()
@@ -129,7 +129,7 @@ func (f *Forwarder) uncountLocked() {
 	}
 }
 
-// forget notes that f has ended.
+// forget removes f, which has ended, from the Server's counts.
 func (f *Forwarder) forget() {
 	s := f.src.srv
 	s.mu.Lock()
@@ -138,22 +138,22 @@ func (f *Forwarder) forget() {
 	s.pushes--
 }
 
-// Destination returns where f pushes. Update changes it.
+// Destination returns the destination that f pushes to. Update changes it.
 func (f *Forwarder) Destination() Destination { return f.to.Load().dst }
 
-// ID names the destination in lists and metrics: 8 hex digits, the same for the
+// ID identifies the destination in lists and metrics: 8 hex digits, the same for the
 // same URL, stream key and user for as long as the process lives. Update changes it.
 func (f *Forwarder) ID() string { return f.to.Load().id }
 
-// Source is the stream that f pushes.
+// Source returns the stream that f pushes.
 func (f *Forwarder) Source() *Source { return f.src }
 
-// Done is closed when f has ended.
+// Done returns a channel that is closed when f has ended.
 func (f *Forwarder) Done() <-chan struct{} { return f.done }
 
-// Ending reports whether f has been closed, or its stream has ended: it sends
-// what is left, and then Done is closed. A new Forwarder of the same stream may
-// have the same ID then.
+// Ending reports whether f has been closed or its stream has ended. It then sends the
+// rest of the stream before Done is closed. A new Forwarder of the same stream may
+// meanwhile have the same ID.
 func (f *Forwarder) Ending() bool {
 	select {
 	case <-f.ended:
@@ -164,9 +164,9 @@ func (f *Forwarder) Ending() bool {
 }
 
 // Shutdown ends pushing: the destination is told that the stream has ended and is
-// disconnected. It returns when this is done. If ctx ends earlier the destination is
-// cut off, and Shutdown returns ctx's error at once. From a hook it returns ErrInHook
-// at once; see Done.
+// disconnected. It returns when this is done. If ctx ends earlier, the destination is
+// cut off, and Shutdown returns ctx's error immediately. From a hook it returns
+// ErrInHook immediately; see Done.
 func (f *Forwarder) Shutdown(ctx context.Context) error {
 	ctx = orBackground(ctx)
 	f.beginClose(nil)
@@ -185,8 +185,8 @@ func (f *Forwarder) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close cuts the destination off at once. It returns when the destination is gone;
-// from a hook it returns ErrInHook at once.
+// Close cuts the destination off immediately. It returns when the destination is
+// disconnected. From a hook it returns ErrInHook immediately.
 func (f *Forwarder) Close() error {
 	f.beginClose(nil)
 	f.cancel()
@@ -197,9 +197,8 @@ func (f *Forwarder) Close() error {
 	return nil
 }
 
-// beginClose tells the destination that the stream has ended, without waiting, if
-// it is still to, or to is nil. A forwarder that comes after f to the same destination waits
-// for it from now on.
+// beginClose begins to close f without waiting, if to is nil or still f's target. From now
+// on, a later forwarder to the same destination waits for f to end.
 func (f *Forwarder) beginClose(to *target) {
 	f.mu.Lock()
 	if f.stop || to != nil && f.to.Load() != to {
@@ -217,7 +216,7 @@ func (f *Forwarder) beginClose(to *target) {
 	}
 }
 
-// targets are the one that f has and, during an Update, the one that it is to have.
+// targets returns f's target and, during an Update, also the next one.
 func (f *Forwarder) targets() []*target {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -228,14 +227,15 @@ func (f *Forwarder) targets() []*target {
 	return ts
 }
 
-// sourceEnded tells f that nothing more will come.
+// sourceEnded tells f that its stream has ended.
 func (f *Forwarder) sourceEnded() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.endLocked()
 }
 
-// endLocked ends waiting for attempts, and limits the time for the rest.
+// endLocked ends waiting for the next attempt, and limits the time for the rest of the
+// stream.
 func (f *Forwarder) endLocked() {
 	select {
 	case <-f.ended:
@@ -248,7 +248,7 @@ func (f *Forwarder) endLocked() {
 	}
 	f.uncount()
 	if f.state.publishes() && !f.gone {
-		f.draining.Go(f.drains) // the caller that ended the stream does not wait
+		f.draining.Go(f.drains) // calls the host, for which the caller must not wait
 	}
 	rest := orForever(f.src.cfg.DrainTimeout)
 	if f.state == StateConnecting && f.src.srv.isClosing() {
@@ -257,19 +257,19 @@ func (f *Forwarder) endLocked() {
 	f.drain = time.AfterFunc(rest, f.cancel)
 }
 
-// drains records that the rest is being sent, and logs it.
+// drains sets StateDraining and logs it.
 func (f *Forwarder) drains() {
 	if f.setState(StateDraining, nil) {
 		f.to.Load().Log.Info("destination draining")
 	}
 }
 
-// dialGrace is how long Shutdown waits for a destination to be reached, so that
-// it is done within 100 ms of those that are not.
+// dialGrace is how long an ending Forwarder may still take to connect. It keeps Shutdown
+// from waiting more than 100 ms for destinations that cannot be reached.
 const dialGrace = 50 * time.Millisecond
 
-// connected gives a destination that has been reached the time it has for the
-// rest.
+// connected extends the limit of dialGrace to DrainTimeout once the destination is
+// connected.
 func (f *Forwarder) connected() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -289,11 +289,11 @@ func (f *Forwarder) finish() {
 	f.reports.stop()
 	f.draining.Wait()
 	f.setState(StateClosed, nil)
-	f.src.remove(f) // before anybody is told
+	f.src.remove(f) // before Done reports the end
 	close(f.done)
 }
 
-// setAttempt notes when r's next attempt begins.
+// setAttempt records when r's next attempt begins.
 func (f *Forwarder) setAttempt(r *run, t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -302,13 +302,14 @@ func (f *Forwarder) setAttempt(r *run, t time.Time) {
 	}
 }
 
-// setState changes the state and tells OnForward. It is false where nothing has
-// changed: only what is published to drains, and then nothing but the end comes.
+// setState changes the state and tells OnForward. It reports whether the state has
+// changed: StateDraining follows only a publishing state, and only StateClosed follows
+// StateDraining.
 func (f *Forwarder) setState(s State, err error) bool {
 	return f.change(s, err, func() bool { return true })
 }
 
-// change is setState where may, which is called under mu, does not object.
+// change is setState on condition that may, which is called under mu, returns true.
 func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	f.telling <- struct{}{}
 	defer func() { <-f.telling }()
@@ -329,8 +330,8 @@ func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	return true
 }
 
-// stallChanged has OnForward told that the destination takes nothing, or
-// something again.
+// stallChanged starts a goroutine that tells OnForward when the destination stalls or
+// takes data again.
 func (f *Forwarder) stallChanged() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -340,7 +341,7 @@ func (f *Forwarder) stallChanged() {
 	}
 }
 
-// tellStalls brings the state in line with whether the destination takes anything.
+// tellStalls updates the state until it says whether the destination is stalled.
 func (f *Forwarder) tellStalls() {
 	for {
 		f.mu.Lock()
@@ -358,8 +359,8 @@ func (f *Forwarder) tellStalls() {
 	}
 }
 
-// stallStateLocked is the state that f should change to; ok is false where it
-// should not. mu is held.
+// stallStateLocked returns the state that f should change to; ok is false if f should not
+// change. mu is held.
 func (f *Forwarder) stallStateLocked() (to State, ok bool) {
 	l := f.now.link
 	if l == nil || !f.state.publishes() || f.Ending() {
@@ -380,15 +381,16 @@ type ForwarderStats struct {
 	// if Config.Retry has given up.
 	NextAttempt time.Time
 
-	// Connects counts connections tried. An attempt with authentication takes
-	// three, one whose server wants the other form of the handshake two.
+	// Connects counts attempted connections. An attempt takes three with
+	// authentication, and two if the server requires the other form of the
+	// handshake.
 	Connects uint64
-	Accepted uint64 // attempts that were publishing
+	Accepted uint64 // attempts whose publish was accepted
 	Bytes    uint64 // sent
 	Messages uint64 // sent
-	// DroppedLate counts messages not sent because the destination was too
-	// slow, DroppedNoKeyframe messages that refer to a keyframe that it did not
-	// get.
+	// DroppedLate counts messages that were not sent because the destination was
+	// too slow, DroppedNoKeyframe those that depend on a keyframe that the
+	// destination did not get.
 	DroppedLate       uint64
 	DroppedNoKeyframe uint64
 	// Lost counts failed attempts and lost connections, by Op of their error.
@@ -399,20 +401,20 @@ type ForwarderStats struct {
 	MessageRate float64 // messages a second
 	FrameRate   float64 // video frames a second
 
-	// Lag is how many messages are waiting to be sent. LagBytes is their size,
+	// Lag is the number of messages that wait to be sent, LagBytes their size,
 	// LagMedia the time from the first to the last of them by their timestamps, and
 	// LagAge the time since the first of them arrived.
 	Lag      uint64
 	LagBytes int
 	LagMedia time.Duration
 	LagAge   time.Duration
-	// Unacked is how many bytes were sent that the destination has not acknowledged,
-	// and RTT the round-trip time (TCP_INFO of Linux); 0 where the system does not
-	// tell.
+	// Unacked is the number of bytes that were sent and not acknowledged by the
+	// destination, and RTT the round-trip time (TCP_INFO of Linux); 0 if the system
+	// does not report them.
 	Unacked int
 	RTT     time.Duration
-	// FirstKeyframe is how long after its answer to publish the destination was sent
-	// the first video; 0 if it was not yet.
+	// FirstKeyframe is the time from the destination's answer to publish until the
+	// first video was sent; 0 before that.
 	FirstKeyframe time.Duration
 
 	// LastErr is why the last attempt ended, a *DestinationError; nil if none
@@ -454,7 +456,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	return st
 }
 
-// counters is Stats with nothing but the counters.
+// counters returns only the counters of Stats.
 func (f *Forwarder) counters() ForwarderStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,10 +17,10 @@ import (
 // Update changes f's destination to d. A connection to d publishes before the old
 // one is closed, and the switch is at a keyframe: the old destination gets
 // everything before it and is told that the stream has ended, the new one gets
-// everything from there on. If no keyframe comes within 10 s, the switch is without
-// one, and d gets the stream from its last keyframe on, as with Source.Forward; so it
-// does if f is not publishing. Counters continue; ID and Destination are those of d
-// from the switch on, of which Hooks.OnForward is told with StatePublishing.
+// everything from there on. If no keyframe comes within 10 s, or if f is not publishing,
+// the switch does not wait for one, and d gets the stream from its last keyframe on, as
+// with Source.Forward. Counters continue. From the switch on, ID and Destination are
+// those of d; Hooks.OnForward reports the switch with StatePublishing.
 //
 // If the first attempt to reach d fails, or ctx or the stream ends before the
 // switch, Update returns the error and f continues unchanged. The same holds if d
@@ -28,14 +28,14 @@ import (
 // to have one stream published twice.
 //
 // Update returns ErrDuplicate if another Forwarder pushes the stream to d, and
-// ErrUpdating if f is being updated or closed. Limits on destinations do not apply,
-// although there are two for a moment.
+// ErrUpdating if f is being updated or closed. The second destination does not count
+// in the limits on destinations.
 //
-// From a hook Update returns ErrInHook and ignores ctx: it is begun, and either
-// succeeds or leaves f unchanged.
+// From a hook Update returns ErrInHook and ignores ctx: it continues in the
+// background, and either succeeds or leaves f unchanged.
 //
-// A refresh does not remove d, as with Source.Forward, and brings back a destination
-// that the Resolver still gives.
+// A refresh does not remove d, as with Source.Forward. It adds the old destination
+// again if the Resolver still returns it.
 func (f *Forwarder) Update(ctx context.Context, d Destination) error {
 	t, err := newTarget(f.src, d)
 	if err != nil {
@@ -81,14 +81,14 @@ func (f *Forwarder) beginUpdate(t *target) (*run, error) {
 	if f.stop || f.gone || f.next != nil && f.next.update {
 		return nil, fmt.Errorf("destination %s: %w", f.Destination(), ErrUpdating)
 	}
-	if f.next != nil { // what a server asks for is less
+	if f.next != nil { // Update takes precedence over a ReconnectRequest
 		f.next.cancel()
 	}
 	return f.handOverLocked(t, handover{at: t.Endpoint, update: true}), nil
 }
 
-// giveUp ends a handover, unless it has begun to send. err is why it has failed, nil
-// if it has not.
+// giveUp ends a handover unless n has taken over (begun). err is why the handover has
+// failed, or nil.
 func (f *Forwarder) giveUp(n *run) (begun bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -102,17 +102,18 @@ func (f *Forwarder) giveUp(n *run) (begun bool, err error) {
 	return false, n.err
 }
 
-// handover is what a run is that is to take the place of another one.
+// handover is the part of a run that is to take over from another run.
 type handover struct {
 	at     endpoint.Endpoint // of its first connection
 	update bool              // for Update, not for a ReconnectRequest
-	tried  chan struct{}     // closed when the first connection is there, or is not
-	begun  chan struct{}     // closed when it has taken over
-	over   chan struct{}     // closed when it has ended
-	err    error             // why it has not taken over; guarded by Forwarder.mu
+	tried  chan struct{}     // closed when the first connection is made or has failed
+	begun  chan struct{}     // closed when the run has taken over
+	over   chan struct{}     // closed when the run has ended
+	err    error             // why the run has not taken over; guarded by Forwarder.mu
 
-	// after: it has ended, and the run that it was to replace connects to at when
-	// it has ended. Guarded by Forwarder.mu.
+	// after says that the new run has ended because its publish was refused. The old
+	// run reconnects to at after its connection has stopped. Guarded by
+	// Forwarder.mu.
 	after bool
 }
 
@@ -126,8 +127,8 @@ func (f *Forwarder) handOverLocked(t *target, h handover) *run {
 	return n
 }
 
-// takeLocked has n take over: from a message on, or as a new receiver if from is 0.
-// mu is held. start, which sends, is called when it is not.
+// takeLocked makes n the run that sends: from message from on, or as a new receiver if
+// from is 0. mu is held. start begins to send; it must be called without mu.
 func (f *Forwarder) takeLocked(n *run, from uint64) (start func()) {
 	old := f.now
 	f.now, f.next = n, nil
@@ -142,7 +143,7 @@ func (f *Forwarder) takeLocked(n *run, from uint64) (start func()) {
 		n.backoff = old.backoff
 	}
 	if old.link == nil {
-		old.cancel() // it connects, or waits to
+		old.cancel() // it is connecting, or waiting to
 	}
 	tell := !f.gone
 	if tell {
@@ -154,7 +155,7 @@ func (f *Forwarder) takeLocked(n *run, from uint64) (start func()) {
 		close(n.begun)
 		f.stallChanged() // the connection may have stalled already
 		if tell {
-			go func() { // the sender that has stopped must not wait for hooks
+			go func() { // the sender that calls start must not wait for hooks
 				defer f.draining.Done()
 				f.tellOfHandover(n, old)
 			}()
@@ -173,9 +174,8 @@ func (f *Forwarder) tellOfHandover(n, old *run) {
 	n.setState(StatePublishing, nil)
 }
 
-// stopped notes that l has stopped before a message, with which another connection
-// continues. If no keyframe has come, that begins as a new receiver. It is false if no
-// run waits for that.
+// stopped is called when l has stopped before message from. It starts the next run there,
+// or as a new receiver if no keyframe has come. It returns false if no run waits for that.
 func (f *Forwarder) stopped(r *run, l *upstream.Link, from uint64) bool {
 	f.mu.Lock()
 	n := f.next
@@ -198,7 +198,7 @@ func (f *Forwarder) stopped(r *run, l *upstream.Link, from uint64) bool {
 	return true
 }
 
-// reconnect does what a ReconnectRequest asks for.
+// reconnect follows a ReconnectRequest.
 func (r *run) reconnect(l *upstream.Link, ref string) {
 	f := r.f
 	at, err := r.to.redirected(l.At, ref)
@@ -216,9 +216,10 @@ func (r *run) reconnect(l *upstream.Link, ref string) {
 	f.handOverLocked(r.to, handover{at: at})
 }
 
-// notTakenLocked notes that r has not taken over, if it was to. A server that
-// refuses to have the stream published twice may well take it when the old
-// connection has gone. mu is held; then is called when it is not.
+// notTakenLocked is called when r ends. If r has not taken over although it was to, it
+// records why. A server that refuses a second publish of the stream may accept it when
+// the old connection has ended: see handover.after. mu is held; then must be called
+// without it.
 func (f *Forwarder) notTakenLocked(r *run, err *DestinationError) (then func()) {
 	then = func() {}
 	if r.handover == nil || r.began {
@@ -251,7 +252,7 @@ func (f *Forwarder) notTakenLocked(r *run, err *DestinationError) (then func()) 
 	return then
 }
 
-// end wakes all who wait for the handover.
+// end wakes all goroutines that wait for the handover.
 func (h *handover) end() {
 	select {
 	case <-h.tried:
@@ -261,8 +262,8 @@ func (h *handover) end() {
 	close(h.over)
 }
 
-// failed notes why a session has ended. It returns how long the session has been
-// publishing, negative if it has not, and whether r tries again.
+// failed records why a session of r has ended. It returns how long the session was
+// publishing, negative if it was not, and whether r tries again.
 func (f *Forwarder) failed(r *run, err *DestinationError) (sent time.Duration, goesOn bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -280,8 +281,8 @@ func (f *Forwarder) failed(r *run, err *DestinationError) (sent time.Duration, g
 	return time.Since(f.published), true
 }
 
-// begin begins to send over a connection, or has a handover wait for the keyframe.
-// It is false if the connection is not needed any more.
+// begin begins to send over l. If r is to take over from another run, it waits for that
+// one to stop at a keyframe. It returns false if l is no longer needed.
 func (f *Forwarder) begin(r *run, l *upstream.Link, from uint64) bool {
 	f.mu.Lock()
 	if f.stop || r.ctx.Err() != nil || f.now != r && f.next != r {
@@ -305,23 +306,23 @@ func (f *Forwarder) begin(r *run, l *upstream.Link, from uint64) bool {
 	f.published = time.Now()
 	f.mu.Unlock()
 	r.attach(l, from)
-	f.reports.report(r.to, slog.LevelInfo, "destination publishing") // before the hook, which may take its time
+	f.reports.report(r.to, slog.LevelInfo, "destination publishing") // before the hook, which may take long
 	r.setState(StatePublishing, nil)
-	f.stallChanged() // may have come before
+	f.stallChanged() // l may have stalled before StatePublishing
 	if f.Ending() {
 		f.drains()
 	}
 	return true
 }
 
-// end adds a connection's counters to the total when it has ended. It is over where
-// another run has r's place, or the stream has ended; else next is where r
-// continues, nil if the connection was lost.
+// end is called when a connection of r has ended, and adds its counters to the total.
+// over reports whether another run has taken over or the stream has ended. If not, next
+// is where r continues, nil if the connection was lost.
 func (f *Forwarder) end(r *run, l *upstream.Link) (next *resumption, over bool) {
 	f.mu.Lock()
 	if r.began && r.handover != nil {
 		f.mu.Unlock()
-		<-r.begun // else l would be added to the group after it is removed
+		<-r.begun // l must be added to the group before it is removed
 		f.mu.Lock()
 	}
 	if r.began {
@@ -365,14 +366,14 @@ func (f *Forwarder) isAwaited() bool {
 	return f.next != nil && (f.next.link != nil || f.next.after)
 }
 
-// left notes that a run has ended. err is why it has not taken over, if it was to.
+// left is called when r has ended. err is why r has not taken over, if it was to.
 func (f *Forwarder) left(r *run, err *DestinationError) {
 	r.cancel()
 	f.mu.Lock()
 	stop := f.notTakenLocked(r, err)
 	f.runs = slices.DeleteFunc(f.runs, func(o *run) bool { return o == r })
 	last := len(f.runs) == 0
-	f.gone = last // and no other run begins
+	f.gone = last // no run begins after the last one
 	r.to.runs--
 	gone := r.to.runs == 0
 	f.mu.Unlock()

@@ -34,37 +34,37 @@ type PublishRequest struct {
 	// nil inside the process.
 	LocalAddr net.Addr
 
-	// Vhost is DefaultVhost if the encoder names none. A vhost of
-	// Config.Vhosts is spelled as there, any other is in lower case.
+	// Vhost is DefaultVhost if the encoder names none. A vhost of Config.Vhosts
+	// is spelled as there; any other is in lower case.
 	Vhost string
 	// App has no vhost, query or trailing slash. It is "__defaultApp__" for a URL with
 	// one path segment, as in rtmp://host/stream, which encoders send as the app or as
 	// the name.
 	App    string
 	Stream string // without query
-	// Param is the query of the publish name (or, when that has none, of
-	// the app) with its leading "?"; empty if there is none. It may hold
-	// a token and is as secret as a stream key.
+	// Param is the query of the publish name (or of the app if the name has
+	// none) with its leading "?"; empty if there is none. It may contain a
+	// token and is as secret as a stream key.
 	Param string
-	// TcURL is tcUrl as the encoder sent it. It may hold a secret.
+	// TcURL is tcUrl as the encoder sent it. It may contain a secret.
 	TcURL string
-	// PageURL is pageUrl as the client sent it, mostly empty. It may hold
+	// PageURL is pageUrl as the client sent it, usually empty. It may contain
 	// a secret.
 	PageURL string
 
 	// Hops are the ServerIDs of the Servers of this library that the stream has
-	// passed through, the nearest last, as reported by that one. A stream that
-	// has already passed through this Server, or through more than 4, is
-	// refused with ErrLoop before hooks are called.
+	// passed through, the nearest last. The nearest Server reports them. A
+	// stream that has already passed through this Server, or through more than
+	// 4, is refused with ErrLoop before hooks are called.
 	Hops []string
 
-	enhanced bool // connect tells that Enhanced RTMP will come
+	enhanced bool // connect announces Enhanced RTMP
 }
 
-// IP is the host part of RemoteAddr, empty when there is none.
+// IP returns the host part of RemoteAddr, or "" if there is none.
 func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
 
-// Name is the stream's name: "app/stream" in DefaultVhost, and
+// Name returns the stream's name: "app/stream" in DefaultVhost, and
 // "//vhost/app/stream" in another, with the vhost in lower case. Two requests
 // have the same name if and only if they are about the same stream. Encoders
 // split multi-level paths differently between App and Stream; Name is the same
@@ -76,18 +76,18 @@ func (r *PublishRequest) Name() string { return r.key().String() }
 // as the process lives.
 func (r *PublishRequest) ID() string { return hashID(r.Name()) }
 
-// Format writes the stream's name as in the log, for every verb.
+// Format writes the stream's name in the form of the log, for every verb.
 func (r PublishRequest) Format(f fmt.State, _ rune) { io.WriteString(f, r.logName()) }
 
-// MarshalText gives the stream's name as in the log.
+// MarshalText returns the stream's name in the form of the log.
 func (r PublishRequest) MarshalText() ([]byte, error) { return []byte(r.logName()), nil }
 
-// hide is the error of a host that was asked about r.
+// hide masks the secrets of r in an error of the host.
 func (r *PublishRequest) hide(err error) error {
 	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
 }
 
-// PlayRequest describes a play, with the fields and methods of a PublishRequest. Name
+// PlayRequest describes a play. It has the fields and methods of a PublishRequest; Name
 // and ID are those of the stream to play.
 type PlayRequest = PublishRequest
 
@@ -110,39 +110,38 @@ type ConnectRequest struct {
 	// Vhost and App come from the connect command; publish or play may still change
 	// them. Vhost is DefaultVhost if the command names no vhost that is served.
 	Vhost, App string
-	TcURL      string // may hold a secret
-	PageURL    string // may hold a secret
-	FlashVer   string // the client's program and version, as it says
+	TcURL      string // may contain a secret
+	PageURL    string // may contain a secret
+	FlashVer   string // the client's program and version, as reported by it
 
-	// Sent and Received are the bytes of the connection without its handshake. They
-	// are set for OnClose only.
+	// Sent and Received count the bytes of the connection without its handshake.
+	// They are set only for OnClose.
 	Sent, Received uint64
 }
 
-// IP is the host part of RemoteAddr, empty when there is none.
+// IP returns the host part of RemoteAddr, or "" if there is none.
 func (r *ConnectRequest) IP() string { return addrIP(r.RemoteAddr) }
 
-// Format writes "client" and the id, for every verb.
+// Format writes "client" and the ClientID, for every verb.
 func (r ConnectRequest) Format(f fmt.State, _ rune) { io.WriteString(f, "client "+r.ClientID) }
 
-// MarshalText gives the same as Format.
+// MarshalText returns the text that Format writes.
 func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " + r.ClientID), nil }
 
-// Hooks decide about clients and are told what they do. All are optional. The
-// client or destination that a call is about waits for it; calls for different
-// ones are concurrent, and no lock is held. A hook that blocks delays only its own
-// client or destination, and the end of the Server. A hook that panics, or ends
-// its goroutine, refuses the request.
+// Hooks decide about clients and report what they do. All are optional. A hook is called
+// without locks, concurrently for different clients and destinations. A hook that blocks
+// delays only its own client or destination, and the end of the Server. A hook that
+// panics, or ends its goroutine, refuses the request.
 //
 // A hook may call every method of this package. Methods that would wait return
 // ErrInHook instead.
 //
 // The context of OnConnect, OnPublish and OnPlay ends when the client leaves, with
-// Server.Close, and with the context of ServeConn or Publish. The Server notices
-// that a client leaves unless it has sent more than 1 KiB since its request. The
-// name of the stream stays taken until OnPublish returns. The context of
-// OnUnpublish, OnStop and OnClose, which report what has ended, lasts 30 s, and
-// 5 s after Server.Close has begun.
+// Server.Close, and with the context of ServeConn or Publish. The Server does not
+// notice that a client leaves if it has sent more than 1 KiB since its request. The
+// name of the stream stays taken until OnPublish returns. OnUnpublish, OnStop and
+// OnClose report an end. Their context lasts 30 s, or until 5 s after Server.Close has
+// begun if that is earlier.
 //
 // An error refuses. The client gets the code and description of a *StatusError;
 // with any other error it learns only that it is refused.
@@ -152,12 +151,12 @@ type Hooks struct {
 	// OnPublish decides about a publish, before the Resolver is asked.
 	OnPublish func(ctx context.Context, req *PublishRequest) error
 	// OnUnpublish follows each accepted OnPublish exactly once, with the same
-	// req, even if the stream was then refused for another reason. With
+	// req, even if the publish was then refused for another reason. With
 	// Config.PublishGrace or Takeover the stream may continue after it.
 	OnUnpublish func(ctx context.Context, req *PublishRequest)
-	// OnSource is told that a stream is live, before its publisher is answered:
+	// OnSource reports that a stream is live, before its publisher is answered:
 	// a Subscription made here gets the stream from its first message.
-	// Source.Done tells its end. OnSource is not called again when another
+	// Source.Done reports the end. OnSource is not called again when another
 	// publisher continues the stream.
 	OnSource func(src *Source)
 	// OnPlay decides about a play. It is not asked again when the player continues
@@ -168,26 +167,26 @@ type Hooks struct {
 	// OnClose follows each accepted OnConnect exactly once, with a copy of
 	// its request.
 	OnClose func(ctx context.Context, req *ConnectRequest)
-	// OnForward is told each change of a Forwarder's state, in order, with the
+	// OnForward reports each change of a Forwarder's state, in order, with the
 	// error that caused it, if any. That includes StateStalled, and
-	// StatePublishing again when the destination takes data, or when
-	// Forwarder.Update has changed it.
+	// StatePublishing again when the destination takes data again or
+	// Forwarder.Update has changed the destination.
 	OnForward func(f *Forwarder, state State, err error)
-	// OnCodecChange is told that a live stream continues with another sequence
-	// header, and so with another codec, size or layout: some platforms
-	// (Facebook) end such a broadcast. Calls for a stream are not concurrent,
-	// and changes during a call cause one more.
+	// OnCodecChange reports that a live stream continues with another sequence
+	// header, and so with another codec, size or layout. Some platforms
+	// (Facebook) end such a broadcast. Calls for a stream are not concurrent;
+	// changes during a call cause one more call.
 	OnCodecChange func(src *Source)
 }
 
-// logName names the stream for the log. In many set-ups the stream's name is
-// the key that allows publishing, so an id takes its place: the first 8 hex
-// digits of ID, which are the same however an encoder splits the path.
+// logName returns the stream's name for the log. In many set-ups the name is also the key
+// that allows publishing, so the first 8 hex digits of ID replace it. They do not depend
+// on how an encoder splits the path.
 func (r *PublishRequest) logName() string {
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.ID()[:8]}.String()
 }
 
-// hashID is 16 hex digits that tell nothing about s.
+// hashID returns 16 hex digits that reveal nothing about s.
 func hashID(s string) string {
 	h := hmac.New(sha256.New, idKey())
 	io.WriteString(h, s)

@@ -20,7 +20,7 @@ const (
 	maxHopsLen   = 256
 )
 
-// hops are the Servers that a stream has passed through, as its connect says.
+// hops returns the Servers that a stream has passed through, as reported in connect.
 func hops(m *rtmp.Connect) []string {
 	s, _ := m.Properties.GetString(hopsProperty)
 	switch {
@@ -29,7 +29,7 @@ func hops(m *rtmp.Connect) []string {
 	case len(s) > maxHopsLen:
 		return make([]string, maxHops+1)
 	}
-	// One more than allowed is enough to know.
+	// One hop more than allowed is enough to refuse the stream.
 	return strings.SplitN(s, ",", maxHops+2)
 }
 
@@ -45,7 +45,7 @@ func checkHops(hops []string, id string) error {
 	return nil
 }
 
-// onward is the hopsProperty that a stream's Forwarders send.
+// onward returns the hopsProperty that a stream's Forwarders send.
 func (r *PublishRequest) onward() string {
 	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
 }

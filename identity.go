@@ -20,11 +20,11 @@ func (r *PublishRequest) key() streamKey {
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
 }
 
-// String is the stream's name; parseStreamName reads it.
+// String returns the stream's name, which parseStreamName parses.
 func (k streamKey) String() string { return rtmp.JoinName(k.vhost, k.path) }
 
-// parseStreamName is the key of a stream's name. ok is false for a malformed name with
-// a vhost.
+// parseStreamName returns the key of a stream's name. ok is false if the name begins with
+// a malformed vhost.
 func parseStreamName(name string) (k streamKey, ok bool) {
 	vhost, path, ok := rtmp.SplitName(name)
 	return streamKey{vhost, path}, ok
@@ -76,7 +76,7 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 	return c.vhostName(named), true
 }
 
-// vhostName is the form of a vhost in requests, for any case.
+// vhostName returns a vhost as it is spelled in requests: see PublishRequest.Vhost.
 func (c *Config) vhostName(vhost string) string {
 	folded := rtmp.FoldVhost(vhost)
 	if folded == "" {
@@ -88,8 +88,8 @@ func (c *Config) vhostName(vhost string) string {
 	return folded
 }
 
-// vhostOf is the vhost named like the host of a tcUrl, which may end with a dot, or be
-// an address in any notation.
+// vhostOf returns the listed vhost with the name of a tcUrl's host, or "". The host may
+// end with a dot, or be an address in any notation.
 func (c *Config) vhostOf(host string) string {
 	if name, ok := rtmp.ListedVhost(c.Vhosts, host); ok {
 		return name
@@ -103,8 +103,8 @@ func (c *Config) vhostOf(host string) string {
 	return ""
 }
 
-// plainHost is a host without the final dot and the brackets of IPv6; an address gets
-// its usual form.
+// plainHost returns a host without a final dot and the brackets of IPv6, and an address
+// in its canonical form.
 func plainHost(host string) string {
 	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
 	if addr, err := netip.ParseAddr(host); err == nil {

@@ -15,10 +15,10 @@ import (
 type Limits struct {
 	// Connections is how many connections may be open. One that has ended does not
 	// count, even while its stream drains. A TLS connection whose peer does not
-	// read, or a connection of the host's, may take some seconds to be closed:
-	// beyond an eighth of the limit (at least 8) those that are being closed count.
-	// Default 80 % of the file descriptors that the process may open, or 10000 if
-	// the system does not say.
+	// read, or a connection of the host's, may take some seconds to close: closing
+	// connections count if there are more of them than an eighth of the limit (at
+	// least 8). Default 80 % of the file descriptors that the process may open, or
+	// 10000 if the system does not report that number.
 	Connections int
 	// ConnectionsPerAddress is the same for one address (of IPv6 the first 64
 	// bits). Connections without an address are not counted. Default none: a
@@ -26,13 +26,13 @@ type Limits struct {
 	ConnectionsPerAddress int
 	// RefusalsPerAddress is how many connects, publishes and plays of an address
 	// (as in ServerStats.RefusedFrom) may be refused within a minute of the
-	// first. After that, new connections of the address are closed at once,
+	// first. After that, new connections from the address are closed immediately,
 	// with one line in the log, until a minute has passed since the last
 	// refusal; open ones stay. Connections without an address are not counted.
 	// Default none: many clients may share one address.
 	RefusalsPerAddress int
-	// PendingHandshakes is how many connections may be in their handshake. One
-	// more closes the oldest. Default 1024.
+	// PendingHandshakes is how many connections may be in their handshake. The
+	// oldest is closed if there is one more. Default 1024.
 	PendingHandshakes int
 	// Streams is how many streams may be live. Default 4096.
 	Streams int

@@ -28,18 +28,18 @@ func (s *Server) ListenAndServe() error {
 	return s.Serve(l)
 }
 
-// Accept errors back off from acceptMin to acceptMax: the listener outlives a
-// lack of file descriptors.
+// The delay after an error of Accept doubles from acceptMin to acceptMax. The listener
+// thus survives a lack of file descriptors.
 const (
 	acceptMin = 5 * time.Millisecond
 	acceptMax = time.Second
 )
 
-// Serve accepts connections on l and closes it. After Shutdown or Close it returns
-// ErrServerClosed; if l is closed by others, that error. It waits out temporary
-// errors of l, such as a lack of file descriptors.
+// Serve accepts connections on l, and closes l before it returns. After Shutdown or Close
+// it returns ErrServerClosed; if other code closes l, the error of Accept. It retries
+// after temporary errors of l, such as a lack of file descriptors.
 //
-// For RTMPS use ServeTLS. A listener of crypto/tls works too, but each player then costs
+// For RTMPS use ServeTLS. A listener of crypto/tls also works, but then each player costs
 // a goroutine and its wake-ups.
 func (s *Server) Serve(l net.Listener) error {
 	own := &servedListener{Listener: l}
@@ -94,8 +94,8 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// ServeTLS is Serve with TLS on top of l, which is usually a listener of TCP. cfg is not
-// changed and needs a certificate. Its DynamicRecordSizingDisabled does not matter: all
+// ServeTLS is Serve with TLS on top of l, which is usually a TCP listener. cfg must have a
+// certificate and is not changed. Its DynamicRecordSizingDisabled has no effect: all
 // records are as large as possible. Set SessionTicketsDisabled for GnuTLS builds of
 // librtmp, which mistake a TLS 1.3 ticket for the end of the stream.
 func (s *Server) ServeTLS(l net.Listener, cfg *tls.Config) error {
@@ -124,7 +124,7 @@ func (l tlsListener) Accept() (net.Conn, error) {
 	return fanout.TLSServer(nc, l.cfg), nil
 }
 
-// SetDeadline sets that of the listener, if it has deadlines: see turnAway.
+// SetDeadline sets the deadline of the listener below, if it has deadlines: see turnAway.
 func (l tlsListener) SetDeadline(t time.Time) error {
 	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
 		return d.SetDeadline(t)
@@ -132,7 +132,7 @@ func (l tlsListener) SetDeadline(t time.Time) error {
 	return errors.ErrUnsupported
 }
 
-// servedListener is a host's listener that is served.
+// servedListener is a listener of the host that Serve accepts from.
 type servedListener struct {
 	net.Listener
 	addr   net.Addr
@@ -144,8 +144,7 @@ func (l *servedListener) Accept() (nc net.Conn, err error) {
 	return nc, err
 }
 
-// Close closes the host's listener once: Serve does, as well as Close and
-// Shutdown.
+// Close closes the host's listener once: Serve, Close and Shutdown all call it.
 func (l *servedListener) Close() error {
 	if l.closed.Swap(true) {
 		return nil
@@ -179,15 +178,15 @@ func hangUp(nc net.Conn) {
 	go hostcode.Close(nc)
 }
 
-// openSpare opens a file whose descriptor is released when no other is free. It returns
-// nil, which is safe to Close, if no descriptor is left.
+// openSpare opens a file whose descriptor is released when no other one is free. If no
+// descriptor is left it returns nil, which is safe to Close.
 func openSpare() *os.File {
 	f, _ := os.Open(os.DevNull)
 	return f
 }
 
-// turnAway accepts and closes connections that wait at l, for the time d, so that their
-// clients notice. It is false if l has no deadlines.
+// turnAway accepts and immediately closes connections that wait at l, for the time d, so
+// that their clients notice. It returns false if l has no deadlines.
 func turnAway(l *servedListener, d time.Duration) bool {
 	t, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
 	if !ok || t.SetDeadline(time.Now().Add(d)) != nil {
@@ -204,8 +203,8 @@ func turnAway(l *servedListener, d time.Duration) bool {
 }
 
 // ServeConn serves one connection and closes it. It returns when everything that the
-// connection started has ended: nil if the peer has simply left, else the reason. The
-// end of ctx ends it early.
+// connection started has ended: nil if the peer has left, else the reason. The end of
+// ctx ends the connection.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
 	if s.err != nil {
 		nc.Close()
@@ -257,15 +256,15 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	return c, nil
 }
 
-// tally is how many connections are open, and how many are being closed.
+// tally counts connections that are open and connections that are being closed.
 type tally struct{ open, closing int }
 
 // leastClosing is the smallest number of closing connections that do not count in a
 // limit.
 const leastClosing = 8
 
-// counted is how many connections count in a limit. One that is being closed may hold
-// its descriptor for some seconds: those beyond an eighth of the limit count.
+// counted returns how many connections count in a limit. A connection that is being closed
+// may hold its descriptor for some seconds: those beyond an eighth of the limit count.
 func (p tally) counted(limit int) int {
 	return p.open + max(p.closing-max(limit/8, leastClosing), 0)
 }
@@ -297,7 +296,7 @@ func (s *Server) closeLocked(c *conn) {
 	s.wg.Go(c.shut)
 }
 
-// refusals counts refused requests.
+// refusals counts refused requests, in all and by address.
 type refusals struct {
 	total  uint64
 	byAddr map[netip.Addr]refusal
@@ -353,28 +352,28 @@ func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
 type refusal struct {
 	count  uint64
 	last   time.Time
-	began  time.Time // of the minute with
-	recent int       // refusals
-	until  time.Time // end of the time in which the address is shut out
+	began  time.Time // when the current minute began
+	recent int       // refusals in that minute
+	until  time.Time // until when the address is shut out
 }
 
-// refusedError is what OnPublish has refused with.
+// refusedError is an error with which OnPublish has refused a publish.
 type refusedError struct{ error }
 
 func (e refusedError) Unwrap() error { return e.error }
 
 const (
-	// refusalDelay slows down guessing of keys and passwords. It counts from the
-	// request.
+	// refusalDelay slows down guessing of keys and passwords. It is the time from the
+	// request to its refusal.
 	refusalDelay = 250 * time.Millisecond
 	// maxRefusedAddrs bounds the addresses that are counted.
 	maxRefusedAddrs = 1024
-	// refusalTime is that of Limits.RefusalsPerAddress.
+	// refusalTime is the minute of Limits.RefusalsPerAddress.
 	refusalTime = time.Minute
 )
 
-// clientAddr is the part of an address that counts as one client: of IPv6 the first 64
-// bits. It is invalid if the connection has no address.
+// clientAddr returns the part of an address that counts as one client: of IPv6 the first
+// 64 bits. It is invalid if the connection has no address.
 func clientAddr(a net.Addr) netip.Addr {
 	at, err := netip.ParseAddrPort(logAddr(a))
 	if err != nil {

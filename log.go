@@ -49,9 +49,9 @@ func (h hostHandler) WithGroup(name string) slog.Handler {
 	return h
 }
 
-// logAddr is the text of an address for the log, because a *net.TCPAddr would be an
-// object in JSON. It is empty inside the process, and for an address of the host's that
-// panics.
+// logAddr returns an address as text for the log, because a *net.TCPAddr would be an
+// object in JSON. The text is empty inside the process, and for an address of the host's
+// that panics.
 func logAddr(a net.Addr) (text string) {
 	if a != nil {
 		hostcode.Protect(func() { text = a.String() })

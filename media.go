@@ -10,8 +10,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// held is a message that waits, and whether destinations get it inside
-// @setDataFrame.
+// held is a header that waits for the first keyframe of a next publisher, and whether
+// destinations get it inside @setDataFrame.
 type held struct {
 	frame *chunk.Frame
 	wrap  bool
@@ -67,17 +67,17 @@ func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	}
 	frame := framer.Frame
 	if t.OnMetaData {
-		frame = framer.Alone // the header set keeps it
+		frame = framer.Alone // in its own memory, because the header set keeps it
 	}
 	m := frame(h, plain)
 	if p.goesOn && t.OnMetaData {
-		m = retimed(m, 0) // as when a stream begins: see gop.HeaderSet
+		m = retimed(m, 0) // headers have time 0 when a stream begins: see gop.HeaderSet
 	}
 	p.append(m, t.Set || t.OnMetaData && !t.Clear, now)
 }
 
-// append appends a message to the stream. It drops empty messages, which carry nothing
-// and confuse some servers.
+// append appends a message to the stream. It drops empty messages, which confuse some
+// servers.
 func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	if frame.Length == 0 {
 		return
@@ -110,7 +110,7 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 		if before != nil {
 			before.kick(ErrTakenOver)
 		}
-		s.background(func() { // the host's code, for which no media waits
+		s.background(func() { // calls the host's code, for which media must not wait
 			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
 			if before != nil {
 				before.tell()
@@ -119,8 +119,8 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	}
 }
 
-// addLocked appends a message to the log. It reports whether a header has replaced another
-// one. turn is held.
+// addLocked appends a message to the log. It reports whether a sequence header has replaced
+// another one. turn is held.
 func (s *Source) addLocked(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
 	m := s.log.Append(frame, wrap, now)
 	s.messages.Add(1)
@@ -165,8 +165,8 @@ const (
 	// first keyframe of a publisher that continues a stream.
 	maxWaiting      = 64
 	maxWaitingBytes = 1 << 20
-	// noVideo is how long such a publisher waits for video before it begins with
-	// audio.
+	// noVideo is how long such a publisher may send only audio before the stream
+	// continues with audio.
 	noVideo = 2 * time.Second
 )
 
@@ -188,8 +188,8 @@ func (p *publication) readyLocked(frame *chunk.Frame, wrap bool, now int64) bool
 	return media && !p.video && now-p.first > int64(noVideo)
 }
 
-// waitLocked keeps a header, and drops the oldest ones if there is no room. src.turn is
-// held.
+// waitLocked keeps a header until the first keyframe, and drops the oldest headers if
+// there is no room. src.turn is held.
 func (p *publication) waitLocked(h held) {
 	if p.room == nil {
 		p.room = p.src.memory.Account(func() {})
@@ -215,7 +215,7 @@ func (p *publication) waitLocked(h held) {
 	p.waiting = append(p.waiting, h)
 }
 
-// dropWaitingLocked drops the headers. src.turn is held.
+// dropWaitingLocked drops the waiting headers. src.turn is held.
 func (p *publication) dropWaitingLocked() {
 	for _, w := range p.waiting {
 		p.room.Charge(-gop.Kept(w.frame))
@@ -223,8 +223,8 @@ func (p *publication) dropWaitingLocked() {
 	p.waiting = nil
 }
 
-// turnToLocked makes p the publisher. It returns the message, with a time after all earlier
-// ones; the headers come before it. turn is held.
+// turnToLocked makes p the publisher. It appends the waiting headers and returns the message
+// with a timestamp after all earlier ones. turn is held.
 func (s *Source) turnToLocked(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
 	if s.now != nil {
 		s.replaceLocked(s.now, ErrTakenOver)
@@ -247,7 +247,7 @@ func (s *Source) turnToLocked(p *publication, frame *chunk.Frame, now int64) *ch
 	return retimed(frame, at)
 }
 
-// retimed is the message with another time.
+// retimed returns the message with another timestamp.
 func retimed(f *chunk.Frame, at uint32) *chunk.Frame {
 	if f.Time == at {
 		return f

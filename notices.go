@@ -16,9 +16,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Lines that any client can cause must not fill the log: each cause has lineBurst lines
-// at once and one every lineEvery. At most maxCauses causes are told apart, because some
-// contain codes that the host has worded.
+// Lines that any client can cause must not fill the log: each cause may have a burst of
+// lineBurst lines and one line every lineEvery. At most maxCauses causes are
+// distinguished, because some contain a code that the host has chosen.
 const (
 	lineBurst = 4
 	lineEvery = 30 * time.Second
@@ -38,20 +38,20 @@ type notices struct {
 type causeLines struct {
 	level   slog.Level
 	msg     string
-	free    int // lines that may be written at once
+	free    int // lines that may be written now
 	leftOut int
-	last    []any     // the attributes of the last one left out,
-	at      time.Time // and its time
-	stop    func()    // the timer that frees a line
+	last    []any     // the attributes of the last line left out
+	at      time.Time // when that line was left out
+	stop    func()    // stops the timer that frees a line
 }
 
 func newNotices(log *slog.Logger) *notices {
 	return &notices{log: log, causes: make(map[string]*causeLines)}
 }
 
-// write logs a line, unless its cause has used up its lines. Then the line counts in
-// not_logged of a later one: the last line left out is written with its time within
-// lineEvery, even if no other follows.
+// write logs a line, unless its cause has used up its lines. A line that is left out
+// counts in not_logged of a later one. The last line left out is written within
+// lineEvery, with its own time, even if no other follows.
 func (l *notices) write(level slog.Level, msg, cause string, args ...any) {
 	l.mu.Lock()
 	if l.closed {
@@ -80,7 +80,8 @@ func (l *notices) write(level slog.Level, msg, cause string, args ...any) {
 	l.log.Log(context.Background(), level, msg, args...)
 }
 
-// tick frees a line and writes the last one left out. It forgets a cause without any.
+// tick frees a line and writes the last line left out. It forgets a cause without lines
+// left out.
 func (l *notices) tick(key string, c *causeLines) {
 	l.mu.Lock()
 	if l.closed {
@@ -102,8 +103,8 @@ func (l *notices) tick(key string, c *causeLines) {
 	}
 }
 
-// summaryLocked is the attributes of the lines left out, nil if there are none, and resets
-// the count. notices.mu is held.
+// summaryLocked returns the attributes of the lines left out, nil if there are none, and
+// resets the count. notices.mu is held.
 func (c *causeLines) summaryLocked() []any {
 	if c.leftOut == 0 {
 		return nil
@@ -131,8 +132,8 @@ func (l *notices) close() {
 	}
 }
 
-// causeOf is one of a few words for why a connection has ended: its stage, and
-// the kind of the error.
+// causeOf returns one of a few texts for why a connection has ended: its stage and the
+// kind of the error.
 func (c *conn) causeOf(err error) string {
 	stage := "publisher or player"
 	switch {

@@ -16,33 +16,33 @@ type player struct {
 	vhost    string
 	listed   bool // in Config.Vhosts, when play began
 	streamID uint32
-	onStop   func(context.Context, *PlayRequest) // of the Hooks that have accepted
+	onStop   func(context.Context, *PlayRequest) // of the Hooks that accepted the play
 	req      *PlayRequest                        // for onStop
 
-	// Of the Vhost when play began.
+	// Settings of the Vhost when play began.
 	endPlayers bool
 	playerWait time.Duration
 
-	// mu is held while the player enters or leaves the receivers of a stream. It is a
-	// receiver of one stream at most, once. No other lock of this package is held with
-	// it.
+	// mu is held while the player enters or leaves the receivers of a stream. A player
+	// is a receiver of one stream at most, and only once. No other lock of this package
+	// is held together with mu.
 	mu sync.Mutex
-	at *playing // nil while it waits or is stopped; guarded by mu
+	at *playing // nil while the player waits or is stopped; guarded by mu
 
 	stopped atomic.Bool // paused, or stopped for good
 	played  atomic.Bool // has had a publisher
-	notify  atomic.Bool // to be told when the next publisher comes
+	notify  atomic.Bool // has to be told when the next publisher comes
 
 	// Guarded by srv.mu.
-	waitUntil time.Time // while it waits
-	stopWait  func()    // stops the timer for that; nil without one
+	waitUntil time.Time // end of PlayerWait, while the player waits
+	stopWait  func()    // stops the timer for waitUntil; nil without one
 }
 
-// playing is the time that a player spends among the receivers of a stream.
+// playing is one stay of a player among the receivers of a stream.
 type playing struct{ src *Source }
 
-// audience is the players of one name: those that play it, that wait for a publisher,
-// or that are paused. It exists while there are any.
+// audience holds the players of one name: those that play, wait for a publisher, or are
+// paused. It exists while there are any.
 type audience struct {
 	players int
 	waiting map[*player]struct{} // for a publisher
@@ -119,9 +119,9 @@ func (c *conn) StopPlay(uint32) {
 	}
 }
 
-// tellStop calls OnStop for the play that has ended, if there is one: after the client
-// has been answered, which does not wait for the host, and before the host is asked
-// about what the client does next.
+// tellStop calls OnStop for a play that has ended, if there is one. It is called after the
+// client has been answered, so that the answer does not wait for the host, and before the
+// host decides about the client's next request.
 func (c *conn) tellStop() {
 	p := c.stopped
 	if p == nil {
@@ -146,8 +146,8 @@ func (p *player) join() {
 	}
 }
 
-// attach begins to play src, unless the player has been stopped or is playing: several
-// goroutines may call it.
+// attach begins to play src, unless the player has been stopped or is playing. It may be
+// called concurrently.
 func (p *player) attach(src *Source) {
 	c := p.conn
 	if p.notify.Swap(false) {
@@ -171,16 +171,15 @@ func (p *player) attach(src *Source) {
 	c.out.Kick()
 }
 
-// tellBlind logs that the player began without a keyframe because none came in time.
-// The log is the host's, and may block.
+// tellBlind logs that the player began without a keyframe because none came in time. It
+// may block, because the logger is the host's.
 func (p *player) tellBlind(src *Source) {
 	c := p.conn
 	c.srv.notices.write(slog.LevelWarn, "a player began without a keyframe: none came within 5 s", "",
 		"source", src.req.logName(), "client", c.id, "addr", c.peer)
 }
 
-// leaveReceiversLocked ends at, and reports whether it had not ended before. p.mu is
-// held.
+// leaveReceiversLocked ends at. It returns false if at had already ended. p.mu is held.
 func (p *player) leaveReceiversLocked(at *playing) bool {
 	if at == nil || p.at != at {
 		return false
@@ -190,13 +189,13 @@ func (p *player) leaveReceiversLocked(at *playing) bool {
 	return true
 }
 
-// ended is called when the whole stream is sent. The player waits for the next
-// publisher; its client is not told of the end, unless endPlayers is set.
+// ended is called when the whole stream has been sent. The player then waits for the next
+// publisher; its client is told of the end only if endPlayers is set.
 func (p *player) ended(at *playing) {
 	p.mu.Lock()
 	left := p.leaveReceiversLocked(at)
 	p.mu.Unlock()
-	if !left { // stopped meanwhile
+	if !left { // the player was stopped meanwhile
 		return
 	}
 	if p.endPlayers {
@@ -205,14 +204,14 @@ func (p *player) ended(at *playing) {
 	p.join()
 }
 
-// tellEnd tells the player, once, that its stream has ended.
+// tellEnd tells the player that its stream has ended, once for each end.
 func (p *player) tellEnd() {
 	if p.played.Load() && !p.notify.Swap(true) {
 		p.conn.out.Send(p.conn.rt.AppendPlayEnd(nil, p.streamID))
 	}
 }
 
-// waitOver ends a player whose PlayerWait is over.
+// waitOver disconnects the player if its PlayerWait is over.
 func (p *player) waitOver() {
 	c := p.conn
 	c.srv.mu.Lock()
@@ -284,7 +283,7 @@ func (p *player) stream() (src *Source, err error) {
 		return src, nil
 	}
 	a := s.audiences[p.key]
-	if a == nil || p.stopped.Load() { // meanwhile
+	if a == nil || p.stopped.Load() { // stopped meanwhile
 		return nil, nil
 	}
 	if !p.played.Load() {
@@ -308,7 +307,7 @@ func (p *player) waitsLocked() bool {
 	return false
 }
 
-// endWaitLocked ends the waiting of the player. srv.mu is held.
+// endWaitLocked stops the player from waiting for a publisher. srv.mu is held.
 func (p *player) endWaitLocked() {
 	if a := p.conn.srv.audiences[p.key]; a != nil {
 		delete(a.waiting, p)

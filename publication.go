@@ -14,47 +14,47 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// turns holds the publishers of a Source, one after the other.
+// turns holds the publishers of a Source, which take turns.
 type turns struct {
 	turn sync.Mutex // held while a message is appended
 
 	// Guarded by turn.
-	now   *publication    // nil after it has left, while the stream waits for another
-	next  *publication    // accepted, and without a keyframe yet
-	past  []*publication  // that OnUnpublish has not been told of
-	aired *PublishRequest // of the one that has the stream, or had it last
+	now   *publication    // nil while the stream waits for a publisher
+	next  *publication    // accepted, but without a keyframe yet
+	past  []*publication  // ended, but not yet reported to OnUnpublish
+	aired *PublishRequest // of the publisher that has the stream, or had it last
 	count int
 	over  bool      // the stream ends when next leaves
 	grace func()    // stops the timer that ends the stream while there is no now
 	until time.Time // when that timer fires
 
-	last moment // of the audio or video with the latest time
+	last moment // of the audio or video with the latest timestamp
 }
 
-// moment is a timestamp of a stream, and when it came.
+// moment is a timestamp of a stream and the time when it came.
 type moment struct {
 	time uint32 // in milliseconds
 	at   int64  // on fanout.Clock; 0: never
-	gap  uint32 // the least time to the next message
+	gap  uint32 // the least time to the next message, in milliseconds
 }
 
 const (
-	// unordered is by how much, in milliseconds, timestamps may go back from one
-	// message to the next, as between audio and video.
+	// unordered is how far, in milliseconds, timestamps may go back from one message
+	// to the next, as between audio and video.
 	unordered = 2000
 	// seam is the least time, in milliseconds, between the last frame of an ended
 	// stream and the first of the next.
 	seam = 100
 )
 
-// note keeps the latest timestamp.
+// note records a message's timestamp if it is the latest.
 func (m *moment) note(ms uint32, now int64) {
 	if d := int32(ms - m.time); m.at == 0 || d >= 0 || d < -unordered {
 		*m = moment{time: ms, at: now}
 	}
 }
 
-// next is the timestamp for a message that comes at now.
+// next returns the timestamp for a message that comes at now.
 func (m *moment) next(now int64) uint32 {
 	return m.time + max(uint32((now-m.at)/int64(time.Millisecond)), m.gap)
 }
@@ -75,7 +75,7 @@ func (s *Source) goOnFrom(ended moment) {
 	}
 }
 
-// lastMoment is the end of the timestamps of s.
+// lastMoment returns the end of the timestamps of s.
 func (s *Source) lastMoment() moment {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -98,14 +98,14 @@ func (s *Source) publicationLocked(cfg *Config, req *PublishRequest) *publicatio
 	return p
 }
 
-// nextHold is how long a next publisher without a keyframe keeps out others, except
-// those from its own address.
+// nextHold is how long a next publisher without a keyframe keeps out other publishers,
+// except those from its own address.
 const nextHold = 2 * time.Second
 
-// claim makes the publication of the first publisher, or of a possible next one; nil if
-// the current publisher may not be replaced. A next one does not count until the host
-// has accepted it: see succeed. cfg is the Config that req was made with, which may
-// differ from the stream's for a next publisher.
+// claim registers req as the first publisher, or returns a publication for a possible
+// next one; nil if the current publisher may not be replaced. A next publisher is
+// registered by succeed, after the host has accepted it. cfg is the Config that req was
+// made with, which may differ from the stream's for a next publisher.
 func (s *Source) claim(cfg *Config, req *PublishRequest, next bool) *publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -125,7 +125,7 @@ func (p *publication) succeed() error {
 	s.turn.Lock()
 	var err error
 	switch {
-	case s.isEnding(): // its publishers may have been told already
+	case s.isEnding(): // the other publishers may already have been told
 		err = ErrStreamEnded
 	case !s.claimableLocked(p.req):
 		err = ErrStreamBusy
@@ -168,7 +168,7 @@ func (s *Source) isClaimable(req *PublishRequest) bool {
 	return s.claimableLocked(req)
 }
 
-// sameAddr reports whether two requests come from the same known address.
+// sameAddr reports whether two requests come from the same client address.
 func sameAddr(a, b *PublishRequest) bool {
 	from := clientAddr(a.RemoteAddr)
 	return from.IsValid() && from == clientAddr(b.RemoteAddr)
@@ -181,7 +181,7 @@ func (s *Source) dropNextLocked(cause error) {
 	s.next = nil
 }
 
-// replaceLocked ends the publish of a publisher that has not left. turn is held.
+// replaceLocked ends the publish of a publisher that another one replaces. turn is held.
 func (s *Source) replaceLocked(p *publication, cause error) {
 	p.over = cause
 	s.past = append(s.past, p)
@@ -196,7 +196,7 @@ func (p *publication) turnDown(cause error) {
 	s.background(p.tell)
 }
 
-// unaccept refreshes the destinations if the last answer was about p.
+// unaccept refreshes the destinations if the last question to the resolver was about p.
 func (s *Source) unaccept(p *publication) {
 	s.turn.Lock()
 	aired := s.aired
@@ -206,7 +206,7 @@ func (s *Source) unaccept(p *publication) {
 	}
 }
 
-// keyframeLate ends a next publisher whose keyframe has not come in time.
+// keyframeLate ends a next publisher that has sent no keyframe in time.
 func (p *publication) keyframeLate() {
 	s := p.src
 	s.turn.Lock()
@@ -229,17 +229,17 @@ func (s *Source) isEnding() bool {
 	return s.ending
 }
 
-// resumeAt is the timestamp with which the next publisher's media begins.
+// resumeAt returns the timestamp at which the next publisher's media begins.
 func (s *Source) resumeAt() uint32 {
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if s.last.at == 0 { // no message has come before
+	if s.last.at == 0 { // no message has come yet
 		return 0
 	}
 	return s.last.next(fanout.Clock())
 }
 
-// begin sets the publisher to tell when the publish is over.
+// begin sets by, which tells the publisher when the publish is over.
 func (p *publication) begin(by interface{ kick(error) }) {
 	s := p.src
 	s.turn.Lock()
@@ -260,8 +260,8 @@ func (p *publication) begin(by interface{ kick(error) }) {
 	}
 }
 
-// kick tells the publisher, once, that its publish is over. Before begin, begin does
-// it.
+// kick tells the publisher, once, that its publish is over. If begin has not been called
+// yet, begin tells it.
 func (p *publication) kick(cause error) {
 	p.src.turn.Lock()
 	by := p.by
@@ -275,8 +275,8 @@ func (p *publication) kick(cause error) {
 	}
 }
 
-// isWithLocked reports whether a connection is the publisher of s or its next one: a
-// connection that takes over from itself, on another message stream, is not
+// isWithLocked reports whether a connection is the publisher of s or its next one. A
+// connection that takes over from itself on another message stream must not be
 // disconnected. turn is held.
 func (s *Source) isWithLocked(c *conn) bool {
 	for _, p := range []*publication{s.now, s.next} {
@@ -287,7 +287,7 @@ func (s *Source) isWithLocked(c *conn) bool {
 	return false
 }
 
-// publications returns the publications that OnUnpublish has not been told of.
+// publications returns the publications that have not been reported to OnUnpublish.
 func (s *Source) publications() []*publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -316,7 +316,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		}
 		s.past = append(s.past, p)
 		s.now, s.over = nil, !waits
-		if !waits { // the stream continues only for next, or for its successor
+		if !waits { // the stream continues only for next, or for a publisher that replaces next
 			grace = s.vhost.FirstMediaTimeout
 		}
 		if grace >= 0 && !s.isEnding() {
@@ -332,7 +332,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 		s.end()
 		return true
 	}
-	s.group.Wake() // messages may have come with the end
+	s.group.Wake() // the last messages may wait for the end of the merge window
 	if waits {
 		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
 	}
@@ -341,8 +341,8 @@ func (p *publication) leave(lost bool) (ended bool) {
 	return s.isEnding()
 }
 
-// graceOver ends a stream that no publisher has continued. Its timer may be of an
-// earlier grace, after which a publisher has come and gone.
+// graceOver ends a stream that no publisher has continued. It may be called for an earlier
+// grace, after which another publisher has come and left.
 func (s *Source) graceOver() {
 	s.turn.Lock()
 	ended, next := s.now == nil && !time.Now().Before(s.until), s.next
@@ -359,8 +359,8 @@ func (s *Source) graceOver() {
 	}
 }
 
-// tell calls OnUnpublish, once, if OnPublish has accepted. If the publish is over, the
-// publisher is told first.
+// tell calls OnUnpublish, once, if OnPublish has accepted the publish. If the publish was
+// ended by the Server, it tells the publisher first.
 func (p *publication) tell() {
 	s := p.src
 	s.turn.Lock()
@@ -402,16 +402,16 @@ func (s *Source) forget() {
 type publication struct {
 	src *Source
 	req *PublishRequest
-	by  interface{ kick(error) } // guarded by src.turn; nil until begin, and from kick or leave on
+	by  interface{ kick(error) } // guarded by src.turn; nil before begin and after kick or leave
 
 	over     error     // why the publish is over; guarded by src.turn
 	accepted time.Time // as the next publisher; guarded by src.turn
-	late     func()    // stops the timer for its first keyframe; guarded by src.turn
+	late     func()    // stops the timer for the first keyframe; guarded by src.turn
 
-	waiting []held       // headers for its first keyframe; guarded by src.turn
-	room    *gop.Account // for them; guarded by src.turn
+	waiting []held       // headers that wait for the first keyframe; guarded by src.turn
+	room    *gop.Account // memory of waiting; guarded by src.turn
 
-	gone bool // over a connection: the publisher has left, or was told that it is over; guarded by srv.mu
+	gone bool // for a connection: the publisher has left or was told the end; guarded by srv.mu
 
 	hooked      atomic.Bool // OnPublish has accepted
 	told        atomic.Bool // OnUnpublish has been called
@@ -424,12 +424,12 @@ type publication struct {
 	heard  int64 // when the last message came, or the publish was accepted
 	begun  bool  // media has come
 	goesOn bool  // players have seen earlier timestamps; until media comes
-	first  int64 // when the first message came that had to wait for a keyframe
+	first  int64 // when the first message came that was dropped for want of a keyframe
 	video  bool  // one of those messages was video
 }
 
-// silent returns how long a publisher may send no media, if it has been silent for
-// longer.
+// silent reports whether a publisher has sent no media for longer than limit, which is
+// FirstMediaTimeout before its first media and ReadTimeout after that.
 func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
 	limit = p.src.vhost.ReadTimeout
 	if !p.begun {
@@ -438,7 +438,7 @@ func (p *publication) silent(now int64) (limit time.Duration, silent bool) {
 	return limit, limit >= 0 && now-p.heard > int64(limit)
 }
 
-// idle is the time since the last message, in milliseconds.
+// idle returns the time since the last message, in milliseconds.
 func (p *publication) idle() int64 {
 	if p.heard == 0 {
 		return 0

@@ -32,9 +32,9 @@ type Publisher struct {
 var _ av.MuxCloser = (*Publisher)(nil)
 
 // Publish publishes a stream from inside the process. It is treated like an encoder's
-// publish: hooks and the resolver decide, and the name must be free. req needs App and
-// Stream. ServerID is filled in, and Vhost and ClientID if they are empty. Vhost is not
-// case-sensitive and need not be in Config.Vhosts. Set Hops for a stream that comes
+// publish: hooks and the resolver decide, and the name must be free. req must have App
+// and Stream. Publish sets ServerID, and Vhost and ClientID if they are empty. Vhost is
+// not case-sensitive and need not be in Config.Vhosts. Set Hops for a stream that comes
 // from another Server. The stream ends with Close, with ctx, or with the Server.
 //
 // Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or the
@@ -78,13 +78,12 @@ const (
 	TagData  = chunk.TypeData
 )
 
-// WriteTag publishes one message: the body of an FLV tag, of any codec, which is
-// copied. typ is TagAudio, TagVideo or TagData, ms the timestamp in milliseconds,
-// modulo 2^32. WriteTag waits up to 200 ms while receivers that keep up are far
-// behind; media written in real time is not delayed by more than that in all.
-// After the end of the stream it returns the cause: ErrKicked, ErrTakenOver,
-// ErrNoKeyframe, ErrStreamEnded or ErrServerClosed. ErrLimit is for a body above
-// Limits.MediaSize.
+// WriteTag publishes one message: the body of an FLV tag of any codec, which it copies.
+// typ is TagAudio, TagVideo or TagData, ms the timestamp in milliseconds, modulo 2^32.
+// WriteTag waits up to 200 ms if receivers that otherwise keep up lag far; media written
+// in real time is delayed by no more than that in total. After the end of the stream it
+// returns the cause: ErrKicked, ErrTakenOver, ErrNoKeyframe, ErrStreamEnded or
+// ErrServerClosed. It returns ErrLimit for a body larger than Limits.MediaSize.
 func (p *Publisher) WriteTag(typ uint8, ms uint32, body []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -119,7 +118,7 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 	return nil
 }
 
-// WriteHeader publishes metadata and sequence headers of the streams. Its errors are
+// WriteHeader publishes metadata and the sequence headers of the streams. Its errors are
 // those of WriteTag.
 func (p *Publisher) WriteHeader(streams []av.CodecData) error {
 	p.mu.Lock()
@@ -145,8 +144,8 @@ func (p *Publisher) WriteTrailer() error {
 // errPublisherClosed is returned for writes after Close.
 var errPublisherClosed = fmt.Errorf("publisher closed: %w", ErrStreamEnded)
 
-// Close ends the stream. Everything written before is sent; Source.Done is closed when
-// that is done. It does not wait, and returns nil.
+// Close ends the stream without waiting, and returns nil. Everything written before is
+// still sent; Source.Done is closed after that.
 func (p *Publisher) Close() error {
 	p.kick(errPublisherClosed)
 	p.pub.leave(false)
@@ -155,7 +154,7 @@ func (p *Publisher) Close() error {
 
 func (p *Publisher) kick(cause error) { p.cancel(cause) }
 
-// checkRequest checks the names of a request that was not parsed.
+// checkRequest checks the names of a request that does not come from the network.
 func checkRequest(req *PublishRequest) error {
 	if err := rtmp.CheckVhost(req.Vhost); err != nil {
 		return fmt.Errorf("forward: Vhost: %w", err)

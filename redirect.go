@@ -18,27 +18,27 @@ import (
 // stopped.
 //
 // Never followed: rtmps to rtmp; more than 3 in a row; more than one
-// ReconnectRequest per 10 s. The Forwarder stays the same, and Hooks.OnForward is
-// not told. A lost connection is retried at Destination.URL.
+// ReconnectRequest per 10 s. The Forwarder stays the same, and Hooks.OnForward does
+// not report the redirect. A lost connection is retried at Destination.URL.
 type Redirect int
 
 const (
-	// RedirectSameHost, the default, follows to other ports and apps of the
-	// host in Destination.URL (or ServerName), so that key and password stay
-	// with that host. Another port must be 443, at least 1024, or one of
+	// RedirectSameHost, the default, follows redirects to other ports and apps of
+	// the host in Destination.URL (or ServerName), so that no other host gets key
+	// and password. Another port must be 443, at least 1024, or one of
 	// Config.AllowPorts.
 	RedirectSameHost Redirect = iota
-	// RedirectNever follows none. A 302 is then a refusal, and support for
+	// RedirectNever follows no redirect. A 302 is then a refusal, and support for
 	// ReconnectRequest is not announced.
 	RedirectNever
-	// RedirectAnywhere follows to any host. That host gets the stream key, and
-	// user and password if it asks for them. Its address is checked like that
-	// of an Untrusted Destination: see Config.AllowNetworks. ServerName does
-	// not apply there, Fingerprint does.
+	// RedirectAnywhere follows redirects to any host. That host gets the stream
+	// key, and user and password if it asks for them. Its address is checked like
+	// that of an Untrusted Destination: see Config.AllowNetworks. ServerName does
+	// not apply to that host; Fingerprint does.
 	RedirectAnywhere
 )
 
-// moveEvery is how soon after a ReconnectRequest another is honoured.
+// moveEvery is the shortest time between two ReconnectRequests that are followed.
 const moveEvery = 10 * time.Second
 
 var (
@@ -49,9 +49,8 @@ var (
 	errRedirectURL   = errors.New("no URL that can be followed")
 )
 
-// redirected is where a reference leads that a server at a place has given, or
-// why it is not followed. One without a path means the same app. cfg says which
-// ports it may have.
+// redirected returns the place to which ref redirects from at, or why the redirect is not
+// followed. A ref without a path keeps the app. cfg has the allowed ports.
 func (d Destination) redirected(cfg *Config, at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
 	if d.Redirect == RedirectNever {
 		return at, errRedirectNever

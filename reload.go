@@ -10,16 +10,16 @@ import (
 // from now on. If cfg is not valid, Reload returns the error of Validate and changes
 // nothing.
 //
-// A live stream keeps the Config that it began with, and the end of a client is told to
-// the Hooks that have accepted it. Only the destinations of live streams change: if the
+// A live stream keeps the Config that it began with, and the end of a client is reported
+// to the Hooks that have accepted it. Only the destinations of live streams change: if the
 // RefreshInterval or the Resolver of its vhost differs, a stream is refreshed as by
 // Source.Refresh. Reload does not wait for that. Destinations that are still in the
-// answer are not disturbed. While the new Resolver returns an error, which is logged,
-// all destinations stay, and it is asked again after about a minute. A stream whose
-// vhost is no longer served is closed, as by Source.Shutdown; its players, and those
+// answer are not disturbed. If the new Resolver returns an error, the error is logged,
+// all destinations stay, and the Resolver is asked again after about a minute. A stream
+// whose vhost is no longer served is closed as by Source.Shutdown; its players, and those
 // that wait for it, are told and disconnected.
 //
-// Resolvers are the same if they are equal in Go. Those that cannot be compared, such
+// Resolvers are the same if they are equal in Go. Resolvers that cannot be compared, such
 // as a ResolverFunc, count as changed, which costs one call per stream.
 //
 // Addr and Logger need a restart; a warning names those that differ.
@@ -66,12 +66,12 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 	s.setBudget(cfg.MemoryBudget)
 	for _, src := range s.sources {
 		if src.live {
-			live = append(live, src) // others check when they become live
+			live = append(live, src) // other streams check when they become live
 		}
 	}
 	for c := range s.conns {
 		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || p.waitsLocked()) {
-			gone = append(gone, p) // others check when their stream ends
+			gone = append(gone, p) // other players check when their stream ends
 		}
 	}
 	return live, gone, fixed, nil
@@ -86,7 +86,7 @@ func (s *Source) adopt() {
 		return
 	}
 	s.mu.Lock()
-	cfg = s.srv.cfg.Load() // the last to get the lock sees the newest
+	cfg = s.srv.cfg.Load() // under the lock: the last caller to get it sees the newest
 	if s.current == cfg {
 		s.mu.Unlock()
 		return
@@ -113,7 +113,7 @@ func (s *Source) dropped(cfg *Config) bool {
 }
 
 // serves reports whether c serves the clients of a vhost. listed says that they were
-// accepted by the vhost's own settings, which those of DefaultVhost cannot replace.
+// accepted with the vhost's own settings, which those of DefaultVhost must not replace.
 func (c *Config) serves(vhost string, listed bool) bool {
 	_, ok := c.resolveVhost(vhost, "")
 	return ok && (!listed || len(c.Vhosts) == 0 || c.lists(vhost))

@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// A destination that comes and goes must not fill the log: it has logBurst lines at once
-// and one every logEvery, at most 44 in an hour. Other lines are logged at Debug; the
-// last of them follows as soon as a line is free, so that the log ends with the current
-// state.
+// A destination that comes and goes must not fill the log: it may have a burst of logBurst
+// lines and one line every logEvery, at most 44 in an hour. The other lines are logged at
+// Debug. The last of them is repeated as soon as a line is free, so that the log ends with
+// the current state.
 const (
 	logBurst = 4
 	logEvery = 90 * time.Second
 )
 
-// reports is the log of one Forwarder's state. The zero value is ready.
+// reports logs the states of one Forwarder. The zero value is ready to use.
 type reports struct {
 	waited sync.WaitGroup // lines that are being written by a timer
 
 	mu      sync.Mutex
 	stopped bool
-	full    time.Time // when all of the burst is free again
-	cause   string    // of the loss that was reported last, if it still lasts
+	full    time.Time // when the whole burst is free again
+	cause   string    // of the last reported loss, while the destination is lost
 	leftOut int
 	last    *report // the last one left out
-	timer   func()  // stops it; nil: none
+	timer   func()  // stops the timer of reportLast; nil if there is none
 
 	lines   []report // to be written, in the order of the events
 	writing bool     // a goroutine is in writeLines
@@ -41,7 +41,7 @@ type report struct {
 	args  []any
 }
 
-// lost reports a failed attempt. A failure like the one before is no change.
+// lost reports a failed attempt, unless the attempt before failed for the same cause.
 func (r *reports) lost(t *target, err *DestinationError, published bool, attempt int, retry time.Duration) {
 	cause := string(err.Op) + " " + err.Code
 	r.mu.Lock()
@@ -98,8 +98,8 @@ func (r *reports) reportLast() {
 	r.writeLines()
 }
 
-// writeLines writes the pending lines with the times of their events, in one goroutine
-// at a time, so that the last line tells the current state.
+// writeLines writes the pending lines with the times of their events. Only one goroutine
+// at a time does so: the lines stay in order, and the last one has the current state.
 func (r *reports) writeLines() {
 	r.mu.Lock()
 	if r.writing {
@@ -122,7 +122,7 @@ func (r *reports) writeLines() {
 	r.mu.Unlock()
 }
 
-// wait is how long until a line may be written.
+// wait returns the time until a line may be written.
 func (r *reports) wait() time.Duration {
 	now := time.Now()
 	if r.full.Before(now) {
@@ -131,7 +131,7 @@ func (r *reports) wait() time.Duration {
 	return r.full.Sub(now) - (logBurst-1)*logEvery
 }
 
-// take uses up a line, whose args it completes.
+// take uses up a line and adds the number of lines left out to its args.
 func (r *reports) take(args []any) []any {
 	r.full = r.full.Add(logEvery)
 	if r.leftOut > 0 {
@@ -141,7 +141,7 @@ func (r *reports) take(args []any) []any {
 	return args
 }
 
-// stop drops the line left out, and waits for the one that a timer is writing.
+// stop drops the line left out, and waits for a line that the timer is writing.
 func (r *reports) stop() {
 	r.mu.Lock()
 	r.stopped, r.last = true, nil

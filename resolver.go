@@ -31,12 +31,12 @@ func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishReque
 }
 
 // ErrRefused is wrapped by the error of a resolver that refuses a stream on purpose, as
-// opposed to one that has failed. The resolvers of package resolve that fall back to
-// another one do not do so after it.
+// opposed to a resolver that has failed. The resolvers of package resolve that fall back
+// to another one do not do so after this error.
 var ErrRefused = errors.New("forward: stream refused")
 
 // TTLResolver is a DestinationResolver whose answers have a TTL. The resolvers of
-// package resolve that combine others pass it on.
+// package resolve that combine other resolvers pass the TTL on.
 //
 // ResolveTTL is ResolveDestinations with the time after which the resolver may be asked
 // again while the stream is live; 0 is none.
@@ -45,8 +45,8 @@ type TTLResolver interface {
 	ResolveTTL(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error)
 }
 
-// ResolveTTL asks r. The TTL is 0 if r is no TTLResolver. It is for resolvers that ask
-// others.
+// ResolveTTL asks r. The TTL is 0 if r is not a TTLResolver. It is for resolvers that ask
+// other resolvers.
 func ResolveTTL(ctx context.Context, r DestinationResolver, req *PublishRequest) ([]Destination, time.Duration, error) {
 	if t, ok := r.(TTLResolver); ok {
 		return t.ResolveTTL(ctx, req)
@@ -55,14 +55,14 @@ func ResolveTTL(ctx context.Context, r DestinationResolver, req *PublishRequest)
 	return ds, 0, err
 }
 
-// asRefresh marks the context of a question about a live stream.
+// asRefresh marks a context for IsRefresh.
 func asRefresh(ctx context.Context) context.Context {
 	return context.WithValue(ctx, refreshKey{}, true)
 }
 
-// IsRefresh reports whether a resolver is asked again about a live stream. An error
-// then leaves its destinations as they are, which is better than an answer that only
-// replaces a missing one.
+// IsRefresh reports whether a resolver is asked again about a live stream. If it cannot
+// tell the destinations, it should then return an error, which leaves them unchanged,
+// rather than a fallback.
 func IsRefresh(ctx context.Context) bool { return ctx.Value(refreshKey{}) != nil }
 
 type refreshKey struct{}

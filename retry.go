@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// RetryInfo describes to Config.Retry a destination that was not reached or has
-// been lost.
+// RetryInfo describes, for Config.Retry, a destination that was not reached or has been
+// lost.
 type RetryInfo struct {
-	// Request is that of the stream's publisher. It must not be changed.
+	// Request is the request of the stream's publisher. It must not be changed.
 	Request *PublishRequest
-	// Err is why the attempt ended. It names the destination.
+	// Err is the cause of the failure. It names the destination.
 	Err *DestinationError
-	// Attempt counts consecutive failed attempts, from 1. It starts again after
-	// a session of Backoff.Healthy.
+	// Attempt counts consecutive failed attempts, from 1. It starts again at 1 after
+	// a session of at least Backoff.Healthy.
 	Attempt int
 	// Delay is the delay before the next attempt, from Config.Backoff.
 	Delay time.Duration
@@ -23,22 +23,22 @@ type RetryInfo struct {
 type backoff struct {
 	Backoff
 	attempt int
-	steps   int // how often Min has been doubled, plus one
-	refused int // attempts in a row
+	steps   int // number of doublings of Min, plus one
+	refused int // refused attempts in a row
 }
 
-// shortSteps is how many doublings a session that was too short costs. A destination
+// shortSteps is the number of doublings for a session that was too short. A destination
 // that comes and goes is worse than one that is down: its viewers see the stream
 // restart each time.
 const shortSteps = 2
 
-// next is the delay after a failed attempt. sent is how long the destination was
+// next returns the delay after a failed attempt. sent is how long the session was
 // publishing, negative if it was not; random is at least 0 and below 1.
 func (b *backoff) next(refused bool, sent time.Duration, random float64) time.Duration {
 	published := sent >= 0
 	if published && sent >= b.Healthy {
 		b.attempt, b.steps, b.refused = 0, 0, 0
-		published = false // is a beginning, not a short one
+		published = false // not a session that was too short
 	}
 	b.attempt++
 	b.steps++
@@ -53,9 +53,10 @@ func (b *backoff) next(refused bool, sent time.Duration, random float64) time.Du
 	return delay(b.Min, b.Max, b.steps-1, random)
 }
 
-// delay is random between half of lo, doubled n times, and all of it. From hi on it is
-// hi: the random delays before it keep destinations apart, and no attempt is made
-// earlier than necessary. A negative lo is 0, a negative hi none.
+// delay doubles lo n times, and returns a random delay between half of the result and all
+// of it. If the result reaches hi, the delay is exactly hi: the earlier random delays have
+// already spread the destinations, and no attempt is made earlier than necessary. A
+// negative lo means 0, a negative hi no limit.
 func delay(lo, hi time.Duration, n int, random float64) time.Duration {
 	lo, hi = max(lo, 0), orForever(hi)
 	for ; n > 0 && lo > 0 && lo < hi; n-- {
@@ -67,8 +68,8 @@ func delay(lo, hi time.Duration, n int, random float64) time.Duration {
 	return lo/2 + time.Duration(random*float64(lo-lo/2))
 }
 
-// retryAfter is when the next attempt is made after err; negative is never. sent is how
-// long the destination was publishing, or negative.
+// retryAfter returns the delay before the next attempt after err; negative means never.
+// sent is how long the session was publishing, negative if it was not.
 func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duration {
 	b, src := &r.backoff, r.f.src
 	d := b.next(!err.Temporary(), sent, rand.Float64())

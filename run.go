@@ -12,9 +12,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
-// run is a goroutine that connects to a target, sends, and connects again when the
-// connection is lost. A Forwarder has one. In a handover a second one connects and
-// takes its place; the first then ends when its destination has got the rest.
+// run is a goroutine that connects to a target, sends, and reconnects when the connection
+// is lost. A Forwarder has one. In a handover a second one connects and takes over; the
+// first then ends when its destination has received the rest.
 type run struct {
 	f       *Forwarder
 	to      *target
@@ -25,15 +25,15 @@ type run struct {
 	*handover // nil for the first run
 
 	// Guarded by Forwarder.mu.
-	link  *upstream.Link // that is accepted; nil: none
+	link  *upstream.Link // the connection whose publish is accepted, or nil
 	began bool           // it is f.now, or was
-	then  *resumption    // what to do when link ends
+	then  *resumption    // where to continue when link ends, or nil
 }
 
-// resumption is where a run connects when its connection has ended at a keyframe.
+// resumption says where a run connects after its connection has stopped at a keyframe.
 type resumption struct {
 	at   endpoint.Endpoint
-	from uint64 // the message to continue with; 0: as a new receiver
+	from uint64 // the message to continue with; 0 to begin as a new receiver
 }
 
 // newRunLocked makes a run of f to t. f.mu is held, unless nobody else knows f.
@@ -46,14 +46,14 @@ func newRunLocked(f *Forwarder, t *target) *run {
 	return r
 }
 
-// do pushes until the stream has ended, or another run has taken r's place.
+// do pushes until the stream has ended or another run has taken over.
 func (r *run) do() {
 	var err *DestinationError
-	hostcode.Call(func() { err = r.push() }) // its connections may be the host's
+	hostcode.Call(func() { err = r.push() }) // a connection may be the host's code
 	r.f.left(r, err)
 }
 
-// push is do. Its error is why r has not taken over, if it was to.
+// push does the work of do. It returns why r has not taken over, if it was to.
 func (r *run) push() *DestinationError {
 	f := r.f
 	if !r.to.await(r.ctx) {
@@ -81,8 +81,8 @@ func (r *run) push() *DestinationError {
 	}
 }
 
-// pause waits until the next attempt, forever if d is negative. It is false when
-// there is none.
+// pause waits until the next attempt, forever if d is negative. It returns false if there
+// is no next attempt because f or r has ended.
 func (r *run) pause(d time.Duration, err *DestinationError) bool {
 	var due <-chan time.Time
 	var next time.Time
@@ -105,7 +105,7 @@ func (r *run) pause(d time.Duration, err *DestinationError) bool {
 	}
 }
 
-// attempt is session, of which a panic of the host's code is an error too.
+// attempt is session, but turns a panic of the host's code into an error.
 func (r *run) attempt(at endpoint.Endpoint) (err *DestinationError) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -116,8 +116,8 @@ func (r *run) attempt(at endpoint.Endpoint) (err *DestinationError) {
 	return r.session(at)
 }
 
-// session connects to a place and sends until that ends. Its error is nil when the
-// stream has ended.
+// session connects to a place and sends until the connection ends. It returns nil if the
+// stream has ended or another run has taken over.
 func (r *run) session(at endpoint.Endpoint) *DestinationError {
 	next := &resumption{at: at}
 	for next != nil {
@@ -134,7 +134,7 @@ func (r *run) session(at endpoint.Endpoint) *DestinationError {
 	return nil
 }
 
-// begins notes that a connection begins to be made, or is there.
+// begins is called when a connection is about to be made, and when it has been made.
 func (r *run) begins(op upstream.Op) {
 	switch op {
 	case upstream.OpDial:
@@ -148,7 +148,7 @@ func (r *run) begins(op upstream.Op) {
 	}
 }
 
-// prepare sets how a connection is written to.
+// prepare sets the options of a connection's Sender.
 func (r *run) prepare(out *fanout.Sender) {
 	out.Measure()
 	out.OnStall(stalledAfter, r.f.stallChanged)
@@ -157,13 +157,13 @@ func (r *run) prepare(out *fanout.Sender) {
 	}
 }
 
-// setState changes f's state, unless another run has r's place.
+// setState changes f's state, unless r is not the run that sends.
 func (r *run) setState(s State, err error) {
 	r.f.change(s, err, func() bool { return r.f.now == r })
 }
 
-// send sends over a connection until that ends, from a message on if from is not 0.
-// It returns where the stream continues, if there is such a place.
+// send sends over a connection until it ends, from message from on if that is not 0. It
+// returns where r continues, or nil if it does not.
 func (r *run) send(l *upstream.Link, from uint64) (*resumption, *upstream.Error) {
 	f := r.f
 	defer l.Close()
@@ -194,7 +194,7 @@ func (r *run) send(l *upstream.Link, from uint64) (*resumption, *upstream.Error)
 	return nil, r.to.Lost(op, err)
 }
 
-// attach begins to send the stream over l, from a message on if from is not 0.
+// attach begins to send the stream over l, from message from on if that is not 0.
 func (r *run) attach(l *upstream.Link, from uint64) {
 	f := r.f
 	o := r.to.cursor(l, from)
@@ -203,7 +203,7 @@ func (r *run) attach(l *upstream.Link, from uint64) {
 	end = func() ([]byte, bool) {
 		next := l.Out.Next()
 		if !f.stopped(r, l, next) && (!log.Ended() || next < log.Head()) {
-			o.From = next // the run for which it was to stop is gone
+			o.From = next // the run for which it was to stop has ended
 			l.Out.Attach(log, o, end)
 			return nil, false
 		}

@@ -11,35 +11,35 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Secret is a stream key, password or token. However it is printed, logged or
-// marshalled, it reads "***"; an empty Secret stays empty, so that a missing one is
-// visible. string(s) is the value.
+// Secret is a stream key, password or token. It is printed, logged and marshalled as
+// "***"; an empty Secret stays empty, so that a missing one is visible. string(s) is the
+// value.
 //
-// fmt cannot call the methods of a Secret in an unexported field of another struct: a
-// type that has one and is printed needs a String method of its own.
+// fmt cannot call the methods of a Secret in an unexported field of another struct: if
+// a type with such a field is printed, it needs a String method of its own.
 //
 // encoding/json writes the key of a map unchanged if it is a string: do not use a
 // Secret as a key.
 //
-// In this package, a type with secrets in its fields, or in values that they refer to,
-// is printed by fmt, slog and encoding/json without them, by value and by pointer: a
-// host that logs such a value does not log stream keys.
+// All types of this package that contain or refer to secrets are printed without them
+// by fmt, slog and encoding/json, by value and by pointer: a host that logs such a value
+// does not log stream keys.
 type Secret string
 
-// shown is embedded in a type that fmt, slog and encoding/json must print as a text, as
-// a value and as a pointer: methods of a pointer are not called for a value, and a
-// value with a lock in it cannot have methods of its own.
+// shown is embedded in types that fmt, slog and encoding/json must print as a text, by
+// value and by pointer. Methods of the pointer are not called for a value, and a type
+// with a lock must not have methods of its value.
 type shown struct{ text string }
 
 // Format writes the text, for every verb.
 func (s shown) Format(f fmt.State, _ rune) { io.WriteString(f, s.text) }
 
-// MarshalText gives the text.
+// MarshalText returns the text.
 func (s shown) MarshalText() ([]byte, error) { return []byte(s.text), nil }
 
-// hide masks secrets in an error of a host that was asked about a client, because hosts
-// often repeat the question: each secret, and the query of each URL and its values,
-// read "***", except texts shorter than 4 bytes.
+// hide masks secrets in an error of the host, because hosts often repeat the request in
+// it. It replaces each secret, and the query of each URL and the values in it, with
+// "***", except texts shorter than 4 bytes.
 func hide(err error, secrets, urls []string) error {
 	var queries []string
 	for _, u := range urls {
@@ -76,15 +76,14 @@ func (s Secret) String() string {
 	return endpoint.Masked
 }
 
-// GoString is as String, for %#v.
+// GoString returns the result of String, for %#v.
 func (s Secret) GoString() string { return s.String() }
 
-// Format writes String for every verb.
+// Format writes the result of String for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { io.WriteString(f, s.String()) }
 
-// MarshalText gives String. There is no way back: a Secret that was marshalled
-// is lost.
+// MarshalText returns the result of String. A Secret cannot be unmarshalled.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// LogValue gives String.
+// LogValue returns the result of String.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }

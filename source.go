@@ -53,19 +53,19 @@ type Source struct {
 	mu          sync.Mutex
 	forwarders  []*Forwarder
 	ending      bool
-	closed      bool   // by Close
-	stopRefresh func() // the timer of the next one
+	closed      bool   // by Close or Shutdown
+	stopRefresh func() // stops the timer of the next refresh
 	resolver    DestinationResolver
 	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
 	left     Totals         // of forwarders that have ended
-	formatOf *gop.HeaderSet // that formatIs was read from
+	formatOf *gop.HeaderSet // formatIs was read from it
 	formatIs Format
 
 	rate                          fanout.Rate
 	messages, bytes, codecChanges atomic.Uint64
-	tellsChange                   atomic.Bool // a goroutine is in tellChanges,
-	toldChanges                   uint64      // which owns this
+	tellsChange                   atomic.Bool // a goroutine is in tellChanges
+	toldChanges                   uint64      // owned by that goroutine
 }
 
 func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
@@ -88,7 +88,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	return src
 }
 
-// Name is the stream's name, as PublishRequest.Name gives it.
+// Name returns the stream's name: see PublishRequest.Name.
 func (s *Source) Name() string { return s.key.String() }
 
 // ID identifies the stream where its name, which may be a secret, must not be
@@ -96,11 +96,12 @@ func (s *Source) Name() string { return s.key.String() }
 // as long as the process lives.
 func (s *Source) ID() string { return s.req.ID() }
 
-// Request is the publisher's request; of several publishers that of the last one.
-// It must not be changed.
+// Request returns the publisher's request, or that of the last publisher if there were
+// several. It must not be changed.
 func (s *Source) Request() *PublishRequest { return s.latest.Load() }
 
-// Done is closed when the stream and everything that sent it have ended.
+// Done returns a channel that is closed when the stream and everything that sent it have
+// ended.
 func (s *Source) Done() <-chan struct{} { return s.done }
 
 func (s *Source) isDone() bool {
@@ -197,10 +198,10 @@ func (s *Source) remove(f *Forwarder) {
 }
 
 // Shutdown ends the stream: the publisher is told and disconnected (a connection that
-// publishes other streams keeps those), the rest of the log is sent, and the
-// destinations are told. It returns when this is done (see Done
-// and Config.DrainTimeout), or ctx's error if ctx ends earlier; the stream ends all
-// the same. From a hook it returns ErrInHook at once.
+// publishes other streams keeps those), the rest of the stream is sent, and the
+// destinations are told. It returns when this is done (see Done and
+// Config.DrainTimeout), or ctx's error if ctx ends earlier; the stream ends in either
+// case. From a hook it returns ErrInHook immediately.
 func (s *Source) Shutdown(ctx context.Context) error {
 	ctx = orBackground(ctx)
 	s.beginClose()
@@ -215,9 +216,9 @@ func (s *Source) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close ends the stream at once: the publisher is told and disconnected as with
-// Shutdown, and so are the destinations, which do not get the rest of the log. It
-// returns when they are gone. From a hook it returns ErrInHook at once.
+// Close ends the stream immediately: the publisher is told and disconnected as with
+// Shutdown, and so are the destinations, which do not get the rest of the stream. It
+// returns when they are disconnected. From a hook it returns ErrInHook immediately.
 func (s *Source) Close() error {
 	s.beginClose()
 	for _, f := range s.Forwarders() {
@@ -270,7 +271,7 @@ const refreshRetry = time.Minute
 // minRefresh is the shortest time between two questions to the Resolver.
 const minRefresh = time.Second
 
-// resolve asks where the stream goes. It drops duplicates, of which the first counts.
+// resolve asks the resolver where the stream goes. Of duplicates it keeps the first.
 func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
 	s.mu.Lock()
 	r := s.resolver
@@ -282,8 +283,8 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 	return distinctPlaces(slices.Clone(dests)), ttl, err
 }
 
-// distinctPlaces drops destinations at the place of an earlier one. Destinations
-// without a place stay, for newForwarder to refuse.
+// distinctPlaces drops destinations that have the same place as an earlier one. It keeps
+// invalid destinations, which newForwarder refuses.
 func distinctPlaces(ds []Destination) []Destination {
 	seen := make(map[string]bool, len(ds))
 	return slices.DeleteFunc(ds, func(d Destination) bool {
@@ -303,10 +304,11 @@ func distinctPlaces(ds []Destination) []Destination {
 // does not wait for that. Destinations added with Forward stay. If the Resolver
 // returns an error, so does Refresh, and nothing changes.
 //
-// The Server calls Refresh by itself every RefreshInterval, or when the TTL of an
+// The Server calls Refresh itself every RefreshInterval, or when the TTL of an
 // answer (TTLResolver) has passed, whichever is earlier.
 //
-// From a hook it returns ErrInHook; the refresh follows one that is in progress.
+// From a hook it returns ErrInHook; the refresh runs in the background, after one that
+// is in progress.
 func (s *Source) Refresh(ctx context.Context) error {
 	if hostcode.Within() && s.publishing.Err() == nil {
 		if !s.again.Swap(true) {
@@ -350,11 +352,11 @@ func (s *Source) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// compare returns which destinations have no forwarder yet, and which targets of the
-// resolver are not wanted any more.
+// compare returns the destinations that have no forwarder yet, and the targets from the
+// resolver that are no longer wanted.
 func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*target) {
 	running := make(map[string][]*target)
-	places := make(map[string]bool) // that the host has taken
+	places := make(map[string]bool) // true: a target that the host has added is there
 	for _, f := range s.Forwarders() {
 		if f.Ending() {
 			continue
@@ -384,7 +386,7 @@ func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*targ
 	return fresh, gone
 }
 
-// forwardAll adds destinations of the resolver.
+// forwardAll adds destinations that the resolver has returned.
 func (s *Source) forwardAll(dests []Destination) {
 	for _, d := range dests {
 		f, err := newForwarder(s, d)
@@ -418,7 +420,7 @@ func (s *Source) refreshAfter(ttl time.Duration) {
 
 // refreshSelf is a refresh by the Server.
 func (s *Source) refreshSelf() {
-	err := s.Refresh(context.WithoutCancel(s.publishing)) // its end cancels with a cause
+	err := s.Refresh(context.WithoutCancel(s.publishing)) // Refresh ends it with a cause
 	if errors.Is(err, ErrStreamEnded) {
 		return
 	}
@@ -438,7 +440,7 @@ func (s *Source) refreshSelf() {
 	}
 }
 
-// isLogged reports whether a resolver has logged its error itself.
+// isLogged reports whether the resolver has already logged its error.
 func isLogged(err error) bool {
 	var l interface{ Logged() bool }
 	return errors.As(err, &l) && l.Logged()
@@ -471,7 +473,7 @@ func (s *Source) abandon() {
 	first := false
 	s.once.Do(func() { first = true })
 	if first {
-		s.finish() // calls the host: not under once
+		s.finish() // calls the host, so it must not run inside once
 	}
 }
 
@@ -495,7 +497,7 @@ func (s *Source) end() {
 		s.mu.Unlock()
 		s.unpublish()
 		for _, f := range forwarders {
-			f.sourceEnded() // first: a destination that is told may close at once
+			f.sourceEnded() // first: a destination may close as soon as it is told
 		}
 		s.turn.Lock()
 		stopTimer(&s.grace)
@@ -506,7 +508,7 @@ func (s *Source) end() {
 			stopTimer(&s.next.late)
 			s.next.over = cause
 		}
-		s.log.End() // in a turn of its own: nothing is appended after it
+		s.log.End() // under turn: nothing is appended after it
 		s.turn.Unlock()
 		s.group.End()
 		go s.finish()

@@ -14,11 +14,11 @@ import (
 //	rtmp[s]://[user:password@]host[:port]/app
 //	rtmp[s]://[user:password@]host[:port]/app[/more]/key[?query]
 //
-// A host alone gets the stream under the name it has here: app, stream and param are
-// those of the request, and its vhost, unless it is DefaultVhost, is added to the app
-// as ?vhost=. With the placeholders below it is
-// rtmp://host/[app]?vhost=[vhost]/[stream][param], where param has no parameters that
-// could name another vhost.
+// A host alone gets the stream under the name that it has here: app, stream and param
+// are those of the request, and its vhost, unless it is DefaultVhost, is added to the
+// app as ?vhost=. With the placeholders below that is
+// rtmp://host/[app]?vhost=[vhost]/[stream][param]. Parameters that could name another
+// vhost are removed from param.
 //
 // A host with a single path element, or with a path that ends in "/", gets the stream
 // under its own name in that app: rtmp://host/app is rtmp://host/app/[stream]. param
@@ -29,15 +29,15 @@ import (
 // is empty. Any other word of lower-case letters in brackets is an error. Placeholders
 // cannot choose the host.
 //
-// So the URL decides whether param and vhost are sent: with [param] after the stream,
-// and with ?vhost=[vhost] on the app.
+// So a full URL sends param and vhost only if it contains their placeholders: [param]
+// after the stream, and ?vhost=[vhost] on the app.
 //
-// Values are inserted after the URL has been parsed: whatever the name of a stream, it
-// changes only the part where its placeholder stands, and is sent unchanged.
+// Values are inserted after the URL has been parsed: the name of a stream is sent
+// unchanged and can change only the part that contains its placeholder.
 //
-// The error of a malformed entry tells its position in urls, and masks secrets as
+// The error of a malformed entry contains its position in urls, and masks secrets as
 // Destination.String does. A stream whose name makes no valid destination, such as an
-// empty one, is refused when it is published.
+// empty name, is refused when it is published.
 func Static(urls ...string) (DestinationResolver, error) {
 	ds := make([]Destination, len(urls))
 	for i, u := range urls {
@@ -46,11 +46,10 @@ func Static(urls ...string) (DestinationResolver, error) {
 	return StaticDestinations(ds...)
 }
 
-// StaticDestinations is Static for destinations with options. The URL of each has one
-// of the forms of Static. The other fields apply to every stream unchanged, without
-// placeholders. With a StreamKey the whole path of the URL is the app; for a URL
-// without a path the app is that of the stream, with its vhost, or that of the
-// platform.
+// StaticDestinations is Static for destinations with options. Each URL has one of the
+// forms of Static. The other fields apply to every stream unchanged, without
+// placeholders. With a StreamKey the whole path of the URL is the app; if the URL has no
+// path, the app is that of the stream, with its vhost, or that of the platform.
 func StaticDestinations(ds ...Destination) (DestinationResolver, error) {
 	s := make(static, len(ds))
 	for i, d := range ds {
@@ -87,19 +86,19 @@ func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]D
 	return out, nil
 }
 
-// equal reports whether s and o send every stream to the same servers, in the same way
-// and order.
+// equal reports whether s and o send every stream to the same servers, in the same order
+// and with the same options.
 func (s static) equal(o static) bool {
 	return slices.EqualFunc(s, o, func(a, b template) bool { return a.of.Equal(b.of) })
 }
 
 // template makes a Destination for a request.
 type template struct {
-	of Destination // as given: its options are those of each
+	of Destination // as given, for the options
 	endpoint.Template
 }
 
-// parseTemplate reads a Destination whose URL has one of the forms of Static.
+// parseTemplate parses a Destination whose URL has one of the forms of Static.
 func parseTemplate(d Destination) (template, error) {
 	t, err := endpoint.ParseTemplate(d.spec(), &endpoint.Brackets, endpoint.Names...)
 	if err != nil {
@@ -109,7 +108,7 @@ func parseTemplate(d Destination) (template, error) {
 	return template{d, t}, err
 }
 
-// placeholders are the values of the placeholders.
+// placeholders returns the values of the placeholders for r.
 func (r *PublishRequest) placeholders() endpoint.Request {
 	return endpoint.Request{Vhost: r.Vhost, App: r.App, Stream: r.Stream, Param: r.Param}
 }
@@ -121,7 +120,7 @@ func (t template) expand(r endpoint.Request) (Destination, error) {
 	return t.of.at(t.Expand(r, nil))
 }
 
-// at is d with another URL, and with the key of that URL if d has none.
+// at returns d with another URL, and with the given key if d has none.
 func (d Destination) at(url, key string) (Destination, error) {
 	d.URL = url
 	def(&d.StreamKey, Secret(key))

@@ -19,7 +19,7 @@ import (
 type Message struct {
 	Type      uint8  // TagAudio, TagVideo or TagData
 	Timestamp uint32 // milliseconds, modulo 2^32
-	Payload   []byte // the body of an FLV tag; the receiver's own
+	Payload   []byte // the body of an FLV tag; owned by the receiver
 }
 
 // Subscription reads a stream inside the process. One goroutine may use it; Close
@@ -30,20 +30,20 @@ type Subscription struct {
 	tap    *fanout.Tap
 	queue  []Message
 
-	drain time.Duration // negative: for ever
+	drain time.Duration // negative: no limit
 	read  atomic.Int64  // when Next was called last, on fanout.Clock
 	cut   atomic.Bool
 
 	mu   sync.Mutex
-	stop func() // the timer of expire; nil: none
+	stop func() // stops the timer of expire; nil if there is none
 }
 
 // Subscribe reads the stream from its last keyframe on: metadata and sequence
 // headers first, then every message as it comes. A subscriber that falls behind
 // skips to the newest keyframe, like a slow player. The Subscription ends with
-// ctx, with Close, or after the rest of a stream that has ended. If Next is not
-// called for Config.DrainTimeout after the end, the Subscription is closed and
-// releases the stream's memory.
+// ctx, with Close, or after the last message of a stream that has ended. If the stream
+// has ended and Next is not called for Config.DrainTimeout, the Subscription is closed
+// and releases the stream's memory.
 func (s *Source) Subscribe(ctx context.Context) *Subscription {
 	sub := &Subscription{tap: s.group.Tap(), drain: s.cfg.DrainTimeout}
 	sub.ctx, sub.cancel = context.WithCancel(orBackground(ctx))
@@ -91,9 +91,9 @@ var errUnread = fmt.Errorf("%w: the rest of the stream was not read within Drain
 var errShed = fmt.Errorf("%w: memory was short, and the rest of a stream that has ended was given up", ErrLimit)
 
 // Next waits for the next message and returns it. After the last message of a stream
-// that has ended it returns io.EOF; after Close, the context's error; and an error that
-// wraps ErrLimit if the rest of an ended stream was not read in time, or was dropped
-// because MemoryBudget is short.
+// that has ended it returns io.EOF, and after Close the context's error. If the rest of
+// an ended stream was not read in time, or was dropped because MemoryBudget is nearly
+// used up, it returns an error that wraps ErrLimit.
 func (s *Subscription) Next() (Message, error) {
 	s.read.Store(fanout.Clock())
 	for len(s.queue) == 0 {
@@ -113,7 +113,7 @@ func (s *Subscription) Next() (Message, error) {
 		}
 	}
 	m := s.queue[0]
-	s.queue[0] = Message{} // not to keep it
+	s.queue[0] = Message{} // releases its payload
 	s.queue = s.queue[1:]
 	return m, nil
 }
@@ -124,7 +124,7 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
-// demuxer is what Source.Demuxer returns.
+// demuxer implements Source.Demuxer.
 type demuxer struct {
 	sub   *Subscription
 	dec   *joy.Decoder
@@ -163,7 +163,7 @@ func (d *demuxer) ReadPacket() (av.Packet, error) {
 		}
 	}
 	p := d.queue[0]
-	d.queue[0] = av.Packet{} // not to keep it
+	d.queue[0] = av.Packet{} // releases its data
 	d.queue = d.queue[1:]
 	return p, nil
 }
@@ -177,7 +177,7 @@ func (d *demuxer) fill() error {
 	var packets []av.Packet
 	switch {
 	case err == io.EOF:
-		// A stream shorter than the probe ends it.
+		// The stream may be shorter than the probe for its codecs.
 		d.err = err
 		if packets, err = d.dec.Flush(); err != nil {
 			d.err = err

@@ -14,19 +14,20 @@ import (
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
-// target is a destination of a Forwarder, and what belongs to it alone: Update
-// gives the Forwarder another one.
+// target is a destination of a Forwarder with its own state. Update gives the Forwarder
+// another target.
 type target struct {
 	upstream.Target
 	src *Source
 	dst Destination
 	id  string
-	// place is the same for two that the same server would not take at once.
+	// place is equal for two targets if one server would refuse to accept both
+	// together.
 	place    string
-	resolved bool        // by the Resolver, not added by the host
-	warned   atomic.Bool // of a codec
+	resolved bool        // from the Resolver, not added by the host
+	warned   atomic.Bool // warnOfCodec has logged
 	turn     turn
-	runs     int // that use it; guarded by Forwarder.mu
+	runs     int // runs that use the target; guarded by Forwarder.mu
 }
 
 func newTarget(s *Source, d Destination) (*target, error) {
@@ -50,7 +51,7 @@ func newTarget(s *Source, d Destination) (*target, error) {
 	return t, nil
 }
 
-// String names what is pushed where, as in the log.
+// String returns the names of the stream and the destination, as in the log.
 func (t *target) String() string { return t.src.req.logName() + " to " + t.dst.String() }
 
 // dial makes the TCP connection to a place.
@@ -72,16 +73,17 @@ func (t *target) dial(ctx context.Context, at endpoint.Endpoint) (nc net.Conn, e
 	return nc, err
 }
 
-// redirected is where a reference leads that the server at a place has given.
+// redirected returns the place to which ref redirects from at.
 func (t *target) redirected(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
 	return t.dst.redirected(t.src.srv.cfg.Load(), at, ref)
 }
 
-// properties are what a place is told in connect.
+// properties returns the additional properties of connect.
 //
-// As a client says it before any media comes, what is said of Enhanced RTMP can be
-// wrong at the first connection, for an encoder that does not say it (OBS). It is no
-// condition for Enhanced RTMP: we do not wait for the first frame.
+// A client announces Enhanced RTMP before any media comes. The first connection may
+// therefore not announce it although the stream uses it, if the encoder itself does not
+// (OBS). Servers accept Enhanced RTMP without the announcement, so we do not wait for the
+// first frame.
 func (t *target) properties(at endpoint.Endpoint) (properties amf.Object) {
 	if !at.Profile.IsPlatform() { // it may be a Server of this library
 		properties = amf.Object{{Key: hopsProperty, Value: t.src.Request().onward()}}
@@ -92,7 +94,7 @@ func (t *target) properties(at endpoint.Endpoint) (properties amf.Object) {
 	return properties
 }
 
-// cursor says how a connection reads the log, from a message on if from is not 0.
+// cursor returns how a connection reads the log, from message from on if that is not 0.
 func (t *target) cursor(l *upstream.Link, from uint64) gop.Options {
 	return gop.Options{
 		Push:   !t.dst.PlainMetadata,
@@ -105,19 +107,19 @@ func (t *target) cursor(l *upstream.Link, from uint64) gop.Options {
 	}
 }
 
-// error names the destination in an error.
+// error adds the destination to an error.
 func (t *target) error(err *upstream.Error) *DestinationError {
 	return &DestinationError{Op: Op(err.Op), Destination: t.dst, Err: err.Err, Code: err.Code}
 }
 
-// pushKey is what a destination takes for the same publish.
+// pushKey is equal for pushes that a destination regards as the same publish.
 type pushKey struct {
 	stream streamKey
 	place  string // of the destination
 }
 
-// turn is a target's at its place, where the server would refuse a second publish of
-// the same stream.
+// turn is a target's turn to push to its place, where the server would refuse a second
+// publish of the same stream.
 type turn struct {
 	f     *Forwarder
 	moved atomic.Bool   // f has another target now
@@ -125,11 +127,11 @@ type turn struct {
 	done  chan struct{} // closed when the turn is over
 }
 
-// leaving reports whether another one may wait for the turn's end.
+// leaving reports whether the turn is about to end, so that another target may wait for it.
 func (t *turn) leaving() bool { return t.moved.Load() || t.f.Ending() }
 
-// await waits until an earlier publish of the same stream, or one that is being
-// closed, is gone from the place. It is false if ctx or the stream ends first.
+// await waits until t's place has no earlier publish of the same stream, including one
+// that is being closed. It returns false if ctx or the stream ends first.
 func (t *target) await(ctx context.Context) bool {
 	for {
 		before := t.enter()
@@ -146,8 +148,8 @@ func (t *target) await(ctx context.Context) bool {
 	}
 }
 
-// enter notes that the target's turn has come, or returns whose it is. Two targets of
-// one stream may be at a place while one replaces the other.
+// enter takes the turn for t, or returns the turn that t has to wait for. Two targets of
+// one Source may have a turn at a place while one replaces the other.
 func (t *target) enter() (before *turn) {
 	s, key := t.src.srv, pushKey{t.src.key, t.place}
 	s.mu.Lock()
@@ -165,7 +167,7 @@ func (t *target) enter() (before *turn) {
 	return nil
 }
 
-// leave ends the target's turn, if it has come.
+// leave ends t's turn, if t has it.
 func (t *target) leave() {
 	s, key := t.src.srv, pushKey{t.src.key, t.place}
 	s.mu.Lock()

@@ -7,7 +7,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 )
 
-// deadline is the time d from now; never if d is negative.
+// deadline returns the time d from now, or the zero time (no deadline) if d is negative.
 func deadline(d time.Duration) time.Time {
 	if d < 0 {
 		return time.Time{}
@@ -15,13 +15,13 @@ func deadline(d time.Duration) time.Time {
 	return time.Now().Add(d)
 }
 
-// atClock is a time on fanout's Clock as a deadline.
+// atClock converts a time on fanout's Clock to a deadline.
 func atClock(at int64) time.Time {
 	return time.Now().Add(time.Duration(at - fanout.Clock()))
 }
 
-// later calls do after a time, unless stop is called before. A stopped timer may be
-// kept until its time, but does not keep do alive.
+// later calls do after d, unless stop is called before. The runtime may keep a stopped
+// timer until its time, but the timer does not keep do alive.
 func later(d time.Duration, do func()) (stop func()) {
 	pending := new(atomic.Pointer[func()])
 	pending.Store(&do)
@@ -44,7 +44,7 @@ func stopTimer(stop *func()) {
 	}
 }
 
-// orForever replaces a negative duration with one that never passes.
+// orForever replaces a negative duration, which means no limit, with 100 years.
 func orForever(d time.Duration) time.Duration {
 	if d < 0 {
 		return 100 * 365 * 24 * time.Hour
