@@ -145,6 +145,10 @@ func (f *Forwarder) Destination() Destination { return f.to.Load().dst }
 // same URL, stream key and user for as long as the process lives. Update changes it.
 func (f *Forwarder) ID() string { return f.to.Load().id }
 
+// Host returns the host of the Destination's URL, in lower case, with its port unless
+// that is the scheme's default. A redirect does not change it, Update does.
+func (f *Forwarder) Host() string { return f.to.Load().host }
+
 // Source returns the stream that f pushes.
 func (f *Forwarder) Source() *Source { return f.src }
 
@@ -434,7 +438,7 @@ func (f *Forwarder) Stats() ForwarderStats {
 	defer f.mu.Unlock()
 	t, l := f.to.Load(), f.now.link
 	st := f.countersLocked()
-	st.State, st.Since, st.LastErr = f.state, f.since, f.lastErr
+	st.Since, st.LastErr = f.since, f.lastErr
 	st.Warning = t.Endpoint.Warning()
 	if err := t.untakenBy(l); err != nil && st.Warning == "" {
 		st.Warning = err.Error()
@@ -450,10 +454,16 @@ func (f *Forwarder) Stats() ForwarderStats {
 			st.Warning = noKeyframe
 		}
 	}
-	if f.state.publishes() && f.Ending() {
-		st.State = StateDraining
-	}
+	st.State = f.stateLocked()
 	return st
+}
+
+// stateLocked returns the state that Stats has.
+func (f *Forwarder) stateLocked() State {
+	if f.state.publishes() && f.Ending() {
+		return StateDraining
+	}
+	return f.state
 }
 
 // counters returns only the counters of Stats.

@@ -23,9 +23,14 @@ type ServerStats struct {
 	Streams      int // live, or about to be
 	Destinations int // of all streams
 	Players      int // clients that play, or wait for a publisher
+	// States counts the destinations by their state. Those of a stream that has ended
+	// count until they have got the rest.
+	States map[State]int
 	// Buffered is how many bytes of Config.MemoryBudget are in use: by all
-	// Servers that share it, where it is the process's.
-	Buffered int
+	// Servers that share it, where it is the process's. MemoryBudget is that budget in
+	// bytes; 0 if there is none.
+	Buffered     int
+	MemoryBudget int
 
 	Publishes uint64 // streams that went live
 	Plays     uint64 // plays that were accepted
@@ -172,8 +177,10 @@ type ended struct {
 // Stats returns a snapshot.
 func (s *Server) Stats() ServerStats {
 	s.mu.Lock()
+	memory := s.memory.Load()
 	st := ServerStats{
-		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, Buffered: s.memory.Load().Used(),
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, States: make(map[State]int),
+		Buffered: memory.Used(), MemoryBudget: max(memory.Limit(), 0),
 		Publishes: s.publishes, Plays: s.plays,
 		ReceivedBytes: s.ended.bytes, ReceivedMessages: s.ended.messages,
 		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
@@ -188,6 +195,7 @@ func (s *Server) Stats() ServerStats {
 		st.ReceivedBytes += src.bytes.Load()
 		st.ReceivedMessages += src.messages.Load()
 		st.Sent.addAll(src.totals())
+		src.addStates(st.States)
 	}
 	st.Latency, st.FirstKeyframe = durations(&s.pool.Latency), durations(&s.pool.FirstPicture)
 	st.Calls = s.calls.stats()
@@ -296,6 +304,15 @@ func (s *Source) totals() Totals {
 	}
 	t.Bytes, t.Messages = s.group.Sent()
 	return t
+}
+
+// addStates counts the destinations by their state.
+func (s *Source) addStates(states map[State]int) {
+	for _, f := range s.Forwarders() {
+		f.mu.Lock()
+		states[f.stateLocked()]++
+		f.mu.Unlock()
+	}
 }
 
 // format reads the sequence headers, once while they stay the same.

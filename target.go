@@ -18,9 +18,10 @@ import (
 // another target.
 type target struct {
 	upstream.Target
-	src *Source
-	dst Destination
-	id  string
+	src  *Source
+	dst  Destination
+	id   string
+	host string // see Forwarder.Host
 	// place is equal for two targets if one server would refuse to accept both
 	// together.
 	place    string
@@ -35,7 +36,7 @@ func newTarget(s *Source, d Destination) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{src: s, dst: d.withDefaults(), id: d.id(), place: ep.Place(), turn: turn{done: make(chan struct{})}}
+	t := &target{src: s, dst: d.withDefaults(), id: d.id(), host: ep.HostPort(), place: ep.Place(), turn: turn{done: make(chan struct{})}}
 	d = t.dst
 	t.Target = upstream.Target{
 		Endpoint: ep, FlashVer: d.FlashVer, ChunkSize: d.ChunkSize,

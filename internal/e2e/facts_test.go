@@ -172,3 +172,32 @@ func BenchmarkStats(b *testing.B) {
 		}
 	}
 }
+
+// A Server counts its destinations by state, until the last has got the rest, and each
+// has a host without secrets.
+func TestStatsOfStates(t *testing.T) {
+	cfg := forward.Config{MemoryBudget: 1 << 24, DrainTimeout: 3 * time.Second, Resolver: forwards("rtmp://a/live/"+canary, "rtmp://u:"+canary+"@B:1936/live/"+canary, "rtmp://c/live/x")}
+	inBubble(t, cfg, func(b *bubble) {
+		b.Destination("a:1935")
+		b.Destination("B:1936", forwardtest.Script{Faults: forwardtest.Faults{Read: forwardtest.Fault{Stall: 20_000}}})
+		p := b.Publish("live/s")
+		require.NoError(t, p.Send(b.Ctx, forwardtest.Media{}.Messages(5*time.Second), 1))
+		synctest.Wait()
+		src := b.Server.Source("live/s")
+		hosts := map[string]forward.State{}
+		for _, f := range src.Forwarders() {
+			hosts[f.Host()] = f.Stats().State
+		}
+		require.Equal(t, map[string]forward.State{"a": forward.StatePublishing, "b:1936": forward.StateStalled, "c": forward.StateWaiting}, hosts)
+		st := b.Server.Stats()
+		require.Equal(t, map[forward.State]int{forward.StatePublishing: 1, forward.StateStalled: 1, forward.StateWaiting: 1}, st.States)
+		require.Equal(t, 1<<24, st.MemoryBudget)
+
+		require.NoError(t, p.Unpublish())
+		time.Sleep(time.Second)
+		require.Empty(t, b.Server.Sources())
+		require.Equal(t, map[forward.State]int{forward.StateDraining: 1}, b.Server.Stats().States)
+		<-src.Done()
+		require.Empty(t, b.Server.Stats().States)
+	})
+}

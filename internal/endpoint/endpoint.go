@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -41,6 +42,15 @@ type Endpoint struct {
 // server, however their URLs are written.
 func (e Endpoint) Place() string {
 	return strings.Join([]string{strings.ToLower(e.Host), e.Port, e.App, e.Key}, "\x00")
+}
+
+// HostPort is the host in lower case, with its port unless that is the scheme's default.
+func (e Endpoint) HostPort() string {
+	host := strings.ToLower(e.Host)
+	if e.Port == DefaultPort(e.Scheme) {
+		return host
+	}
+	return net.JoinHostPort(host, e.Port)
 }
 
 // Parse takes s apart. Its errors hold no secret.

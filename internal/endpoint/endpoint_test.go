@@ -174,3 +174,18 @@ func TestQueryValues(t *testing.T) {
 	_, err := QueryValues("?a=secret%zz", "a")
 	require.EqualError(t, err, "bad percent-encoding in parameter a")
 }
+
+func TestHostPort(t *testing.T) {
+	for url, want := range map[string]string{
+		"rtmp://A.example/live/k":      "a.example",
+		"rtmp://a.example:1935/live/k": "a.example",
+		"rtmp://a.example:443/live/k":  "a.example:443",
+		"rtmps://a.example:443/live/k": "a.example",
+		"rtmp://[::1]/live/k":          "::1",
+		"rtmp://[::1]:1936/live/k":     "[::1]:1936",
+	} {
+		e, err := Spec{URL: url}.Parse()
+		require.NoError(t, err)
+		require.Equal(t, want, e.HostPort(), url)
+	}
+}

@@ -54,6 +54,9 @@ func NewBudget(limit int) *Budget {
 // SetLimit changes the limit.
 func (b *Budget) SetLimit(limit int) { b.limit.Store(int64(limit)) }
 
+// Limit is how many bytes may be held; negative is no limit.
+func (b *Budget) Limit() int { return int(b.limit.Load()) }
+
 // Used is how many bytes are held.
 func (b *Budget) Used() int { return int(b.used.Load()) }
 
