@@ -1,6 +1,6 @@
-// Package chunk is RTMP's chunk stream (RTMP 1.0, 5.3): a Reader that puts
-// messages together and a Framer that lays them out for sending. It knows no
-// commands and no policy.
+// Package chunk implements RTMP's chunk stream (RTMP 1.0, 5.3): a Reader assembles
+// messages, and a Framer lays them out for sending. The package knows no commands and
+// no policy.
 package chunk
 
 import (
@@ -27,8 +27,8 @@ const (
 	TypeAggregate        = 22
 )
 
-// Chunk stream ids we send on. All stay below 32: nginx-rtmp closes on a
-// higher one.
+// Chunk stream ids that we send on. All are below 32: nginx-rtmp closes the connection
+// on a higher one.
 const (
 	StreamControl = 2
 	StreamCommand = 3
@@ -38,18 +38,18 @@ const (
 )
 
 const (
-	// DefaultSize is a direction's chunk size until SetChunkSize.
+	// DefaultSize is the chunk size of each direction until SetChunkSize.
 	DefaultSize = 128
-	// MaxMessage is the longest message the format can announce.
+	// MaxMessage is the greatest length of a message that the format can express.
 	MaxMessage = 1<<24 - 1
-	// maxTime24 in a timestamp field says that an extended timestamp
-	// follows (RTMP 1.0, 5.3.1.3).
+	// maxTime24 in a timestamp field means that an extended timestamp follows
+	// (RTMP 1.0, 5.3.1.3).
 	maxTime24 = 1<<24 - 1
-	// maxHeader is the longest header we write: basic header, type 0
-	// message header, extended timestamp.
+	// maxHeader is the length of the longest header that we write: basic header,
+	// type 0 message header, extended timestamp.
 	maxHeader = 1 + 11 + 4
-	// MediaStreamID is the message stream id that shared frames carry,
-	// since nearly every peer answers the first createStream with 1.
+	// MediaStreamID is the message stream id of shared frames, because nearly
+	// every peer answers the first createStream with 1.
 	MediaStreamID = 1
 )
 
@@ -61,7 +61,7 @@ type Header struct {
 	StreamID uint32 // message stream id
 }
 
-// StreamFor is the chunk stream on which we send messages of a type.
+// StreamFor returns the chunk stream on which we send messages of a type.
 func StreamFor(typ uint8) uint8 {
 	switch typ {
 	case TypeAudio:
@@ -76,8 +76,8 @@ func StreamFor(typ uint8) uint8 {
 	return StreamControl
 }
 
-// Append appends a whole message to b, cut into chunks of size bytes, on the
-// chunk stream that StreamFor names. h.Length is ignored.
+// Append appends a whole message to b, split into chunks of size bytes, on the
+// chunk stream that StreamFor returns. h.Length is ignored.
 func Append(b []byte, h Header, payload []byte, size int) []byte {
 	h.Length = len(payload)
 	b = appendHeader(b, h)
@@ -102,8 +102,8 @@ func appendHeader(b []byte, h Header) []byte {
 	return b
 }
 
-// appendContinuation appends the header of a message's further chunks: type
-// 3, with the extended timestamp repeated as the specification asks.
+// appendContinuation appends the header of a message's further chunks: type 3, with
+// the extended timestamp repeated as the specification requires.
 func appendContinuation(b []byte, h Header) []byte {
 	b = append(b, 3<<6|StreamFor(h.Type))
 	if h.Time >= maxTime24 {

@@ -1,119 +1,121 @@
 package chunk
 
 const (
-	// maxStep is the largest step, in milliseconds and in either direction, from
-	// one message of audio or of video to the next that is still in line.
+	// maxStep is the largest step, in milliseconds and in either direction, that
+	// is still in line from one audio or video message to the next of the same
+	// track.
 	maxStep = 2000
-	// maxSeam bounds the distance between the last time before a clock was set
-	// back and the first after it.
+	// maxSeam bounds the distance, in milliseconds, between the last time before
+	// a clock was set back and the first after it.
 	maxSeam = 100
-	// agree is how many messages in a row, without the other track, make a
-	// jump true.
+	// agree is how many messages in a row confirm a jump without the other track.
 	agree = 3
-	// settled is after how many milliseconds the distance to the other track
-	// before a jump of one track alone is forgotten.
+	// settled is the time, in milliseconds, after which the distance to the other
+	// track from before a jump of only one track is forgotten.
 	settled = 30_000
-	// maxPause is how far a step may be for the next one to be as far, in a
-	// stream of a picture now and then.
+	// maxPause is the largest step, in milliseconds, that the next step may repeat,
+	// in a stream with only occasional pictures.
 	maxPause = 60_000
 )
 
-// clock makes one timeline of a publisher's times. Audio, video and data share
-// one offset, which changes where the publisher's clock was set back.
+// clock turns a publisher's timestamps into one timeline. Audio, video and data share
+// one offset, which changes when the publisher's clock is set back. Times are modulo
+// 2^32.
 //
-// A message that is out of line goes out with the time of the one before it,
-// and changes nothing. Several in a row on one track that agree with each other
-// go out as if its clock had been set; when the other track agrees, or has
-// nothing to say, the jump is true. From there on times pass, after a jump
-// forward, or go on where they were, after a jump back. Sequence headers and
-// data never move the clock. Times are modulo 2^32.
+// A single message that is out of line is sent with the time of the message before it,
+// and changes nothing. If several messages in a row on one track are out of line but
+// agree with each other, they are sent as if the clock had been set. The jump is
+// confirmed when the other track agrees or is silent. After a confirmed jump forward,
+// times pass unchanged; after a confirmed jump back, times continue from where they
+// were. Sequence headers and data never move the clock.
 //
-// A true jump is on trial until a track has gone on from it for maxStep. The
-// place and the offset from before it are kept meanwhile: a message that belongs
-// there takes the jump back, and one that belongs to the jump takes it again.
+// A confirmed jump is on trial until a track has continued from it for maxStep. The
+// position and the offset from before the jump are kept meanwhile: a message that
+// belongs there reverts the jump, and one that belongs to the jump restores it.
 //
-// A track is found when two of its messages in a row are near each other, or
-// one is near the other track. Until then its times pass as they came, since
-// it is not yet known which of them are out of line; the place where it began is
-// kept in the same way. Until one is found, a message of a next publisher that would
-// go out before the end of the last publisher's stream goes out at that end: it or
-// the message before it is out of line. If neither is, and the tracks have
-// origins of their own, the next message shows it.
+// A track is found when two of its messages in a row are near each other, or one is
+// near the other track. Until then its times pass unchanged, because it is not yet known
+// which of them are out of line. The position where it began is kept on trial in the same
+// way. Until a track is found, a message of a next publisher that would be sent with a
+// time before the end of the last publisher's stream is sent at that end: either this
+// message or the one before it is out of line. If neither is, because the tracks have
+// different origins, the next message shows it.
 //
-// So the messages in line keep the distance between the tracks that they came
-// with, whatever comes between them. That does not hold after outliers that
-// agree with each other, where a message must go out before another one
-// contradicts them:
-//   - where a track has not been found: it begins with them,
-//   - one of each track is lower than the others: they count as a clock that was set
-//     back, and messages from before that may be up to maxSeam late,
-//   - of both tracks, on two places within one trial,
-//   - of one track, for maxStep, or 3 of them where the other one is silent.
+// So messages in line keep the distance between the tracks that the publisher gave them,
+// whatever comes between them. There are exceptions, after outliers that agree with each
+// other, because a message must be sent before a later one contradicts them:
+//   - A track has not been found: it begins with the outliers.
+//   - One outlier of each track is lower than the other messages: the two count as a
+//     clock that was set back, and messages from before them may be up to maxSeam late.
+//   - Outliers of both tracks have two positions within one trial.
+//   - Outliers of one track continue for maxStep, or there are 3 of them while the other
+//     track is silent.
 type clock struct {
 	audio, video timeline
 	offset       uint32
-	before       uint32 // the offset before this one
+	before       uint32 // the previous offset
 	home         uint32 // the offset before the jump on trial
-	header       uint32 // the last header before any media
-	headers      bool   // there was one
+	header       uint32 // time sent with the last header before any media
+	headers      bool   // header is set
 
-	resume  func() uint32 // what the first media to come goes out as
-	resumed bool          // it was called
-	begin   uint32        // what it returned then
-	// idle is for how many milliseconds nothing has come. It may be nil.
+	resume  func() uint32 // returns the time of the next publisher's first media
+	resumed bool          // resume was called
+	begin   uint32        // result of resume
+	// idle returns the time since the last message, in milliseconds. It may be nil.
 	idle func() int64
 }
 
 // timeline is the timeline of audio or of video. Its times are those of the publisher,
-// except where a field says that they are those that went out.
+// except those that were sent.
 type timeline struct {
-	begun bool // something has come
-	found bool // two messages agree on where it is
+	begun bool // a message has come
+	found bool // two messages agree on its position
 	line
-	out  uint32 // the last time that went out
-	held uint32 // the first that came of those that went out with it
-	prev uint32 // the last that came, in line or not
+	out  uint32 // the last time that was sent
+	held uint32 // the first received time that was sent as out
+	prev uint32 // the last received time, in line or not
 
-	other uint32 // where the other track was when the last message in line came
-	heard uint32 // what the other had sent when the last message came
-	tie   int32  // how far this track was ahead of the other then
+	other uint32 // position of the other track at the last message in line
+	heard uint32 // sent time of the other track at the last message
+	tie   int32  // distance by which this track is ahead of the other
 
 	jump  jump
 	trial trial
-	home  line   // where the track would be without what is on trial
-	row   int    // messages in line since that was last taken or taken back,
-	at    uint32 // and the first of them
-	alone bool   // the other track has not jumped with it
+	home  line   // position if the trial is reverted
+	row   int    // messages in line since the trial began or was last reverted
+	at    uint32 // time of the first of them
+	alone bool   // the other track has not jumped too
 }
 
-// trial is what can still be taken back.
+// trial is a decision that can still be reverted.
 type trial uint8
 
 const (
 	none      trial = iota
-	beginning       // where the track seems to begin
-	jumped          // its last jump
+	beginning       // the position where the track began
+	jumped          // the last jump
 )
 
-// line is where a track is: at the last message in line.
+// line is the position of a track, at the last message in line.
 type line struct {
 	in   uint32
-	step int32 // how far it was from the one before
-	n    int   // messages in line, on this line
+	step int32 // distance from the message before
+	n    int   // messages on this line
 }
 
-// jump is where a track seems to have gone.
+// jump is a possible jump of a track.
 type jump struct {
-	n           int // messages in a row that agree, 0: none
+	n           int // messages in a row that agree; 0 without a jump
 	strays      int // messages in a row that are out of line
 	first, last uint32
-	offset      uint32 // with which they go on from the last one in line
-	exact       bool   // the offset is known, not made up
-	other       uint32 // where the other track was at first
-	contrary    bool   // the other track has been in line since
+	offset      uint32 // continues the timeline from the last message in line
+	exact       bool   // the offset is known, not estimated
+	other       uint32 // position of the other track at the first message
+	contrary    bool   // the other track has had a message in line since
 }
 
-// time is the time that a message goes out with. media: it holds coded media.
+// time returns the time with which a message is sent. media says that it contains coded
+// media.
 func (c *clock) time(h Header, media bool) uint32 {
 	x, y := &c.audio, &c.video
 	if h.Type == TypeVideo {
@@ -133,7 +135,7 @@ func (c *clock) time(h Header, media bool) uint32 {
 	return c.media(h.Time, x, y)
 }
 
-// data is the time of a data message.
+// data returns the time of a data message.
 func (c *clock) data(t uint32) uint32 {
 	if c.resume != nil {
 		return c.resume()
@@ -151,7 +153,7 @@ func (c *clock) data(t uint32) uint32 {
 	return a.out
 }
 
-// beside is the time of a header of track x.
+// beside returns the time of a sequence header of track x.
 func (c *clock) beside(t uint32, x, y *timeline) uint32 {
 	out := t + c.offset
 	switch {
@@ -170,7 +172,7 @@ func (c *clock) beside(t uint32, x, y *timeline) uint32 {
 	return out
 }
 
-// media is the time of coded media of track x.
+// media returns the time of coded media of track x.
 func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	var out uint32
 	if !x.found && y.jump.n > 0 && Near(t, y.jump.last, maxStep) && !Near(t, y.in, maxStep) {
@@ -190,7 +192,7 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 		x.begun = true
 	case x.follows(t), c.isHome(t, x, y):
 		if !x.found && !y.found && y.trial == jumped {
-			// Two of this track contradict what the other one began with.
+			// Two messages of this track contradict the beginning of the other.
 			x.out += c.home - c.offset
 			y.out += c.home - c.offset
 			c.offset, y.trial = c.home, beginning
@@ -212,7 +214,7 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	default:
 		out = c.stray(t, x, y)
 	}
-	// What was out of line may have gone further than what is in line.
+	// Messages out of line may have been sent with later times than those in line.
 	if back := min(0, int32(t-x.prev), int32(t-x.held)); int32(out-x.out) < back {
 		out = x.out + uint32(back)
 	}
@@ -223,9 +225,8 @@ func (c *clock) media(t uint32, x, y *timeline) uint32 {
 	return out
 }
 
-// goOnFrom moves a stream that a next publisher goes on with, where a message of
-// track x would go out before its begin: that message or the one that the stream
-// has gone on with is out of line.
+// goOnFrom moves the timeline of a next publisher if a message of track x would be sent
+// with a time before c.begin. Either that message or the first one is out of line.
 func (c *clock) goOnFrom(t uint32, x, y *timeline) {
 	back := c.begin - (t + c.offset)
 	if !c.resumed || int32(back) <= 0 {
@@ -237,15 +238,15 @@ func (c *clock) goOnFrom(t uint32, x, y *timeline) {
 	y.out += back
 }
 
-// follows reports whether a time is near the last one in line, or comes back
-// from it to where the track was before.
+// follows reports whether a time is near the last one in line, or steps back from it to
+// the position before.
 func (l *line) follows(t uint32) bool {
 	step := int32(t - l.in)
 	return -max(maxStep, min(l.step, 2*maxStep)) <= step && step <= maxStep+l.step
 }
 
-// isInLine reports whether a time is where track x would be by the other one, or
-// after a pause.
+// isInLine reports whether a time is at the position of track x according to the other
+// track, or after a pause.
 func (c *clock) isInLine(t uint32, x, y *timeline) bool {
 	step := int32(t - x.in)
 	if y.begun {
@@ -259,14 +260,14 @@ func (c *clock) isInLine(t uint32, x, y *timeline) bool {
 	return step > 0 && c.idle != nil && int64(step) <= maxStep+c.idle()
 }
 
-// isHome reports whether a time is where track x would be without what is on
-// trial, and takes that back.
+// isHome reports whether a time is at the position of track x without the trial. If so,
+// it reverts the trial.
 func (c *clock) isHome(t uint32, x, y *timeline) bool {
 	if x.trial == none || !Near(t, x.home.in, maxStep) {
 		return false
 	}
 	x.swap()
-	x.in = t - uint32(x.step) // as if it had gone on there
+	x.in = t - uint32(x.step) // as if the track had continued there
 	if x.trial == jumped {
 		c.offset, c.home = c.home, c.offset
 		if y.trial == jumped {
@@ -284,11 +285,11 @@ func (x *timeline) swap() {
 	x.row = 0
 }
 
-// inLine moves track x on to a time that is in line.
+// inLine moves track x to a time that is in line, and returns the time to send.
 func (c *clock) inLine(t uint32, x, y *timeline) uint32 {
 	if x.begun {
 		if !x.follows(t) {
-			y.other = t // that far the time has not gone on
+			y.other = t // this step does not count as time that has passed
 		}
 		x.step = apart(t, x.in)
 	}
@@ -313,7 +314,7 @@ func (c *clock) inLine(t uint32, x, y *timeline) uint32 {
 	return t + c.offset
 }
 
-// stray is the time of a message that is out of line.
+// stray returns the time of a message that is out of line.
 func (c *clock) stray(t uint32, x, y *timeline) uint32 {
 	j := &x.jump
 	j.strays++
@@ -344,9 +345,9 @@ func (c *clock) stray(t uint32, x, y *timeline) uint32 {
 	return out
 }
 
-// goOn is the offset with which track x goes on with a time that is out of
-// line. exact: it is where the track would be if the sender's clock has 24 or
-// 31 bits, or has come back to where it was before it was set back.
+// goOn returns the offset with which track x continues at a time that is out of line.
+// exact says that the time fits a sender's clock of 24 or 31 bits that has wrapped
+// around, or one that has returned to its state before it was set back.
 func (c *clock) goOn(t uint32, x *timeline) (offset uint32, exact bool) {
 	base := x.in + c.offset
 	for _, offset := range [...]uint32{c.offset + 1<<24, c.offset + 1<<31, c.before} {
@@ -358,10 +359,10 @@ func (c *clock) goOn(t uint32, x *timeline) (offset uint32, exact bool) {
 	return base + uint32(min(x.step, maxSeam)) - t, false
 }
 
-// alive reports whether track y still sends something, as seen from track x.
+// alive reports whether track y has sent something within maxStep, as seen from track x.
 func alive(x, y *timeline) bool { return y.begun && int32(x.out-y.heard) <= maxStep }
 
-// isTrue reports whether track x alone makes its jump true.
+// isTrue reports whether track x alone confirms its jump.
 func (c *clock) isTrue(x, y *timeline) bool {
 	j := &x.jump
 	if !alive(x, y) {
@@ -374,7 +375,7 @@ func (c *clock) isTrue(x, y *timeline) bool {
 	return j.n >= agree && passed > maxStep
 }
 
-// turn makes the jump of track x true, and that of the other where both jump.
+// turn makes the jump of track x, and that of track y if both jump.
 func (c *clock) turn(x, y *timeline, both bool) {
 	more := max(0, int32(x.jump.offset-c.offset))
 	if both {
@@ -383,19 +384,19 @@ func (c *clock) turn(x, y *timeline, both bool) {
 	if x.jump.exact && (both && y.jump.exact || !alive(x, y)) {
 		more = int32(x.jump.offset - c.offset)
 	}
-	anew := x.trial != jumped || x.n > x.home.n // else the older home is the better one
-	if anew {
+	fresh := x.trial != jumped || x.n > x.home.n // else the older home is the better one
+	if fresh {
 		c.home = c.offset
 	}
 	if more != 0 {
 		c.before, c.offset = c.offset, c.offset+uint32(more)
 	}
 	from := x.in
-	x.settle(!both, anew)
+	x.settle(!both, fresh)
 	y.heard += x.in + c.offset - x.out
 	switch {
 	case both:
-		y.settle(false, anew)
+		y.settle(false, fresh)
 		y.other = x.in
 	case y.begun:
 		y.other += x.in - from
@@ -405,9 +406,10 @@ func (c *clock) turn(x, y *timeline, both bool) {
 	x.other = y.in
 }
 
-// settle moves a track to where it has jumped.
-func (x *timeline) settle(alone, anew bool) {
-	if anew {
+// settle moves a track to the position to which it has jumped. fresh makes the present
+// position the home of the trial.
+func (x *timeline) settle(alone, fresh bool) {
+	if fresh {
 		x.home = x.line
 	}
 	if alone {
@@ -419,7 +421,7 @@ func (x *timeline) settle(alone, anew bool) {
 	x.jump = jump{}
 }
 
-// shift moves all times to come.
+// shift adds d to all times from now on.
 func (c *clock) shift(d uint32) {
 	c.offset += d
 	c.before += d
@@ -433,8 +435,8 @@ func (c *clock) shift(d uint32) {
 	}
 }
 
-// apart is how far a time is from the one before it, 0 where that is out of all
-// proportion.
+// apart returns the distance between a time and the one before it, or 0 if the distance
+// is implausible.
 func apart(t, before uint32) int32 {
 	switch d := int32(t - before); {
 	case 0 < d && d <= maxPause:
@@ -445,7 +447,7 @@ func apart(t, before uint32) int32 {
 	return 0
 }
 
-// Near reports whether two times are at most so many milliseconds apart.
+// Near reports whether two times are at most within milliseconds apart.
 func Near(a, b uint32, within int32) bool {
 	d := int32(a - b)
 	return -within <= d && d <= within

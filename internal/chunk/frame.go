@@ -10,29 +10,28 @@ import (
 // shared by all receivers and never change once the message is complete.
 type Frame struct {
 	Header
-	// b is header, payload and continuation headers. Its capacity reaches
-	// to the end of the slab it lies in, so that neighbours can be sent as
-	// one range.
+	// b is header, payload and continuation headers. Its capacity reaches to the
+	// end of its slab, so that neighbouring frames can be sent as one range.
 	b    []byte
 	size int   // payload bytes per chunk
-	slab *slab // nil: b is memory of its own
-	off  int   // place in the slab
-	held int   // see Hold; of a frame without a slab
+	slab *slab // nil if b has its own memory
+	off  int   // offset in the slab
+	held int   // see Hold; only for a frame without a slab
 }
 
-// slab is memory that neighbours lie in.
+// slab is memory that neighbouring frames share.
 type slab struct {
 	size int
 	held int // by frames in it
 }
 
-// Bytes are the chunks of f, message stream id MediaStreamID.
+// Bytes returns the chunks of f, with message stream id MediaStreamID.
 func (f *Frame) Bytes() []byte { return f.b }
 
-// Len is the number of bytes on the wire.
+// Len returns the number of bytes on the wire.
 func (f *Frame) Len() int { return len(f.b) }
 
-// Size is the number of payload bytes in a chunk.
+// Size returns the number of payload bytes in a chunk.
 func (f *Frame) Size() int { return f.size }
 
 // Follows reports whether f directly follows g in memory: g's bytes, resliced by len(f)
@@ -41,9 +40,9 @@ func (f *Frame) Follows(g *Frame) bool {
 	return f.slab != nil && f.slab == g.slab && g.off+len(g.b) == f.off
 }
 
-// Hold adds an owner of the frame, and returns how many bytes of memory are kept by
-// that which were not kept before: those of the frame, or of its slab. Drop undoes it.
-// One goroutine at a time may call them for the frames of a Framer.
+// Hold adds an owner of the frame, and returns by how many bytes that increases the
+// memory that is kept: those of the frame, or of its slab. Drop undoes it. For all frames
+// of a Framer, only one goroutine at a time may call Hold and Drop.
 func (f *Frame) Hold() int {
 	held, size := f.memory()
 	if *held++; *held > 1 {
@@ -68,8 +67,8 @@ func (f *Frame) memory() (held *int, size int) {
 	return &f.held, cap(f.b)
 }
 
-// Apart returns f, or a copy of it where f lies in a slab, so that to keep it is
-// not to keep its neighbours.
+// Apart returns f, or a copy of it if f lies in a slab, so that the caller can keep it
+// without its neighbours.
 func (f *Frame) Apart() *Frame {
 	if f.slab == nil {
 		return f
@@ -77,14 +76,14 @@ func (f *Frame) Apart() *Frame {
 	return &Frame{Header: f.Header, b: bytes.Clone(f.b), size: f.size}
 }
 
-// Head is the payload up to the end of the first chunk.
+// Head returns the payload up to the end of the first chunk.
 func (f *Frame) Head() []byte {
 	h := headerLen(f.Time)
 	return f.b[h : h+min(f.Length, f.size)]
 }
 
-// Payload returns the whole payload. It is a view where the message fits one
-// chunk and a copy where it does not.
+// Payload returns the whole payload: a view if the message fits in one chunk, else a
+// copy.
 func (f *Frame) Payload() []byte {
 	if f.Length <= f.size {
 		return f.Head()
@@ -114,7 +113,7 @@ func (f *Frame) Holds(p []byte) bool {
 	return true
 }
 
-// chunks are the payload's pieces.
+// chunks iterates over the payload's pieces, one for each chunk.
 func (f *Frame) chunks() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		rest, left := f.b[headerLen(f.Time):], f.Length
@@ -141,25 +140,23 @@ func NewFrame(h Header, payload []byte, size int) *Frame {
 	}
 }
 
-// Layout is how a receiver wants its frames when it can't have the shared
-// bytes.
+// Layout is how frames are laid out for a receiver that cannot use the shared bytes.
 type Layout struct {
 	StreamID uint32
 	Offset   uint32 // added to each time, modulo 2^32
 	Size     int    // payload bytes per chunk
-	// Prefix goes in front of the payload, as a part of it.
+	// Prefix is inserted before the payload, as a part of it.
 	Prefix []byte
 }
 
-// Shared reports whether frames of a Framer with this chunk size can be sent
-// as they are.
+// Shared reports whether frames of a Framer with this chunk size can be sent unchanged.
 func (l Layout) Shared(size int) bool {
 	return l.StreamID == MediaStreamID && l.Offset == 0 && l.Size == size && l.Prefix == nil
 }
 
-// AppendTo appends f in another layout to iov: headers are written to
-// scratch, payload is shared. It returns both, grown. Headers already in
-// scratch must not move, so scratch is replaced, not reallocated, when full.
+// AppendTo appends f in layout l to iov, and returns both slices. Headers are written to
+// scratch; the payload is shared. Headers already in scratch must not move, so a full
+// scratch is replaced, not reallocated.
 func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []byte) {
 	h := f.Header
 	h.StreamID = l.StreamID
@@ -196,48 +193,46 @@ func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []by
 }
 
 // Framer lays out one publisher's messages one after the other in slabs. The garbage
-// collector frees a slab when no message in it is used any more. A Framer belongs to
-// the goroutine that reads the publisher.
+// collector frees a slab when none of its messages is in use. A Framer belongs to the
+// goroutine that reads the publisher.
 type Framer struct {
 	Size   int    // payload bytes per chunk sent
 	Offset uint32 // added to each message's time, modulo 2^32
-	// Continuous: times that jump back are continued, with a constant offset
-	// for audio, video and data, and a message whose time is out of line goes
-	// out with that of the one before it.
+	// Continuous continues timestamps that jump back, with one offset for audio,
+	// video and data. A message whose time is out of line is sent with the time of
+	// the message before it.
 	Continuous bool
-	// Media reports whether an audio or video message that begins with head,
-	// which is its first PeekSize bytes or all of it, holds coded media. What
-	// does not is a header, and has no say in what time it is. Where it is nil
-	// all is coded media.
+	// Media reports whether an audio or video message contains coded media. head is
+	// its first PeekSize bytes or all of it. Other messages are headers, which do
+	// not move the clock. If Media is nil, all messages contain coded media.
 	Media func(typ uint8, head []byte) bool
-	// Idle is for how many milliseconds the publisher had sent nothing before
-	// the message at hand: its clock may have gone on for so long. It may be
+	// Idle returns for how many milliseconds the publisher had sent nothing before
+	// the current message: its clock may have advanced by as much. Idle may be
 	// nil.
 	Idle func() int64
 
-	// MaxSlab, where it is set, is asked before each slab how large it may be.
+	// MaxSlab, if not nil, returns the largest permitted size of the next slab.
 	MaxSlab func() int
 
 	clock clock
 	free  []byte // rest of the current slab
 	slab  *slab  // the current one
-	off   int    // where free begins in it
+	off   int    // where free begins in slab
 	next  int    // size of the next slab
-	most  int    // what MaxSlab has said last, within minSlab and maxSlab
+	most  int    // last result of MaxSlab, within minSlab and maxSlab
 	began uint32 // time of the current slab's first message
 }
 
-// Resume makes f the next Framer of a stream that had another one: its first
-// audio or video goes out with the time that at gives then, where times are
-// continuous.
+// Resume makes f the next Framer of a stream that had another one: if times are
+// Continuous, its first audio or video gets the time that at then returns.
 func (f *Framer) Resume(at func() uint32) { f.clock.resume = at }
 
-// Shift adds d, modulo 2^32, to the times of all messages to come, where times
-// are continuous.
+// Shift adds d, modulo 2^32, to the times of all later messages if times are
+// Continuous.
 func (f *Framer) Shift(d uint32) { f.clock.shift(d) }
 
-// A slab is sized for slabTime to 4 x slabTime of the stream: the log keeps it
-// while it keeps one message of it.
+// A slab is sized for slabTime to 4 x slabTime of the stream, because the log keeps the
+// whole slab for as long as it keeps one message in it.
 const (
 	minSlab  = 1 << 10
 	newSlab  = 4 << 10 // the first one
@@ -245,13 +240,13 @@ const (
 	slabTime = 100 // milliseconds
 )
 
-// PeekSize is how many bytes of a message tell what it is.
+// PeekSize is how many bytes of a message suffice to tell its kind.
 const PeekSize = 32
 
-// begin reserves the place of a message that begins with head.
+// begin reserves the space of a message that begins with head.
 func (f *Framer) begin(h Header, head []byte) *Frame { return f.place(h, head, false) }
 
-// place reserves the place of a message, alone where it must not lie in a slab.
+// place reserves the space of a message, outside a slab if alone.
 func (f *Framer) place(h Header, head []byte, alone bool) *Frame {
 	if f.Continuous {
 		f.clock.idle = f.Idle
@@ -300,7 +295,7 @@ func (f *Framer) reserve(n int, now uint32) {
 // Frame lays out a copy of payload after the earlier messages.
 func (f *Framer) Frame(h Header, payload []byte) *Frame { return f.frame(h, payload, false) }
 
-// Alone is Frame in memory of its own, for what may be kept for long.
+// Alone is Frame in its own memory, for messages that may be kept for long.
 func (f *Framer) Alone(h Header, payload []byte) *Frame { return f.frame(h, payload, true) }
 
 func (f *Framer) frame(h Header, payload []byte, alone bool) *Frame {
@@ -321,7 +316,7 @@ func (f *Frame) fill(p []byte, at int) int {
 	return f.Length - at
 }
 
-// space is the place of the payload from offset at to the end of its chunk.
+// space returns the space of the payload from offset at to the end of its chunk.
 func (f *Frame) space(at int) []byte {
 	chunk := at / f.size
 	start := headerLen(f.Time) + at + chunk*continuationLen(f.Time)

@@ -7,10 +7,10 @@ import (
 	"io"
 )
 
-// ErrLimit is wrapped by every error that says a peer went over a limit.
+// ErrLimit is wrapped by every error which says that a peer has exceeded a limit.
 var ErrLimit = errors.New("limit exceeded")
 
-// ErrProtocol is wrapped by every error that says a peer broke the format.
+// ErrProtocol is wrapped by every error which says that a peer has violated the format.
 var ErrProtocol = errors.New("chunk stream")
 
 // Limits bounds what a Reader keeps for its peer.
@@ -18,35 +18,34 @@ type Limits struct {
 	Media    int // bytes of an audio, video or aggregate message
 	Command  int // bytes of any other message
 	Partial  int // bytes kept in unfinished messages
-	Streams  int // chunk streams in use at once
-	TinySize int // payload bytes taken at a chunk size below 128
-	Step     int // in which Charge is told; 0: 16 KiB
+	Streams  int // chunk streams in use
+	TinySize int // payload bytes accepted at a chunk size below 128
+	Step     int // bytes from one call of Charge to the next; 0: 16 KiB
 }
 
-// Message is one message. A media message of a stream that has a Framer is in
-// Frame, any other in Payload, which is valid until the next call of Next.
+// Message is one message. A media message of a stream that has a Framer is in Frame, any
+// other message in Payload, which is valid until the next call of Next.
 type Message struct {
 	Header
 	Payload []byte
 	Frame   *Frame
 }
 
-// Reader puts the messages of one connection together. Protocol control that
-// concerns the format (SetChunkSize, Abort) it carries out itself and still
-// returns. It is for one goroutine.
+// Reader assembles the messages of one connection. It applies protocol control messages
+// that concern the format (SetChunkSize, Abort), and also returns them. It is for one
+// goroutine.
 //
-// Memory follows what has arrived, never what was announced: a message gets
-// its whole place at once only while the sum of such places, those of aborted
-// messages included, stays in proportion to the bytes the connection has sent
-// so far; else it grows.
+// Its memory depends on the bytes that have arrived, not on the lengths that were
+// announced. A message gets memory for its whole length only if the sum of such memory,
+// including that of aborted messages, stays in proportion to the bytes that the
+// connection has sent so far. Otherwise its memory grows as it arrives.
 type Reader struct {
-	// Framer, when it returns non-nil for a message stream id, places the
-	// audio and video messages of that stream.
+	// Framer, if it returns non-nil for a message stream id, lays out the audio
+	// and video messages of that stream.
 	Framer func(streamID uint32) *Framer
 	Limits Limits
-	// Charge, where it is set, is told how the places of unfinished messages
-	// change, in steps of Limits.Step, below which nothing is told; an error ends
-	// reading. Release gives back what is left.
+	// Charge, if not nil, is called when the memory of unfinished messages has
+	// changed by Limits.Step; an error ends reading. Release gives back the rest.
 	Charge func(delta int) error
 
 	src      io.Reader
@@ -55,19 +54,19 @@ type Reader struct {
 	received uint64
 
 	size     int // peer's chunk size
-	tiny     int // payload bytes taken at a small chunk size
+	tiny     int // payload bytes accepted at a small chunk size
 	streams  []*stream
 	last     *stream
-	reserved int    // bytes of places of unfinished messages
-	wasted   uint64 // and of what was left empty when they were aborted
-	charged  int    // of reserved, what Charge was told
+	reserved int    // bytes of memory for unfinished messages
+	wasted   uint64 // bytes of such memory that were unused when messages were aborted
+	charged  int    // part of reserved that Charge was called with
 }
 
 // stream is one chunk stream.
 type stream struct {
 	id    uint32
 	delta uint32
-	field uint32 // of the extended timestamp, where ext is set
+	field uint32 // the extended timestamp, if ext is set
 	seen  bool
 	ext   bool // the last header had an extended timestamp
 	busy  bool // a message is unfinished
@@ -79,17 +78,18 @@ type stream struct {
 }
 
 const (
-	// firstPlace is the place of a message that may not have all of it yet.
+	// firstPlace is the initial memory of a message that does not get all of its
+	// memory yet.
 	firstPlace = 512
-	// frameCost is about what a frame takes beyond its payload.
+	// frameCost is roughly the memory of a frame beyond its payload.
 	frameCost = 112
 )
 
-// chargeStep is in how large steps Charge is told, where Limits do not say.
+// chargeStep is the default of Limits.Step.
 const chargeStep = 16 << 10
 
-// directRead is the size from which a place is filled by the source itself
-// and not by way of the buffer.
+// directRead is the size from which data is read from the source directly into its place
+// and not through the buffer.
 const directRead = 16 << 10
 
 // NewReader returns a Reader of src with a buffer of size bytes.
@@ -97,21 +97,20 @@ func NewReader(src io.Reader, size int, lim Limits) *Reader {
 	return &Reader{src: src, buf: make([]byte, size), size: DefaultSize, Limits: lim}
 }
 
-// Received is the number of bytes read from the source.
+// Received returns the number of bytes read from the source.
 func (r *Reader) Received() uint64 { return r.received }
 
-// Buffered is the number of bytes read and not used yet.
+// Buffered returns the number of bytes that were read and not used yet.
 func (r *Reader) Buffered() int { return r.end - r.pos }
 
-// Resize changes the buffer's size, keeping what is in it.
+// Resize changes the buffer's size and keeps its data.
 func (r *Reader) Resize(size int) {
 	buf := make([]byte, max(size, r.Buffered()))
 	r.end = copy(buf, r.buf[r.pos:r.end])
 	r.buf, r.pos = buf, 0
 }
 
-// Release tells Charge that nothing is kept any more. Next must not be called
-// after it.
+// Release gives all memory back to Charge. Next must not be called after it.
 func (r *Reader) Release() {
 	if r.charged > 0 {
 		r.Charge(-r.charged)
@@ -145,8 +144,8 @@ func (r *Reader) Next() (Message, error) {
 	}
 }
 
-// header reads a chunk's header and, where it begins a message, reserves the
-// message's place.
+// header reads a chunk's header. If the chunk begins a message, it reserves the message's
+// memory.
 func (r *Reader) header() (*stream, error) {
 	if err := r.need(1); err != nil {
 		return nil, err
@@ -219,7 +218,7 @@ func (r *Reader) header() (*stream, error) {
 func (r *Reader) header3(s *stream) error {
 	if !s.busy {
 		// Every sender that knows extended timestamps repeats them at the
-		// start of a message, some with the delta, some with the time.
+		// start of a message, some as the delta, some as the time.
 		if s.ext {
 			if err := r.need(4); err != nil {
 				return unexpected(err)
@@ -249,7 +248,7 @@ func (r *Reader) header3(s *stream) error {
 	}
 }
 
-// begin checks a new message against the limits and reserves its place.
+// begin checks a new message against the limits and reserves its memory.
 func (r *Reader) begin(s *stream) error {
 	limit, media := r.Limits.Command, false
 	switch s.h.Type {
@@ -284,8 +283,8 @@ func (r *Reader) begin(s *stream) error {
 	return r.reserve(n)
 }
 
-// head waits for the first bytes of a message: what it is decides its time, and
-// its time where it lies in its place. It is nil where they lie across chunks.
+// head waits for the first bytes of a message: they decide its time, and the time decides
+// the length of its header. It returns nil if they do not lie in one chunk.
 func (r *Reader) head(length int) ([]byte, error) {
 	n := min(length, PeekSize)
 	if n > r.size || n > len(r.buf) {
@@ -305,7 +304,7 @@ func (r *Reader) reserve(n int) error {
 	return r.charge()
 }
 
-// charge tells Charge of steps that were made. One back is never an error.
+// charge calls Charge if reserved has changed by a step. A decrease is never an error.
 func (r *Reader) charge() error {
 	size := r.Limits.Step
 	if size == 0 {
@@ -363,7 +362,7 @@ func (r *Reader) body(s *stream) error {
 	return nil
 }
 
-// adopt frames a media message that had to grow.
+// adopt lays out a media message whose memory had to grow.
 func (r *Reader) adopt(s *stream) {
 	if (s.h.Type == TypeAudio || s.h.Type == TypeVideo) && r.Framer != nil {
 		if f := r.Framer(s.h.StreamID); f != nil {
@@ -372,7 +371,7 @@ func (r *Reader) adopt(s *stream) {
 	}
 }
 
-// control carries out what concerns the chunk stream itself.
+// control applies messages that concern the chunk stream itself.
 func (r *Reader) control(m Message) error {
 	if m.Type != TypeSetChunkSize && m.Type != TypeAbort {
 		return nil
@@ -429,7 +428,7 @@ func (r *Reader) stream(id uint32) (*stream, error) {
 	return s, nil
 }
 
-// need makes sure that n bytes are in the buffer.
+// need reads until n bytes are in the buffer.
 func (r *Reader) need(n int) error {
 	for r.end-r.pos < n {
 		if r.pos == r.end {
@@ -447,8 +446,8 @@ func (r *Reader) need(n int) error {
 	return nil
 }
 
-// read fills some of dst, from the buffer or, where that is empty and dst is
-// large, from the source itself.
+// read fills some of dst from the buffer or, if the buffer is empty and dst is large,
+// directly from the source.
 func (r *Reader) read(dst []byte) (int, error) {
 	if r.pos == r.end {
 		if len(dst) >= directRead {
@@ -467,8 +466,8 @@ func (r *Reader) read(dst []byte) (int, error) {
 	return n, nil
 }
 
-// receive reads from the source, which may give nothing and no error now and
-// then but not for ever.
+// receive reads from the source. The source may sometimes return no data and no error, but
+// not forever.
 func (r *Reader) receive(p []byte) (int, error) {
 	for range 100 {
 		n, err := r.src.Read(p)
