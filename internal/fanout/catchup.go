@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// park hands the sender, whose state is parked, to a goroutine of its own.
+// park starts a goroutine for the sender, whose state is parked.
 func (s *Sender) park() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -24,7 +24,7 @@ func (s *Sender) park() {
 	}
 }
 
-// catchUpWith is catchUp with a connection that may be the host's.
+// catchUpWith is catchUp for a connection that may be the host's code.
 func (s *Sender) catchUpWith() {
 	err := errGoexit
 	defer func() {
@@ -37,7 +37,7 @@ func (s *Sender) catchUpWith() {
 
 var errGoexit = errors.New("the connection has ended its goroutine")
 
-// catchUp sends until everything is sent, waiting for the socket.
+// catchUp waits for the socket and sends until everything is sent.
 func (s *Sender) catchUp() {
 	w := newWalk()
 	defer w.put()
@@ -45,7 +45,7 @@ func (s *Sender) catchUp() {
 	if s.stall != nil {
 		s.stall.Reset(s.stallAfter)
 		defer func() {
-			if !s.closed.Load() { // else it ends as it is
+			if !s.closed.Load() { // a closed Sender keeps its state
 				s.goesOn()
 			}
 			s.stall.Stop()
@@ -79,7 +79,7 @@ func (s *Sender) catchUp() {
 			}
 		}
 		s.endQueue(&q)
-		s.conn.SetWriteDeadline(time.Time{}) // no concern of later attempts
+		s.conn.SetWriteDeadline(time.Time{}) // must not affect later writes
 		s.state.Store(idle)
 		if !s.pending() || !s.state.CompareAndSwap(idle, parked) {
 			return
@@ -87,31 +87,33 @@ func (s *Sender) catchUp() {
 	}
 }
 
-// leastProgress is how many bytes a peer must take within a Sender's timeout,
-// however much it is given at a time: a byte now and then is no progress.
+// leastProgress is how many bytes a peer must take within a Sender's timeout: a byte now
+// and then is no progress.
 const leastProgress = 16 << 10
 
-// progress is that of a peer for which a Sender waits. Bytes count that the peer
-// has got, where that is known, or else that the connection has taken.
+// progress tracks whether the peer for which a Sender waits makes progress. It counts the
+// bytes that the peer has received if they are known, else those that the connection has
+// accepted.
 type progress struct {
 	sender   *Sender
 	written  int
 	last     int64 // when something was written
 	demanded bool
-	at       int64 // when progress was demanded last
-	asked    int   // of written, when it was demanded
-	got      int   // of written, what the peer had got then
+	at       int64 // when progress was last demanded
+	asked    int   // value of written at that time
+	got      int   // bytes that the peer had received at that time
 }
 
-// demand gives the peer the timeout, from a time on, to make progress.
+// demand sets the write deadline: the peer must make progress within the timeout, counted
+// from from.
 func (p *progress) demand(from, now int64) {
 	p.demanded, p.at, p.asked = true, from, p.written
 	p.got = p.written - sys.Outstanding(p.sender.conn)
 	p.sender.conn.SetWriteDeadline(time.Now().Add(p.sender.timeout - time.Duration(now-from)))
 }
 
-// check takes into account that n bytes were written. It returns err, but not that
-// a write has taken too long of a peer that makes progress.
+// check counts n bytes that were written. It returns err, except a timeout of a write to a
+// peer that makes progress.
 func (p *progress) check(n int, err error, now int64) error {
 	if p.written += n; n > 0 {
 		p.last = now
@@ -121,7 +123,7 @@ func (p *progress) check(n int, err error, now int64) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		outstanding := sys.Outstanding(p.sender.conn)
 		from := now
-		if outstanding == 0 { // or it is unknown
+		if outstanding == 0 { // or unknown
 			from = p.last
 		}
 		if p.written-outstanding-p.got < leastProgress || now-from >= timeout {

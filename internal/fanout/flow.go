@@ -5,7 +5,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// Meter finds out from time to time which receivers keep up. need is flow.Pace's rate.
+// Meter measures, every flow.Every, which receivers keep up. need is flow.Pace's Rate.
 // Only the goroutine that appends may call it.
 func (g *Group) Meter(now int64, need func(now int64) float64) {
 	g.metering.Lock()
@@ -20,7 +20,7 @@ func (g *Group) Meter(now int64, need func(now int64) float64) {
 	m.End()
 }
 
-// metered calls f for each receiver of the log, with the bytes that it has taken.
+// metered calls f for each receiver of the log, with the bytes that it has received.
 func (g *Group) metered(f func(r *flow.Receiver, taken uint64, begins bool)) {
 	g.each(func(s *Sender) {
 		if a := s.sends(g.log); a != nil {
@@ -32,9 +32,9 @@ func (g *Group) metered(f func(r *flow.Receiver, taken uint64, begins bool)) {
 	}
 }
 
-// Room is how many more bytes may be appended until a receiver that keeps up is so late
-// that the publisher waits: see flow.Backlog. If there is no room, a receiver does not
-// wait for the end of its merge window. Only the goroutine that appends may call it.
+// Room returns how many more bytes may be appended before the publisher must wait for a
+// receiver that keeps up: see flow.Backlog. If there is no room, that receiver is sent to
+// before its merge window ends. Only the goroutine that appends may call it.
 func (g *Group) Room(fast float64) int {
 	room, presses := g.room(fast)
 	if presses != nil && presses.window > 0 {
@@ -46,7 +46,7 @@ func (g *Group) Room(fast float64) int {
 func (g *Group) room(fast float64) (room int, presses *Sender) {
 	g.metering.Lock()
 	defer g.metering.Unlock()
-	room = g.log.MaxBytes() / 4 // for the next receiver
+	room = g.log.MaxBytes() / 4 // a receiver may join
 	look := func(s *Sender) bool {
 		a := s.sends(g.log)
 		if a == nil || !g.meter.Counts(&a.flow) {
@@ -75,7 +75,7 @@ func (g *Group) room(fast float64) (room int, presses *Sender) {
 	return room, nil
 }
 
-// sends is what s sends of a log, nil where it does not.
+// sends returns the attachment with which s sends a log, or nil.
 func (s *Sender) sends(l *gop.Log) *attachment {
 	a := s.current.Load()
 	if a == nil || a.log != l || s.closed.Load() {

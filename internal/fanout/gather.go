@@ -8,15 +8,14 @@ import (
 	"unsafe"
 )
 
-// gathered is how much gather sends in one call.
+// gathered is how many bytes gather sends in one call.
 const gathered = 64 << 10
 
 var gathers = sync.Pool{New: func() any { return new([gathered]byte) }}
 
-// gather gives iov to a socket without a vectored write: it copies what belongs
-// together and sends that, until the socket is full. No more than the copy's
-// buffer is needed, and that for no longer than the call, so that connections
-// which wait have none. A single slice is not copied.
+// gather writes iov to a socket without a vectored write: it copies the slices into one
+// buffer and sends that, until the socket is full. The buffer is used only during the
+// call, so that waiting connections need none. A single slice is not copied.
 func gather(fd uintptr, iov []syscall.Iovec) (n int, err syscall.Errno) {
 	if len(iov) == 1 {
 		return write(fd, unsafe.Slice(iov[0].Base, iov[0].Len))
@@ -38,7 +37,7 @@ func gather(fd uintptr, iov []syscall.Iovec) (n int, err syscall.Errno) {
 		n += sent
 		switch {
 		case n > 0 && sent < filled:
-			return n, 0 // what is in the way is the next call's
+			return n, 0 // the next call returns the error, if there is one
 		case err != 0:
 			return 0, err
 		}
@@ -46,11 +45,11 @@ func gather(fd uintptr, iov []syscall.Iovec) (n int, err syscall.Errno) {
 	return n, 0
 }
 
-// write gives p to a socket. Go's sockets do not block.
+// write writes p to a socket. Go's sockets do not block.
 func write(fd uintptr, p []byte) (int, syscall.Errno) {
 	n, err := syscall.Write(int(fd), p)
 	if err != nil {
-		return 0, err.(syscall.Errno) // as all errors of system calls
+		return 0, err.(syscall.Errno) // all errors of system calls are
 	}
 	return n, 0
 }

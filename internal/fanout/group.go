@@ -11,8 +11,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// shardSize is how many senders are walked by one goroutine while others may
-// take the next ones, and how many pointers a join copies.
+// shardSize is how many senders one goroutine serves while others may serve the next
+// shard. It is also how many pointers are copied when a sender joins.
 const shardSize = 128
 
 // Group is the receivers of one log.
@@ -23,17 +23,17 @@ type Group struct {
 	mu     sync.Mutex
 	last   bool // see Release
 	shards atomic.Pointer[[]*shard]
-	early  atomic.Pointer[[]*Sender] // those that do not wait for the merge window
+	early  atomic.Pointer[[]*Sender] // senders that do not wait for the merge window
 	taps   atomic.Pointer[[]*Tap]
 	armed  atomic.Bool
 	timer  *time.Timer // guarded by mu
 
-	bytes, messages atomic.Uint64 // sent to all receivers, also those that have left
+	bytes, messages atomic.Uint64 // sent to all receivers, including those that have left
 	players         atomic.Int64
 
 	metering sync.Mutex
 	meter    flow.Meter // guarded by metering
-	presses  *Sender    // what a publisher has waited for last; guarded by metering
+	presses  *Sender    // the sender for which the publisher last waited; guarded by metering
 }
 
 type shard struct {
@@ -42,8 +42,7 @@ type shard struct {
 	queued  atomic.Bool
 }
 
-// NewGroup returns the receivers of l, of which there are none. Large groups
-// are walked with the help of pool.
+// NewGroup returns a Group of l without receivers. The pool helps to serve large groups.
 func NewGroup(l *gop.Log, pool *Pool) *Group {
 	g := &Group{log: l, pool: pool}
 	g.shards.Store(new([]*shard))
@@ -53,7 +52,7 @@ func NewGroup(l *gop.Log, pool *Pool) *Group {
 	return g
 }
 
-// Add adds a sender, which then gets the log.
+// Add adds a sender and begins to send it the log. See Sender.Attach.
 func (g *Group) Add(s *Sender, o gop.Options, end func() (control []byte, shutdown bool)) {
 	g.Prepare(s, o, end)
 	s.Kick()
@@ -91,8 +90,7 @@ func (g *Group) add(s *Sender) {
 	shards[i].senders.Store(&senders)
 }
 
-// Remove takes a sender out. What it was about to send it may still send: see
-// Detach.
+// Remove removes a sender from the group. It does not end sending: see Sender.Detach.
 func (g *Group) Remove(s *Sender) {
 	g.remove(s)
 	g.metering.Lock()
@@ -103,9 +101,8 @@ func (g *Group) Remove(s *Sender) {
 	g.settle()
 }
 
-// Release lets go of the log, which has ended, as soon as the last of its senders
-// has been removed and its taps have all of it. No receiver is added any more that
-// is to get some of it.
+// Release releases the log, which has ended, as soon as its last sender has been removed
+// and its taps have read all of it. No receiver of the log may be added after it.
 func (g *Group) Release() {
 	g.mu.Lock()
 	g.last = true
@@ -113,7 +110,7 @@ func (g *Group) Release() {
 	g.settle()
 }
 
-// settle releases the log where that is due.
+// settle releases the log if Release was called and no receiver needs it.
 func (g *Group) settle() {
 	g.mu.Lock()
 	due := g.last && len(*g.early.Load()) == 0 && !slices.ContainsFunc(*g.taps.Load(), (*Tap).lags)
@@ -141,13 +138,14 @@ func (g *Group) remove(s *Sender) {
 	}
 }
 
-// Sent is what all receivers were sent, including those that have left.
+// Sent returns what was sent to all receivers, including those that have left.
 func (g *Group) Sent() (bytes, messages uint64) { return g.bytes.Load(), g.messages.Load() }
 
-// Players is how many receivers are players.
+// Players returns the number of receivers that are players.
 func (g *Group) Players() int { return int(g.players.Load()) }
 
-// without takes s out of a list that others read.
+// without removes s from a list that other goroutines read. It reports whether s was in
+// the list.
 func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
 	old := *list.Load()
 	i := slices.Index(old, s)
@@ -159,7 +157,7 @@ func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
 	return true
 }
 
-// Wake sends the appended messages. The caller's goroutine walks the senders, with the
+// Wake sends the appended messages. The caller's goroutine serves the senders, with the
 // pool's help if there are many.
 func (g *Group) Wake() {
 	g.armed.Store(false)
@@ -189,8 +187,8 @@ func (g *Group) Wake() {
 	w.put()
 }
 
-// Early reports whether a receiver has a shorter merge window than the group: it
-// needs WakeWithin for all that comes, as it comes.
+// Early reports whether a receiver has a shorter merge window than the group. The caller
+// must then call WakeWithin as soon as a message has come.
 func (g *Group) Early() bool { return len(*g.early.Load()) > 0 }
 
 func (g *Group) wakeEarly() {
@@ -234,7 +232,7 @@ func (g *Group) End() {
 
 func (sh *shard) walk(w *walk) { w.walk(*sh.senders.Load()) }
 
-// each calls f for each sender of the group.
+// each calls f with each sender of the group.
 func (g *Group) each(f func(*Sender)) {
 	for _, s := range *g.early.Load() {
 		f(s)
@@ -246,7 +244,7 @@ func (g *Group) each(f func(*Sender)) {
 	}
 }
 
-// slowest is the first message that any receiver needs.
+// slowest returns the first message that any receiver still needs.
 func (g *Group) slowest() uint64 {
 	least := g.log.Head()
 	g.each(func(s *Sender) {
@@ -260,21 +258,22 @@ func (g *Group) slowest() uint64 {
 	return least
 }
 
-// lateAfter is how long a message may wait for a receiver, beyond its own merge
-// window, until it counts as lagging.
+// lateAfter is how long a message may wait for a receiver, beyond the receiver's merge
+// window, before the receiver counts as lagging.
 const lateAfter = time.Second
 
-// late reports whether a receiver that needs the log from a message on is late by more
-// than a batch, or by lateAfter beyond its own merge window.
+// late reports whether a receiver that needs the log from message seq on lags by more
+// than a batch, or by lateAfter beyond its merge window. bytes is how far it lags.
 func (g *Group) late(seq uint64, window time.Duration, now int64) (bytes int, late bool) {
 	bytes, age := g.log.Behind(seq, now)
 	return bytes, bytes > turn || age > int64(lateAfter+window)
 }
 
-// lagging is the receiver that is furthest behind, if it is late: how much of the
-// log it keeps, and what ends its connection with ErrMemory. Of a log that has
-// ended, which is kept until the last of them is gone, it is all receivers. In one
-// that goes on taps don't count: what they miss, they miss.
+// lagging finds the receiver that lags most, if it is late. It returns how many bytes of
+// the log that receiver keeps, and a function that ends its connection with ErrMemory. A
+// log that has ended is kept until its last receiver has left, so there it returns all
+// receivers together. In a live log taps do not count, because they keep nothing and
+// skip what they miss.
 func (g *Group) lagging(now int64) (bytes int, cut func()) {
 	if g.log.Ended() {
 		return g.keeping(now)
@@ -294,7 +293,7 @@ func (g *Group) lagging(now int64) (bytes int, cut func()) {
 	return bytes, func() { slowest.fail(ErrMemory) }
 }
 
-// keeping is lagging of a log that has ended.
+// keeping is lagging for a log that has ended.
 func (g *Group) keeping(now int64) (bytes int, cut func()) {
 	late := false
 	g.each(func(s *Sender) {
@@ -324,11 +323,12 @@ func (g *Group) keeping(now int64) (bytes int, cut func()) {
 	}
 }
 
-// Pool is the goroutines that help to walk large groups: one for each CPU but
-// one, started when first needed.
+// Pool holds the goroutines that help to serve large groups: one fewer than there are
+// CPUs. They are started when they are first needed.
 type Pool struct {
-	// Latency is the time from the arrival of a message until the connection of a
-	// receiver has taken it. FirstPicture is that of the Senders with Measure.
+	// Latency is the time from the arrival of a message until a receiver's
+	// connection has accepted it. FirstPicture is Stats.FirstPicture of the Senders
+	// with Measure.
 	Latency, FirstPicture Histogram
 
 	mu      sync.Mutex
@@ -343,8 +343,8 @@ func NewPool() *Pool { return &Pool{work: make(chan *shard, 256)} }
 
 func (p *Pool) running() bool { return p.started.Load() }
 
-// offer offers a shard, for which there may be no room: the caller checks whether it
-// was taken.
+// offer offers a shard to the pool's goroutines, unless their queue is full: the caller
+// must check whether one of them has taken the shard.
 func (p *Pool) offer(sh *shard) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -373,8 +373,8 @@ func (p *Pool) run() {
 	}
 }
 
-// Close ends the pool's goroutines and returns when they have ended. Groups then work
-// without help.
+// Close ends the pool's goroutines and returns when they have ended. After it, groups
+// work without help.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	if !p.closed {

@@ -7,27 +7,27 @@ import (
 )
 
 const (
-	// lookEvery is how often a Sender that is catching up looks at what its
-	// connection holds.
+	// lookEvery is how often a Sender that is catching up measures its
+	// connection's queue.
 	lookEvery = 500 * time.Millisecond
-	// rateOver is over how many looks the peer's rate is taken.
+	// rateOver is the number of measurements over which the peer's rate is taken.
 	rateOver = 4
-	// leastQueue is the least that a connection is given at a time, however
-	// slow the peer is.
+	// leastQueue is the smallest number of bytes written at a time, however slow
+	// the peer is.
 	leastQueue = 4 << 10
 )
 
-// queue is the bytes that a connection has accepted and its peer has not received. A
-// cursor's lag ends at the connection; to a slow peer the bytes in between are seconds
-// more. It is kept for a Sender that catches up; others do not need it.
+// queue measures the bytes that a connection has accepted and its peer has not received.
+// A cursor's lag does not include them, although for a slow peer they may be seconds of
+// media. Only a Sender that is catching up has a queue.
 type queue struct {
-	looks [32]look // the last ones
-	n     int
-	limit int // bytes written at a time
-	low   int // water mark of the connection
+	looks [32]look // the last measurements
+	n     int      // number of measurements
+	limit int      // bytes written at a time
+	low   int      // low-water mark of the connection
 }
 
-// look is how many bytes had been written when.
+// look is a measurement: the bytes written up to a time.
 type look struct {
 	at      int64
 	written uint64
@@ -40,15 +40,16 @@ func (q *queue) add(l look) {
 	q.n++
 }
 
-// beginQueue is called where s begins to catch up.
+// beginQueue is called when s begins to catch up.
 func (s *Sender) beginQueue(q *queue) {
 	q.limit, q.low = s.piece, sys.LowWater
 	q.add(look{Clock(), s.bytes.Load()})
 }
 
-// look, now and then, adjusts what the connection is given at a time to the rate
-// at which the peer takes it: no more than for an eighth of the time by which the
-// peer may lag, and of the time in which it must make progress. It tells the cursor for how long what is written is under way.
+// look measures the queue every lookEvery. It adjusts how much is written at a time to the
+// peer's rate: at most an eighth of the time by which the peer may lag, and of the time in
+// which it must make progress. It also tells the cursor how long the queued bytes have
+// been under way.
 func (s *Sender) look(q *queue, now int64) {
 	if now-q.last(1).at < int64(lookEvery) {
 		return
@@ -69,8 +70,8 @@ func (s *Sender) look(q *queue, now int64) {
 	a.cursor.UnderWay(q.underWay(sys.Outstanding(s.conn)))
 }
 
-// underWay is how long ago the first of the outstanding bytes was written, as far
-// back as there are looks.
+// underWay returns how long ago the first outstanding byte was written, as far as the
+// measurements go back.
 func (q *queue) underWay(outstanding int) int64 {
 	now := q.last(1)
 	got := now.written - min(now.written, uint64(outstanding))
@@ -81,7 +82,7 @@ func (q *queue) underWay(outstanding int) int64 {
 	return now.at - l.at
 }
 
-// endQueue undoes what look has changed.
+// endQueue undoes the changes of look.
 func (s *Sender) endQueue(q *queue) {
 	if q.low != sys.LowWater {
 		sys.SetLowWater(s.conn, sys.LowWater)

@@ -7,17 +7,17 @@ import (
 )
 
 const (
-	// sampleEvery is how often a Rate keeps the counters it is given.
+	// sampleEvery is the time from one sample of a Rate to the next.
 	sampleEvery = int64(time.Second)
-	// rateSamples is how many of them it keeps: the rate is that of the last 4 to 5
-	// seconds.
+	// rateSamples is the number of samples that are kept: the rate is that of the
+	// last 4 to 5 seconds.
 	rateSamples = 5
 )
 
 // Counts are counters that only grow.
 type Counts struct{ Bytes, Messages, Frames uint64 }
 
-// Rate finds the rate at which counters grow, over the last seconds. It is safe for
+// Rate measures how fast counters have grown over the last seconds. It is safe for
 // concurrent use.
 type Rate struct {
 	due     atomic.Int64 // when the next sample is to be taken
@@ -31,10 +31,11 @@ type sample struct {
 	counts Counts
 }
 
-// Due reports whether Note is to be called: once a second.
+// Due reports whether Note has to be called, which is once a second.
 func (r *Rate) Due(now int64) bool { return now >= r.due.Load() }
 
-// Note keeps the counters of now. The first call says from when on they grow.
+// Note takes a sample of the counters. The first call sets the time from which on they
+// grow.
 func (r *Rate) Note(now int64, c Counts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -43,14 +44,14 @@ func (r *Rate) Note(now int64, c Counts) {
 	r.n++
 }
 
-// PerSecond is how fast the counters, which are c now, have grown.
+// PerSecond returns how fast the counters, which are c now, have grown.
 func (r *Rate) PerSecond(now int64, c Counts) (bytes, messages, frames float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.n == 0 {
 		return 0, 0, 0
 	}
-	// The oldest one that is recent; where all are old, the newest.
+	// The oldest sample that is recent, or the newest one if all are old.
 	from := r.samples[(r.n-1)%rateSamples]
 	for i := 2; i <= min(r.n, rateSamples); i++ {
 		if s := r.samples[(r.n-i)%rateSamples]; now-s.at <= rateSamples*sampleEvery {

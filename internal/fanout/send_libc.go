@@ -4,6 +4,6 @@ package fanout
 
 import "syscall"
 
-// send gives iov to a socket. These systems are reached by way of their libc
-// only, of which package syscall has no vectored write to offer.
+// send writes iov to a socket. These systems are called only through their libc, and
+// package syscall has no vectored write for it.
 func send(fd uintptr, iov []syscall.Iovec) (int, syscall.Errno) { return gather(fd, iov) }

@@ -7,12 +7,11 @@ import (
 	"unsafe"
 )
 
-// sendFlags: a socket that is full is no reason to wait, and a closed one none
-// for a signal.
+// sendFlags: do not wait for a full socket, and do not raise a signal for a closed one.
 const sendFlags = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
 
-// send gives iov to a socket. The socket's own calls are shorter than write
-// and writev, which go through the file system's layer.
+// send writes iov to a socket. The socket's own calls are faster than write and writev,
+// which go through the file system's layer.
 func send(fd uintptr, iov []syscall.Iovec) (int, syscall.Errno) {
 	var n uintptr
 	var err syscall.Errno
@@ -28,5 +27,5 @@ func send(fd uintptr, iov []syscall.Iovec) (int, syscall.Errno) {
 	return int(n), err
 }
 
-// setLen sets a length, whose type is another on each system.
+// setLen sets a length, whose type depends on the system.
 func setLen[T int32 | uint32 | uint64](to *T, n int) { *to = T(n) }

@@ -7,8 +7,8 @@ import (
 	"unsafe"
 )
 
-// send gives iov to a socket. These architectures reach the socket's own calls
-// only by way of another one.
+// send writes iov to a socket. These architectures have no direct system call for
+// sendmsg.
 func send(fd uintptr, iov []syscall.Iovec) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 	return int(n), err

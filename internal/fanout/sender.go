@@ -1,12 +1,12 @@
 // Package fanout writes the bytes of cursors to sockets.
 //
-// A Sender is the way out of one connection. A goroutine that has something for it,
-// usually the one that has appended to the log, takes the Sender, gives the socket
-// everything there is in one write that does not block, and releases it. Only if a
+// A Sender writes to one connection. A goroutine that has data for it, usually the one
+// that has appended to the log, takes the Sender, writes everything that is pending to
+// the socket in one write that does not block, and releases the Sender. Only if the
 // socket is full, a goroutine is started that waits for it; the other sockets are not
-// affected. TLS of TLSClient is sealed on the way. Connections without such writes
-// (pipes, wrapped ones, other TLS) always have a goroutine of their own while there is
-// something to send.
+// affected. Connections from TLSClient and TLSServer are encrypted in the same way.
+// Connections without such writes (pipes, wrapped connections, other TLS) have a
+// goroutine of their own while there is something to send.
 package fanout
 
 import (
@@ -24,15 +24,14 @@ import (
 )
 
 const (
-	// turn is how many bytes a sender is given at a time while others wait,
-	// and at once when it catches up: more spills the cache, less costs
-	// writes.
+	// turn is how many bytes are written to a socket before the next one: more
+	// would not fit in the cache, fewer would cost more writes.
 	turn = 128 << 10
 	// catchUp is how many bytes are written at a time to a socket that has
 	// been full.
 	catchUp = 64 << 10
-	// firstPiece is the same until the peer's rate is known, for a connection
-	// that takes all or nothing of what it is given: two records of TLS.
+	// firstPiece replaces catchUp until the peer's rate is known, for a connection
+	// that cannot accept a part of a write: two records of TLS.
 	firstPiece = 32 << 10
 	// maxControl bounds the control messages queued for a peer that does not
 	// read them.
@@ -40,9 +39,9 @@ const (
 )
 
 var (
-	// ErrStalled says that a peer has taken nothing for the write timeout.
+	// ErrStalled says that a peer has made no progress within the write timeout.
 	ErrStalled = errors.New("write stalled")
-	// ErrControl says that a peer makes us answer and does not read.
+	// ErrControl says that a peer causes answers and does not read them.
 	ErrControl = errors.New("answers are not read")
 	// ErrMemory says that a peer was cut off to free memory.
 	ErrMemory = errors.New("too slow while memory is short")
@@ -50,70 +49,70 @@ var (
 	ErrClosed = errors.New("sender closed")
 )
 
-// The states of a Sender. Only the goroutine that moves it out of idle, or
-// inherits it from that one, touches what the state guards.
+// The states of a Sender. Only the goroutine that moves the Sender out of idle, or the
+// one that park starts, may access the fields that state guards.
 const (
 	idle    = iota
 	running // a goroutine is in run
-	again   // a goroutine is in run and must look once more
-	parked  // a goroutine is in catchUp and looks before it ends
+	again   // a goroutine is in run and must check for more
+	parked  // a goroutine is in catchUp and checks for more before it ends
 )
 
-// Sender sends to one connection: control messages, and what its cursor has
-// before it. All methods are safe for concurrent use.
+// Sender sends to one connection: control messages, and the messages of a log from its
+// cursor on. All methods are safe for concurrent use.
 type Sender struct {
 	conn    net.Conn
-	raw     syscall.RawConn // nil where writes can't be tried
-	records *records        // below TLS, where writes can be tried there
+	raw     syscall.RawConn // nil if the connection has no writes that do not block
+	records *records        // below TLS, if the TCP connection has such writes
 	timeout time.Duration
-	piece   int           // bytes written at a time to catch up, at first
-	window  time.Duration // of its own, beyond the group's
-	early   bool          // does not wait for the group's
+	piece   int           // bytes written at a time at the beginning of catchUp
+	window  time.Duration // merge window of its own, beyond the group's
+	early   bool          // does not wait for the group's merge window
 	player  bool
 
 	state    atomic.Int32
 	closed   atomic.Bool
 	stalled  atomic.Bool  // see OnStall
 	blocked  atomic.Int64 // when catchUp began
-	asked    atomic.Bool  // take has something to take over
-	progress atomic.Int64 // when bytes were taken last, nanoseconds on Clock
+	asked    atomic.Bool  // there is something for take
+	progress atomic.Int64 // when bytes were last accepted, nanoseconds on Clock
 	bytes    atomic.Uint64
 	messages atomic.Uint64
 	skipped  gop.Skipped // by all cursors
 
 	wg sync.WaitGroup // goroutines in catchUp
 
-	held atomic.Bool // until timer
+	held atomic.Bool // waits for timer
 
 	mu       sync.Mutex
 	control  []byte
-	attach   *attachment // to be started
-	detach   bool        // to be ended, before attach
+	attach   *attachment // begin to send this log
+	detach   bool        // end sending the log before that
 	shutdown bool        // close for writing when all is sent
 	timer    *time.Timer
 	err      error
 
 	// Guarded by state.
 	active *attachment
-	rest   [][]byte // of a message sent in part
+	rest   [][]byte // rest of a message that was sent in part
 	out    []byte   // control messages being sent
-	sealed []byte   // records being sent
-	taken  int      // of sealed
+	sealed []byte   // TLS records being sent
+	taken  int      // bytes of sealed that were sent
 	try    attempt
 
 	// Static after OnStall; stall is nil without it.
 	stallAfter time.Duration
 	onStall    func()
 	stall      *time.Timer
-	stalls     *atomic.Pointer[Sender] // stall's; a timer that was stopped may be kept
+	stalls     *atomic.Pointer[Sender] // for stall: a stopped timer must not keep the Sender
 	measure    *measure                // nil without Measure
-	closes     func()                  // what closes conn where that may wait
+	closes     func()                  // closes conn if that may wait
 
-	current atomic.Pointer[attachment] // active, or what is to become it
+	current atomic.Pointer[attachment] // active, or the attachment that will replace it
 	group   atomic.Pointer[Group]      // of the last log
 }
 
-// attachment is a log that a Sender sends.
+// attachment is the sending of a log by a Sender.
 type attachment struct {
 	cursor gop.Cursor
 	flow   flow.Receiver // guarded by its group's metering
@@ -124,11 +123,11 @@ type attachment struct {
 
 var start = time.Now()
 
-// Clock is the time on a clock that never goes back, in nanoseconds.
+// Clock returns the time of a monotonic clock, in nanoseconds.
 func Clock() int64 { return int64(time.Since(start)) }
 
-// NewSender returns a Sender for conn. A peer that takes less than leastProgress
-// bytes within timeout, while more is there for it, ends the connection.
+// NewSender returns a Sender for conn. If a peer takes less than leastProgress bytes
+// within timeout although more is waiting, the connection is ended.
 func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	s := &Sender{conn: conn, timeout: timeout, raw: rawConn(conn), records: recordsOf(conn)}
 	s.progress.Store(Clock())
@@ -145,21 +144,21 @@ func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	return s
 }
 
-// CloseWith has f close the connection, on a goroutine of its own, where closing may
-// wait. It comes before the first Send.
+// CloseWith sets the function that closes the connection. If closing may wait, it is
+// called in its own goroutine. CloseWith must be called before the first Send.
 func (s *Sender) CloseWith(f func()) { s.closes = f }
 
-// SetWindow gives a receiver a merge window of its own, instead of its group's.
-// It comes before Group.Add.
+// SetWindow gives a receiver a merge window of its own instead of its group's. It must be
+// called before Group.Add.
 func (s *Sender) SetWindow(own, groups time.Duration) {
 	s.early = own < groups
 	if s.window = own; !s.early {
-		s.window -= groups // which what comes has waited for already
+		s.window -= groups // messages have already waited that long
 	}
 }
 
-// SetPlayer says that the receiver is a player, for which a publisher waits only
-// where no other receiver keeps up. It comes before Group.Add.
+// SetPlayer says that the receiver is a player. A publisher waits for players only if no
+// other receiver keeps up. SetPlayer must be called before Group.Add.
 func (s *Sender) SetPlayer() { s.player = true }
 
 // holds reports whether appended messages wait for the end of the window.
@@ -168,7 +167,7 @@ func (s *Sender) holds() bool {
 		return false
 	}
 	if a := s.current.Load(); a != nil && a.log.Ended() {
-		return false // nothing more will come to wait for
+		return false // no more messages will come
 	}
 	if s.held.CompareAndSwap(false, true) {
 		s.mu.Lock()
@@ -189,8 +188,8 @@ func (s *Sender) release() {
 	s.Kick()
 }
 
-// Send queues control messages, whole chunks, which go out before the next
-// media message. b is not kept.
+// Send queues control messages, as whole chunks. They are sent before the next media
+// message. b is not kept.
 func (s *Sender) Send(b []byte) error {
 	s.mu.Lock()
 	if err := s.err; err != nil {
@@ -209,17 +208,16 @@ func (s *Sender) Send(b []byte) error {
 	return nil
 }
 
-// Attach begins to send a log, from where a new receiver begins now. What was
-// queued before goes first. When the log has ended and all of it is sent, or
-// what comes before the keyframe of StopAtKeyframe, end is called, without locks
-// held: it must not block, and returns what is sent then and whether to shut
-// down.
+// Attach begins to send a log, from the message with which a new receiver begins now.
+// Control messages queued before are sent first. When the log has ended and all of it is
+// sent, or when StopAtKeyframe has stopped sending, end is called without locks. end must
+// not block. It returns control messages to send, and whether to shut down after them.
 func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	s.prepare(l, o, end)
 	s.Kick()
 }
 
-// prepare is Attach up to Kick.
+// prepare is Attach without Kick.
 func (s *Sender) prepare(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	o.Skipped = &s.skipped
 	a := &attachment{log: l, push: o.Push, end: end, flow: flow.Receiver{Player: s.player}}
@@ -249,8 +247,8 @@ func (s *Sender) StopAtKeyframe() {
 	s.Kick()
 }
 
-// Next is the first message of the log that is not sent yet, 0 where there is
-// no log.
+// Next returns the first message of the log that is not sent yet, or 0 if there is no
+// log.
 func (s *Sender) Next() uint64 {
 	if a := s.current.Load(); a != nil {
 		return a.cursor.Next()
@@ -258,7 +256,7 @@ func (s *Sender) Next() uint64 {
 	return 0
 }
 
-// Detach ends sending media, after the message that is being sent.
+// Detach ends sending media after the message that is being sent.
 func (s *Sender) Detach() {
 	s.Drop()
 	s.Kick()
@@ -274,9 +272,8 @@ func (s *Sender) Drop() {
 	s.mu.Unlock()
 }
 
-// Shutdown closes the connection for writing when the control messages that are
-// queued are sent, and the media message that is being sent. Where the
-// connection can't be half closed it is closed.
+// Shutdown closes the connection for writing after the queued control messages and the
+// media message that is being sent. A connection that cannot be half closed is closed.
 func (s *Sender) Shutdown() {
 	s.mu.Lock()
 	s.shutdown = true
@@ -288,14 +285,15 @@ func (s *Sender) Shutdown() {
 // Close ends the connection immediately. Wait waits until it is closed.
 func (s *Sender) Close() { s.fail(ErrClosed) }
 
-// Err is why sending has ended, nil while it has not.
+// Err returns why sending has ended, or nil if it has not.
 func (s *Sender) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// needs is the first message that s still needs of the log.
+// needs returns the first message of the log that s still needs. ok is false if s does not
+// send the log.
 func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
 	a := s.sends(l)
 	if a == nil {
@@ -304,16 +302,15 @@ func (s *Sender) needs(l *gop.Log) (seq uint64, ok bool) {
 	return a.cursor.Next(), true
 }
 
-// Kick makes sure that what there is to send gets sent: by the caller where
-// it does not block, else by a goroutine. It must not be called with locks
-// held that Attach's end takes.
+// Kick makes sure that everything pending is sent: by the caller if that does not block,
+// else by a goroutine. The caller must not hold locks that Attach's end takes.
 func (s *Sender) Kick() {
 	w := newWalk()
 	s.kick(w)
 	w.put()
 }
 
-// kickLater is Kick for callers with locks.
+// kickLater is Kick for callers that hold locks.
 func (s *Sender) kickLater() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -346,7 +343,7 @@ func (s *Sender) kick(w *walk) {
 	}
 }
 
-// run tries to send what there is.
+// run tries to send everything that is pending.
 func (s *Sender) run(w *walk) {
 	for {
 		full := false
@@ -377,7 +374,7 @@ func (s *Sender) run(w *walk) {
 // Wait waits, after Close, until no goroutine sends and the connection is closed.
 func (s *Sender) Wait() { s.wg.Wait() }
 
-// pending reports whether there may be something to do.
+// pending reports whether there may be something to send or to do.
 func (s *Sender) pending() bool {
 	if s.closed.Load() {
 		return false
@@ -391,7 +388,7 @@ func (s *Sender) pending() bool {
 	return a != nil && (a.cursor.Lag() > 0 || a.log.Ended())
 }
 
-// next is what the socket is to be given next. nil: nothing.
+// next returns what is to be written to the socket next, nil if there is nothing.
 func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 	if s.records != nil {
 		p := s.seal(w, limit)
@@ -403,8 +400,8 @@ func (s *Sender) next(w *walk, limit int) ([][]byte, *gop.Batch) {
 	return s.plain(w, limit)
 }
 
-// plain is what is sent next: the rest of a message, control messages, or a batch of at
-// least one message; nil if there is nothing.
+// plain returns what is sent next, before encryption: the rest of a message, control
+// messages, or a batch of at least one message; nil if there is nothing.
 func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 	for {
 		if s.rest != nil {
@@ -420,7 +417,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 		if a == nil {
 			return nil, nil
 		}
-		// A Sender that is up to date leaves the batch to the next.
+		// A Sender without messages to send leaves the batch to the next Sender.
 		if a.cursor.Lag() > 0 {
 			b := w.batch(a.push)
 			if b.Fill(&a.cursor, limit); b.Len() > 0 {
@@ -432,7 +429,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 		}
 		control, shutdown := a.end()
 		s.active = nil
-		s.current.CompareAndSwap(a, nil) // only now: the next Sender continues from this place
+		s.current.CompareAndSwap(a, nil) // after end: another Sender may continue from a's cursor
 		s.mu.Lock()
 		s.control = append(s.control, control...)
 		s.shutdown = s.shutdown || shutdown
@@ -441,7 +438,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 	}
 }
 
-// take takes over what others have asked for.
+// take does what other goroutines have asked for: see asked.
 func (s *Sender) take() {
 	if !s.takeOver() {
 		return
@@ -454,7 +451,7 @@ func (s *Sender) take() {
 	}
 }
 
-// takeOver is take up to the shutdown, if there is to be one.
+// takeOver is take without the shutdown. It reports whether one is due.
 func (s *Sender) takeOver() (shutdown bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -472,14 +469,14 @@ func (s *Sender) takeOver() (shutdown bool) {
 	}
 	if s.shutdown {
 		s.shutdown, s.active = false, nil
-		s.current.Store(nil) // it is not sent any more
+		s.current.Store(nil) // the log is no longer sent
 		return true
 	}
 	return false
 }
 
-// sent notes that n bytes of iov were taken. It reports whether the socket is
-// full.
+// sent is called when the socket has accepted n bytes of iov. It reports whether the
+// socket is full.
 func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64, w *walk) (full bool) {
 	total := 0
 	for _, p := range iov {
@@ -496,7 +493,7 @@ func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64, w *walk)
 	return n < total
 }
 
-// passed notes that n bytes of plain's are on their way: of batch, where it is not
+// passed counts n bytes from plain that were sent or encrypted. batch is their batch, or
 // nil.
 func (s *Sender) passed(batch *gop.Batch, n int, now int64, w *walk) {
 	s.bytes.Add(uint64(n))
@@ -508,7 +505,7 @@ func (s *Sender) passed(batch *gop.Batch, n int, now int64, w *walk) {
 		late := time.Duration(now - batch.Arrived())
 		samples := 1
 		if s.active.cursor.Begins() {
-			samples = 0 // it was kept to begin with
+			samples = 0 // old messages with which the receiver begins have no latency
 		}
 		var messages, pictures int
 		messages, pictures, s.rest = batch.Sent(&s.active.cursor, n)
@@ -525,9 +522,8 @@ func (s *Sender) passed(batch *gop.Batch, n int, now int64, w *walk) {
 	}
 }
 
-// fail ends the connection. The first error is kept. Its caller has other receivers to
-// serve: if closing may wait, as for a TLS close_notify, it is done in a goroutine of
-// its own.
+// fail ends the connection and keeps the first error. The caller has other receivers to
+// serve: if closing may wait, as for a TLS close_notify, it runs in its own goroutine.
 func (s *Sender) fail(err error) {
 	s.mu.Lock()
 	tcp, plain := s.conn.(*net.TCPConn)

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// OnStall has f called when Stalled changes: the peer has taken nothing for so long
-// although there is something to send, or takes something again. f must not block.
-// OnStall comes before the first Send.
+// OnStall sets a function that is called when Stalled changes: the peer has taken nothing
+// for the time after although there is something to send, or takes data again. f must not
+// block. OnStall must be called before the first Send.
 func (s *Sender) OnStall(after time.Duration, f func()) {
 	s.stallAfter, s.onStall = after, f
 	ref := new(atomic.Pointer[Sender])
@@ -21,10 +21,10 @@ func (s *Sender) OnStall(after time.Duration, f func()) {
 	s.stall.Stop()
 }
 
-// Stalled is what OnStall tells of.
+// Stalled reports whether the peer is stalled: see OnStall.
 func (s *Sender) Stalled() bool { return s.stalled.Load() }
 
-// checkStall is called when the peer may have taken nothing for long enough.
+// checkStall is called when the peer may have taken nothing for stallAfter.
 func (s *Sender) checkStall() {
 	left := s.stallAfter - s.full()
 	switch {
@@ -32,7 +32,7 @@ func (s *Sender) checkStall() {
 	case left > 0:
 		s.stall.Reset(left)
 	case !s.stalled.Swap(true):
-		if s.state.Load() != parked { // meanwhile
+		if s.state.Load() != parked { // no longer
 			s.stalled.Store(false)
 			return
 		}
@@ -40,7 +40,7 @@ func (s *Sender) checkStall() {
 	}
 }
 
-// goesOn notes that the peer has taken something, or that there is nothing left.
+// goesOn is called when the peer has taken data, or when nothing is left to send.
 func (s *Sender) goesOn() {
 	if s.stalled.Load() && s.stalled.Swap(false) {
 		s.stall.Reset(s.stallAfter)
@@ -48,7 +48,7 @@ func (s *Sender) goesOn() {
 	}
 }
 
-// full is how long the socket has taken nothing, where it is waited for.
+// full returns how long the socket has accepted nothing, if a goroutine waits for it.
 func (s *Sender) full() time.Duration {
 	return time.Duration(Clock() - max(s.progress.Load(), s.blocked.Load()))
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// Counters only grow, whatever is attached.
+// Counters only grow, also when another log is attached.
 type Counters struct {
 	Bytes, Messages   uint64
 	Overtaken, Waited uint64 // messages not sent: too slow, no keyframe yet
@@ -23,39 +23,39 @@ func (s *Sender) Counters() Counters {
 type Stats struct {
 	Counters
 	Lag   gop.Lag
-	Blind bool // it was begun without a keyframe
-	// Full is how long the socket has taken nothing although there is
+	Blind bool // sending began without a keyframe
+	// Full is how long the socket has accepted nothing although there is
 	// something to send.
 	Full time.Duration
 
-	// What Measure asks for.
+	// Set only with Measure.
 
 	BytesPerSecond, MessagesPerSecond, PicturesPerSecond float64
-	// FirstPicture is how long after the beginning of the log the first picture was
-	// sent; 0: none was.
+	// FirstPicture is the time from the first Attach until the first picture was
+	// sent; 0 before that.
 	FirstPicture time.Duration
 }
 
-// measure is what a Sender that is measured knows beyond its counters.
+// measure is the additional state of a Sender with Measure.
 type measure struct {
 	rate     Rate
 	pictures atomic.Uint64
 	began    atomic.Int64 // when the first log was attached
-	first    atomic.Int64 // the first picture, from there on, in nanoseconds
+	first    atomic.Int64 // time from began to the first picture, in nanoseconds
 }
 
-// Measure has Stats tell rates and the time to the first picture. It comes before the
-// first Send.
+// Measure makes Stats include rates and the time to the first picture. It must be called
+// before the first Send.
 func (s *Sender) Measure() { s.measure = new(measure) }
 
-// begins notes that a log has been attached.
+// begins is called when a log is attached.
 func (m *measure) begins(now int64) {
 	if m.began.CompareAndSwap(0, now) {
 		m.rate.Note(now, Counts{})
 	}
 }
 
-// note takes pictures that were sent into account.
+// note counts pictures that were sent.
 func (m *measure) note(s *Sender, pictures int, now int64) {
 	if pictures > 0 {
 		m.pictures.Add(uint64(pictures))
@@ -76,8 +76,8 @@ func (m *measure) counts(s *Sender) Counts {
 	return Counts{s.bytes.Load(), s.messages.Load(), m.pictures.Load()}
 }
 
-// Path is what is under way to the peer: bytes that it has not acknowledged, and the
-// round-trip time; 0 where the system does not tell.
+// Path returns the number of bytes that the peer has not acknowledged, and the round-trip
+// time; 0 if the system does not report them.
 func (s *Sender) Path() (outstanding int, rtt time.Duration) {
 	return sys.Outstanding(s.conn), sys.RTT(s.conn)
 }

@@ -18,7 +18,7 @@ type Tap struct {
 	flow   flow.Receiver // guarded by the group's metering
 	bytes  atomic.Uint64
 	wake   chan struct{}
-	cut    atomic.Pointer[error] // why it gets no more; nil: it does
+	cut    atomic.Pointer[error] // why the Tap was cut off, or nil
 }
 
 // Tap returns a new reader of the log. Close ends it.
@@ -52,7 +52,7 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 		m, set := t.cursor.Read()
 		if m != nil {
 			set.All(func(typ uint8, payload []byte) { f(typ, m.Time, slices.Clone(payload)) })
-			// A copy: the log's bytes are shared, and a slab would be kept for them.
+			// A copy, because the log's bytes are shared and keep their slab alive.
 			t.bytes.Add(uint64(m.Frame.Len()))
 			f(m.Type, m.Time, m.Frame.AppendPayload(make([]byte, 0, m.Frame.Length)))
 			if t.group.log.Ended() && !t.lags() {
@@ -71,17 +71,17 @@ func (t *Tap) Next(ctx context.Context, f func(typ uint8, time uint32, payload [
 	}
 }
 
-// lags reports whether there is something to read.
+// lags reports whether there are messages to read.
 func (t *Tap) lags() bool { return t.cut.Load() == nil && t.cursor.Lag() > 0 }
 
-// fail has the reader get no more. Any goroutine may call it.
+// fail cuts the reader off. Any goroutine may call it.
 func (t *Tap) fail(err error) {
 	t.cut.CompareAndSwap(nil, &err)
 	t.notify()
 	t.group.settle()
 }
 
-// Lag is how many messages are to be read. It is safe for concurrent use.
+// Lag returns the number of messages to read. It is safe for concurrent use.
 func (t *Tap) Lag() uint64 { return t.cursor.Lag() }
 
 // Close ends the reader.

@@ -8,19 +8,19 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// TLSClient is tls.Client for a connection that a Sender is to have. Over plain
-// TCP the Sender then seals a batch where it would write it, and gives all its
-// records to the socket in one write that does not block: no goroutine, no
-// wake-up for each batch and destination.
+// TLSClient is tls.Client for the connection of a Sender. Over plain TCP the Sender
+// encrypts a batch when it would otherwise write it, and writes all the records to the
+// socket in one write that does not block. So a batch needs no goroutine and no wake-up
+// for each destination.
 func TLSClient(c net.Conn, cfg *tls.Config) *tls.Conn {
-	// A renegotiation would have writes wait for the peer.
+	// During a renegotiation writes would wait for the peer.
 	if rawConn(c) != nil && cfg.Renegotiation == tls.RenegotiateNever {
 		c = &records{Conn: c}
 	}
 	return tls.Client(c, cfg)
 }
 
-// TLSServer is tls.Server for a connection that a Sender is to have, as TLSClient.
+// TLSServer is tls.Server for the connection of a Sender: see TLSClient.
 func TLSServer(c net.Conn, cfg *tls.Config) *tls.Conn {
 	if rawConn(c) != nil {
 		c = &records{Conn: c}
@@ -28,19 +28,19 @@ func TLSServer(c net.Conn, cfg *tls.Config) *tls.Conn {
 	return tls.Server(c, cfg)
 }
 
-// records is a TCP connection below TLS. What TLS writes goes on at once until
-// the connection has a Sender, and is then kept for that to send. TLS writes
-// records in the order in which it has sealed them.
+// records is a TCP connection below TLS. Until the connection has a Sender, the records
+// that TLS writes pass unchanged; after that they are kept for the Sender to send. TLS
+// writes records in the order in which it has encrypted them.
 type records struct {
 	net.Conn
 
 	mu      sync.Mutex
-	wake    func() // has the Sender look for what is kept; nil: none is
-	sealing bool   // the Sender will look anyway
+	wake    func() // tells the Sender that records are kept; nil without a Sender
+	sealing bool   // the Sender is encrypting, and will take the records itself
 	kept    []byte
 }
 
-// NetConn is the TCP connection, as of a tls.Conn.
+// NetConn returns the TCP connection, like the method of tls.Conn.
 func (r *records) NetConn() net.Conn { return r.Conn }
 
 func (r *records) Write(p []byte) (int, error) {
@@ -59,7 +59,7 @@ func (r *records) Write(p []byte) (int, error) {
 	}
 	r.kept = append(r.kept, p...)
 	r.mu.Unlock()
-	if wake != nil { // TLS answers the peer (KeyUpdate) or takes leave (close_notify)
+	if wake != nil { // TLS answers the peer (KeyUpdate) or closes (close_notify)
 		wake()
 	}
 	return len(p), nil
@@ -71,7 +71,8 @@ func (r *records) keep(wake func()) {
 	r.wake = wake
 }
 
-// begin announces that the Sender seals and takes what has come of it.
+// begin says that the Sender is about to encrypt, and will then call take. space is
+// reused for the records.
 func (r *records) begin(space []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,7 +82,7 @@ func (r *records) begin(space []byte) {
 	}
 }
 
-// take returns the records that are kept.
+// take returns the kept records and ends sealing.
 func (r *records) take() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,8 +97,8 @@ func (r *records) empty() bool {
 	return len(r.kept) == 0
 }
 
-// recordsOf returns the records of a connection of TLSClient or TLSServer, nil of
-// another.
+// recordsOf returns the records of a connection from TLSClient or TLSServer, or nil for
+// any other.
 func recordsOf(c net.Conn) *records {
 	if tc, ok := c.(*tls.Conn); ok {
 		r, _ := tc.NetConn().(*records)
@@ -106,8 +107,8 @@ func recordsOf(c net.Conn) *records {
 	return nil
 }
 
-// seal is what the socket is to be given next of a connection with TLS: the
-// records that it has not taken yet, or those of what plain has.
+// seal returns what is to be written next to the socket of a TLS connection: the records
+// that it has not accepted yet, or the encrypted output of plain.
 func (s *Sender) seal(w *walk, limit int) []byte {
 	for {
 		if p := s.sealed[s.taken:]; len(p) > 0 {
@@ -120,7 +121,7 @@ func (s *Sender) seal(w *walk, limit int) []byte {
 		if len(s.sealed) > 0 {
 			continue
 		}
-		// What is sealed can't be overtaken any more: it must not be much.
+		// Encrypted data can no longer be skipped, so it must be little.
 		iov, batch := s.plain(w, min(limit, catchUp))
 		switch {
 		case iov != nil:
@@ -138,8 +139,8 @@ func (s *Sender) seal(w *walk, limit int) []byte {
 	}
 }
 
-// join is the first bytes of iov in one piece, up to limit. Senders at the same
-// place share it.
+// join returns the first bytes of iov in one piece, up to limit. Senders at the same
+// position share the piece.
 func (w *walk) join(iov [][]byte, batch *gop.Batch, limit int) []byte {
 	if batch == nil || w.joined != batch || w.filling != batch.Filling() {
 		w.gather, w.joined = w.gather[:0], batch

@@ -8,13 +8,13 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// walk is what a goroutine carries from sender to sender: the batches that
-// senders at the same place share.
+// walk is the state that a goroutine carries from sender to sender: the batches that
+// senders at the same position share.
 type walk struct {
 	play, push gop.Batch
 	one        [1][]byte
 	gather     []byte
-	joined     *gop.Batch // that gather is of, if it is of one
+	joined     *gop.Batch // the batch whose bytes are in gather, or nil
 	filling    uint64
 	sealed     []byte // space for records
 	scratch    ioScratch
@@ -22,8 +22,8 @@ type walk struct {
 	tally      tally
 }
 
-// tally is what a walk has sent since it told the group, which costs more than
-// counting here.
+// tally counts what a walk has sent since the last flush. It is cheaper than counting in
+// the group.
 type tally struct {
 	group           *Group
 	bytes, messages int
@@ -31,8 +31,8 @@ type tally struct {
 	late            time.Duration // of all samples
 }
 
-// count counts n bytes and a number of messages that a receiver of g was sent. If
-// samples is 1, the first of them arrived that much earlier.
+// count counts n bytes and a number of messages that were sent to a receiver of g. If
+// samples is 1, late is the latency of the first of them.
 func (w *walk) count(g *Group, n, messages, samples int, late time.Duration) {
 	t := &w.tally
 	at := t.bucket
@@ -51,7 +51,7 @@ func (w *walk) count(g *Group, n, messages, samples int, late time.Duration) {
 	}
 }
 
-// flush tells the group what was counted.
+// flush adds the counts to the group.
 func (w *walk) flush() {
 	t := &w.tally
 	if g := t.group; g != nil {
@@ -64,7 +64,7 @@ func (w *walk) flush() {
 	w.tally = tally{}
 }
 
-// clockEvery is after how many senders a walk looks at the clock again.
+// clockEvery is the number of senders after which a walk reads the clock again.
 const clockEvery = 32
 
 var walks = sync.Pool{New: func() any { return new(walk) }}
@@ -82,7 +82,7 @@ func (w *walk) batch(push bool) *gop.Batch {
 	return &w.play
 }
 
-// walk has senders send what there is.
+// walk makes senders send everything that is pending.
 func (w *walk) walk(senders []*Sender) {
 	for i, s := range senders {
 		if i%clockEvery == clockEvery-1 {
@@ -94,7 +94,7 @@ func (w *walk) walk(senders []*Sender) {
 	}
 }
 
-// put gives the walk back, holding on to nothing.
+// put returns the walk to its pool without references to a stream.
 func (w *walk) put() {
 	w.flush()
 	w.play.Reset()
@@ -104,11 +104,11 @@ func (w *walk) put() {
 	walks.Put(w)
 }
 
-// writeAll writes the first bytes of iov, up to limit, to a connection that can't
-// be tried. What is gathered first leaves in full TLS records and in few calls.
+// writeAll writes the first bytes of iov, up to limit, to a connection without writes that
+// do not block. It gathers them first, for full TLS records and fewer calls.
 func (s *Sender) writeAll(iov [][]byte, limit int, w *walk) (int, error) {
 	if tcp, ok := s.conn.(*net.TCPConn); ok {
-		buffers := net.Buffers(cut(iov, limit)) // WriteTo uses it up
+		buffers := net.Buffers(cut(iov, limit)) // a copy, because WriteTo consumes it
 		n, err := buffers.WriteTo(tcp)
 		return int(n), err
 	}
@@ -122,7 +122,7 @@ func (s *Sender) writeAll(iov [][]byte, limit int, w *walk) (int, error) {
 	return n, err
 }
 
-// cut is the first bytes of iov, up to limit, in slices of its own.
+// cut returns the first bytes of iov, up to limit, in a new slice of slices.
 func cut(iov [][]byte, limit int) (out [][]byte) {
 	for _, p := range iov {
 		if limit <= 0 {
@@ -135,7 +135,7 @@ func cut(iov [][]byte, limit int) (out [][]byte) {
 	return out
 }
 
-// dropFirst is iov without its first n bytes. It changes iov.
+// dropFirst returns iov without its first n bytes. It changes iov.
 func dropFirst(iov [][]byte, n int) [][]byte {
 	for len(iov) > 0 && n >= len(iov[0]) {
 		n -= len(iov[0])

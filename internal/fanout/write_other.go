@@ -13,8 +13,8 @@ type ioScratch struct{}
 
 func (s *ioScratch) reset() {}
 
-// rawConn returns nil: here each Sender that has something to send gets a
-// goroutine, which waits in the connection's own Write.
+// rawConn returns nil: on these systems each Sender with something to send has a
+// goroutine, which waits in the connection's Write.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
 type attempt struct{}

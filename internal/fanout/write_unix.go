@@ -11,14 +11,14 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// maxIOV is the most slices one system call takes.
+// maxIOV is the largest number of slices that one system call accepts.
 const maxIOV = 1024
 
-// ioScratch is the system's form of a batch, made once for all senders that
-// send the same.
+// ioScratch is the system's form of a batch, made once for all senders that send the same
+// batch.
 type ioScratch struct {
 	iov     []syscall.Iovec
-	batch   *gop.Batch // that iov is of, if it is of one
+	batch   *gop.Batch // the batch that iov was made from, or nil
 	filling uint64
 }
 
@@ -27,12 +27,12 @@ func (s *ioScratch) reset() {
 	s.iov, s.batch = s.iov[:0], nil
 }
 
-// rawConn returns the connection below c that writes can be tried on, nil
-// where c is not a plain TCP connection.
+// rawConn returns the connection of c for writes that do not block, nil if c is not a
+// plain TCP connection.
 func rawConn(c net.Conn) syscall.RawConn { return sys.RawConn(c) }
 
-// attempt is one write. It lives in the Sender, with its functions made once,
-// so that a write allocates nothing.
+// attempt is one write. It is a part of the Sender and makes its functions once, so that
+// a write does not allocate.
 type attempt struct {
 	raw     syscall.RawConn
 	once    func(fd uintptr)
@@ -49,8 +49,7 @@ func (a *attempt) init(s *Sender) {
 	a.waiting = func(fd uintptr) bool { a.send(fd); return a.err != syscall.EAGAIN }
 }
 
-// send makes the system call raw: it does not block, and the scheduler would
-// only be disturbed by being told of it.
+// send makes a raw system call: it does not block, so the scheduler need not be told.
 func (a *attempt) send(fd uintptr) {
 	for {
 		n, err := send(fd, a.iov)
@@ -62,9 +61,9 @@ func (a *attempt) send(fd uintptr) {
 	}
 }
 
-// write gives iov to the socket and returns how much it took. It goes by
-// Control, which only keeps the descriptor open: what does not wait need not
-// tell the poller.
+// write writes iov to the socket and returns how many bytes it accepted. It uses Control,
+// which only keeps the descriptor open: a call that does not wait does not need the
+// poller.
 func (a *attempt) write(iov [][]byte, batch *gop.Batch, w *walk) (int, error) {
 	a.iov = w.scratch.convert(iov, batch)
 	return a.result(a.raw.Control(a.once))
@@ -88,8 +87,8 @@ func (a *attempt) result(err error) (int, error) {
 	return a.n, nil
 }
 
-// wait writes some of iov, when the socket takes something: limit bytes at most,
-// where it can't be known what it takes.
+// wait waits until the socket accepts data, and writes some of iov. If the connection has
+// no writes that do not block, it writes limit bytes at most.
 func (s *Sender) wait(iov [][]byte, batch *gop.Batch, limit int, w *walk) (int, error) {
 	if s.raw == nil {
 		return s.writeAll(iov, limit, w)
@@ -97,8 +96,7 @@ func (s *Sender) wait(iov [][]byte, batch *gop.Batch, limit int, w *walk) (int, 
 	return s.try.wait(iov, batch, w)
 }
 
-// convert returns the system's form of iov, which is batch's where batch is
-// not nil.
+// convert returns the system's form of iov. If batch is not nil, iov is that of batch.
 func (s *ioScratch) convert(iov [][]byte, batch *gop.Batch) []syscall.Iovec {
 	if batch != nil && s.batch == batch && s.filling == batch.Filling() {
 		return s.iov
@@ -107,7 +105,7 @@ func (s *ioScratch) convert(iov [][]byte, batch *gop.Batch) []syscall.Iovec {
 	if batch != nil {
 		s.filling = batch.Filling()
 	}
-	clear(s.iov) // a pool may keep s, and nothing of a stream
+	clear(s.iov) // a pool may keep s, but must not keep a stream's memory
 	s.iov = s.iov[:0]
 	for _, p := range iov[:min(len(iov), maxIOV)] {
 		v := syscall.Iovec{Base: unsafe.SliceData(p)}
