@@ -1,6 +1,7 @@
 package forward_test
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -95,4 +96,26 @@ func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Listening tells whether all listeners of a host accept, up to the beginning of the end.
+func TestListeningCountsListeners(t *testing.T) {
+	s := hosttest.NewServer(t, forward.Config{})
+	served := make(chan error, 2)
+	var listeners []net.Listener
+	for n := range 2 {
+		require.Equal(t, n, s.Listening())
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		listeners = append(listeners, l)
+		go func() { served <- s.Serve(l) }()
+		require.Eventually(t, func() bool { return s.Listening() == n+1 }, 5*time.Second, time.Millisecond)
+	}
+	listeners[0].Close()
+	require.ErrorIs(t, <-served, net.ErrClosed)
+	require.Equal(t, 1, s.Listening())
+
+	require.NoError(t, s.Close())
+	require.Zero(t, s.Listening())
+	require.ErrorIs(t, <-served, forward.ErrServerClosed)
 }

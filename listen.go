@@ -162,6 +162,17 @@ func (s *Server) addListener(l *servedListener) error {
 	return nil
 }
 
+// Listening returns how many listeners the Server accepts connections from. It is 0 from
+// the beginning of Shutdown or Close on.
+func (s *Server) Listening() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return 0
+	}
+	return len(s.listeners)
+}
+
 func (s *Server) removeListener(l *servedListener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

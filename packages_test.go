@@ -14,7 +14,7 @@ import (
 // typesBeside are the exported types, of packages beside this one, that have values.
 var typesBeside = []reflect.Type{
 	reflect.TypeFor[auth.Token](),
-	reflect.TypeFor[control.Options](),
+	reflect.TypeFor[control.Options](), reflect.TypeFor[control.Server](), reflect.TypeFor[control.ServerOptions](), reflect.TypeFor[control.Credential](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
 	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
 }

@@ -1,18 +1,16 @@
-// Package control has an HTTP handler for operators. It shows the live streams of a
-// forward.Server and changes their destinations.
+// Package control has an HTTP handler for operators, which shows the live streams of a
+// forward.Server and changes their destinations, and an HTTP server that has it beside
+// health checks and the host's own handlers.
 package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/rtmp-forward/forward"
 )
@@ -107,10 +105,16 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	415 unsupported_media_type
 //	502 resolver_failed, destination_failed
 func Handler(srv *forward.Server, o Options) (http.Handler, error) {
-	if len(o.Tokens) == 0 || slices.Contains(o.Tokens, "") {
-		return nil, errors.New("forward: control handler without a token, or with an empty one")
+	if err := checkTokens(o.Tokens); err != nil {
+		return nil, err
 	}
-	h := &handler{srv: srv, tokens: slices.Clone(o.Tokens), names: o.Names, untrusted: o.Untrusted, logger: o.Logger}
+	k := new(keys)
+	k.set(o.Tokens)
+	return newHandler(srv, o, k), nil
+}
+
+func newHandler(srv *forward.Server, o Options, k *keys) http.Handler {
+	h := &handler{srv: srv, keys: k, names: o.Names, untrusted: o.Untrusted, logger: o.Logger}
 	if h.logger == nil {
 		h.logger = srv.Logger()
 	}
@@ -119,7 +123,7 @@ func Handler(srv *forward.Server, o Options) (http.Handler, error) {
 		mux.Handle(path, h.authorized(m))
 	}
 	mux.Handle("/", h.authorized(nil))
-	return mux, nil
+	return mux
 }
 
 // paths has what each path takes.
@@ -138,7 +142,7 @@ func (h *handler) paths() map[string]methods {
 // handler does not change once it is made.
 type handler struct {
 	srv       *forward.Server
-	tokens    []forward.Secret
+	keys      *keys
 	names     bool
 	untrusted bool
 	logger    *slog.Logger
@@ -153,25 +157,16 @@ func (h *handler) authorized(m methods) http.Handler {
 		status, body, err := h.serve(m, w, r)
 		var ce *failure
 		if errors.As(err, &ce) {
-			status, body = statuses[ce.Code], ce
-		}
-		header := w.Header()
-		header.Set("Cache-Control", "no-store")
-		header.Set("X-Content-Type-Options", "nosniff")
-		if status == http.StatusNoContent {
-			w.WriteHeader(status)
+			ce.write(w)
 			return
 		}
-		header.Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		json.NewEncoder(w).Encode(body)
+		write(w, status, body)
 	})
 }
 
 func (h *handler) serve(of methods, w http.ResponseWriter, r *http.Request) (int, any, error) {
-	if !h.knows(r.Header.Get("Authorization")) {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		return 0, nil, &failure{"unauthorized", "A valid bearer token is needed."}
+	if err := h.keys.admit(w, r); err != nil {
+		return 0, nil, err
 	}
 	if of == nil {
 		return 0, nil, notFound("There is nothing at this path.")
@@ -182,33 +177,10 @@ func (h *handler) serve(of methods, w http.ResponseWriter, r *http.Request) (int
 	}
 	f := of[method]
 	if f == nil {
-		var allow []string
-		for m := range of {
-			allow = append(allow, m)
-		}
-		slices.Sort(allow)
-		w.Header().Set("Allow", strings.Join(allow, ", "))
-		return 0, nil, &failure{"method_not_allowed", "This path takes " + strings.Join(allow, ", ") + "."}
+		return 0, nil, notAllowed(w, slices.Sorted(maps.Keys(of)))
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	return f(r)
-}
-
-// knows reports whether the header brings one of the tokens.
-func (h *handler) knows(header string) bool {
-	scheme, given, _ := strings.Cut(header, " ")
-	ok := 0
-	for _, t := range h.tokens {
-		ok |= constantTimeEqual(strings.TrimSpace(given), string(t))
-	}
-	return ok == 1 && strings.EqualFold(scheme, "Bearer")
-}
-
-// constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths equal, so
-// that the time reveals neither content nor length.
-func constantTimeEqual(a, b string) int {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:])
 }
 
 func (h *handler) list(*http.Request) (int, any, error) {

@@ -36,6 +36,30 @@ var statuses = map[string]int{
 	"destination_failed":     http.StatusBadGateway,
 }
 
+// write answers with the failure.
+func (e *failure) write(w http.ResponseWriter) { write(w, statuses[e.Code], e) }
+
+// write answers with a body as JSON, with none if the status is that of no content.
+func write(w http.ResponseWriter, status int, body any) {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if status == http.StatusNoContent {
+		w.WriteHeader(status)
+		return
+	}
+	header.Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(body)
+}
+
+// notAllowed is the failure of a method that is not one of a path's.
+func notAllowed(w http.ResponseWriter, allow []string) error {
+	methods := strings.Join(allow, ", ")
+	w.Header().Set("Allow", methods)
+	return &failure{"method_not_allowed", "This path takes " + methods + "."}
+}
+
 func notFound(message string) error { return &failure{"not_found", message} }
 
 // failed is the failure of an error of the library. code is for an error that has no
