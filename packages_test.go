@@ -16,7 +16,7 @@ var typesBeside = []reflect.Type{
 	reflect.TypeFor[auth.Token](),
 	reflect.TypeFor[control.Options](), reflect.TypeFor[control.Server](), reflect.TypeFor[control.ServerOptions](), reflect.TypeFor[control.Credential](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
-	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
+	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
 }
 
 // valuesBeside returns values that hold the URLs of a destination and of a backend.

@@ -34,6 +34,8 @@ type File struct {
 	Users map[string]forward.Secret
 	// RTMPS is the rtmps block, nil if it is missing or not enabled.
 	RTMPS *RTMPSFile
+	// HTTP is the http block, nil if it is missing.
+	HTTP *HTTPFile
 	// PID is the file to write the process id to; empty for none.
 	PID string
 	// Ignored names the directives of SRS that this library does not support, with
@@ -64,6 +66,24 @@ func (f File) Format(w fmt.State, _ rune) {
 
 // MarshalText gives the same as Format.
 func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
+
+// HTTPFile is the http block of a configuration file.
+type HTTPFile struct {
+	// Listen has the addresses to listen on. One without a host is on 127.0.0.1.
+	Listen []string
+	// Token is the token of operators.
+	Token forward.Secret
+	// Hosts are the names of this machine that requests may have as their host.
+	Hosts []string
+}
+
+// Format writes the number of addresses, for every verb.
+func (h HTTPFile) Format(w fmt.State, _ rune) {
+	fmt.Fprintf(w, "HTTPFile with %d addresses", len(h.Listen))
+}
+
+// MarshalText gives the same as Format.
+func (h HTTPFile) MarshalText() ([]byte, error) { return fmt.Append(nil, h), nil }
 
 // RTMPSFile is the rtmps block of a configuration file.
 type RTMPSFile struct {
@@ -106,6 +126,7 @@ func readPath(path string, from *string) ([]byte, error) {
 //	rtmp { listen; chunk_size; }
 //	rtmps { enabled; listen; cert; key; }
 //	publish_auth { enabled; method; user; }
+//	http { listen; token; host; }
 //	vhost NAME { enabled; chunk_size;
 //	  forward { enabled; destination; backend; timeout_ms; on_failure; refresh_ms; }
 //	  play { gop_cache; queue_length; mw_latency; end_players; player_wait; }
@@ -157,8 +178,10 @@ func readPath(path string, from *string) ([]byte, error) {
 // adobe or llnw, for forward.Config.PublishAuthMethod. If it is enabled without users,
 // nobody may publish. grace and player_wait, in milliseconds, are
 // forward.Config.PublishGrace and PlayerWait; grace_unpublish, takeover and end_players
-// are the fields of these names. SRS has none of these, nor timeout_ms, on_failure,
-// refresh_ms and the block of a destination.
+// are the fields of these names. http has the addresses, the token and the names of a
+// control.Server; token_file PATH has the token in a file. An address without a host is
+// on 127.0.0.1. SRS has none of these, nor timeout_ms, on_failure, refresh_ms and the
+// block of a destination.
 func LoadConfig(path string) (*File, error) {
 	src, err := conf.ReadFile(path)
 	if err != nil {
@@ -187,7 +210,7 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 		f.warn(n.Pos, n.Text)
 	}
 	for _, i := range ignored {
-		f.ignore(i.Pos, i.Name)
+		f.ignore(i.Pos, i.Name+insteadOf[i.Name])
 	}
 	for _, d := range tree.Root {
 		switch d.Name {
@@ -212,6 +235,10 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 			f.RTMPS = rtmpsFile(d)
 		case "publish_auth":
 			f.publishAuth(d)
+		case "http":
+			if err := f.http(d); err != nil {
+				return nil, err
+			}
 		case "vhost":
 			if err := rtmp.CheckVhost(d.Args[0]); err != nil {
 				name := fmt.Sprintf("vhost %q", d.Args[0])
@@ -267,6 +294,9 @@ func (f *File) sameHooks(old *File) bool {
 	}
 	return reflect.DeepEqual(f.HTTPHooks.Vhosts, old.HTTPHooks.Vhosts)
 }
+
+// insteadOf tells of a directive of SRS where its purpose is served here.
+var insteadOf = map[string]string{"http_api": " (the control API of this server is in the block http)"}
 
 func (f *File) ignore(pos conf.Position, what string) {
 	f.Ignored = append(f.Ignored, fmt.Sprintf("%s: %s", pos, what))
@@ -420,6 +450,30 @@ func (f *File) publishAuth(d *conf.Directive) {
 	}
 }
 
+// http reads the http block. It works as a whole or not at all: without a token nobody
+// could use it.
+func (f *File) http(block *conf.Directive) error {
+	h := &HTTPFile{}
+	for _, d := range block.Block {
+		switch d.Name {
+		case "listen":
+			h.Listen = append(h.Listen, localAddresses(d.Args)...)
+		case "token":
+			h.Token = forward.Secret(d.Args[0])
+		case "host":
+			h.Hosts = append(h.Hosts, d.Args...)
+		}
+	}
+	switch {
+	case len(h.Listen) == 0:
+		return fmt.Errorf("%s: http has no address to listen on: expected listen", block.Pos)
+	case h.Token == "":
+		return fmt.Errorf("%s: http has no token: expected token_file PATH, or token", block.Pos)
+	}
+	f.HTTP = h
+	return nil
+}
+
 func rtmpsFile(d *conf.Directive) *RTMPSFile {
 	r, enabled := &RTMPSFile{}, false
 	for _, d := range d.Block {
@@ -459,6 +513,18 @@ func addresses(args []string) []string {
 			a = net.JoinHostPort("", a)
 		}
 		out = append(out, a)
+	}
+	return out
+}
+
+// localAddresses makes addresses of values of listen, on this machine alone unless they
+// have a host.
+func localAddresses(args []string) []string {
+	out := addresses(args)
+	for i, a := range out {
+		if port, ok := strings.CutPrefix(a, ":"); ok {
+			out[i] = net.JoinHostPort("127.0.0.1", port)
+		}
 	}
 	return out
 }

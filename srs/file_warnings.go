@@ -27,6 +27,8 @@ func (f *File) findWarnings(tree *conf.File) {
 			}
 		case "publish_auth":
 			f.warnUnused(d, "nobody is asked for a password")
+		case "http":
+			f.warnHTTP(d)
 		case "vhost":
 			for _, d := range d.Block {
 				switch d.Name {
@@ -55,6 +57,19 @@ func directives(block []*conf.Directive, name string) (found []*conf.Directive) 
 func (f *File) warnUnused(d *conf.Directive, so string) {
 	if len(d.Block) > 0 && len(directives(d.Block, "enabled")) == 0 {
 		f.warn(d.Pos, fmt.Sprintf(`%s has no "enabled on": %s`, d.Name, so))
+	}
+}
+
+// warnHTTP warns of addresses of http to which the token travels unencrypted.
+func (f *File) warnHTTP(d *conf.Directive) {
+	for _, d := range directives(d.Block, "listen") {
+		for i, a := range localAddresses(d.Args) {
+			host, _, _ := net.SplitHostPort(a)
+			ip, err := netip.ParseAddr(host)
+			if !strings.EqualFold(host, "localhost") && (err != nil || !ip.Unmap().IsLoopback()) {
+				f.warn(d.ArgPos(i), "other machines may reach this address, and requests to it carry the token unencrypted: put a proxy with TLS in front of 127.0.0.1")
+			}
+		}
 	}
 }
 
@@ -126,7 +141,7 @@ type listenerAt struct {
 
 // listeners returns all addresses to listen on, and warns of duplicates.
 func (f *File) listeners(tree *conf.File) (all []listenerAt) {
-	add := func(block []*conf.Directive) {
+	add := func(block []*conf.Directive, addresses func([]string) []string) {
 		for _, d := range directives(block, "listen") {
 			for i, a := range addresses(d.Args) {
 				host, port, _ := net.SplitHostPort(a)
@@ -138,10 +153,13 @@ func (f *File) listeners(tree *conf.File) (all []listenerAt) {
 			}
 		}
 	}
-	add(tree.Root)
+	add(tree.Root, addresses)
 	for _, d := range tree.Root {
-		if d.Name == "rtmp" || d.Name == "rtmps" && f.RTMPS != nil {
-			add(d.Block)
+		switch {
+		case d.Name == "rtmp" || d.Name == "rtmps" && f.RTMPS != nil:
+			add(d.Block, addresses)
+		case d.Name == "http":
+			add(d.Block, localAddresses)
 		}
 	}
 	return all

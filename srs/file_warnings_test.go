@@ -62,6 +62,10 @@ func TestFileWarnings(t *testing.T) {
 		{"rtmps without listen", "listen 1; rtmps { enabled on; cert c; key k; }", []string{"1:11: rtmps is on, but has no listen"}},
 		{"publish_auth not on", "listen 1; publish_auth { user jo pw; }", []string{`1:11: publish_auth has no "enabled on": nobody is asked`}},
 		{"http_hooks not on", "listen 1; vhost v { http_hooks { on_publish http://h/; } }", []string{`1:21: http_hooks has no "enabled on"`}},
+		{"http", "listen 1; http { listen 8080 127.0.0.1:8081 [::1]:8082 localhost:8083; token 0123456789abcdef; }", nil},
+		{"http for others", "listen 1; http { listen 0.0.0.0:8080 forward.example:80; token 0123456789abcdef; }",
+			[]string{"1:25: other machines may reach this address, and requests to it carry the token unencrypted", "1:38: "}},
+		{"http on a port of RTMP", "listen 1935; http { listen 1935; token 0123456789abcdef; }", []string{"1:28: this address collides with the one at x.conf:1:8"}},
 		{"a variable without braces", forward("enabled on; destination 203.0.113.1 { stream_key $KEY; }"), []string{"3:50: a variable of the environment is written ${NAME}"}},
 		{"an old spelling", "listen 1; vhost v { forward 203.0.113.1; }", []string{"1:21: forward with destinations is of SRS 2"}},
 	} {
@@ -74,6 +78,33 @@ func TestFileWarnings(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFileHTTP(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "token"), []byte("0123456789-"+canary+"\n"), 0o600))
+	f, err := ParseConfig(filepath.Join(dir, "x.conf"), []byte("http { listen 8080 :8081 0.0.0.0:8082; listen [::1]:8083; token_file token; host a.example b; }"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"127.0.0.1:8080", "127.0.0.1:8081", "0.0.0.0:8082", "[::1]:8083"}, f.HTTP.Listen)
+	require.Equal(t, "0123456789-"+canary, string(f.HTTP.Token))
+	require.Equal(t, []string{"a.example", "b"}, f.HTTP.Hosts)
+	require.Empty(t, f.Listen)
+	require.NotContains(t, secretscan.Prints(f.HTTP), canary)
+
+	for src, want := range map[string]string{
+		"listen 1;\nhttp { listen 1; }":                       "x.conf:2:1: http has no token: expected token_file PATH",
+		"listen 1;\nhttp { token 0123456789abcdef; }":         "x.conf:2:1: http has no address to listen on",
+		"listen 1;\nhttp { listen 1; token " + canary + "; }": "x.conf:2:24: found value 1 of token",
+	} {
+		_, err := ParseConfig("x.conf", []byte(src))
+		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), canary)
+	}
+
+	f, err = ParseConfig("x.conf", []byte("http_api { enabled on; listen 1985; }"))
+	require.NoError(t, err)
+	require.Nil(t, f.HTTP)
+	require.Equal(t, []string{"x.conf:1:1: http_api (the control API of this server is in the block http)"}, f.Ignored)
 }
 
 // A destination that SRS 1 takes goes where it says.

@@ -360,6 +360,123 @@ func TestRestartIsNeededForWhatRuns(t *testing.T) {
 	}
 }
 
+const operatorToken = "0123456789-" + secretscan.Canary
+
+// ask asks an operator's server and returns status and body.
+func ask(t *testing.T, addr, path, token string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+addr+path, nil)
+	require.NoError(t, err)
+	r.Close = true
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	secretscan.Check(t.Name(), string(text))
+	return resp.StatusCode, string(text)
+}
+
+// listeningHTTP awaits the addresses of a listener of RTMP and then one of HTTP.
+func (d *process) listeningHTTP() (rtmp, http string) {
+	first, second := d.await("listening"), d.await("listening")
+	require.Equal(d.t, false, first["http"])
+	require.Equal(d.t, true, second["http"])
+	return first["addr"].(string), second["addr"].(string)
+}
+
+// The http block has the control API and profiles behind the token, and health for
+// everybody. The token in the file may change while it runs.
+func TestServesOperators(t *testing.T) {
+	dir := t.TempDir()
+	tokenFile := filepath.Join(dir, "token")
+	require.NoError(t, os.WriteFile(tokenFile, []byte(operatorToken+"\n"), 0o600))
+	_, to, published := slave(t)
+	text := `listen 127.0.0.1:0;
+http { listen %s; token_file ` + tokenFile + `; }
+vhost __defaultVhost__ { forward { enabled on; destination ` + to + `; } }
+`
+	conf := write(t, fmt.Sprintf(text, "0"))
+	d := start(t, conf)
+	rtmp, addr := d.listeningHTTP()
+	require.True(t, strings.HasPrefix(addr, "127.0.0.1:"), addr)
+	publish(t, forward.Destination{URL: "rtmp://" + rtmp + "/live", StreamKey: secretscan.Canary})
+	<-published
+	d.await("destination publishing")
+
+	for _, path := range []string{"/healthz", "/readyz"} {
+		status, _ := ask(t, addr, path, "")
+		require.Equal(t, 200, status, path)
+	}
+	for path, part := range map[string]string{
+		"/control/sources":                `"state":"publishing"`,
+		"/debug/pprof/":                   "goroutine",
+		"/debug/pprof/heap":               "",
+		"/debug/pprof/cmdline":            "-c",
+		"/debug/pprof/symbol":             "num_symbols",
+		"/debug/pprof/trace?seconds=0.01": "",
+		"/debug/pprof/profile?seconds=1":  "",
+	} {
+		for _, wrong := range []string{"", operatorToken + "x"} {
+			status, _ := ask(t, addr, path, wrong)
+			require.Equal(t, 401, status, path)
+		}
+		status, body := ask(t, addr, path, operatorToken)
+		require.Equal(t, 200, status, path)
+		require.Contains(t, body, part, path)
+	}
+	status, _ := ask(t, addr, "/", operatorToken)
+	require.Equal(t, 404, status)
+
+	// Another token, and an address that needs a restart.
+	require.NoError(t, os.WriteFile(tokenFile, []byte("another-"+operatorToken), 0o600))
+	require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, text, "127.0.0.1:1"), 0o600))
+	require.NoError(t, d.cmd.Process.Signal(syscall.SIGHUP))
+	require.Equal(t, []any{"http token"}, d.await("reloaded")["changed"])
+	require.Equal(t, []any{"http listen"}, d.await("needs a restart")["directives"])
+	status, _ = ask(t, addr, "/control/sources", operatorToken)
+	require.Equal(t, 401, status)
+	status, _ = ask(t, addr, "/control/sources", "another-"+operatorToken)
+	require.Equal(t, 200, status)
+	// Without the block the old one stays until the restart.
+	require.NoError(t, os.WriteFile(conf, []byte("listen 127.0.0.1:0;\n"), 0o600))
+	require.NoError(t, d.cmd.Process.Signal(syscall.SIGHUP))
+	require.NotContains(t, d.await("reloaded")["changed"], "http token")
+	require.Contains(t, d.await("needs a restart")["directives"], "http listen")
+	status, _ = ask(t, addr, "/control/sources", "another-"+operatorToken)
+	require.Equal(t, 200, status)
+	require.NoError(t, d.end(syscall.SIGTERM))
+}
+
+// From SIGTERM on it is alive, but not ready, for as long as a destination holds up the
+// end.
+func TestIsNotReadyWhenItEnds(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	d := start(t, write(t, fmt.Sprintf(`
+listen 127.0.0.1:0;
+http { listen 0; token %s; }
+vhost __defaultVhost__ { forward { enabled on; destination %s; } }
+`, operatorToken, l.Addr())), "-grace", "1m")
+	rtmp, addr := d.listeningHTTP()
+	publish(t, forward.Destination{URL: "rtmp://" + rtmp + "/live", StreamKey: secretscan.Canary})
+	c, err := l.Accept() // and never answer
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	d.await("shutting down")
+	require.Eventually(t, func() bool { status, _ := ask(t, addr, "/readyz", ""); return status == 503 }, 5*time.Second, time.Millisecond)
+	status, _ := ask(t, addr, "/healthz", "")
+	require.Equal(t, 200, status)
+	c.Close()
+	l.Close()
+	require.NoError(t, d.wait())
+}
+
 // A file of SRS 7, and one with RTMPS only: no other address is listened on.
 func TestListensWhereTheFileSays(t *testing.T) {
 	d := start(t, write(t, "rtmp { listen 127.0.0.1:0; chunk_size 4096; }\n"))

@@ -16,9 +16,12 @@
 // If GOMEMLIMIT is not set, it becomes seven eighths of the memory limit of the
 // process's cgroup, if there is one. AUTOMEMLIMIT sets another fraction, or "off".
 //
+// With an http block it serves the control API, health checks and profiles over HTTP.
+//
 // On SIGHUP it reads the file again. Streams that the new file treats as the old one
-// are not disturbed; a file with an error changes nothing. Certificates are read again
-// too. Changes of listen, the listen of rtmps, and pid need a restart.
+// are not disturbed; a file with an error changes nothing. Certificates and the token of
+// http are read again too. Changes of listen, the listen of rtmps and http, and pid need
+// a restart.
 package main
 
 import (
@@ -48,6 +51,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
 )
@@ -292,6 +296,7 @@ type daemon struct {
 	first *config // of the start, for settings that only a restart changes
 	conf  *config // the last one read
 	srv   *forward.Server
+	http  *control.Server // nil if the file of the start has no http
 	cert  atomic.Pointer[tls.Certificate]
 }
 
@@ -321,11 +326,19 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 	}
 
 	d.srv = forward.NewServer(conf.Config)
+	if conf.HTTP != nil {
+		if d.http, err = newOperators(d.srv, conf.HTTP, log, len(listeners)-len(conf.HTTP.Listen)); err != nil {
+			return err
+		}
+	}
 	serving, ended := errgroup.WithContext(ctx)
 	for _, l := range listeners {
-		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls != nil)
+		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls != nil, "http", l.http)
 		serving.Go(func() error {
-			if l.tls != nil {
+			switch {
+			case l.http:
+				return d.http.Serve(l)
+			case l.tls != nil:
 				return d.srv.ServeTLS(l, l.tls)
 			}
 			return d.srv.Serve(l)
@@ -346,6 +359,9 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 		log.Warn("connections cut off: they have not ended in time")
 	}
 	d.srv.Close()
+	if d.http != nil {
+		endOperators(end, d.http) // last: until then /readyz says that this one is ending
+	}
 	if err := serving.Wait(); !errors.Is(err, forward.ErrServerClosed) {
 		return err
 	}
@@ -366,6 +382,11 @@ func (d *daemon) reload(listeners []listener) {
 		return
 	}
 	changed := changes(d.conf.File, conf.File)
+	if d.http != nil && conf.HTTP != nil {
+		if err := d.http.Reload(operatorOptions(conf.HTTP)); err != nil {
+			d.log.Error("http not reloaded", "err", err)
+		}
+	}
 	if conf.cert != nil {
 		d.cert.Store(conf.cert)
 	}
@@ -386,6 +407,14 @@ func rtmps(f *srs.File) (listen []string, files [2]string) {
 	return f.RTMPS.Listen, [2]string{f.RTMPS.CertFile, f.RTMPS.KeyFile}
 }
 
+// web is the http block, empty if there is none.
+func web(f *srs.File) srs.HTTPFile {
+	if f.HTTP == nil {
+		return srs.HTTPFile{}
+	}
+	return *f.HTTP
+}
+
 // needRestart names the directives that differ from those in use and need a restart.
 func needRestart(running, now *srs.File) (directives []string) {
 	if !slices.Equal(running.Listen, now.Listen) {
@@ -397,6 +426,9 @@ func needRestart(running, now *srs.File) (directives []string) {
 	was, _ := rtmps(running)
 	if is, _ := rtmps(now); !slices.Equal(was, is) {
 		directives = append(directives, "rtmps listen")
+	}
+	if !slices.Equal(web(running).Listen, web(now).Listen) {
+		directives = append(directives, "http listen")
 	}
 	return directives
 }
@@ -411,6 +443,10 @@ func changes(old, now *srs.File) (changed []string) {
 	_, wasFiles := rtmps(old)
 	_, files := rtmps(now)
 	note("rtmps certificate", wasFiles, files)
+	if old.HTTP != nil && now.HTTP != nil {
+		note("http token", old.HTTP.Token, now.HTTP.Token)
+		note("http host", old.HTTP.Hosts, now.HTTP.Hosts)
+	}
 	note("max_connections", old.Config.Limits, now.Config.Limits)
 	note("publish_auth", [2]any{old.Config.PublishAuthMethod, old.Users}, [2]any{now.Config.PublishAuthMethod, now.Users})
 	note("chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)
@@ -452,7 +488,7 @@ func (d *daemon) warn() {
 func (d *daemon) warnOpen(listeners []listener) {
 	open := openVhosts(d.conf.File)
 	for _, l := range listeners {
-		if len(open) > 0 && !loopback(l.Addr()) {
+		if len(open) > 0 && !l.http && !loopback(l.Addr()) {
 			d.log.Warn("anyone who can reach this address can publish: enable publish_auth, or http_hooks with on_publish",
 				"addr", l.Addr().String(), "vhosts", open)
 		}
@@ -462,36 +498,34 @@ func (d *daemon) warnOpen(listeners []listener) {
 // listener is a listener of the file.
 type listener struct {
 	net.Listener
-	tls *tls.Config // nil: plain RTMP
+	tls  *tls.Config // nil: without TLS
+	http bool        // else RTMP
 }
 
 // listen returns the listeners. With an error it returns those opened before.
 func (d *daemon) listen() (ls []listener, err error) {
-	for _, addr := range d.conf.Listen {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return ls, err
+	open := func(addrs []string, as listener) {
+		for _, addr := range addrs {
+			if err != nil {
+				return
+			}
+			if as.Listener, err = net.Listen("tcp", addr); err == nil {
+				ls = append(ls, as)
+			}
 		}
-		ls = append(ls, listener{l, nil})
 	}
-	if d.conf.RTMPS == nil {
-		return ls, nil
+	open(d.conf.Listen, listener{})
+	if d.conf.RTMPS != nil {
+		open(d.conf.RTMPS.Listen, listener{tls: &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
+			// GnuTLS builds of librtmp mistake a TLS 1.3 ticket for the end of the
+			// connection, and RTMP clients do not resume sessions.
+			SessionTicketsDisabled: true,
+		}})
 	}
-	secure := &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.cert.Load(), nil },
-		// GnuTLS builds of librtmp mistake a TLS 1.3 ticket for the end of the
-		// connection, and RTMP clients do not resume sessions.
-		SessionTicketsDisabled: true,
-	}
-	for _, addr := range d.conf.RTMPS.Listen {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return ls, err
-		}
-		ls = append(ls, listener{l, secure})
-	}
-	return ls, nil
+	open(web(d.conf.File).Listen, listener{http: true})
+	return ls, err
 }
 
 // writePID writes the process id to a file, in a directory that need not

@@ -45,6 +45,7 @@ func TestWrongUseIsStatus2(t *testing.T) {
 		"unknown word":     {[]string{"-c", write(t, "listen 1935;\n  lisden 1936;\n")}, "forward.conf:2:3: "},
 		"wrong also in -t": {[]string{"-t", "-c", write(t, "vhost v { forward { enabled maybe; } }\n")}, "forward.conf:1:29: "},
 		"no address":       {[]string{"-t", "-c", write(t, "vhost __defaultVhost__ { }\n")}, "forward.conf: no address to listen on: expected listen"},
+		"no token":         {[]string{"-t", "-c", write(t, "listen 1935;\nhttp { listen 8080; }\n")}, "forward.conf:2:1: http has no token: expected token_file PATH"},
 		"no such include":  {[]string{"-t", "-c", write(t, "listen 1935;\ninclude ./none.conf;\n")}, `forward.conf:2:9: found "./none.conf", expected a file that can be read`},
 		"unset variable":   {[]string{"-t", "-c", write(t, "listen ${FORWARDD_TEST_UNSET};\n")}, "forward.conf:1:8: found ${FORWARDD_TEST_UNSET}, which is not set"},
 		"no certificate":   {[]string{"-t", "-c", write(t, "rtmps { enabled on; listen 127.0.0.1:0; cert ./none.crt; key ./none.key; }\n")}, "forward.conf: rtmps: open ./none.crt"},
@@ -86,6 +87,22 @@ func TestCheckWarns(t *testing.T) {
 	require.Equal(t, []string{
 		"warning: " + more + `:1:11: forward has no "enabled on": nothing is forwarded`,
 		"warning: " + more + ":1:33: this server listens there itself (" + conf + ":1:8): a stream is not sent back to where it comes from",
+		conf + ": ok", "",
+	}, strings.Split(out.String(), "\n"))
+	require.Empty(t, errs.String())
+}
+
+// What the block would tell others is warned of, with its place.
+func TestCheckWarnsOfHTTP(t *testing.T) {
+	token := write(t, operatorToken+"\n")
+	require.NoError(t, os.Chmod(token, 0o644))
+	conf := write(t, "listen 1935;\nhttp_api { listen 1985; }\nhttp {\n  listen 0.0.0.0:8080;\n  token_file "+token+";\n}\n")
+	var out, errs bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"-t", "-c", conf}, &out, &errs))
+	require.Equal(t, []string{
+		"ignored: " + conf + ":2:1: http_api (the control API of this server is in the block http)",
+		"warning: " + conf + ":5:14: the mode 0644 of this file lets every user of the machine read or write the token",
+		"warning: " + conf + ":4:10: other machines may reach this address, and requests to it carry the token unencrypted: put a proxy with TLS in front of 127.0.0.1",
 		conf + ": ok", "",
 	}, strings.Split(out.String(), "\n"))
 	require.Empty(t, errs.String())

@@ -23,6 +23,7 @@ type Ignored struct {
 //	rtmp { listen ADDRESS…; chunk_size BYTES; }
 //	rtmps { enabled; listen ADDRESS…; key PATH; cert PATH; }
 //	publish_auth { enabled; method adobe|llnw; user NAME PASSWORD; }
+//	http { listen ADDRESS…; token TOKEN; host NAME…; }
 //	vhost NAME {
 //	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
 //	    forward {
@@ -52,7 +53,7 @@ type Ignored struct {
 // Those with "…" take several values and may be repeated, which adds values; both forms of
 // destination may be mixed. The user of publish_auth may be repeated with other names. Any
 // other directive may come once in a block, and a vhost once with a name. publish_auth,
-// grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
+// http, grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
 // on_failure and the block of a destination are this module's own; all others are SRS's.
 // The options of that block are the table of package option.
 //
@@ -100,6 +101,8 @@ var (
 	user         = &value{expected: "a user's name", valid: notEmpty}
 	password     = text("a password", 1, 4096, true)
 	method       = oneOf("adobe", "llnw")
+	bearer       = &value{expected: "a token of 16 to 4096 letters, digits and signs, without spaces", valid: isToken, secret: true}
+	hostName     = &value{expected: "the name of a host, without a port", valid: isHostName}
 	connections  = integer("a number of connections", 1, 1<<31-1)
 	chunkSize    = integer("a chunk size in bytes", 128, 65536) // the range SRS accepts
 	seconds      = integer("whole seconds", 0, 1<<31-1)
@@ -123,6 +126,7 @@ var (
 			"rtmp":            {block: rtmp},
 			"rtmps":           {block: rtmps},
 			"publish_auth":    {block: publishAuth},
+			"http":            {block: httpBlock},
 			"vhost":           {value: name, named: true, noCase: true, block: vhost},
 		},
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
@@ -157,6 +161,14 @@ var (
 			"enabled": {value: onOff},
 			"method":  {value: method},
 			"user":    {value: user, pair: password, named: true},
+		},
+	}
+	httpBlock = &context{
+		name: "http",
+		done: map[string]rule{
+			"listen": {value: address, many: true},
+			"token":  {value: bearer},
+			"host":   {value: hostName, many: true},
 		},
 	}
 	vhost = &context{
@@ -232,7 +244,7 @@ var (
 		ignored: names("on_dvr on_hls on_hls_notify"),
 	}
 
-	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, vhost, forward, destinationOptions, play, publish, httpHooks}
+	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, httpBlock, vhost, forward, destinationOptions, play, publish, httpHooks}
 )
 
 // optionRules are the rules of the options of a destination.

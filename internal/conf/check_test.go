@@ -53,6 +53,7 @@ listen :0 live.example.com:1936 [fe80::1%eth0]:1;
 max_connections 10240; chunk_size 60000; pid ./objs/srs.pid;
 rtmps { enabled on; listen 443 [::1]:443; key "a b.key"; cert a.crt; }
 publish_auth { enabled on; method llnw; user jo "pass word"; user al https://user:a@b/; }
+http { listen 8080 [::1]:8080; token 0123456789abcdef; host forward forward.example; }
 vhost __defaultVhost__ {
 	enabled on; tcp_nodelay off; chunk_size 128;
 	forward {
@@ -116,6 +117,9 @@ func TestCheckErrors(t *testing.T) {
 	)
 	for _, tt := range []struct{ name, src, want string }{
 		{"unknown", "colour red;", `1:1: found "colour", expected a directive of the top level`},
+		{"short token", "http { token 0123456789abcde; }", `1:14: found value 1 of token, expected a token of 16 to 4096 letters, digits and signs, without spaces`},
+		{"token with a space", `http { token "0123456789 abcdef"; }`, `1:14: found value 1 of token, expected a token of 16 to 4096 letters, digits and signs, without spaces`},
+		{"host with a port", "http { host a.example:80; }", `1:13: found "a.example:80", expected the name of a host, without a port`},
 		{"unknown, one edit", "lisen 1935;", `1:1: found "lisen", expected a directive of the top level (did you mean "listen"?)`},
 		{"unknown, two edits", "vhost a { forwrad {} }", `1:11: found "forwrad", expected a directive of vhost (did you mean "forward"?)`},
 		{"unknown, like an ignored one", "deamon off;", `1:1: found "deamon", expected a directive of the top level (did you mean "daemon"?)`},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -18,6 +19,9 @@ const (
 	MaxIncludes = 8
 	// maxSecretSize is how many bytes the file of a value may have.
 	maxSecretSize = 64 << 10
+	// othersMay has the bits of a mode that let users read or write who are neither
+	// the owner nor of the group.
+	othersMay = 0o006
 )
 
 // Note is something about a file that the operator should know, though it can
@@ -45,7 +49,8 @@ type Environment struct {
 //     characters it has.
 //   - NAME_file PATH; stands for the directive NAME of a value that may be a secret.
 //     The value is the text of the file without its final newline. user_file NAME PATH;
-//     has the password in a file. Paths are as those of include.
+//     has the password in a file. Paths are as those of include. A file that every user
+//     of the machine may read or write is noted.
 //
 // A variable of the environment that SRS has for a directive, such as SRS_LISTEN or
 // SRS_VHOST_PLAY_GOP_CACHE, replaces the directive, in every vhost if it is one of a
@@ -340,9 +345,12 @@ func (l *loader) read(d *Directive, name string, r rule, dir string) error {
 		return e
 	}
 	i := values - 1
-	text, _, err := readRegular(from(dir, d.Args[i]), maxSecretSize)
+	text, stat, err := readRegular(from(dir, d.Args[i]), maxSecretSize)
 	if err != nil {
 		return &Error{Pos: d.ArgPos(i), Found: found(d, i), Expected: err.Error()}
+	}
+	if mode := stat.Mode().Perm(); mode&othersMay != 0 && runtime.GOOS != "windows" { // which has no modes
+		l.note(d.ArgPos(i), fmt.Sprintf("the mode %#o of this file lets every user of the machine read or write the %s", mode, name))
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	text = bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r"))

@@ -47,6 +47,13 @@ func oneOf(words ...string) *value {
 
 func notEmpty(s string) bool { return s != "" }
 
+// isToken accepts what a header can carry and nobody guesses.
+func isToken(s string) bool {
+	return 16 <= len(s) && len(s) <= 4096 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func isHostName(s string) bool { return isHost(s, false) }
+
 func isPort(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return err == nil

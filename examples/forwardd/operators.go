@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/control"
+	"github.com/rtmp-forward/forward/srs"
+)
+
+// newOperators returns the server of the http block. Its handlers, and the credential
+// that each takes, are here. listeners are those of srv.
+func newOperators(srv *forward.Server, h *srs.HTTPFile, log *slog.Logger, listeners int) (*control.Server, error) {
+	o := operatorOptions(h)
+	o.Logger, o.Listeners = log, listeners
+	s, err := control.NewServer(srv, o)
+	if err != nil {
+		return nil, err
+	}
+	s.Handle("/debug/pprof/", control.RequireToken, http.HandlerFunc(pprof.Index))
+	s.Handle("/debug/pprof/cmdline", control.RequireToken, http.HandlerFunc(pprof.Cmdline))
+	s.Handle("/debug/pprof/profile", control.RequireToken, http.HandlerFunc(pprof.Profile))
+	s.Handle("/debug/pprof/symbol", control.RequireToken, http.HandlerFunc(pprof.Symbol))
+	s.Handle("/debug/pprof/trace", control.RequireToken, http.HandlerFunc(pprof.Trace))
+	return s, nil
+}
+
+// operatorOptions are those that a reload may change.
+func operatorOptions(h *srs.HTTPFile) control.ServerOptions {
+	return control.ServerOptions{Options: control.Options{Tokens: []forward.Secret{h.Token}}, Hosts: h.Hosts}
+}
+
+// answersGrace is how long answers under way may take when all streams have ended.
+const answersGrace = time.Second
+
+// endOperators ends the server of the http block, at most until ctx ends.
+func endOperators(ctx context.Context, s *control.Server) {
+	ctx, cancel := context.WithTimeout(ctx, answersGrace)
+	defer cancel()
+	s.Shutdown(ctx)
+	s.Close() // those that have not ended in time
+}
