@@ -123,7 +123,8 @@ func (b *bench) collectorOnce(s server, out *table) (err error) {
 		return err
 	}
 	for i, p := range r.publishers {
-		p.silent, p.stream.start = false, now()+stagger(i, f.streams)
+		// Also at a place in its GOP of its own: a log is largest at the end of one.
+		p.silent, p.stream.start = false, now()+gopFrames*stagger(i, f.streams)
 	}
 	if err := r.attach(); err != nil {
 		return err
