@@ -1,111 +1,110 @@
-// Package flow decides when a publisher waits for its receivers. A publisher that
-// is faster than they are waits by not being read; TCP does the rest.
+// Package flow decides when a publisher must wait for its receivers. A publisher that is
+// faster than its receivers is not read for a while; TCP then slows it down.
 //
 // The rules:
 //
-//   - The lag of the receivers that keep up decides, as a share of the lag that they
-//     may have. The backlog that a receiver has begun with does not count.
-//   - A receiver keeps up if it has taken, in the last second, at least what the media
-//     needs and a quarter of what the fastest has taken. The publisher does not wait
-//     for one that has failed for a second. A new one has a second to begin.
-//   - Destinations and subscriptions count, and players where nothing else keeps
-//     up.
-//   - A publisher is never read slower than its media plays: what it has waited is
-//     a debt of 200 ms at most, or more where media is so much that it can't be an
-//     encoder's alone, which media pays back that comes faster than it plays. Media
-//     of which a second lasts a second pays nothing, however far ahead of the clock
-//     it is. Where times stand still while media comes, so much of it counts as a
-//     second that no encoder sends more.
-//   - A publisher whose media comes faster than it plays waits early, where little
-//     memory is in use. Any other one waits where a receiver is about to lose
-//     something, so that live streams are left alone.
+//   - The decision depends on the lag of the receivers that keep up, as a share of their
+//     permitted lag. The backlog with which a receiver has begun does not count.
+//   - A receiver keeps up if it has received, in the last second, at least as much as the
+//     media needs and a quarter of what the fastest receiver has received. The publisher
+//     does not wait for a receiver that has not kept up for a second. A new receiver has
+//     a second to begin.
+//   - Destinations and subscriptions count. Players count only if nothing else keeps up.
+//   - A publisher is never read slower than its media plays. The time that it has waited
+//     is a debt of at most 200 ms, or more at rates that are too high for an encoder.
+//     Media that comes faster than it plays pays the debt back. Media that comes at
+//     playing speed pays nothing, however far ahead of the clock it is. If timestamps
+//     stand still while media comes, a number of bytes that no encoder exceeds counts as
+//     a second.
+//   - A publisher whose media comes faster than it plays waits early, when little memory
+//     is in use. Any other publisher waits only when a receiver is about to lose messages,
+//     so that live streams are not disturbed.
 //
-// Pace is the publisher's side, Meter and Receiver that of the receivers. All
-// times are nanoseconds of a clock that never goes back. Nothing here locks, waits
-// or looks at a clock.
+// Pace is the publisher's side, Meter and Receiver are the receivers' side. All times
+// are nanoseconds of a monotonic clock. Nothing here locks, waits or reads a clock.
 package flow
 
 import "time"
 
 const (
-	// debt is by how much waiting may delay a publisher's media in all. From
-	// much bytes a second on it is mostDebt, and in between in proportion: where
-	// timestamps follow the clock, what lies in the buffers of the system is
-	// late by the time that it takes to be read.
+	// debt is how much waiting may delay a publisher's media in total. The limit
+	// rises in proportion to the media's rate, to mostDebt at a rate of much bytes
+	// a second: even if timestamps follow the clock, data in the system's buffers
+	// is late by the time that it takes to be read.
 	debt     = 200 * time.Millisecond
 	mostDebt = time.Second
 	much     = 10e6
-	// standing is how many bytes count as a second of media where times stand
-	// still: where they have moved, over a Window, by less than an eighth of it.
+	// standing is how many bytes count as a second of media if timestamps stand
+	// still. They do if they have advanced by less than an eighth of a Window.
 	standing = 5e6
-	// Longest is how long a publisher waits at most at a time.
+	// Longest is the longest time that a publisher waits without interruption.
 	Longest = 200 * time.Millisecond
-	// stretch is how long a publisher waits at most until something is read, but
-	// where its messages come less often than that.
+	// stretch is the longest time that a publisher waits before something is read.
+	// It is longer, up to Longest, if the messages come less often.
 	stretch = 100 * time.Millisecond
 
-	// Window is the time over which rates are taken, Every how often they are.
+	// Window is the time over which rates are measured, Every the interval between
+	// two measurements.
 	Window = time.Second
 	Every  = Window / rounds
 	rounds = 8
 
-	// lead is by how much media must come ahead of the clock within a Window to
-	// count as fast, where that goes on for leads; burst is by how much at once.
-	// Of a publisher that waits it can't be told that it is not: it stays what
-	// it was, fast for no longer than fastFor.
+	// A publisher is fast if its media gains more than lead on the clock within a
+	// Window, and continues to do so for leads, or gains more than burst within a
+	// Window. A publisher that waits cannot show that it is no longer fast: it
+	// stays fast, but for no longer than fastFor.
 	lead    = 250 * time.Millisecond
 	leads   = 3 * Window / 2
 	burst   = 2 * time.Second
 	fastFor = 10 * time.Second
-	// apart is how far, in milliseconds, times may lie from one another and be
-	// of one timeline.
+	// apart is the largest distance, in milliseconds, between two timestamps of
+	// one timeline.
 	apart = 2000
-	// timelines is how many timelines a stream may have: audio and video may
-	// count from different times, and so may several tracks.
+	// timelines is how many timelines a stream may have: audio and video, and
+	// several tracks, may have different origins.
 	timelines = 4
 
 	// share is the part of the fastest receiver's rate that others must reach.
 	share = 0.25
 	// most is the part of the media's rate that counts as all of it: bytes are
-	// counted by the message, and rates end in the middle of bursts.
+	// counted by whole messages, and measurements may end in the middle of bursts.
 	most = 15.0 / 16
 
-	// early is how many bytes a receiver may be behind a publisher whose media
-	// comes faster than it plays, where that plays for no longer than a quarter
-	// of the time by which a receiver may fall behind, and is no more than half
-	// of the bytes.
+	// early is how many bytes a receiver may lag behind a fast publisher. The lag
+	// may also be no more than half of the permitted bytes, and no more media than
+	// plays in a quarter of the permitted time.
 	early = 512 << 10
 )
 
-// Pace is what is known of a publisher. Its methods are for one goroutine.
+// Pace measures a publisher. Its methods are for one goroutine.
 type Pace struct {
 	lines   [timelines]line
 	next    uint64 // number of messages
-	media   int64  // how far the media has come,
-	step    int64  // of that, with the last message
+	media   int64  // media time so far
+	step    int64  // media time added by the last message
 	bytes   uint64
-	cost    uint64 // what a stream's log counts for them
+	cost    uint64 // bytes that a stream's log counts for all messages
 	samples [rounds + 1]sample
-	n       int // of samples, since the beginning
+	n       int // number of samples so far
 
 	fast  bool
-	rate  float64 // what comes in a second of media, 0 where that is not held against it
-	led   int64   // when it was ahead last
-	leads bool    // it is ahead of the clock in the last Window,
-	since int64   // and has been since then
+	rate  float64 // result of Fast
+	led   int64   // when leads was last true
+	leads bool    // media has gained lead on the clock in the last Window
+	since int64   // when leads changed
 
-	stands bool  // times stand still
-	paid   int64 // how far media has come while they did, by its bytes
+	stands bool  // timestamps stand still
+	paid   int64 // media time while they stood still, by bytes
 
-	waited int64 // in all
-	owed   int64 // of that, what media has not paid back
-	ahead  int64 // what the clock was ahead of media and paid when nothing was owed
-	until  int64 // when it waited last, where something is owed
+	waited int64 // in total
+	owed   int64 // part of waited that media has not paid back
+	ahead  int64 // clock minus media and paid, when the debt began
+	until  int64 // when the last wait ended
 }
 
-// line is a timeline: times that lie within apart of one another.
+// line is a timeline: timestamps at most apart from one to the next.
 type line struct {
-	used  uint64 // number of the message that was on it last, 0 for none
+	used  uint64 // number of the last message on the line, 0 if there is none
 	last  uint32
 	media int64
 }
@@ -115,8 +114,8 @@ type sample struct {
 	bytes, cost       uint64
 }
 
-// Note takes a message into account: its time in milliseconds, its bytes, and what
-// a stream's log counts for it.
+// Note counts a message: its timestamp in milliseconds, its bytes, and the bytes that a
+// stream's log counts for it.
 func (p *Pace) Note(ms uint32, bytes, cost int, now int64) {
 	p.bytes += uint64(bytes)
 	p.cost += uint64(cost)
@@ -160,17 +159,17 @@ func distance(a, b uint32) int32 {
 	if d < 0 {
 		d = -d
 	}
-	if d < 0 { // -1<<31 has no other sign
+	if d < 0 { // -1<<31 cannot be negated
 		return apart + 1
 	}
 	return d
 }
 
-// sample is the i-th last one.
+// sample returns the i-th last sample.
 func (p *Pace) sample(i int) sample { return p.samples[(p.n-i)%len(p.samples)] }
 
-// last is what has come within the last Window or, of a publisher that pauses, a
-// little more.
+// last returns what has come within the last Window, or a little more if the publisher
+// has paused.
 func (p *Pace) last(now int64) (d sample) {
 	if p.n == 0 {
 		return d
@@ -183,14 +182,14 @@ func (p *Pace) last(now int64) (d sample) {
 	return sample{now - from.at, p.media - from.media, p.waited - from.waited, p.bytes - from.bytes, p.cost - from.cost}
 }
 
-// Cost is what a stream's log has counted for all messages.
+// Cost returns the bytes that a stream's log has counted for all messages.
 func (p *Pace) Cost() uint64 { return p.cost }
 
-// Media is how far the media has come, in nanoseconds.
+// Media returns the media time so far, in nanoseconds.
 func (p *Pace) Media() int64 { return p.media }
 
-// Fast is how much comes in a second of media, as a log counts it, where media
-// comes faster than it plays. It is 0 where it does not.
+// Fast returns the bytes in a second of media, as a log counts them, if media comes
+// faster than it plays, else 0.
 func (p *Pace) Fast(now int64) float64 {
 	d := p.last(now)
 	ahead := d.media - d.at
@@ -202,27 +201,26 @@ func (p *Pace) Fast(now int64) float64 {
 		p.fast, p.led, p.rate = true, now, float64(d.cost)/time.Duration(d.media).Seconds()
 	case !p.leads && d.waited < d.at/8:
 		p.fast, p.rate = false, 0
-	case now-p.led > int64(fastFor): // see what comes when it does not wait
+	case now-p.led > int64(fastFor): // measure again without waiting
 		p.rate = 0
 	}
 	return p.rate
 }
 
-// Rate is the bitrate of the media in bytes per second: the bytes per second of playing
-// time, but at most the bytes received in a second.
+// Rate returns the rate of the media in bytes per second of playing time, but at most the
+// bytes received per second.
 func (p *Pace) Rate(now int64) float64 {
 	d := p.last(now)
 	return float64(d.bytes) / time.Duration(max(d.at, d.media, int64(Every))).Seconds()
 }
 
-// Room is how long the publisher may be made to wait now, until something is read.
+// Room returns how long the publisher may wait now before something is read.
 func (p *Pace) Room(now int64) time.Duration {
 	most := time.Duration(min(p.Rate(now)/much, 1) * float64(mostDebt))
 	return min(max(most, debt)-time.Duration(p.debt(now)), max(stretch, min(time.Duration(p.step), Longest)))
 }
 
-// debt is what is owed. Nothing is after a Window in which the publisher was read
-// as fast as it sent.
+// debt returns what is owed. It is 0 after a Window in which the publisher did not wait.
 func (p *Pace) debt(now int64) int64 {
 	if p.owed > 0 && now-p.until >= int64(Window) {
 		return 0
@@ -230,7 +228,7 @@ func (p *Pace) debt(now int64) int64 {
 	return p.owed
 }
 
-// Waited takes into account that the publisher has waited until now.
+// Waited counts that the publisher has waited for d until now.
 func (p *Pace) Waited(d time.Duration, now int64) {
 	if d <= 0 {
 		return
@@ -246,22 +244,22 @@ func (p *Pace) Waited(d time.Duration, now int64) {
 // Meter measures the receivers of one stream. Its methods, and those of its
 // Receivers, are for one goroutine at a time.
 type Meter struct {
-	times   [rounds + 1]int64 // of rounds
-	n       uint64            // rounds, since the beginning
+	times   [rounds + 1]int64 // when the last rounds began
+	n       uint64            // number of rounds so far
 	now     int64
-	players bool // count
+	players bool // players count
 	judged  judged
 }
 
-// judged is what a round finds.
+// judged holds the findings of a round.
 type judged struct {
-	need    float64 // bytes a second
-	players float64 // of the fastest player,
-	other   float64 // and of the fastest other receiver
-	others  bool    // one that is no player keeps up
+	need    float64 // bytes a second that a receiver needs
+	players float64 // rate of the fastest player
+	other   float64 // rate of the fastest other receiver
+	others  bool    // a receiver other than a player keeps up
 }
 
-// fastest is the rate of the fastest of r's kind.
+// fastest points to the rate of the fastest receiver of r's kind.
 func (j *judged) fastest(r *Receiver) *float64 {
 	if r.Player {
 		return &j.players
@@ -269,22 +267,22 @@ func (j *judged) fastest(r *Receiver) *float64 {
 	return &j.other
 }
 
-// Receiver is what a Meter knows of one receiver. The zero value is a new one.
+// Receiver is the state of one receiver for a Meter. The zero value is a new receiver.
 type Receiver struct {
 	Player bool
 
-	taken [rounds + 1]uint64 // by round
-	since uint64             // its first round
+	taken [rounds + 1]uint64 // bytes received, by round
+	since uint64             // first round
 	rate  float64            // bytes a second
-	whole bool               // over a Window
-	good  int64              // when it kept up last
+	whole bool               // rate is over a whole Window
+	good  int64              // when the receiver last kept up
 }
 
 // Due reports whether it is time for a round.
 func (m *Meter) Due(now int64) bool { return m.n == 0 || now-m.now >= int64(Every) }
 
-// Begin begins a round. need is Pace.Rate. In a round, all receivers are measured
-// first, then all of them are judged.
+// Begin begins a round. need is Pace.Rate. In a round, Measure is called for all
+// receivers, then Judge for all of them, then End.
 func (m *Meter) Begin(now int64, need float64) {
 	m.n++
 	m.times[m.n%uint64(len(m.times))] = now
@@ -292,9 +290,9 @@ func (m *Meter) Begin(now int64, need float64) {
 	m.judged = judged{need: need * most}
 }
 
-// Measure takes into account how many bytes a receiver has taken in all, kind
-// apart. begins: it is still being sent what it has begun with, at a rate that
-// others may never reach.
+// Measure counts the bytes that a receiver has received in total. begins says that it is
+// still being sent the backlog with which it has begun. Its rate then does not count as
+// the fastest of its kind, because others may never reach it.
 func (m *Meter) Measure(r *Receiver, taken uint64, begins bool) {
 	if r.since == 0 {
 		r.since, r.good = m.n, m.now
@@ -317,7 +315,7 @@ func (m *Meter) Measure(r *Receiver, taken uint64, begins bool) {
 	}
 }
 
-// Judge says whether a receiver keeps up.
+// Judge decides whether a receiver keeps up.
 func (m *Meter) Judge(r *Receiver) {
 	if !r.whole || r.rate >= max(m.judged.need, *m.judged.fastest(r)*share) {
 		r.good = m.now
@@ -339,15 +337,15 @@ func (m *Meter) Counts(r *Receiver) bool {
 	return m.keepsUp(r) && (m.players || !r.Player)
 }
 
-// Backlog is how far a receiver lags since it has got what it began with, and how far
-// it may: in bytes, and in nanoseconds.
+// Backlog is how far a receiver lags, not counting the backlog with which it has begun,
+// and how far it may lag: in bytes, and in nanoseconds.
 type Backlog struct {
 	Bytes, MaxBytes int
 	Age, MaxAge     int64
 }
 
-// Room is how many bytes more may come until a publisher waits, where fast is what
-// Pace says of it. It waits where that is none.
+// Room returns how many more bytes may come before the publisher must wait. fast is the
+// result of Pace.Fast. The publisher must wait if the result is not positive.
 func (b Backlog) Room(fast float64) int {
 	if fast == 0 {
 		return b.MaxBytes/2 - b.Bytes

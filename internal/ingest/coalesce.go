@@ -9,46 +9,45 @@ import (
 	"time"
 )
 
-// Coalescer reads many connections together where each has little to read and all
-// of them much: as with the interrupts of a network card, one look every 2.5 ms
-// costs less than a wake-up for each message. Below coalesceFrom it does nothing,
-// and each connection is read as it comes. Its methods are safe for concurrent
-// use.
+// Coalescer polls many connections together if each has little to read but all together
+// have much. As with interrupt coalescing of a network card, one poll every 2.5 ms costs
+// less than a wake-up for each message. Below coalesceFrom it does nothing, and each
+// connection is read as data arrives. Its methods are safe for concurrent use.
 type Coalescer struct {
 	mu     sync.Mutex
 	shards []*shard
 	closed bool
 	wg     sync.WaitGroup
 
-	enough func(reads int, in time.Duration, members int) bool // a test's, or enough
+	enough func(reads int, in time.Duration, members int) bool // enough, except in tests
 }
 
 const (
-	// coalesceEvery is how often connections are looked at: a read waits so long
-	// at most.
+	// coalesceEvery is the interval between two polls, and so the longest delay of
+	// a read.
 	coalesceEvery = 2500 * time.Microsecond
-	// coalesceFrom is from how many reads a second on, of a shard and of each of
-	// its connections, a look at all of them costs less than the wake-ups do.
-	// Below half of it connections are read as they come again. For fewer of
-	// them than coalesceMembers the wait is not worth it.
+	// Polling begins when a shard reads coalesceFrom times a second and, on
+	// average, coalesceFromEach times for each connection: from there on a poll
+	// costs less than the wake-ups. It ends below half of these rates. With fewer
+	// connections than coalesceMembers it is not worth the delay.
 	coalesceFrom     = 2000
 	coalesceFromEach = 40
 	coalesceMembers  = 8
-	// coalesceMuch is how much is read from one wait to the next by a connection
-	// that is better off by itself: as fast as it is taken.
+	// coalesceMuch is how many bytes a connection reads from one wait to the next
+	// if it sends as fast as it can. Such a connection is not polled.
 	coalesceMuch = drain
-	// rateEvery is how often the rate is taken: in reads, and in looks.
+	// The rate is measured every rateEvery reads, and every rateEveryLooks polls.
 	rateEvery      = 256
 	rateEveryLooks = 50
-	// shardSize is how many connections are looked at by one goroutine.
+	// shardSize is how many connections one goroutine polls.
 	shardSize = 256
 )
 
-// shard is connections that are looked at together.
+// shard is a set of connections that are polled together.
 type shard struct {
 	c       *Coalescer
 	members atomic.Int32
-	reads   atomic.Uint32 // since the beginning
+	reads   atomic.Uint32 // in total
 	on      atomic.Bool
 	stop    chan struct{}
 
@@ -60,8 +59,8 @@ type shard struct {
 // NewCoalescer returns a Coalescer. Close ends it.
 func NewCoalescer() *Coalescer { return &Coalescer{enough: enough} }
 
-// Close ends the Coalescer's goroutines and returns when they have ended.
-// Connections are read as they come from then on.
+// Close ends the Coalescer's goroutines and returns when they have ended. After it,
+// connections are read as data arrives.
 func (c *Coalescer) Close() {
 	c.mu.Lock()
 	if !c.closed {
@@ -74,7 +73,7 @@ func (c *Coalescer) Close() {
 	c.wg.Wait()
 }
 
-// Coalesce has r read by c, while it has no window. nil ends that.
+// Coalesce lets c poll for r while r has no window. nil ends that.
 func (r *Reader) Coalesce(c *Coalescer) {
 	if r.raw == nil || r.coalescer == c {
 		return
@@ -83,7 +82,7 @@ func (r *Reader) Coalesce(c *Coalescer) {
 	r.coalescer = c
 }
 
-// join puts r into a shard, if there is a Coalescer.
+// join adds r to a shard of its Coalescer, if it has one.
 func (r *Reader) join() {
 	c := r.coalescer
 	if c == nil || r.shard != nil {
@@ -114,8 +113,8 @@ func (r *Reader) leave() {
 	}
 }
 
-// together waits until what arrives for r is read into p, with that of others. It
-// is false where r is to wait by itself.
+// together waits until the shard's goroutine has read data of r into p. ok is false if r
+// has to wait by itself.
 func (s *shard) together(r *Reader, p []byte) (n int, err error, ok bool) {
 	if r.since >= coalesceMuch {
 		return 0, nil, false
@@ -126,7 +125,7 @@ func (s *shard) together(r *Reader, p []byte) (n int, err error, ok bool) {
 	if !s.on.Load() {
 		return 0, nil, false
 	}
-	r.setLow(windowDrain) // what comes does not wake anybody
+	r.setLow(windowDrain) // arriving data wakes no goroutine
 	s.mu.Lock()
 	if !s.on.Load() {
 		s.mu.Unlock()
@@ -139,7 +138,7 @@ func (s *shard) together(r *Reader, p []byte) (n int, err error, ok bool) {
 	return r.n, r.readErr, r.readErr != syscall.EAGAIN
 }
 
-// rate begins to look where there have been enough reads.
+// rate begins polling if there have been enough reads.
 func (s *shard) rate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,14 +155,14 @@ func (s *shard) rate() {
 	}
 }
 
-// enough reports whether so many reads in a time are enough for the members of a
-// shard.
+// enough reports whether a number of reads within a time is enough to poll the members of
+// a shard.
 func enough(reads int, in time.Duration, members int) bool {
 	need := max(coalesceFrom, coalesceFromEach*members)
 	return members >= coalesceMembers && time.Duration(reads)*time.Second/time.Duration(need) >= in
 }
 
-// run reads the waiting connections until there are too few reads.
+// run polls the waiting connections until there are too few reads.
 func (s *shard) run() {
 	tick := time.NewTicker(coalesceEvery)
 	defer tick.Stop()
@@ -201,8 +200,8 @@ func (s *shard) run() {
 	}
 }
 
-// look reads what has arrived for r, which waits, and has it go on: with that, with
-// an error, or because looking is over. It is false where there is nothing.
+// look reads the data that has arrived for r, which waits, and wakes r with the data, with
+// an error, or because polling is over. It returns false if r has to wait on.
 func (r *Reader) look(now time.Time, over bool) bool {
 	n, err := r.try.now(r.raw, r.p)
 	if err == syscall.EAGAIN && !over && !r.finish.Load() {

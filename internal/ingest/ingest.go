@@ -1,5 +1,5 @@
-// Package ingest reads a connection as data arrives or, where that saves wake-ups, once
-// per merge window (merged read).
+// Package ingest reads a connection as data arrives or, if that saves wake-ups, once per
+// merge window (merged read).
 package ingest
 
 import (
@@ -14,64 +14,64 @@ import (
 	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
-// Reader reads a connection. Before it waits for more it calls Flush: messages that
-// arrived together can be sent together. It is for one goroutine, except for methods
-// that the connection itself allows.
+// Reader reads a connection. It calls Flush before it waits for more data, so that
+// messages that arrived together can be sent together. It is for one goroutine, except
+// methods whose comments say otherwise.
 type Reader struct {
-	// Flush, where it is not nil, is called when everything that has
-	// arrived is read. It may set the window.
+	// Flush, if not nil, is called when all data that has arrived is read. It may
+	// set the window.
 	Flush func()
 
 	conn net.Conn
-	raw  syscall.RawConn // nil where reads can't be tried
+	raw  syscall.RawConn // nil if the connection has no reads that do not block
 
 	window time.Duration
 	limit  time.Time // the owner's deadline
 	try    attempt
 	read   int // bytes since the last Flush
 
-	rest   time.Time   // until when what is left is read, where reads can't be tried
-	over   int         // bytes of what is left
+	rest   time.Time   // until when the rest is read after Finish, if raw is nil
+	over   int         // bytes read after Finish
 	finish atomic.Bool // see Finish
-	empty  bool        // the last read took all there was
+	empty  bool        // the last read took all data
 
-	first [1]byte // for Await to read
-	ahead []byte  // read by Await or Watch
-	err   error   // of Await or Watch, after ahead
+	first [1]byte // buffer of Await
+	ahead []byte  // data read by Await or Watch
+	err   error   // error of Await or Watch, after ahead
 
-	low       int // water mark of the connection
+	low       int // low-water mark of the connection
 	coalescer *Coalescer
 	shard     *shard // of it, while there is no window
 	since     int    // bytes since the last wait
-	// While turn is waited for these are the shard's.
+	// While the Reader waits for turn, these belong to the shard.
 	turn    chan struct{}
 	p       []byte
 	n       int
 	readErr error
 }
 
-// drain is how many bytes are read before they are passed on even though more
-// have arrived: batches that are larger cost more than they save.
+// drain is how many bytes are read before Flush is called although more have arrived:
+// larger batches cost more than they save.
 const drain = 64 << 10
 
-// windowDrain is the same for a window: twice as much, or windows of some
-// hundred milliseconds would end early. It is what a Sender gives away at once.
+// windowDrain replaces drain with a window. It is twice as large, because windows of some
+// hundred milliseconds would end early otherwise. A Sender writes as much at a time.
 const windowDrain = 2 * drain
 
 // ErrFinished is returned by Read after everything that had arrived before Finish.
 var ErrFinished = errors.New("reading is finished")
 
 const (
-	// maxRest bounds what is read after Finish: a peer may send all the time.
+	// maxRest bounds the bytes read after Finish: a peer may send all the time.
 	maxRest = 4 << 20
-	// restTime bounds it where reads can't be tried.
+	// restTime bounds the time of reading after Finish if reads may block.
 	restTime = 5 * time.Millisecond
 )
 
 // past is a deadline that has passed.
 var past = time.Unix(1, 0)
 
-// NewReader returns a Reader of conn.
+// NewReader returns a Reader for conn.
 func NewReader(conn net.Conn) *Reader {
 	r := &Reader{conn: conn, raw: rawConn(conn), low: 1}
 	r.try.init()
@@ -84,8 +84,8 @@ func (r *Reader) SetDeadline(t time.Time) {
 	r.setDeadline(t)
 }
 
-// setDeadline sets the connection's deadline, unless reading is to be finished: Finish
-// ends all waiting, whether it is called before or after.
+// setDeadline sets the connection's deadline, unless Finish was called: Finish must end all
+// waiting, whether it is called before or after setDeadline.
 func (r *Reader) setDeadline(t time.Time) {
 	r.conn.SetReadDeadline(t)
 	if r.finish.Load() {
@@ -100,7 +100,7 @@ func (r *Reader) Finish() {
 	r.conn.SetReadDeadline(past)
 }
 
-// last is Read after Finish.
+// last does the work of Read after Finish.
 func (r *Reader) last(p []byte) (n int, err error) {
 	if r.raw != nil {
 		n, err = r.try.now(r.raw, p)
@@ -124,15 +124,15 @@ func (r *Reader) last(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Extend moves the time after which Read fails by d, if there is one.
+// Extend postpones the deadline by d, if there is one.
 func (r *Reader) Extend(d time.Duration) {
 	if !r.limit.IsZero() {
 		r.SetDeadline(r.limit.Add(d))
 	}
 }
 
-// SetWindow lets Read leave arrived bytes in the socket for this long, to read more of
-// them in one call. Only plain TCP on Linux does so: see Merging.
+// SetWindow lets Read leave arrived bytes in the socket for d, to read more of them in one
+// call. It has no effect except for plain TCP on Linux: see Merging.
 func (r *Reader) SetWindow(d time.Duration) {
 	if r.raw == nil || d == r.window {
 		return
@@ -146,7 +146,7 @@ func (r *Reader) SetWindow(d time.Duration) {
 	}
 }
 
-// setLow has the connection be readable only when n bytes have arrived.
+// setLow makes the connection readable only when n bytes have arrived.
 func (r *Reader) setLow(n int) {
 	if r.low != n {
 		r.low = n
@@ -157,9 +157,8 @@ func (r *Reader) setLow(n int) {
 // Merging reports whether reads are merged.
 func (r *Reader) Merging() bool { return r.window > 0 }
 
-// Await waits until there is something to Read, or Read fails. It needs little
-// stack, that of many goroutines which do nothing but wait. Windows are not
-// heeded.
+// Await waits until there is data to Read, or Read fails. It needs little stack, because
+// many goroutines only wait in it. It ignores the window.
 func (r *Reader) Await() {
 	if len(r.ahead) > 0 || r.err != nil {
 		return
@@ -169,13 +168,13 @@ func (r *Reader) Await() {
 	r.ahead, r.err, r.empty = r.first[:n], err, false
 }
 
-// watchSize is how much Watch reads at most.
+// watchSize is the largest number of bytes that Watch reads.
 const watchSize = 1 << 10
 
 // Watch calls gone, once, with the reason if the connection ends before stop is called.
-// Only Finish may be called between the two. Bytes that have been read until stop
-// returns belong to the next Read. An end after more than watchSize bytes is not seen,
-// nor that of a connection without deadlines.
+// Between the two calls, only Finish may be called. The next Read returns the bytes that
+// were read meanwhile. Watch does not notice an end after more than watchSize bytes, or
+// that of a connection without deadlines.
 func (r *Reader) Watch(gone func(error)) (stop func()) {
 	if r.err != nil {
 		gone(r.err)
@@ -239,7 +238,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.flush()
 		n, err := r.conn.Read(p)
 		if r.finish.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
-			err = ErrFinished // it has waited: there is nothing left
+			err = ErrFinished // it has waited, so there is no data left
 		}
 		return n, err
 	}

@@ -13,7 +13,7 @@ import (
 
 func rawConn(c net.Conn) syscall.RawConn { return sys.RawConn(c) }
 
-// attempt is one read, with its functions made once.
+// attempt is one read. It makes its functions once, so that a read does not allocate.
 type attempt struct {
 	once    func(fd uintptr)
 	waiting func(fd uintptr) bool
@@ -28,8 +28,8 @@ type attempt struct {
 func (a *attempt) init() {
 	a.once = a.read
 	a.waiting = func(fd uintptr) bool { a.read(fd); return a.err != syscall.EAGAIN }
-	// What has come meanwhile is left where it is, unless the poller will
-	// not tell of it any more.
+	// Data that has come meanwhile stays in the socket, unless the poller has
+	// already reported it and will not do so again.
 	a.much = func(fd uintptr) bool {
 		if !a.awoken && arrived(fd) < windowDrain {
 			a.awoken = true
@@ -39,15 +39,14 @@ func (a *attempt) init() {
 	}
 }
 
-// arrived is how many bytes wait to be read.
+// arrived returns how many bytes wait to be read.
 func arrived(fd uintptr) int {
 	var n int32
 	syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&n)))
 	return int(n)
 }
 
-// read makes the system call raw: it does not block, and the scheduler would
-// only be disturbed by being told of it.
+// read makes a raw system call: it does not block, so the scheduler need not be told.
 func (a *attempt) read(fd uintptr) {
 	for {
 		if a.n, a.err = recv(fd, a.p); a.err != syscall.EINTR {
@@ -56,14 +55,14 @@ func (a *attempt) read(fd uintptr) {
 	}
 }
 
-// now reads what is there. As it does not wait it goes by Control, which only
-// keeps the descriptor open: the poller need not know.
+// now reads the data that has arrived, without waiting. It uses Control, which only keeps
+// the descriptor open: a call that does not wait does not need the poller.
 func (a *attempt) now(raw syscall.RawConn, p []byte) (int, error) {
 	a.p = p
 	return a.result(raw.Control(a.once))
 }
 
-// wait waits for something.
+// wait waits for data and reads it.
 func (a *attempt) wait(raw syscall.RawConn, p []byte) (int, error) {
 	a.p = p
 	return a.result(raw.Read(a.waiting))
@@ -86,17 +85,17 @@ func (a *attempt) result(err error) (int, error) {
 	return a.n, nil
 }
 
-// epoch is where windows are counted from, on the clock that never jumps.
+// epoch is the beginning of all windows, on the monotonic clock.
 var epoch = time.Now()
 
-// wait waits until something arrives, and then for the window's end.
+// wait waits until data arrives, and then for the end of the window.
 func (r *Reader) wait(p []byte) (int, error) {
 	if r.window <= 0 {
 		return r.waitForAny(p)
 	}
-	// The window's end is a deadline; until then the socket is not readable
-	// unless much arrives. Windows of all connections end together: one
-	// wake-up of the process for all of them.
+	// The end of the window is a deadline. Until then the socket is readable only
+	// if much data arrives. The windows of all connections end together, so that the
+	// process wakes up once for all of them.
 	for {
 		end := time.Now().Add(r.window - time.Since(epoch)%r.window)
 		if !r.limit.IsZero() && end.After(r.limit) {
@@ -120,7 +119,7 @@ func (r *Reader) wait(p []byte) (int, error) {
 	}
 }
 
-// waitForAny waits until something arrives.
+// waitForAny waits until any data arrives.
 func (r *Reader) waitForAny(p []byte) (int, error) {
 	if r.join(); r.shard != nil {
 		n, err, ok := r.shard.together(r, p)

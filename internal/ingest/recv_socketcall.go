@@ -7,8 +7,7 @@ import (
 	"unsafe"
 )
 
-// recv reads from a socket. These architectures reach the socket's own call
-// only by way of another one.
+// recv reads from a socket. These architectures have no direct system call for recvfrom.
 func recv(fd uintptr, p []byte) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall(syscall.SYS_READ, fd,
 		uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
