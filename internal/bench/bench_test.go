@@ -7,13 +7,16 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/leaktest"
 )
 
@@ -261,6 +264,49 @@ func TestPublisherReachesTLSDestination(t *testing.T) {
 	require.NoError(t, err)
 	defer d.close()
 	publishFrames(t, l, tlsRelay(t, cert, d.port), tl)
+}
+
+// A player over TLS gets each frame, and resumes its session when it comes again.
+func TestPlayerOverTLS(t *testing.T) {
+	cert, err := newCertificate(t.TempDir())
+	require.NoError(t, err)
+	srv := forward.NewServer(forward.Config{Logger: slog.New(slog.DiscardHandler)})
+	var serving sync.WaitGroup
+	listen := func(serve func(net.Listener) error) (port int) {
+		nl, err := net.Listen("tcp4", "127.0.0.1:0")
+		require.NoError(t, err)
+		serving.Go(func() { serve(nl) })
+		return nl.Addr().(*net.TCPAddr).Port
+	}
+	plain := listen(srv.Serve)
+	secure := listen(func(nl net.Listener) error {
+		return srv.ServeTLS(nl, &tls.Config{Certificates: []tls.Certificate{cert.tls}})
+	})
+	defer serving.Wait()
+	defer srv.Close()
+	l, err := newLoop(t.Context(), 1)
+	require.NoError(t, err)
+	defer l.close()
+	p, err := l.publish(plain, rolePublisher, "test", stream{profile: profile500k, chunkSize: 4096}, false, 0)
+	require.NoError(t, err)
+	cfg := cert.client(tls.NewLRUClientSessionCache(1))
+	for _, resumes := range []bool{false, true} {
+		tl := new(tally)
+		c, err := l.dialTLS(secure, rolePlayer, "test", cfg)
+		require.NoError(t, err)
+		c.receiver.tally = tl
+		ok, err := l.until(time.Minute, func() bool { return tl.frames >= 50 || c.stage == stageClosed || p.stage == stageClosed })
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, tally{bytes: tl.bytes, frames: tl.frames}, *tl)
+		require.GreaterOrEqual(t, tl.frames, uint64(50))
+		require.Equal(t, resumes, c.tls.ConnectionState().DidResume)
+		c.reset()
+	}
+	p.reset()
+	l.mu.Unlock()
+	l.clients.Wait()
+	l.mu.Lock()
 }
 
 // publishFrames publishes to port until the destination has 100 frames.
