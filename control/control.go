@@ -63,17 +63,19 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 // GET /sources answers {"sources":[…]}. A source is
 //
 //	{"id":"…","stream":"app/#…","client_id":"…","ip":"…","since":"…","bytes":0,
-//	 "messages":0,"video_codec":"…","audio_codec":"…","forwarders":[…]}
+//	 "messages":0,"video_codec":"…","audio_codec":"…","bitrate":0,"players":0,
+//	 "forwarders":[…]}
 //
 // where stream is the name in the log. With Options.Names it also has name. A forwarder
 // is
 //
 //	{"id":"…","url":"rtmp://host/app/***","state":"publishing","since":"…",
 //	 "connects":1,"accepted":1,"bytes":0,"messages":0,"dropped_late":0,
-//	 "dropped_no_keyframe":0,"lag":0,
+//	 "dropped_no_keyframe":0,"bitrate":0,"lag":0,"lag_ms":0,
 //	 "error":{"op":"publish","code":"NetStream.Publish.BadName","message":"…"}}
 //
-// with the fields of forward.ForwarderStats. next_attempt and warning are omitted if
+// with the fields of forward.ForwarderStats; lag_ms is LagAge, and bitrate is in bits a
+// second. next_attempt and warning are omitted if
 // empty, and error if LastErr is nil. A destination, the body of POST and PUT, is
 //
 //	{"url":"rtmp://host/app","profile":"…","stream_key":"…","user":"…",

@@ -21,6 +21,8 @@ type (
 		Messages   uint64           `json:"messages"`
 		VideoCodec string           `json:"video_codec"`
 		AudioCodec string           `json:"audio_codec"`
+		Bitrate    uint64           `json:"bitrate"`
+		Players    int              `json:"players"`
 		Forwarders []shownForwarder `json:"forwarders"`
 	}
 	shownForwarder struct {
@@ -35,7 +37,9 @@ type (
 		Messages          uint64        `json:"messages"`
 		DroppedLate       uint64        `json:"dropped_late"`
 		DroppedNoKeyframe uint64        `json:"dropped_no_keyframe"`
+		Bitrate           uint64        `json:"bitrate"`
 		Lag               uint64        `json:"lag"`
+		LagMS             int64         `json:"lag_ms"`
 		Warning           string        `json:"warning,omitempty"`
 		Error             *shownError   `json:"error,omitempty"`
 	}
@@ -51,7 +55,7 @@ func (h *handler) show(src *forward.Source) shownSource {
 	out := shownSource{
 		ID: src.ID(), Stream: fmt.Sprint(src), ClientID: src.Request().ClientID, IP: src.Request().IP(),
 		Since: st.Since, Bytes: st.Bytes, Messages: st.Messages,
-		VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec,
+		VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec, Bitrate: uint64(st.Bitrate), Players: st.Players,
 		Forwarders: make([]shownForwarder, 0),
 	}
 	if h.names {
@@ -68,7 +72,8 @@ func showForwarder(f *forward.Forwarder) shownForwarder {
 	out := shownForwarder{
 		ID: f.ID(), URL: f.Destination().String(), State: st.State, Since: st.Since, NextAttempt: st.NextAttempt,
 		Connects: st.Connects, Accepted: st.Accepted, Bytes: st.Bytes, Messages: st.Messages,
-		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Lag: st.Lag,
+		DroppedLate: st.DroppedLate, DroppedNoKeyframe: st.DroppedNoKeyframe, Bitrate: uint64(st.Bitrate),
+		Lag: st.Lag, LagMS: st.LagAge.Milliseconds(),
 		Warning: st.Warning,
 	}
 	if st.LastErr != nil {

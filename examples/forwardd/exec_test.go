@@ -545,3 +545,87 @@ func certificate(t *testing.T) (cert, key string, roots *x509.CertPool) {
 	}
 	return file("cert.pem", "CERTIFICATE", der), file("key.pem", "PRIVATE KEY", pkcs8), roots
 }
+
+// The table has what a running one does, and no secret; where it cannot be had, a
+// sentence says why.
+func TestStatus(t *testing.T) {
+	_, to, published := slave(t)
+	down, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	down.Close()
+	token := write(t, operatorToken+"\n")
+	text := fmt.Sprintf("listen 127.0.0.1:0;\nhttp { listen %%s; token_file %s; }\nvhost __defaultVhost__ { forward { enabled on; destination %s %s; } }\n",
+		token, to, down.Addr())
+	d := start(t, write(t, fmt.Sprintf(text, "0")))
+	rtmp, addr := d.listeningHTTP()
+	ask := func(args ...string) (int, string, string) {
+		var out, errs bytes.Buffer
+		code := run(t.Context(), append([]string{"status"}, args...), &out, &errs)
+		secretscan.Check(t.Name(), out.String(), errs.String())
+		return code, out.String(), errs.String()
+	}
+	code, out, errs := ask("-http", addr, "-token-file", token)
+	require.Zero(t, code, errs)
+	require.Equal(t, "There is no live stream.\n", out)
+
+	publish(t, forward.Destination{URL: "rtmp://" + rtmp + "/live", StreamKey: secretscan.Canary})
+	<-published
+	d.awaitAll("destination publishing", "destination lost")
+	conf := write(t, fmt.Sprintf(text, addr))
+	for _, args := range [][]string{{"-http", addr, "-token-file", token}, {"-c", conf}, {"-c", conf, "-http", addr}} {
+		code, out, errs = ask(args...)
+		require.Zero(t, code, errs)
+		require.Empty(t, errs)
+		lines := strings.Split(out, "\n")
+		require.Len(t, lines, 7, out)
+		require.Regexp(t, `^STREAM +SINCE +VIDEO +AUDIO +KBIT/S +PLAYERS +DESTINATIONS$`, lines[0])
+		require.Regexp(t, `^live/#[0-9a-f]{8} +\d+s +avc1 +mp4a +\d+ +0 +2$`, lines[1])
+		require.Regexp(t, `^STREAM +DESTINATION +STATE +SINCE +KBIT/S +LAG +NEXT TRY +WHY$`, lines[3])
+		require.Regexp(t, `(?m)^live/#[0-9a-f]{8} +rtmp://`+to+`/live/\*\*\* +publishing +\d+s +\d+ +\S+ +- +-$`, out)
+		require.Regexp(t, `(?m)^live/#[0-9a-f]{8} +rtmp://`+down.Addr().String()+`/live/\*\*\* +(waiting +\d+s +0 +\S+ +in \d+s|connecting .*-) +dial: .*$`, out)
+		at := strings.Index(lines[3], "STATE")
+		for _, line := range lines[4:6] {
+			require.Equal(t, " ", line[at-1:at], "aligned: %s", out)
+			require.NotEqual(t, " ", line[at:at+1], "aligned: %s", out)
+		}
+	}
+	code, out, _ = ask("-c", conf, "-json")
+	require.Zero(t, code)
+	require.True(t, json.Valid([]byte(out)))
+	require.Contains(t, out, `"state":"publishing"`)
+
+	other := write(t, "wrong-"+operatorToken)
+	for name, row := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"wrong token":     {[]string{"-http", addr, "-token-file", other}, exitServe, addr + " does not accept this token"},
+		"nobody there":    {[]string{"-http", down.Addr().String(), "-token-file", token}, exitServe, "no answer from " + down.Addr().String()},
+		"RTMP":            {[]string{"-http", rtmp, "-token-file", token}, exitServe, "no answer from " + rtmp},
+		"no token":        {[]string{"-http", addr}, exitUsage, "no token: give its file with -token-file"},
+		"no such file":    {[]string{"-http", addr, "-token-file", "./none"}, exitUsage, "./none"},
+		"no http block":   {[]string{"-c", write(t, "listen 1935;\n")}, exitUsage, "no http block"},
+		"not an address":  {[]string{"-http", "somewhere", "-token-file", token}, exitUsage, "-http somewhere: expected an address"},
+		"argument":        {[]string{"now"}, exitUsage, `unexpected argument "now"`},
+		"unknown flag":    {[]string{"-x"}, exitUsage, "-x"},
+		"token of a line": {[]string{"-http", addr, "-token-file", write(t, "a\nb "+secretscan.Canary)}, exitServe, "no answer from"},
+	} {
+		code, out, errs := ask(row.args...)
+		require.Equal(t, row.code, code, name)
+		require.Contains(t, errs, row.want, name)
+		require.Empty(t, out, name)
+	}
+	require.NoError(t, d.end(syscall.SIGTERM))
+}
+
+// What peers word cannot move the cursor of a terminal.
+func TestStatusPrintsNoControlCharacters(t *testing.T) {
+	var streams []liveStream
+	require.NoError(t, json.Unmarshal([]byte(`[{"stream":"live/#1","forwarders":[{"url":"rtmp://h/\u001b[2J","state":"waiting","error":{"op":"publish","message":"a\nb\tc\u009b"}}]}]`), &streams))
+	var out bytes.Buffer
+	printStatus(&out, streams, time.Now())
+	require.Contains(t, out.String(), "rtmp://h/?[2J")
+	require.Contains(t, out.String(), "publish: a?b?c?")
+	require.NotContains(t, out.String(), "\x1b")
+}

@@ -3,7 +3,9 @@
 //
 //	forwardd -c forward.conf
 //
-// It logs to standard error. SIGTERM and Ctrl-C end it: everything received is sent,
+//	forwardd status -c forward.conf
+//
+// The second prints what a running one is doing. It logs to standard error. SIGTERM and Ctrl-C end it: everything received is sent,
 // the destinations are told that the streams have ended, and it exits with status 0. A
 // second signal ends it at once. The status is 2 if the command line or the file is
 // wrong, and 1 if it cannot serve.
@@ -95,6 +97,9 @@ type options struct {
 
 // run serves until ctx ends, and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "status" {
+		return status(ctx, args[1:], stdout, stderr)
+	}
 	o := options{allow: append(forward.PrivateNetworks(), thisMachine...), allowed: "private,loopback"}
 	flags := flag.NewFlagSet("forwardd", flag.ContinueOnError)
 	flags.SetOutput(stderr)
