@@ -106,6 +106,7 @@ func (s *Source) tellChanges() {
 		if n := s.codecChanges.Load(); n != s.toldChanges {
 			s.toldChanges = n
 			st := s.Stats()
+			s.emit(Event{Kind: EventCodec, VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec})
 			s.srv.log.Info("codec changed", "source", s.req.logName(), "video", st.VideoCodec, "audio", st.AudioCodec)
 			if f := s.cfg.Hooks.OnCodecChange; f != nil {
 				s.srv.guard("OnCodecChange", func() error { f(s); return nil })

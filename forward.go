@@ -57,7 +57,9 @@ type Server struct {
 
 	closingConns int // connections
 
-	calls calls
+	calls         calls
+	events        events
+	resolverFails atomic.Bool // its last answer was an error
 
 	// For Stats, guarded by mu.
 
@@ -229,6 +231,7 @@ func (s *Server) awaitEnd() {
 	s.pool.Close()
 	s.reads.Close()
 	s.notices.close()
+	s.events.close()
 }
 
 // orBackground replaces a nil context with context.Background.

@@ -63,6 +63,9 @@ type Forwarder struct {
 	drain    *time.Timer
 	total    ForwarderStats
 
+	toldDropped uint64        // messages, in EventDropped
+	first       time.Duration // of an EventFirstKeyframe that waits for StatePublishing
+
 	published  time.Time // when StatePublishing began last
 	tellsStall bool      // a goroutine is in tellStalls
 	moved      time.Time // when a ReconnectRequest was honoured last
@@ -327,6 +330,7 @@ func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	if s == StatePublishing {
 		f.switched = false
 	}
+	f.emitStateLocked(err)
 	f.mu.Unlock()
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
 		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })

@@ -99,6 +99,9 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 		frame = s.turnToLocked(p, frame, now)
 	}
 	changed, cost := s.addLocked(frame, wrap, now)
+	if before != p {
+		s.emitBy(p.req, Event{Kind: EventPublisher})
+	}
 	s.turn.Unlock()
 	if changed {
 		s.codecChanged()
@@ -130,6 +133,11 @@ func (s *Source) addLocked(frame *chunk.Frame, wrap bool, now int64) (changed bo
 	}
 	if frame.Type != chunk.TypeData {
 		s.last.note(frame.Time, now)
+	}
+	if m.Media && !s.onAir {
+		s.onAir = true
+		info := s.log.Info()
+		s.emit(Event{Kind: EventLive, VideoCodec: codecName(info.Video), AudioCodec: codecName(info.Audio)})
 	}
 	return m.Changed, m.Cost()
 }

@@ -80,6 +80,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 	}
 	c.mayLeave = true
 	c.srv.plays++
+	c.player.emit(EventPlay)
 	c.player.enterLocked()
 	c.srv.mu.Unlock()
 	c.out.SetPlayer()
@@ -113,6 +114,7 @@ func (c *conn) StopPlay(uint32) {
 	c.player = nil
 	p.exitLocked()
 	c.srv.mu.Unlock()
+	p.emit(EventStop)
 	c.idle()
 	if p.onStop != nil {
 		c.stopped = p

@@ -68,7 +68,7 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.ServerStats](), reflect.TypeFor[forward.Source](), reflect.TypeFor[forward.SourceStats](), reflect.TypeFor[forward.State](),
 	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](),
 	reflect.TypeFor[forward.UnsupportedCodecError](), reflect.TypeFor[forward.Vhost](),
-	reflect.TypeFor[forward.Bucket](), reflect.TypeFor[forward.CallStats](), reflect.TypeFor[forward.Durations](), reflect.TypeFor[forward.Format](), reflect.TypeFor[forward.Totals](),
+	reflect.TypeFor[forward.Bucket](), reflect.TypeFor[forward.CallStats](), reflect.TypeFor[forward.Durations](), reflect.TypeFor[forward.Event](), reflect.TypeFor[forward.EventKind](), reflect.TypeFor[forward.Reason](), reflect.TypeFor[forward.Format](), reflect.TypeFor[forward.Totals](),
 }
 
 // noSecret are the texts that hold none, by type and field: what the library
@@ -78,7 +78,10 @@ var noSecret = map[string]bool{
 	"AddressError.reason": true, "Config.Addr": true, "ConnectRequest.ServerID": true, "ConnectRequest.ClientID": true,
 	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.Warning": true,
 	"RTMPSFile.CertFile": true, "RTMPSFile.KeyFile": true, "RTMPSFile.Listen": true, "Route.Vhost": true, "Route.App": true,
-	"SourceStats.VideoCodec": true, "SourceStats.AudioCodec": true, "Format.Profile": true, "StatusError.Code": true, "StatusError.Description": true,
+	"SourceStats.VideoCodec": true, "SourceStats.AudioCodec": true, "Format.Profile": true,
+	"Event.Kind": true, "Event.Stream": true, "Event.StreamID": true, "Event.Destination": true, "Event.DestinationID": true, "Event.ClientID": true,
+	"Event.Addr": true, "Event.State": true, "Event.Reason": true, "Event.Cause": true, "Event.VideoCodec": true, "Event.AudioCodec": true,
+	"StatusError.Code": true, "StatusError.Description": true,
 	"Token.Purpose": true, "Token.Param": true, "UnsupportedCodecError.Codec": true, "UnsupportedCodecError.platform": true,
 	"PublishRequest.App": true, "PublishRequest.Vhost": true,
 	"shown.text": true,

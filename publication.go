@@ -25,6 +25,8 @@ type turns struct {
 	aired *PublishRequest // of the publisher that has the stream, or had it last
 	count int
 	over  bool      // the stream ends when next leaves
+	why   Reason    // the last publisher has left
+	onAir bool      // media has come
 	grace func()    // stops the timer that ends the stream while there is no now
 	until time.Time // when that timer fires
 
@@ -306,10 +308,20 @@ func (p *publication) leave(lost bool) (ended bool) {
 	s := p.src
 	grace := s.vhost.PublishGrace
 	waits := false
+	why := ReasonUnpublish
+	if lost {
+		why = ReasonLost
+		// The read deadline may be a tenth early: see conn.flush.
+		now := fanout.Clock()
+		if limit, _ := p.silent(now); limit >= 0 && now-p.heard >= int64(limit/10*9) {
+			why = ReasonTimeout
+		}
+	}
 	s.turn.Lock()
 	p.by = nil
 	switch p {
 	case s.now:
+		s.why = why
 		waits = (lost || s.vhost.GraceUnpublish) && grace > 0 && !s.isEnding()
 		if ended = !waits && s.next == nil; ended {
 			break
@@ -334,6 +346,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 	}
 	s.group.Wake() // the last messages may wait for the end of the merge window
 	if waits {
+		s.emitBy(p.req, Event{Kind: EventPublisherLost, Reason: why})
 		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
 	}
 	s.unaccept(p)

@@ -93,6 +93,7 @@ func (r *run) pause(d time.Duration, err *DestinationError) bool {
 	}
 	f := r.f
 	f.setAttempt(r, next)
+	f.emit(Event{Kind: EventRetry, Err: err, Retry: next})
 	defer f.setAttempt(r, time.Time{})
 	r.setState(StateWaiting, err)
 	select {
@@ -150,7 +151,7 @@ func (r *run) begins(op upstream.Op) {
 
 // prepare sets the options of a connection's Sender.
 func (r *run) prepare(out *fanout.Sender) {
-	out.Measure()
+	out.Measure(r.f.firstPicture, r.f.dropped)
 	out.OnStall(stalledAfter, r.f.stallChanged)
 	if own := r.to.dst.MergeWindow; own != 0 {
 		out.SetWindow(max(own, 0), max(r.f.src.vhost.MergeWindow, 0))

@@ -58,6 +58,7 @@ type Source struct {
 	resolver    DestinationResolver
 	current     *Config // of the last Reload, else cfg; for RefreshInterval
 
+	reason   Reason         // why the stream has ended; set before finish
 	left     Totals         // of forwarders that have ended
 	formatOf *gop.HeaderSet // formatIs was read from it
 	formatIs Format
@@ -253,6 +254,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	if err != nil {
 		return err
 	}
+	s.emitBy(s.req, Event{Kind: EventPublish})
 	s.srv.log.Info("publish", "source", s.req.logName(), "addr", logAddr(s.req.RemoteAddr), "destinations", len(dests))
 	for _, p := range players {
 		p.attach(s)
@@ -280,6 +282,7 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 		dests, ttl, err = ResolveTTL(ctx, r, s.Request())
 		return err
 	})
+	s.resolverAnswered(ctx, err)
 	return distinctPlaces(slices.Clone(dests)), ttl, err
 }
 
@@ -499,7 +502,15 @@ func (s *Source) end() {
 		for _, f := range forwarders {
 			f.sourceEnded() // first: a destination may close as soon as it is told
 		}
+		closing := s.srv.isClosing()
 		s.turn.Lock()
+		switch {
+		case cause == ErrKicked:
+			s.why = ReasonKicked
+		case closing:
+			s.why = ReasonShutdown
+		}
+		s.reason = s.why
 		stopTimer(&s.grace)
 		if s.now != nil && cause == ErrKicked {
 			s.now.over = cause
@@ -526,6 +537,7 @@ func (s *Source) finish() {
 	s.forget()
 	s.srv.keepCounts(s)
 	if s.log.Ended() {
+		s.emit(Event{Kind: EventUnpublish, Reason: s.reason, After: time.Since(s.began)})
 		s.srv.log.Info("unpublish", "source", s.req.logName(),
 			"after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
 	}

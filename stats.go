@@ -273,17 +273,20 @@ func (s *Source) Stats() SourceStats {
 		Players: s.group.Players(), Sent: s.totals(), Format: s.format(),
 	}
 	info, pictures := s.log.Info(), s.log.Pictures()
-	if info.Video != 0 {
-		st.VideoCodec = info.Video.String()
-	}
-	if info.Audio != 0 {
-		st.AudioCodec = info.Audio.String()
-	}
+	st.VideoCodec, st.AudioCodec = codecName(info.Video), codecName(info.Audio)
 	st.Frames, st.Keyframes, st.GOP, st.GOPFrames = pictures.Frames, pictures.Keyframes, pictures.GOP, pictures.GOPFrames
 	st.Bitrate, st.MessageRate, st.FrameRate = s.rate.PerSecond(fanout.Clock(), s.counts())
 	st.Bitrate *= 8
 	st.LogMessages, st.LogBytes = s.log.Len()
 	return st
+}
+
+// codecName is a codec's FourCC, empty for none.
+func codecName(c flv.Codec) string {
+	if c == 0 {
+		return ""
+	}
+	return c.String()
 }
 
 // counts are the counters that have rates.

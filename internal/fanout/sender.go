@@ -493,35 +493,6 @@ func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64, w *walk)
 	return n < total
 }
 
-// passed counts n bytes from plain that were sent or encrypted. batch is their batch, or
-// nil.
-func (s *Sender) passed(batch *gop.Batch, n int, now int64, w *walk) {
-	s.bytes.Add(uint64(n))
-	switch {
-	case s.rest != nil:
-		s.rest = dropFirst(s.rest, n)
-		w.count(s.group.Load(), n, 0, 0, 0)
-	case batch != nil && n > 0:
-		late := time.Duration(now - batch.Arrived())
-		samples := 1
-		if s.active.cursor.Begins() {
-			samples = 0 // old messages with which the receiver begins have no latency
-		}
-		var messages, pictures int
-		messages, pictures, s.rest = batch.Sent(&s.active.cursor, n)
-		s.messages.Add(uint64(messages))
-		w.count(s.group.Load(), n, messages, samples, late)
-		if m := s.measure; m != nil {
-			m.note(s, pictures, now)
-		}
-	case batch != nil:
-	default:
-		if s.out = s.out[n:]; len(s.out) == 0 {
-			s.out = nil
-		}
-	}
-}
-
 // fail ends the connection and keeps the first error. The caller has other receivers to
 // serve: if closing may wait, as for a TLS close_notify, it runs in its own goroutine.
 func (s *Sender) fail(err error) {

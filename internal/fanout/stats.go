@@ -41,12 +41,19 @@ type measure struct {
 	rate     Rate
 	pictures atomic.Uint64
 	began    atomic.Int64 // when the first log was attached
-	first    atomic.Int64 // time from began to the first picture, in nanoseconds
+	first    atomic.Int64 // the first picture, from there on, in nanoseconds
+
+	onFirst   func(time.Duration)
+	onDropped func()
+	skipped   uint64 // when onDropped was called; guarded by the Sender's state
 }
 
-// Measure makes Stats include rates and the time to the first picture. It must be called
-// before the first Send.
-func (s *Sender) Measure() { s.measure = new(measure) }
+// Measure makes Stats report rates and the time to the first picture. It calls first with
+// that time, and dropped at most once a second when messages were not sent. Both are called
+// while the Sender sends: they must not block. Measure comes before the first Send.
+func (s *Sender) Measure(first func(time.Duration), dropped func()) {
+	s.measure = &measure{onFirst: first, onDropped: dropped}
+}
 
 // begins is called when a log is attached.
 func (m *measure) begins(now int64) {
@@ -65,10 +72,15 @@ func (m *measure) note(s *Sender, pictures int, now int64) {
 			if g := s.group.Load(); g != nil {
 				g.pool.FirstPicture.Observe(time.Duration(d))
 			}
+			m.onFirst(time.Duration(d))
 		}
 	}
 	if m.rate.Due(now) {
 		m.rate.Note(now, m.counts(s))
+		if c := s.Counters(); c.Overtaken+c.Waited > m.skipped {
+			m.skipped = c.Overtaken + c.Waited
+			m.onDropped()
+		}
 	}
 }
 

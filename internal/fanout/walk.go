@@ -104,6 +104,35 @@ func (w *walk) put() {
 	walks.Put(w)
 }
 
+// passed counts n bytes from plain that were sent or encrypted. batch is their batch, or
+// nil.
+func (s *Sender) passed(batch *gop.Batch, n int, now int64, w *walk) {
+	s.bytes.Add(uint64(n))
+	switch {
+	case s.rest != nil:
+		s.rest = dropFirst(s.rest, n)
+		w.count(s.group.Load(), n, 0, 0, 0)
+	case batch != nil && n > 0:
+		late := time.Duration(now - batch.Arrived())
+		samples := 1
+		if s.active.cursor.Begins() {
+			samples = 0 // old messages with which the receiver begins have no latency
+		}
+		var messages, pictures int
+		messages, pictures, s.rest = batch.Sent(&s.active.cursor, n)
+		s.messages.Add(uint64(messages))
+		w.count(s.group.Load(), n, messages, samples, late)
+		if m := s.measure; m != nil {
+			m.note(s, pictures, now)
+		}
+	case batch != nil:
+	default:
+		if s.out = s.out[n:]; len(s.out) == 0 {
+			s.out = nil
+		}
+	}
+}
+
 // writeAll writes the first bytes of iov, up to limit, to a connection without writes that
 // do not block. It gathers them first, for full TLS records and fewer calls.
 func (s *Sender) writeAll(iov [][]byte, limit int, w *walk) (int, error) {
