@@ -1,5 +1,5 @@
-// Package control has an HTTP handler for operators, which shows the live streams of a
-// forward.Server and changes their destinations, and an HTTP server that has it beside
+// Package control provides an HTTP handler for operators, which shows the live streams of
+// a forward.Server and changes their destinations, and an HTTP server with this handler,
 // health checks and the host's own handlers.
 package control
 
@@ -45,7 +45,8 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 
 // Handler returns a handler for the live streams of srv. The host mounts it, over TLS
 // or on a private address, and with http.StripPrefix unless it is at the root. The
-// handler is safe for concurrent use. Handler returns an error if Tokens is invalid.
+// returned handler is safe for concurrent use. Handler returns an error if Tokens is
+// invalid.
 //
 //	GET    /sources                         the live streams
 //	GET    /sources/SOURCE                  one of them
@@ -91,9 +92,9 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 // any address except link-local ones and those of metadata services, unless they are in
 // forward.Config.AllowNetworks; see also Options.Untrusted.
 //
-// POST of a forwarder answers 201 with the forwarder at once. PUT answers 200 with the
-// forwarder after the new connection has taken over. refresh answers 200 with the
-// source. DELETE answers 204: for a source at once, for a forwarder when it has ended.
+// POST of a forwarder answers 201 with the forwarder immediately. PUT answers 200 with
+// the forwarder after the new connection has taken over. refresh answers 200 with the
+// source. DELETE answers 204: for a source immediately, for a forwarder when it has ended.
 // If the client cancels a request, the handler stops waiting; a PUT is then undone.
 //
 // Every failure answers {"code":"…","message":"A sentence."} with one of
@@ -128,7 +129,7 @@ func newHandler(srv *forward.Server, o Options, k *keys) http.Handler {
 	return mux
 }
 
-// paths has what each path takes.
+// paths returns the methods of each path.
 func (h *handler) paths() map[string]methods {
 	return map[string]methods{
 		"/sources":                     {http.MethodGet: h.list},
@@ -141,7 +142,7 @@ func (h *handler) paths() map[string]methods {
 	}
 }
 
-// handler does not change once it is made.
+// handler is not changed after it has been made.
 type handler struct {
 	srv       *forward.Server
 	keys      *keys
@@ -150,8 +151,8 @@ type handler struct {
 	logger    *slog.Logger
 }
 
-// methods are the methods of a path. Each returns a status and the body of the answer,
-// or an error, a *failure.
+// methods are the HTTP methods of a path. Each returns a status and the body of the
+// answer, or an error, which is a *failure.
 type methods map[string]func(*http.Request) (status int, body any, err error)
 
 func (h *handler) authorized(m methods) http.Handler {
@@ -207,7 +208,7 @@ func (h *handler) kick(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	h.log(src, "kick", "")
-	go src.Shutdown(context.WithoutCancel(r.Context())) // which Config.DrainTimeout bounds
+	go src.Shutdown(context.WithoutCancel(r.Context())) // limited by Config.DrainTimeout
 	return http.StatusNoContent, nil, nil
 }
 
@@ -274,7 +275,7 @@ func (h *handler) remove(r *http.Request) (int, any, error) {
 	return http.StatusNoContent, nil, nil
 }
 
-// log records which change was made to which stream.
+// log logs a change to a stream.
 func (h *handler) log(src *forward.Source, action, forwarder string) {
 	h.logger.Info("control", "action", action, "source", fmt.Sprint(src), "id", forwarder)
 }

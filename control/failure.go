@@ -39,7 +39,7 @@ var statuses = map[string]int{
 // write answers with the failure.
 func (e *failure) write(w http.ResponseWriter) { write(w, statuses[e.Code], e) }
 
-// write answers with a body as JSON, with none if the status is that of no content.
+// write answers with a body as JSON, or without a body if the status is 204.
 func write(w http.ResponseWriter, status int, body any) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
@@ -53,7 +53,7 @@ func write(w http.ResponseWriter, status int, body any) {
 	json.NewEncoder(w).Encode(body)
 }
 
-// notAllowed is the failure of a method that is not one of a path's.
+// notAllowed returns the failure for a method that a path does not have.
 func notAllowed(w http.ResponseWriter, allow []string) error {
 	methods := strings.Join(allow, ", ")
 	w.Header().Set("Allow", methods)
@@ -62,8 +62,8 @@ func notAllowed(w http.ResponseWriter, allow []string) error {
 
 func notFound(message string) error { return &failure{"not_found", message} }
 
-// failed is the failure of an error of the library. code is for an error that has no
-// code of its own.
+// failed returns the failure for an error of the library. code is for errors that have no
+// code of their own.
 func failed(err error, code string) error {
 	switch {
 	case errors.Is(err, forward.ErrDuplicate):
@@ -76,7 +76,7 @@ func failed(err error, code string) error {
 	return &failure{code, sentence(err)}
 }
 
-// sentence makes a sentence of an error.
+// sentence converts an error to a sentence.
 func sentence(err error) string {
 	s := strings.TrimPrefix(err.Error(), "forward: ")
 	first, n := utf8.DecodeRuneInString(s)

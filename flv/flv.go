@@ -13,7 +13,7 @@ import (
 // The errors of a Reader, besides io.ErrUnexpectedEOF for a file that ends inside a
 // tag.
 var (
-	ErrNotFLV      = flv.ErrNotFLV      // the file does not begin as an FLV file
+	ErrNotFLV      = flv.ErrNotFLV      // the file does not begin like an FLV file
 	ErrTagTooLarge = flv.ErrTagTooLarge // also of a Writer, from 16 MiB
 	ErrEncrypted   = flv.ErrEncrypted
 )
@@ -21,17 +21,17 @@ var (
 // Writer writes the messages of one stream as a file. It is for one goroutine.
 type Writer struct {
 	tags  *flv.Writer
-	start uint32 // the time of the first frame
-	begun bool   // which has been written
+	start uint32 // the timestamp of the first frame
+	begun bool   // the first frame has been written
 }
 
-// NewWriter returns a Writer on w. It makes three small writes for each message: use a
+// NewWriter returns a Writer that writes to w, three small writes for each message: use a
 // bufio.Writer for a file.
 func NewWriter(w io.Writer) *Writer { return &Writer{tags: flv.NewWriter(w)} }
 
-// Write writes a message. The file's times begin at 0 with the first coded frame;
-// metadata and sequence headers before it have time 0, and so have later messages with
-// an earlier timestamp. After an error of the underlying writer the file is broken.
+// Write writes a message. The timestamps of the file begin at 0 with the first coded
+// frame. Metadata and sequence headers before it get timestamp 0, and so do later messages
+// with an earlier timestamp. After an error of the underlying writer the file is broken.
 func (w *Writer) Write(m forward.Message) error {
 	if !w.begun && coded(m) {
 		w.start, w.begun = m.Timestamp, true
@@ -43,8 +43,8 @@ func (w *Writer) Write(m forward.Message) error {
 	return w.tags.WriteTag(m.Type, at, m.Payload)
 }
 
-// coded reports whether a message holds media, and not only what is needed to
-// decode it.
+// coded reports whether a message contains coded media, and is not only a sequence header
+// or metadata.
 func coded(m forward.Message) bool {
 	switch m.Type {
 	case forward.TagAudio:
@@ -60,8 +60,8 @@ func coded(m forward.Message) bool {
 // Reader reads the messages of a file. It is for one goroutine.
 type Reader struct{ tags *flv.Reader }
 
-// NewReader returns a Reader on r, which it reads in small pieces: use a
-// bufio.Reader for a file. A tag of more than 8 MiB is an error.
+// NewReader returns a Reader that reads r in small pieces: use a bufio.Reader for a file.
+// A tag of more than 8 MiB is an error.
 func NewReader(r io.Reader) *Reader { return &Reader{flv.NewReader(r)} }
 
 // Next returns the next message, whose payload belongs to the caller, and io.EOF after

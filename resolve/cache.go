@@ -17,7 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// maxAnswers is how many answers a cache keeps, the latest used ones.
+// maxAnswers is how many answers a cache keeps: those used last.
 const maxAnswers = 4096
 
 // Cached asks r once for equal requests within ttl, or while r has not answered.
@@ -25,8 +25,8 @@ const maxAnswers = 4096
 // address without its port, and the address that it has connected to are equal: an
 // answer is never given to a publisher with another token. An answer with a TTL of its
 // own (see forward.TTLResolver) is kept for that time. With a ttl of 0, answers without
-// one are shared only by the requests that wait for them. Errors are returned to the
-// requests that wait, and are not kept.
+// a TTL of their own are shared only by the requests that wait for them. Errors are
+// returned to the waiting requests and are not kept.
 //
 // The 4096 answers used last are kept. r is asked with the context of the first
 // request; if that context ends, one of the other waiting requests asks again. A panic
@@ -45,17 +45,17 @@ type cache struct {
 	answers answers[question]
 }
 
-// question is what an answer may depend on.
+// question holds the parts of a request on which an answer may depend.
 type question struct {
 	vhost, app, stream, param, tcURL, pageURL, ip, local string
 }
 
-// ipOf is the host part of an address, empty where there is none.
+// ipOf returns the host part of an address, or "" if there is none.
 func ipOf(a net.Addr) string {
 	return (&forward.PublishRequest{RemoteAddr: a}).IP()
 }
 
-// flight is the result of asking.
+// flight is the result of asking the resolver.
 type flight struct {
 	answered bool // false if the request that asked gave up or panicked
 	answer   answer
@@ -69,7 +69,7 @@ func (c *cache) resolve(ctx context.Context, req *forward.PublishRequest) ([]for
 		if a, ok := c.kept(q); ok {
 			return a.copy()
 		}
-		var own *flight // where it was not another's
+		var own *flight // set if this request has asked
 		done := c.flights.DoChan(fmt.Sprintf("%q", q), func() (any, error) {
 			own = c.ask(ctx, q, req)
 			return own, nil
@@ -99,10 +99,10 @@ func (c *cache) kept(q question) (answer, bool) {
 	return a, ok && time.Now().Before(a.expires)
 }
 
-// ask asks for all requests that wait. It runs in a goroutine of its own, in which no
-// caller could recover from a panic.
+// ask asks the resolver for all waiting requests. It runs in its own goroutine, in which
+// no caller could recover from a panic.
 func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest) (f *flight) {
-	if a, ok := c.kept(q); ok { // since resolve has looked
+	if a, ok := c.kept(q); ok { // kept after resolve has checked
 		return &flight{answered: true, answer: a}
 	}
 	f = &flight{}
@@ -135,12 +135,12 @@ func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest
 // answer is the answer of a resolver.
 type answer struct {
 	destinations []forward.Destination
-	ttl          time.Duration // of the resolver; 0 is none
+	ttl          time.Duration // from the resolver; 0 means none
 	expires      time.Time
 }
 
-// copy returns the answer for a caller, which may change the slice. The TTL is what is
-// left of it.
+// copy returns the answer with a slice that the caller may change, and the rest of its
+// TTL.
 func (a answer) copy() ([]forward.Destination, time.Duration, error) {
 	ttl := a.ttl
 	if ttl != 0 {

@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// ttlFunc makes a function a forward.TTLResolver.
+// ttlFunc turns a function into a forward.TTLResolver.
 type ttlFunc func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error)
 
 func (f ttlFunc) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
@@ -22,8 +22,8 @@ func (f ttlFunc) ResolveDestinations(ctx context.Context, req *forward.PublishRe
 }
 
 // Union sends a stream to the destinations of all resolvers, which it asks one after
-// the other. A destination that several name counts once. If one returns an error, so
-// does Union. The TTL is the shortest of theirs.
+// the other. A destination that several resolvers return counts once. If one returns an
+// error, so does Union. The TTL is the shortest of theirs.
 func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
 	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
 		var all []forward.Destination
@@ -92,7 +92,7 @@ next:
 	return out
 }
 
-// shorterTTL is the shorter of two TTLs; 0 is none.
+// shorterTTL returns the shorter of two TTLs; 0 means none.
 func shorterTTL(a, b time.Duration) time.Duration {
 	if a == 0 || b != 0 && b < a {
 		return b

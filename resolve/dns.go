@@ -27,12 +27,12 @@ const (
 
 // DNS sends each stream to every address of a DNS name, so that DNS decides which
 // servers belong to a cluster: a headless service of Kubernetes, Consul, or a zone
-// file. Each address is a destination of its own; tcUrl and, with rtmps, the
-// certificate carry the name.
+// file. Each address is a separate destination; tcUrl contains the name and, with rtmps,
+// the certificate must match it.
 //
 // A host whose first label begins with "_", such as _rtmp._tcp.media.example, is looked
-// up as SRV (RFC 2782). Names and ports then come from the records, of the lowest
-// priority number that has a name with an address. Any other host is looked up as A and
+// up as SRV (RFC 2782). Names and ports then come from the records with the lowest
+// priority number for which a name has an address. Any other host is looked up as A and
 // AAAA.
 //
 // A name without addresses is an error. To accept the stream without forwarding it, use
@@ -41,15 +41,15 @@ const (
 // Only URL is required. No field may change once the resolver is in use. Its methods
 // are safe for concurrent use.
 type DNS struct {
-	// URL has the form of those of forward.Static; its host is looked up.
+	// URL has one of the forms of forward.Static. Its host is looked up.
 	URL string
 
-	// Network is "ip4" or "ip6" for addresses of one family. The default, "ip", counts
-	// a server with an address of each family as two.
+	// Network is "ip4" or "ip6" for addresses of one family. With the default, "ip", a
+	// server with an address of each family counts as two.
 	Network string
 
 	// TTL is the time after which the name is looked up again while a stream is live,
-	// default 30 s. The TTLs of the records are not known here.
+	// default 30 s. The net package does not report the TTLs of the records.
 	TTL time.Duration
 
 	// Timeout limits all lookups together, default 5 s.
@@ -110,7 +110,7 @@ func (r *DNS) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]fo
 	return distinct(ds), positive(r.TTL, defaultDNSTTL), nil
 }
 
-// timeoutError tells the time limit, in place of the words of net.Resolver.
+// timeoutError replaces the text of a timeout of net.Resolver with the time limit.
 type timeoutError struct {
 	host  string
 	limit time.Duration
@@ -128,7 +128,7 @@ func (r DNS) Format(f fmt.State, _ rune) {
 	io.WriteString(f, "resolve.DNS "+endpoint.Redact(r.URL, false))
 }
 
-// MarshalText gives the same as Format.
+// MarshalText returns the text that Format writes.
 func (r DNS) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
 
 func (r *DNS) template() (endpoint.Template, error) {
@@ -139,7 +139,7 @@ func (r *DNS) template() (endpoint.Template, error) {
 	return endpoint.Template{}, errors.New("bad Network: expected ip, ip4 or ip6")
 }
 
-// dnsTarget is one address, and the name it was found under.
+// dnsTarget is an address and the name for which it was found.
 type dnsTarget struct {
 	addr  netip.AddrPort
 	name  string
@@ -155,7 +155,7 @@ func (r *DNS) lookup(ctx context.Context, e endpoint.Endpoint) ([]dnsTarget, err
 		return r.lookupAddrs(ctx, e.Host, uint16(port), e.TcURL)
 	}
 	_, records, err := r.resolver().LookupSRV(ctx, "", "", e.Host)
-	if len(records) == 0 && err != nil { // malformed ones make an error too
+	if len(records) == 0 && err != nil { // malformed records cause an error beside the good ones
 		return nil, fmt.Errorf("resolve: %w", err)
 	}
 	if len(records) > maxDNSAddrs {

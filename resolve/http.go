@@ -49,21 +49,21 @@ const (
 // forward.Destination.URL and is used as it is: nothing of the request is added. An
 // empty list means that the stream is not forwarded; empty strings are ignored. An
 // invalid URL is logged and left out. If no URL is valid, the answer counts as a
-// failure. As in SRS, code is a number, not a string. If it is not 0, the backend has
-// refused the stream: the error wraps forward.ErrRefused, and OnFailure does not apply.
+// failure. As in SRS, code is a number, not a string. If it is not 0, the backend refuses
+// the stream: the error wraps forward.ErrRefused, and OnFailure does not apply.
 //
 // The backend belongs to the operator. Its URLs may lead to any address except
 // link-local ones and those of metadata services (forward.Destination.NoLinkLocal). But
-// a backend may pass on what a publisher says, such as
+// a backend may pass on input of the publisher, such as
 // "?forward=rtmp://other/live/stream" in param. A URL whose host appears in the
 // publisher's own app, stream, param, tcUrl or pageUrl counts as the publisher's: it
 // may lead only to public addresses and ports (forward.Destination.Untrusted), besides
 // those in forward.Config.AllowNetworks and AllowPorts. The host is found in any case
 // and spelling, and inside percent-encoding, JSON's \u, base64 and hexadecimal, also
 // nested. It is not found if the backend has looked up a name, composed the host from
-// parts, or uses another encoding: then set Untrusted, or let the backend check what it
-// passes on. The host of tcUrl does not count if it is the address that the publisher
-// has connected to.
+// parts, or uses another encoding: then set Untrusted, or let the backend check the URLs
+// that it passes on. The host of tcUrl does not count if it is the address that the
+// publisher has connected to.
 //
 // Everything else is a failure, which OnFailure handles: no connection, no answer in
 // time, another status (redirects are not followed), an answer that is too long or
@@ -124,7 +124,7 @@ type HTTP struct {
 
 	once    sync.Once
 	backend *backend.Backend
-	entries hostcode.Outage // left out of answers
+	entries hostcode.Outage // log of the entries left out of answers
 
 	mu       sync.Mutex
 	lastGood answers[string] // for LastGood only
@@ -173,7 +173,7 @@ func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]f
 	return h.OnFailure.onFailure(ctx, h, req, err)
 }
 
-// question asks the backend.
+// question sends the request to the backend and returns its answer.
 func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answer, error) {
 	if err := h.Validate(); err != nil {
 		return answer{}, err
@@ -191,13 +191,13 @@ func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answe
 	return a, err
 }
 
-// answer makes destinations of the urls of an answer.
+// answer converts the urls of an answer to destinations.
 func (h *HTTP) answer(log *slog.Logger, urls []json.RawMessage, ttl time.Duration, req *forward.PublishRequest) (answer, error) {
 	a := answer{destinations: make([]forward.Destination, 0, len(urls)), ttl: ttl, expires: time.Now().Add(ttl)}
 	said := saidBy(req)
 	empty := 0
 	for i, raw := range urls {
-		if string(raw) == `""` { // SRS skips them
+		if string(raw) == `""` { // SRS ignores empty strings
 			empty++
 			continue
 		}
@@ -263,7 +263,7 @@ func isLocal(req *forward.PublishRequest, host string) bool {
 	return err == nil && (addr == local || addr.IsLoopback() && local.IsLoopback())
 }
 
-// addrOf is the IP address of a, invalid if it has none.
+// addrOf returns the IP address of a. It is invalid if a has none.
 func addrOf(a net.Addr) netip.Addr {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {
@@ -272,7 +272,7 @@ func addrOf(a net.Addr) netip.Addr {
 	return t.AddrPort().Addr().Unmap().WithZone("")
 }
 
-// parseHookReply reads {"code":0,"data":{"urls":[…],"ttl":60}}, as parseReply.
+// parseHookReply parses {"code":0,"data":{"urls":[…],"ttl":60}}.
 func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time.Duration, err error) {
 	top, err := backend.ParseReply(webhook.Reply(reply))
 	if err != nil {
@@ -300,8 +300,8 @@ func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time
 }
 
 // FailurePolicy decides about a stream if its HTTP gets no answer: FailClosed,
-// FailOpen, LastGood or Fallback. A stream that the backend refuses is refused under
-// each.
+// FailOpen, LastGood or Fallback. A stream that the backend refuses is refused with every
+// policy.
 type FailurePolicy interface {
 	onFailure(ctx context.Context, h *HTTP, req *forward.PublishRequest, err error) ([]forward.Destination, time.Duration, error)
 }
@@ -336,7 +336,7 @@ func (p failurePolicy) onFailure(ctx context.Context, h *HTTP, req *forward.Publ
 		// The answer has expired, but the backend is asked again after the same time.
 		last.expires = time.Now().Add(last.ttl)
 		last.destinations = slices.Clone(last.destinations)
-		said := saidBy(req) // this publisher may have named a host that another had not
+		said := saidBy(req) // this publisher may have named a host that the earlier one did not
 		for i, d := range last.destinations {
 			if e, err := option.Endpoint(d); err == nil && said.Names(e.Host) {
 				last.destinations[i].Untrusted = true

@@ -78,7 +78,7 @@ type hostPattern struct {
 }
 
 func newHostPattern(s string) (p hostPattern) {
-	// A colon that introduces the port comes after "]" or "/", if any.
+	// The colon before the port comes after "]" or "/", if there is one.
 	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexAny(s, "]/") {
 		s, p.port = s[:i], s[i+1:]
 	}

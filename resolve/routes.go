@@ -23,13 +23,13 @@ type Route struct {
 	// forward.PublishRequest.Name.
 	Vhost, App, Stream string
 
-	// To are URLs as for forward.Static. In app and key, $1, $2 … (or ${1} …) and
+	// To are URLs in the forms of forward.Static. In app and key, $1, $2 … (or ${1} …) and
 	// ${name} stand for the parts captured by the patterns: each "*" and "?" of a glob
 	// and each group of a regular expression, counted from Vhost over App to Stream.
 	// Any other "$" stands for itself.
 	To []string
 
-	// Resolver, if not nil, is asked too.
+	// Resolver, if not nil, is also asked.
 	Resolver forward.DestinationResolver
 }
 
@@ -39,7 +39,7 @@ func (r Route) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "Route vhost %q app %q stream %v to %d URLs", r.Vhost, r.App, forward.Secret(r.Stream), len(r.To))
 }
 
-// MarshalText gives the same as Format.
+// MarshalText returns the text that Format writes.
 func (r Route) MarshalText() ([]byte, error) { return fmt.Append(nil, r), nil }
 
 // RouteMode selects which of several matching routes apply.
@@ -139,8 +139,8 @@ var routeVars = regexp.MustCompile(`\[[a-z]+\]|\$[0-9]+|\$\{\w*\}`)
 
 var replaceRouteVars endpoint.Replace = routeVars.ReplaceAllStringFunc
 
-// compilePattern makes a regular expression that matches only the whole of a string.
-// flags are those of package regexp/syntax.
+// compilePattern compiles a pattern to a regular expression that matches only a whole
+// string. flags are those of package regexp/syntax.
 func compilePattern(p, flags string) (*regexp.Regexp, error) {
 	if p == "" {
 		return regexp.MustCompile(``), nil
@@ -154,7 +154,7 @@ func compilePattern(p, flags string) (*regexp.Regexp, error) {
 	return globPattern(p, flags), nil
 }
 
-// globPattern makes a regular expression of a glob; "*" and "?" become groups.
+// globPattern converts a glob to a regular expression; "*" and "?" become groups.
 func globPattern(glob, flags string) *regexp.Regexp {
 	var b strings.Builder
 	for _, r := range glob {

@@ -8,7 +8,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
-// at makes a destination of a URL and its stream key.
+// at returns a destination with a URL and a stream key.
 func at(url, key string) (forward.Destination, error) {
 	d := forward.Destination{URL: url, StreamKey: forward.Secret(key)}
 	if key == "" {
@@ -17,7 +17,7 @@ func at(url, key string) (forward.Destination, error) {
 	return d, d.Validate()
 }
 
-// values are the values of the placeholders.
+// values returns the values of the placeholders for r.
 func values(r *forward.PublishRequest) endpoint.Request {
 	return endpoint.Request{Vhost: r.Vhost, App: r.App, Stream: r.Stream, Param: r.Param}
 }
@@ -25,7 +25,7 @@ func values(r *forward.PublishRequest) endpoint.Request {
 // placeholders is a request whose values are their own placeholders.
 var placeholders = endpoint.Request{Vhost: "[vhost]", App: "[app]", Stream: "[stream]", Param: "[param]"}
 
-// parseTemplate reads a URL in which each of names may stand in app and key.
+// parseTemplate parses a URL whose app and key may contain the placeholders names.
 func parseTemplate(url string, replace *endpoint.Replace, names ...string) (endpoint.Template, error) {
 	t, err := endpoint.ParseTemplate(endpoint.Spec{URL: url}, replace, names...)
 	if err == nil {
@@ -34,7 +34,7 @@ func parseTemplate(url string, replace *endpoint.Replace, names ...string) (endp
 	return t, err
 }
 
-// positive is v, or def if v is not above 0.
+// positive returns v, or def if v is not above 0.
 func positive[T cmp.Ordered](v, def T) T {
 	var zero T
 	if v > zero {

@@ -21,9 +21,9 @@ import (
 
 // File is the content of a configuration file.
 type File struct {
-	// Config is for forward.NewServer. Addr is the first of Listen; if the file has no
-	// listen, it is an address that ListenAndServe fails with, not the default. Hooks
-	// are those of HTTPHooks.
+	// Config is for forward.NewServer. Addr is the first address of Listen; if the file
+	// has no listen, it is an address with which ListenAndServe fails, not the default.
+	// Hooks are those of HTTPHooks.
 	Config forward.Config
 	// HTTPHooks are the enabled http_hooks of the vhosts, nil if there are none.
 	HTTPHooks *Hooks
@@ -49,13 +49,13 @@ type File struct {
 	backends map[string]backendFile // of the vhosts that have one
 }
 
-// backendFile is the backend of a vhost in the file.
+// backendFile is the backend of a vhost, as configured.
 type backendFile struct {
 	url, onFailure string
 	timeout        time.Duration
 }
 
-// noAddr is the Config.Addr of a file that names no address.
+// noAddr is the Config.Addr of a file without listen.
 const noAddr = "no listen in the file"
 
 // Format writes the numbers of addresses and vhosts, for every verb: the backends' URLs
@@ -69,11 +69,11 @@ func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
 
 // HTTPFile is the http block of a configuration file.
 type HTTPFile struct {
-	// Listen has the addresses to listen on. One without a host is on 127.0.0.1.
+	// Listen has the addresses to listen on. The default host is 127.0.0.1.
 	Listen []string
 	// Token is the token of operators.
 	Token forward.Secret
-	// Hosts are the names of this machine that requests may have as their host.
+	// Hosts are the names of this machine that are accepted as the host of a request.
 	Hosts []string
 }
 
@@ -135,9 +135,9 @@ func readPath(path string, from *string) ([]byte, error) {
 //
 // Other directives of SRS are listed in File.Ignored. Unknown directives and wrong
 // values are errors that name file, line and column, and the expected value. As in SRS,
-// a block with enabled has no effect until that is on, and with a backend the
-// destinations of forward are not used. Spellings of SRS 1 and 2, such as forward with
-// destinations and no block, are accepted with a warning.
+// a block with enabled has no effect unless enabled is on, and the destinations of
+// forward are not used if it has a backend. Spellings of SRS 1 and 2, such as forward
+// with destinations and no block, are accepted with a warning.
 //
 // include PATH…; stands for the directives of other files, at the top level and in
 // blocks. A path is relative to the directory of the file that includes it. Only
@@ -164,10 +164,10 @@ func readPath(path string, from *string) ([]byte, error) {
 //
 // Names and values are those of the control handler's JSON, with three differences:
 // user is followed by the password, booleans are on and off, and a merge_window_ms of 0
-// sends at once, as mw_latency does. All values except the URL are used as they are,
-// without placeholders. With a stream_key the whole path of the URL is the app. For a
-// URL without a path the app is that of the stream, with its vhost, or that of the
-// platform.
+// sends every message immediately, as an mw_latency of 0 does. All values except the URL
+// are used unchanged, without placeholders. With a stream_key the whole path of the URL
+// is the app. If the URL has no path, the app is that of the stream, with its vhost, or
+// that of the platform.
 //
 // timeout_ms of forward is resolve.HTTP.Timeout, and refresh_ms is
 // forward.Vhost.RefreshInterval. on_failure is resolve.HTTP.OnFailure: closed, open or
@@ -179,9 +179,9 @@ func readPath(path string, from *string) ([]byte, error) {
 // nobody may publish. grace and player_wait, in milliseconds, are
 // forward.Config.PublishGrace and PlayerWait; grace_unpublish, takeover and end_players
 // are the fields of these names. http has the addresses, the token and the names of a
-// control.Server; token_file PATH has the token in a file. An address without a host is
-// on 127.0.0.1. SRS has none of these, nor timeout_ms, on_failure, refresh_ms and the
-// block of a destination.
+// control.Server; token_file PATH names a file with the token. The default host of its
+// addresses is 127.0.0.1. SRS has none of these, nor timeout_ms, on_failure, refresh_ms
+// and the block of a destination.
 func LoadConfig(path string) (*File, error) {
 	src, err := conf.ReadFile(path)
 	if err != nil {
@@ -295,7 +295,7 @@ func (f *File) sameHooks(old *File) bool {
 	return reflect.DeepEqual(f.HTTPHooks.Vhosts, old.HTTPHooks.Vhosts)
 }
 
-// insteadOf tells of a directive of SRS where its purpose is served here.
+// insteadOf says, for directives of SRS, which directive replaces them here.
 var insteadOf = map[string]string{"http_api": " (the control API of this server is in the block http)"}
 
 func (f *File) ignore(pos conf.Position, what string) {
@@ -306,7 +306,7 @@ func (f *File) warn(pos conf.Position, text string) {
 	f.Warnings = append(f.Warnings, fmt.Sprintf("%s: %s", pos, text))
 }
 
-// listen adds addresses to listen on, each once.
+// listen adds addresses to listen on, without duplicates.
 func (f *File) listen(d *conf.Directive) {
 	for _, a := range addresses(d.Args) {
 		if !slices.Contains(f.Listen, a) {
@@ -367,11 +367,11 @@ func (f *File) vhost(vhost *conf.Directive) (v forward.Vhost, err error) {
 	return v, nil
 }
 
-// maxMergeWindow is that of forward.Config.MergeWindow.
+// maxMergeWindow is the limit of forward.Config.MergeWindow.
 const maxMergeWindow = 10 * time.Second
 
-// valueError is the error of a value, without the words of err where these would
-// show what is not in the file.
+// valueError returns the error of a value. It leaves out err if the value is not in the
+// file itself, because err would show the value.
 func valueError(d *conf.Directive, i int, what string, err error) error {
 	if from := d.Origin(i); from != "" {
 		return fmt.Errorf("%s: %s is no %s that can be used", d.ArgPos(i), from, what)
@@ -411,8 +411,8 @@ func (f *File) httpHooks(vhost *conf.Directive) {
 	}
 }
 
-// hookDefaults gives a vhost that the file does not name the hooks of the default
-// vhost, as it has its settings. A vhost that the file names without hooks gets none.
+// hookDefaults gives vhosts that are not in the file the hooks of the default vhost, whose
+// settings they also have. A vhost in the file without hooks has none.
 func (f *File) hookDefaults() {
 	h := f.HTTPHooks
 	hooked, ok := rtmp.ListedVhost(h.Vhosts, forward.DefaultVhost)
@@ -450,8 +450,8 @@ func (f *File) publishAuth(d *conf.Directive) {
 	}
 }
 
-// http reads the http block. It works as a whole or not at all: without a token nobody
-// could use it.
+// http reads the http block. Listen and token are both required: without a token nobody
+// could use the server.
 func (f *File) http(block *conf.Directive) error {
 	h := &HTTPFile{}
 	for _, d := range block.Block {
@@ -494,8 +494,7 @@ func rtmpsFile(d *conf.Directive) *RTMPSFile {
 	return r
 }
 
-// originOf says where a value comes from that does not stand in the file itself; nil
-// for any other.
+// originOf returns the origin of a value that is not in the file itself, else nil.
 func originOf(d *conf.Directive) *string {
 	from := d.Origin(0)
 	if from == "" {
@@ -505,7 +504,8 @@ func originOf(d *conf.Directive) *string {
 	return &from
 }
 
-// addresses makes addresses for net.Listen of the values of listen: ports or host:port.
+// addresses converts the values of listen, ports or host:port, to addresses for
+// net.Listen.
 func addresses(args []string) []string {
 	var out []string
 	for _, a := range args {
@@ -517,8 +517,7 @@ func addresses(args []string) []string {
 	return out
 }
 
-// localAddresses makes addresses of values of listen, on this machine alone unless they
-// have a host.
+// localAddresses is addresses with the default host 127.0.0.1.
 func localAddresses(args []string) []string {
 	out := addresses(args)
 	for i, a := range out {
@@ -531,7 +530,7 @@ func localAddresses(args []string) []string {
 
 func on(d *conf.Directive) bool { return d.Args[0] == "on" }
 
-// number is a value that conf.Check has accepted as a number.
+// number returns a value that conf.Check has accepted as a number.
 func number(d *conf.Directive) int { return integer(d.Args[0]) }
 
 func integer(arg string) int {
@@ -543,8 +542,7 @@ func milliseconds(d *conf.Directive) time.Duration {
 	return orNone(time.Duration(number(d)) * time.Millisecond)
 }
 
-// orNone is d, or the negative value that means "none" or "at once" in a Config if d is
-// 0.
+// orNone returns d, or if d is 0 a negative value, which means none in a Config.
 func orNone(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1

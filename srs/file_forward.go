@@ -65,13 +65,14 @@ func (f *File) forward(name string, d *conf.Directive, v *forward.Vhost) (err er
 	return err
 }
 
-// static sends streams to a destination. Its error is that of the destination only.
+// static returns a resolver that sends every stream to d. Its error is that of d alone,
+// without the position in a list.
 func static(d forward.Destination) (forward.DestinationResolver, error) {
 	r, err := forward.StaticDestinations(d)
 	return r, errors.Unwrap(err)
 }
 
-// failureOf is the policy of on_failure.
+// failureOf returns the policy of on_failure.
 func failureOf(d *conf.Directive, timeout time.Duration) (resolve.FailurePolicy, error) {
 	switch v := d.Args[0]; {
 	case v == "closed":
@@ -95,7 +96,8 @@ func failureOf(d *conf.Directive, timeout time.Duration) (resolve.FailurePolicy,
 	}
 }
 
-// destination is a URL with the options of a block, which may be nil.
+// destination returns the destination of a URL with the options of a block, which may be
+// nil.
 func destination(url string, block []*conf.Directive) forward.Destination {
 	to := forward.Destination{URL: url}
 	for _, d := range block {

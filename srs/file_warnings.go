@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// findWarnings adds the settings that have no effect or are likely mistakes.
+// findWarnings adds warnings for settings that have no effect or are likely mistakes.
 func (f *File) findWarnings(tree *conf.File) {
 	listeners := f.listeners(tree)
 	for _, d := range tree.Root {
@@ -42,7 +42,7 @@ func (f *File) findWarnings(tree *conf.File) {
 	}
 }
 
-// directives returns the directives of a name in a block.
+// directives returns the directives in a block that have the given name.
 func directives(block []*conf.Directive, name string) (found []*conf.Directive) {
 	for _, d := range block {
 		if d.Name == name {
@@ -117,7 +117,8 @@ func (f *File) warnDestination(pos conf.Position, given forward.Destination, lis
 	}
 }
 
-// lead is where a destination leads a stream whose name is made of placeholders.
+// lead returns the place of a destination for a stream whose name consists of
+// placeholders.
 func lead(given forward.Destination) (d forward.Destination, at endpoint.Endpoint, err error) {
 	r, err := static(given)
 	if err != nil {

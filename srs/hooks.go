@@ -53,16 +53,16 @@ func (HookURLs) MarshalText() ([]byte, error) { return []byte("srs.HookURLs"), n
 // The answer is status 200 or 201 with 0 or {"code":0}. JSON that SRS accepts beyond
 // the standard is accepted too, such as a byte order mark. Any other answer to
 // on_connect, on_publish and on_play refuses the client: another code, with an error
-// that wraps forward.ErrRefused, and also no connection, no answer in time, another
+// that wraps forward.ErrRefused, or a failure: no connection, no answer in time, another
 // status (redirects are not followed), or an answer that is too long or malformed.
 //
 // A URL that fails is logged as a warning, without its secrets: once for each cause,
 // then every 10 minutes with the number of failures left out, and once when it answers
 // again.
 //
-// The URLs of an event are called in their order, until one refuses. The URLs before it
-// are not told of the refusal, because what they have accepted has not begun. Events
-// that only tell go to all URLs.
+// The URLs of an event are called in order, until one refuses. The URLs before it are not
+// told of the refusal, because the publish or play has not begun. Events that only report
+// go to all URLs.
 //
 // A client may name another vhost in publish or play than in connect. on_connect is
 // asked once, about the vhost of connect: it cannot protect a vhost.
@@ -80,7 +80,7 @@ func (HookURLs) MarshalText() ([]byte, error) { return []byte("srs.HookURLs"), n
 type Hooks struct {
 	shownHooks
 
-	// URLs are for each vhost that Vhosts does not name. Names match in any case.
+	// URLs are for all vhosts that are not in Vhosts. Names are not case-sensitive.
 	URLs   HookURLs
 	Vhosts map[string]HookURLs
 
@@ -134,8 +134,8 @@ func (h *Hooks) Validate() error {
 	return h.options().Check(h.all()...)
 }
 
-// Hooks returns the callbacks for forward.Config.Hooks. Where Validate has an error,
-// they refuse with it.
+// Hooks returns the callbacks for forward.Config.Hooks. If Validate returns an error, they
+// refuse with that error.
 func (h *Hooks) Hooks() forward.Hooks {
 	return forward.Hooks{
 		OnConnect: func(ctx context.Context, req *forward.ConnectRequest) error {
@@ -259,7 +259,7 @@ func checkHookReply(reply []byte) error {
 }
 
 func (h *Hooks) streamBody(action string, req *forward.PublishRequest, pageURL *string) any {
-	// As SRS has it: without a slash before the vhost.
+	// As in SRS, without a slash before the vhost.
 	url := "/" + req.App + "/" + req.Stream
 	if rtmp.FoldVhost(req.Vhost) != "" {
 		url = req.Vhost + url
