@@ -48,6 +48,7 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 // returned handler is safe for concurrent use. Handler returns an error if Tokens is
 // invalid.
 //
+//	GET    /openapi.json                    the OpenAPI description of what follows
 //	GET    /sources                         the live streams
 //	GET    /sources/SOURCE                  one of them
 //	DELETE /sources/SOURCE                  ends it and disconnects its publisher
@@ -132,6 +133,7 @@ func newHandler(srv *forward.Server, o Options, k *keys) http.Handler {
 // paths returns the methods of each path.
 func (h *handler) paths() map[string]methods {
 	return map[string]methods{
+		"/openapi.json":                {http.MethodGet: h.describe},
 		"/sources":                     {http.MethodGet: h.list},
 		"/sources/{source}":            {http.MethodGet: h.source, http.MethodDelete: h.kick},
 		"/sources/{source}/refresh":    {http.MethodPost: h.refresh},

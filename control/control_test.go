@@ -156,6 +156,7 @@ func (c *controlled) do(method, path, contentType, body, authorization string) (
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(c.t, err)
 	secretscan.Check(c.t.Name(), resp.Header, string(b))
+	described(c.t, method, path, resp, b)
 	return resp.StatusCode, resp.Header, b
 }
 
