@@ -3,7 +3,10 @@ package forward
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // DestinationResolver decides where a stream goes. It is asked once for each accepted
@@ -66,3 +69,32 @@ func asRefresh(ctx context.Context) context.Context {
 func IsRefresh(ctx context.Context) bool { return ctx.Value(refreshKey{}) != nil }
 
 type refreshKey struct{}
+
+// distinctPlaces drops destinations that have the same place as an earlier one. It keeps
+// invalid destinations, which newForwarder refuses.
+func distinctPlaces(ds []Destination) []Destination {
+	seen := make(map[string]bool, len(ds))
+	return slices.DeleteFunc(ds, func(d Destination) bool {
+		ep, err := d.endpoint()
+		if err != nil {
+			return false
+		}
+		place := ep.Place()
+		defer func() { seen[place] = true }()
+		return seen[place]
+	})
+}
+
+// isLogged reports whether the resolver has already logged its error.
+func isLogged(err error) bool {
+	var l interface{ Logged() bool }
+	return errors.As(err, &l) && l.Logged()
+}
+
+// refreshCause is the cause of a failed refresh, without the stream.
+func refreshCause(err error) string {
+	if below := errors.Unwrap(err); below != nil {
+		err = below
+	}
+	return hostcode.CauseOf(err)
+}

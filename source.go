@@ -286,21 +286,6 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 	return distinctPlaces(slices.Clone(dests)), ttl, err
 }
 
-// distinctPlaces drops destinations that have the same place as an earlier one. It keeps
-// invalid destinations, which newForwarder refuses.
-func distinctPlaces(ds []Destination) []Destination {
-	seen := make(map[string]bool, len(ds))
-	return slices.DeleteFunc(ds, func(d Destination) bool {
-		ep, err := d.endpoint()
-		if err != nil {
-			return false
-		}
-		place := ep.Place()
-		defer func() { seen[place] = true }()
-		return seen[place]
-	})
-}
-
 // Refresh asks the Resolver again where the stream goes. Destinations that are
 // still in the answer are not disturbed, new ones begin with the last keyframe,
 // and the others are told that the stream has ended and are disconnected; Refresh
@@ -443,20 +428,6 @@ func (s *Source) refreshSelf() {
 	}
 }
 
-// isLogged reports whether the resolver has already logged its error.
-func isLogged(err error) bool {
-	var l interface{ Logged() bool }
-	return errors.As(err, &l) && l.Logged()
-}
-
-// refreshCause is the cause of a failed refresh, without the stream.
-func refreshCause(err error) string {
-	if below := errors.Unwrap(err); below != nil {
-		err = below
-	}
-	return hostcode.CauseOf(err)
-}
-
 // background runs f in a goroutine that the stream's end waits for, unless the stream
 // has ended.
 func (s *Source) background(f func()) {
@@ -539,7 +510,7 @@ func (s *Source) finish() {
 	if s.log.Ended() {
 		s.emit(Event{Kind: EventUnpublish, Reason: s.reason, After: time.Since(s.began)})
 		s.srv.log.Info("unpublish", "source", s.req.logName(),
-			"after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
+			"reason", s.reason, "after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
 	}
 	close(s.done)
 }
