@@ -2,14 +2,14 @@ package gop
 
 import "sync/atomic"
 
-// guestShare is the part of a Budget that unfinished messages of guests may take.
+// guestShare says that unfinished messages of guests may use 1/guestShare of a Budget.
 const guestShare = 8
 
-// Account is what one peer holds of a Budget in unfinished messages. A peer is a
-// guest until Accept: all guests together have an eighth of the Budget, and when
-// they need more, the one that holds most is evicted. So nobody who has not been
-// let in takes the place of those who have, and no guest that holds nothing is
-// ever in the way. The methods are for the goroutine that reads from the peer.
+// Account counts the unfinished messages of one peer in a Budget. A peer is a guest until
+// Accept. All guests together have an eighth of the Budget; if they need more, the guest
+// that holds most is evicted. So guests cannot displace accepted peers, and a guest that
+// holds nothing is never evicted. The methods are for the goroutine that reads from the
+// peer.
 type Account struct {
 	b     *Budget
 	evict func()
@@ -18,21 +18,21 @@ type Account struct {
 	gone  bool        // evicted; guarded by b.mu
 }
 
-// Account returns that of a new guest. evict ends the peer's connection, so that
-// what it holds is given back soon; any goroutine calls it, and it must not block.
+// Account returns the Account of a new guest. evict ends the peer's connection, so that
+// its memory is given back soon. It may be called by any goroutine and must not block.
 func (b *Budget) Account(evict func()) *Account {
 	a := &Account{b: b, evict: evict}
 	a.guest.Store(true)
 	return a
 }
 
-// Accept says that the peer has been let in. It comes too late for one that was
-// evicted while it was decided about.
+// Accept says that the peer is accepted. It has no effect on a peer that has already been
+// evicted.
 func (a *Account) Accept() {
 	b := a.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a.guest.Load() && !a.gone { // for one that is gone nothing counts any more
+	if a.guest.Load() && !a.gone { // an evicted guest no longer counts
 		a.guest.Store(false)
 		b.guests.Add(-a.held.Load())
 		delete(b.hold, a)
@@ -71,7 +71,7 @@ func (a *Account) chargeGuest(delta int64) error {
 			if delta > 0 {
 				return ErrBudget
 			}
-			return nil // it was given back for a
+			return nil // evictGuest has already given it back
 		}
 		limit := b.limit.Load()
 		over := delta > 0 && limit >= 0 && (b.guests.Load()+delta > limit/guestShare || b.used.Load()+delta > limit)
@@ -87,7 +87,7 @@ func (a *Account) chargeGuest(delta int64) error {
 	}
 }
 
-// add counts what a guest holds. b.mu is held.
+// add changes the count of a guest by delta. b.mu is held.
 func (a *Account) add(delta int64) {
 	b := a.b
 	held := a.held.Add(delta)
@@ -101,8 +101,8 @@ func (a *Account) add(delta int64) {
 	}
 }
 
-// evictGuest ends the guest that holds most. It is false where that is nobody, or
-// the one that asks for so much more.
+// evictGuest ends the guest that holds most. It returns false if there is none, or if asks
+// itself would hold most with more bytes.
 func (b *Budget) evictGuest(asks *Account, more int64) bool {
 	b.mu.Lock()
 	var most *Account
@@ -126,5 +126,5 @@ func (b *Budget) evictGuest(asks *Account, more int64) bool {
 	return true
 }
 
-// Guests is how many bytes guests hold.
+// Guests returns how many bytes guests hold.
 func (b *Budget) Guests() int { return int(b.guests.Load()) }

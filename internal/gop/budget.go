@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// The steps at which a Budget sheds, in percent: no new streams, shorter logs,
-// and the receiver that keeps most is cut off.
+// The levels at which a Budget sheds load, in percent: no new streams, shorter logs, and
+// cutting off the receiver that keeps most.
 const (
 	RefuseAt  = 80
 	ShortenAt = 90
@@ -17,8 +17,8 @@ const (
 )
 
 const (
-	// cutEvery is how long the other receivers are spared after one was cut off, so
-	// that its memory can be freed first.
+	// cutEvery is the time between cutting off two receivers, so that the memory of
+	// the first can be freed.
 	cutEvery = 50 * time.Millisecond
 	// liveFor is how recently a stream must have received a message for its receivers
 	// to be cut off: only its publisher can drop what they hold.
@@ -33,18 +33,18 @@ var ErrBudget = errors.New("the memory budget is used up")
 type Budget struct {
 	limit   atomic.Int64
 	used    atomic.Int64
-	partial atomic.Int64 // of used, those of unfinished messages
-	guests  atomic.Int64 // of partial, those of whom nobody has let in
-	cut     atomic.Int64 // when Shed has looked last at CutAt
-	looked  atomic.Int64 // and below that
+	partial atomic.Int64 // part of used: unfinished messages
+	guests  atomic.Int64 // part of partial: those of guests
+	cut     atomic.Int64 // when Shed last looked for receivers at CutAt
+	looked  atomic.Int64 // when Shed last did so below CutAt
 
 	mu   sync.Mutex
 	logs map[*Log]struct{}
-	n    atomic.Int64          // of logs
-	hold map[*Account]struct{} // of guests: those that hold something
+	n    atomic.Int64          // length of logs
+	hold map[*Account]struct{} // guests that hold something
 }
 
-// NewBudget returns a Budget of so many bytes; negative is none.
+// NewBudget returns a Budget with a limit in bytes; negative means no limit.
 func NewBudget(limit int) *Budget {
 	b := &Budget{logs: make(map[*Log]struct{}), hold: make(map[*Account]struct{})}
 	b.SetLimit(limit)
@@ -54,22 +54,22 @@ func NewBudget(limit int) *Budget {
 // SetLimit changes the limit.
 func (b *Budget) SetLimit(limit int) { b.limit.Store(int64(limit)) }
 
-// Limit is how many bytes may be held; negative is no limit.
+// Limit returns how many bytes may be held; negative means no limit.
 func (b *Budget) Limit() int { return int(b.limit.Load()) }
 
-// Used is how many bytes are held.
+// Used returns how many bytes are held.
 func (b *Budget) Used() int { return int(b.used.Load()) }
 
-// Above reports whether that many percent of the limit are held, or more.
+// Above reports whether at least percent of the limit are held.
 func (b *Budget) Above(percent int64) bool {
 	limit := b.limit.Load()
 	return limit >= 0 && b.used.Load() >= limit/100*percent+limit%100*percent/100
 }
 
-// Shed cuts off the receiver that keeps most of a stream, of all streams that
-// receive something, where CutAt is reached; from RefuseAt on, all receivers that
-// lag of a stream that has ended, which only they keep. It returns soon where
-// there is nothing to do. now is that of Append.
+// Shed cuts off receivers to free memory. From CutAt on, that is the receiver that keeps
+// most of any stream which still receives messages. From RefuseAt on, it is all lagging
+// receivers of a stream that has ended, which only they keep in memory. Shed is cheap if
+// there is nothing to do. now is on the clock of Append.
 func (b *Budget) Shed(now int64) {
 	if !b.Above(RefuseAt) {
 		return
@@ -103,16 +103,15 @@ func (b *Budget) Shed(now int64) {
 	}
 }
 
-// share is what each Log may hold once logs are to be shorter: together they
-// are where new streams are refused. Unfinished messages take no more than half
-// of it.
+// share returns how many bytes each Log may hold when logs must be shorter: all Logs
+// together then reach RefuseAt. Unfinished messages reduce it by half at most.
 func (b *Budget) share() int {
 	all := b.limit.Load() / 100 * RefuseAt
 	return int((all - min(b.partial.Load(), all/2)) / max(b.n.Load(), 1))
 }
 
-// SetBudget has what the Log holds counted in b, up to Release. It comes before
-// the first Append, and after Lagging is set.
+// SetBudget counts the Log's memory in b, until Release. It must be called before the
+// first Append, and after Lagging is set.
 func (l *Log) SetBudget(b *Budget) {
 	l.budget = b
 	b.mu.Lock()
@@ -121,7 +120,7 @@ func (l *Log) SetBudget(b *Budget) {
 	b.mu.Unlock()
 }
 
-// remove ends counting l.
+// remove stops counting l.
 func (b *Budget) remove(l *Log) {
 	b.mu.Lock()
 	delete(b.logs, l)
@@ -130,7 +129,7 @@ func (b *Budget) remove(l *Log) {
 	b.used.Add(-l.charged.Swap(0))
 }
 
-// charge counts what an Append has changed.
+// charge counts the memory that an Append has added or freed.
 func (l *Log) charge() {
 	if l.budget == nil {
 		return
@@ -143,11 +142,11 @@ func (l *Log) charge() {
 	l.budget.used.Add(delta)
 }
 
-// Held is how many bytes of memory the Log takes, as the Budget counts them.
+// Held returns how many bytes of memory the Log uses, as counted in the Budget.
 func (l *Log) Held() int { return int(l.charged.Load()) }
 
-// MaxSlab is how large the slabs of a Log's frames may be: what a Log holds of
-// them beyond its messages is then a small part of it.
+// MaxSlab returns the largest permitted slab of the Log's frames. It keeps the memory in
+// slabs that the Log's messages do not use small.
 func (l *Log) MaxSlab() int {
 	n := l.limits.Bytes
 	if b := l.budget; b != nil && b.limit.Load() >= 0 {
@@ -156,17 +155,17 @@ func (l *Log) MaxSlab() int {
 	return n / 16
 }
 
-// MaxBytes is how many bytes the Log may hold now.
+// MaxBytes returns how many bytes the Log may hold now.
 func (l *Log) MaxBytes() int { return min(l.limits.Bytes, l.room()) }
 
-// room is how much memory the Log may take now.
+// room returns how much memory the Log may use now.
 func (l *Log) room() int {
 	b := l.budget
 	if b == nil || !b.Above(ShortenAt) {
 		return math.MaxInt
 	}
-	// Others may hold more than their share and receive nothing: there is no
-	// more room than they leave.
+	// Other Logs may hold more than their share while they receive nothing. They
+	// reduce the room.
 	left := l.charged.Load() + b.limit.Load() - b.used.Load()
 	return min(b.share(), int(max(left, 0)))
 }

@@ -7,9 +7,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// Cursor is one receiver's place in a Log. Its methods are for the one
-// goroutine that sends to the receiver at a time, except those that say
-// otherwise.
+// Cursor is one receiver's position in a Log. Only the goroutine that sends to the
+// receiver may call its methods, except those whose comments say otherwise.
 type Cursor struct {
 	log    *Log
 	opt    Options
@@ -17,12 +16,12 @@ type Cursor struct {
 
 	next    atomic.Uint64
 	begun   atomic.Pointer[beginning]
-	set     *HeaderSet // what the receiver has
-	preface bool       // the header set goes before the next message
-	needKey bool       // video waits for a keyframe,
-	since   int64      // from here on; 0: from the first that waits on
+	set     *HeaderSet // the headers that the receiver has
+	preface bool       // the header set must be sent before the next message
+	needKey bool       // video waits for a keyframe
+	since   int64      // when that began; 0: with the first video that waits
 	under   int64      // see UnderWay
-	stops   int64      // when the first message came that was read with stop; 0: none
+	stops   int64      // arrival of the first message that was read with stop; 0: none
 	stop    atomic.Bool
 	stopped bool // because of stop
 
@@ -33,13 +32,14 @@ type Cursor struct {
 // concurrent use.
 type Skipped struct {
 	Overtaken atomic.Uint64 // because the receiver was too slow
-	Waited    atomic.Uint64 // because they referred to a keyframe it had not got
-	// Blind: no keyframe came for so long that it got what came.
+	Waited    atomic.Uint64 // because they depend on a keyframe that the receiver has not got
+	// Blind says that no keyframe came in time, and the receiver began with other
+	// video.
 	Blind atomic.Bool
 }
 
-// maxStop is for how long, in nanoseconds, a keyframe to stop at is waited for:
-// what is to go on from there is a connection that publishes, and servers close one
+// maxStop is how long, in nanoseconds, a cursor waits for a keyframe to stop at. The
+// connection that continues from there is already publishing, and servers close a publish
 // without media after 15 or 20 s.
 const maxStop = 10e9
 
@@ -50,32 +50,31 @@ const maxWait = 5e9
 
 // Options says how a cursor reads.
 type Options struct {
-	// Live: begin with the next keyframe, not the last.
+	// Live begins with the next keyframe, not the last one.
 	Live bool
-	// From, where it is not 0, is where to begin, whatever Live says: where
-	// another cursor of the receiver has stopped, or where a receiver may begin
-	// (see Log.Begins).
+	// From, if not 0, is the message to begin with, regardless of Live: the one
+	// before which another cursor of the receiver has stopped, or one with which a
+	// receiver may begin (see Log.Begins).
 	From uint64
-	// Push: metadata goes out inside @setDataFrame, and @clearDataFrame, which
-	// is left out otherwise, as it came. NoMeta: metadata does not go out at
-	// all.
+	// Push sends metadata inside @setDataFrame, and @clearDataFrame unchanged.
+	// Without it @clearDataFrame is not sent. NoMeta sends no metadata.
 	Push, NoMeta bool
-	// Layout is the receiver's; size is the chunk size of the log's frames.
+	// Layout is the receiver's layout. Size is the chunk size of the log's frames.
 	Layout chunk.Layout
 	Size   int
-	// Times are the receiver's; nil: those of the log.
+	// Times are the receiver's timestamps; nil: those of the log.
 	Times *Times
-	// Skipped counts for the receiver, which may have one cursor after another;
-	// nil: the cursor counts for itself.
+	// Skipped counts for the receiver, which may have several cursors one after
+	// another; nil: the cursor has its own.
 	Skipped *Skipped
-	// OnBlind, where it is not nil, is called when Blind of Skipped becomes
-	// true, with locks held: it must not block.
+	// OnBlind, if not nil, is called when Skipped.Blind becomes true. Locks are
+	// held: it must not block.
 	OnBlind func()
 }
 
 var setDataFrame = []byte(flv.SetDataFrame)
 
-// layout is the receiver's layout of a message, inside @setDataFrame or not.
+// layout returns the receiver's layout of a message, inside @setDataFrame if wrap.
 func (o *Options) layout(wrap bool) chunk.Layout {
 	l := o.Layout
 	if wrap {
@@ -84,9 +83,9 @@ func (o *Options) layout(wrap bool) chunk.Layout {
 	return l
 }
 
-// Start places a new cursor: at the last keyframe; where there is none, at
-// the head, to begin with the next one; in a stream without video at the
-// newest message.
+// Start places a new cursor: at the last keyframe, or at the head if there is none, to
+// begin with the next one. In a stream without video it places the cursor at the newest
+// message.
 func (l *Log) Start(c *Cursor, o Options) {
 	c.log, c.opt = l, o
 	c.shared = o.Times == nil && o.Layout.Shared(o.Size)
@@ -107,7 +106,7 @@ func (l *Log) Start(c *Cursor, o Options) {
 	}
 }
 
-// place puts the cursor where a receiver may begin, not before from.
+// place puts the cursor at a message with which a receiver may begin, not before from.
 func (c *Cursor) place(from uint64) {
 	l := c.log
 	head := l.head.Load()
@@ -123,13 +122,14 @@ func (c *Cursor) place(from uint64) {
 	c.begin()
 }
 
-// beginning is what there was to send when a cursor was placed, up to a message.
+// beginning is the initial backlog: what there was to send when the cursor was placed, up
+// to a message.
 type beginning struct {
 	backlog
 	until uint64
 }
 
-// begin notes what there is to send when the cursor has been placed.
+// begin records the initial backlog after the cursor has been placed.
 func (c *Cursor) begin() {
 	until := c.log.head.Load()
 	c.begun.Store(&beginning{c.log.backlog(c.next.Load(), until), until})
@@ -139,8 +139,8 @@ func (c *Cursor) begin() {
 	}
 }
 
-// waits reports whether m is video that waits for a keyframe. Where the stream had
-// no video when the cursor was placed, the wait begins with the video.
+// waits reports whether m is video that waits for a keyframe. If the stream had no video
+// when the cursor was placed, the wait begins with the first video.
 func (c *Cursor) waits(m *Message) bool {
 	if !m.Inter {
 		return false
@@ -151,14 +151,14 @@ func (c *Cursor) waits(m *Message) bool {
 	return m.arrived-c.since <= maxWait
 }
 
-// allows is how far a receiver that is still being sent its initial backlog may lag.
+// allows returns how far a receiver may lag that is still being sent its initial backlog.
 // allowed is the log's limit.
 func (b *beginning) allows(allowed backlog) backlog {
 	return backlog{max(allowed.age, b.age+allowed.age/4), max(allowed.bytes, b.bytes+allowed.bytes/4)}
 }
 
-// Backlog is how far a receiver has fallen behind, and how far it may: in bytes,
-// and in nanoseconds in which they have arrived.
+// Backlog is how far a receiver has fallen behind, and how far it may fall behind: in
+// bytes, and in nanoseconds between the arrivals of the first and the last of them.
 type Backlog struct {
 	Bytes, MaxBytes int
 	Age, MaxAge     int64
@@ -188,35 +188,35 @@ func (c *Cursor) Backlog() Backlog {
 	}
 }
 
-// Next is the sequence number of the next message to send. It is safe for
+// Next returns the sequence number of the next message to send. It is safe for
 // concurrent use.
 func (c *Cursor) Next() uint64 { return c.next.Load() }
 
-// Lag is by how many messages the cursor lags. It is safe for concurrent use.
+// Lag returns by how many messages the cursor lags. It is safe for concurrent use.
 func (c *Cursor) Lag() uint64 {
 	if c.log == nil {
 		return 0
 	}
-	next := c.next.Load() // first, since it may move on up to the head
+	next := c.next.Load() // before head, which it must not pass
 	return c.log.head.Load() - next
 }
 
-// Skipped are the counts of what the receiver did not get.
+// Skipped returns the counts of messages that the receiver did not get.
 func (c *Cursor) Skipped() (overtaken, waited uint64) {
 	return c.skipped.Overtaken.Load(), c.skipped.Waited.Load()
 }
 
-// StopAtKeyframe ends the cursor before the next keyframe that it comes to, in
-// a stream without video before the next message. After maxStop without a keyframe
-// it ends before whatever comes. It is safe for concurrent use.
+// StopAtKeyframe ends the cursor before the next keyframe that it reaches, or before the
+// next message in a stream without video. After maxStop without a keyframe it ends before
+// the next message. It is safe for concurrent use.
 func (c *Cursor) StopAtKeyframe() { c.stop.Store(true) }
 
-// UnderWay tells for how many nanoseconds bytes have been in flight to the receiver.
-// Including these, the receiver may lag by nine tenths of the log's Age when it gets
-// more: the rest allows for changes since then.
+// UnderWay sets for how many nanoseconds bytes have been in flight to the receiver.
+// Including that time, the receiver may lag by nine tenths of the log's Age when it is sent
+// more. The last tenth allows for changes after the measurement.
 func (c *Cursor) UnderWay(d int64) { c.under = d }
 
-// stopsBefore reports whether the cursor, which is to stop, does so before m.
+// stopsBefore reports whether the cursor stops before m. Its stop flag is set.
 func (c *Cursor) stopsBefore(m *Message) bool {
 	if c.stops == 0 {
 		c.stops = m.arrived
@@ -243,17 +243,18 @@ func (c *Cursor) jump() {
 	c.skipped.Overtaken.Add(c.next.Load() - old)
 }
 
-// skip continues at the newest keyframe, in a stream without video at the newest
-// message, if the receiver lags by more than the log's lag, and there is one ahead.
-// head is the log's.
+// skip continues at the newest keyframe, or at the newest message in a stream without
+// video, if the receiver lags by more than the log's lag and there is such a message
+// ahead. head is the log's.
 //
-// If it lags by more than the log's Age it skips in any case, and waits.
+// If the receiver lags by more than the log's Age, it skips in any case, and then waits
+// for a keyframe.
 //
-// The backlog that a receiver has begun with does not count: after a keyframe that was
-// old already it is late from the start, and may well catch up.
+// The initial backlog does not count: a receiver that begins with an old keyframe is late
+// from the start, and may still catch up.
 //
-// The clock is the arrival of messages, not their own time: no receiver becomes late
-// because a publisher sends an hour in a minute, or pauses.
+// Lag is measured by the arrival of messages, not by their timestamps: a receiver does not
+// become late because a publisher sends an hour of media in a minute, or pauses.
 func (c *Cursor) skip(head uint64) {
 	l, at := c.log, c.next.Load()
 	lag, allowed := l.backlog(at, head), l.limits.lag()
@@ -269,14 +270,14 @@ func (c *Cursor) skip(head uint64) {
 		c.jump()
 		return
 	}
-	// There is no other keyframe: so late a receiver waits for the next one.
+	// There is no newer keyframe, and the receiver is so late that it waits for one.
 	if most := max(l.limits.Age, allowed.age); lag.age > most {
 		c.jump()
 	}
 }
 
-// Read moves on by one message and returns it, nil when the cursor is up to
-// date. Before the message comes set, where it is not nil.
+// Read advances by one message and returns it, or nil if the cursor is up to date. If set
+// is not nil, it must be sent before the message.
 func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 	for c.next.Load() < c.log.head.Load() {
 		m := c.log.Get(c.next.Load())
@@ -305,7 +306,7 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 	return nil, nil
 }
 
-// beginBlind notes that the receiver gets video without a keyframe before it.
+// beginBlind records that the receiver gets video without a keyframe before it.
 func (c *Cursor) beginBlind() {
 	if !c.skipped.Blind.Swap(true) && c.opt.OnBlind != nil {
 		c.opt.OnBlind()
@@ -322,10 +323,10 @@ func (c *Cursor) leavesOut(m *Message) bool {
 type Batch struct {
 	iov   [][]byte
 	marks []mark
-	times []times // as they are after each message, for a cursor with its own
+	times []times // state after each message, for a cursor with Times
 	bytes int
 
-	// what it was filled for, when others may share it
+	// identify the cursors that may share the batch
 	log      *Log
 	from, to uint64
 	limit    int
@@ -339,22 +340,22 @@ type Batch struct {
 type mark struct {
 	end int
 	m   *Message
-	// skipped is how many messages were left out before it, needKey
+	// skipped is how many messages were left out before the message, needKey
 	// whether the cursor still waits for a keyframe after it.
 	skipped uint64
 	needKey bool
-	// pictures is how many pictures there are up to and with it.
+	// pictures is the number of pictures up to and including the message.
 	pictures int
 }
 
-// joins reports whether m directly follows the mark's message in memory, which has been
-// sent unchanged.
+// joins reports whether m directly follows the mark's message in memory, and that message
+// is sent unchanged.
 func (k *mark) joins(m *Message, push bool) bool {
 	return m.Frame.Follows(k.m.Frame) && !(push && k.m.Wrap)
 }
 
-// Fill collects what c sends next: everything there is, up to the message
-// with which limit bytes are reached. It is empty when c is up to date.
+// Fill collects the messages that c sends next: all there are, up to the message with
+// which limit bytes are reached. The batch is empty if c is up to date.
 func (b *Batch) Fill(c *Cursor, limit int) {
 	head := c.log.head.Load()
 	from := c.next.Load()
@@ -393,7 +394,7 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	}
 }
 
-// filler is the state of a cursor as it will be when the batch is sent.
+// filler holds the state that the cursor will have when the batch is sent.
 type filler struct {
 	*Batch
 	c                *Cursor
@@ -441,7 +442,7 @@ func (f *filler) add(m *Message) {
 		f.iov, f.scratch = layout.AppendTo(f.iov, f.scratch, m.Frame)
 		f.added(n)
 	case len(f.marks) > 0 && f.marks[len(f.marks)-1].joins(m, c.opt.Push):
-		// Neighbours in memory: one range.
+		// The messages are neighbours in memory: send one range.
 		f.iov[n-1] = f.iov[n-1][:len(f.iov[n-1])+m.Frame.Len()]
 		f.bytes += m.Frame.Len()
 	default:

@@ -6,14 +6,13 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// What a Log takes of the memory is counted by reference, since nothing in it
-// has a size of its own: frames share slabs, messages share header sets, and
-// sets share headers, whose bytes may be those of a frame. Each counts its users
-// and is added to what is held with the first of them. All of it is for the
-// goroutine that appends.
+// The memory of a Log is counted by reference, because its parts are shared: frames share
+// slabs, messages share header sets, and sets share headers, whose bytes may be those of a
+// frame. Each part counts its users; its size is added with the first user and subtracted
+// with the last. All of this is for the goroutine that appends.
 
-// The sizes of what is allocated for each message, header set and header, beside
-// the bytes of frames.
+// The sizes of the memory for each message, header set and header, without the bytes of
+// frames.
 const (
 	messageSize = int(unsafe.Sizeof(Message{}) + unsafe.Sizeof(chunk.Frame{}))
 	setSize     = int(unsafe.Sizeof(HeaderSet{}))
@@ -21,11 +20,11 @@ const (
 	slotsSize   = int(unsafe.Sizeof(slot{}))
 )
 
-// Kept is how many bytes are kept by a frame that is in no Log and shares no slab.
+// Kept returns how many bytes a frame keeps that is in no Log and shares no slab.
 func Kept(f *chunk.Frame) int { return messageSize + f.Len() }
 
-// hold counts a message that comes into the Log. It returns how many bytes are
-// kept by it that were not before.
+// hold counts a message that is appended to the Log. It returns by how many bytes that
+// increases the memory that is kept.
 func (m *Message) hold() int { return messageSize + m.Frame.Hold() + m.Set.hold() + m.After.hold() }
 
 // drop undoes hold.

@@ -1,6 +1,6 @@
-// Package gop is the log of a live stream: each message once, framed, with
-// the header set in force at its place. One goroutine appends; any number of
-// cursors read it without locks.
+// Package gop implements the log of a live stream: it holds each message once, framed,
+// with the header set in force at its position. One goroutine appends; any number of
+// cursors read without locks.
 package gop
 
 import (
@@ -17,43 +17,44 @@ type Message struct {
 	Seq  uint64 // from 1
 	Time uint32
 	Type uint8
-	// Frame is what players get, and so do destinations where Wrap is not set.
+	// Frame is sent to players, and also to destinations unless Wrap is set.
 	Frame *chunk.Frame
-	// Set is the header set in force before the message, After the one in force after it.
+	// Set is the header set in force before the message, After the one after it.
 	Set, After *HeaderSet
-	// Keyframe: a cursor may start here.
+	// Keyframe says that a cursor may start here.
 	Keyframe bool
-	// Wrap: it goes to destinations inside @setDataFrame, as metadata does.
+	// Wrap says that destinations get the message inside @setDataFrame, like
+	// metadata.
 	Wrap bool
-	// Inter: the message holds video that refers to what came before.
+	// Inter says that the message contains video that depends on earlier video.
 	Inter bool
-	// Media: the message holds coded media.
+	// Media says that the message contains coded media.
 	Media bool
-	// Picture: coded media of the main video track.
+	// Picture says that it is coded media of the main video track.
 	Picture bool
-	// Metadata: onMetaData.
+	// Metadata says that it is onMetaData.
 	Metadata bool
-	// Clear: @clearDataFrame, which is for servers: where metadata goes out
-	// plain, the message does not.
+	// Clear says that it is @clearDataFrame, which is for servers. It is not sent
+	// to receivers that get plain metadata.
 	Clear bool
-	// Changed: a header that was in force for a track is not any more. Another
-	// one has taken its place, or its codec another's.
+	// Changed says that a track's header is no longer in force, because another
+	// header or another codec has replaced it.
 	Changed bool
 
 	arrived int64
 	end     uint64 // cost of the stream up to and with this message
 }
 
-// messageCost is about how many bytes a message takes beside its frame's bytes:
-// Message and Frame, its slot of the ring, its part of slabs and header sets. It
-// counts wherever bytes do, so that a flood of small messages needs no limit of
+// messageCost is roughly how many bytes a message uses beyond the bytes of its frame: for
+// Message and Frame, its slot in the ring, its part of slabs and header sets. It is
+// included wherever bytes are counted, so that a flood of small messages needs no limit of
 // its own.
 const messageCost = 200
 
 // Cost is how many bytes the message counts as.
 func (m *Message) Cost() int { return m.Frame.Len() + messageCost }
 
-// Limits bounds a Log. What goes over a limit is dropped at the old end.
+// Limits bounds a Log. The oldest messages are dropped when a limit is exceeded.
 type Limits struct {
 	Bytes int // messageCost for each message included
 	// Age is how long after its arrival, in nanoseconds, a message is kept for
@@ -64,22 +65,22 @@ type Limits struct {
 	Live bool
 }
 
-// lag is how far a receiver may lag. The rest, up to the limits, is for bytes in flight
-// and for new receivers.
+// lag returns how far a receiver may lag. The rest, up to the limits, is for bytes in
+// flight and for new receivers.
 func (l *Limits) lag() backlog { return backlog{l.Age / 5 * 4, uint64(l.Bytes) / 2} }
 
-// Log is a live stream's messages, from the last keyframe on, or from where
-// the slowest cursor is, within Limits, to Release. Append and End are for one
-// goroutine at a time, and nothing is appended after End; all else is safe for
-// concurrent use.
+// Log holds a live stream's messages, from the last keyframe or from the slowest cursor on,
+// within Limits, until Release. Append and End are for one goroutine at a time, and
+// nothing may be appended after End; all other methods are safe for concurrent use.
 type Log struct {
 	limits Limits
-	// Slowest, where it is set, is the sequence number of the first message
-	// that a cursor still needs. It is called while appending.
+	// Slowest, if not nil, returns the sequence number of the first message that
+	// a cursor still needs. It is called while appending.
 	Slowest func() uint64
-	// Lagging is the receiver that keeps most of the log and is not up to
-	// date: how many bytes, 0 for none, and what cuts it off. now is that of
-	// Append. Any goroutine calls it. A Log with a Budget must have it.
+	// Lagging finds the receiver that keeps most of the log and is not up to date.
+	// It returns how many bytes that keeps, 0 if there is none, and a function that
+	// cuts it off. now is on the clock of Append. Any goroutine may call it. A Log
+	// with a Budget must have it.
 	Lagging func(now int64) (bytes int, cut func())
 
 	ring  atomic.Pointer[ring]
@@ -148,18 +149,17 @@ func New(limits Limits) *Log {
 	return l
 }
 
-// MaxLag is how far a receiver may lag, in nanoseconds.
+// MaxLag returns how far a receiver may lag, in nanoseconds.
 func (l *Log) MaxLag() int64 { return l.limits.lag().age }
 
-// Head is the sequence number that the next message will get.
+// Head returns the sequence number that the next message will get.
 func (l *Log) Head() uint64 { return l.head.Load() }
 
-// End says that nothing more will come.
+// End says that no more messages will be appended.
 func (l *Log) End() { l.ended.Store(true) }
 
-// Release drops all media. It is called once, after End, when no cursor needs any more:
-// those that are left are at the end. A Log that is kept afterwards keeps nothing of the
-// stream.
+// Release drops all messages. It is called once, after End, when no cursor needs any
+// message. A Log that is referenced after it keeps no memory of the stream.
 func (l *Log) Release() {
 	l.tail.Store(l.head.Load())
 	l.ring.Store(newRing(1))
@@ -173,8 +173,8 @@ func (l *Log) Release() {
 // Ended reports whether End has been called.
 func (l *Log) Ended() bool { return l.ended.Load() }
 
-// Begins reports whether a receiver may begin at a message, if that is kept: at a
-// keyframe, in a stream without video anywhere.
+// Begins reports whether a receiver may begin with a message that is still kept: with a
+// keyframe, or with any message in a stream without video.
 func (l *Log) Begins(seq uint64) bool {
 	m := l.Get(seq)
 	return m == nil || l.begins(m)
@@ -182,13 +182,13 @@ func (l *Log) Begins(seq uint64) bool {
 
 func (l *Log) begins(m *Message) bool { return m.Keyframe || !l.video.Load() }
 
-// Len is what the log holds.
+// Len returns the number of messages and bytes that the log holds.
 func (l *Log) Len() (messages, bytes int) {
 	return int(l.head.Load() - l.tail.Load()), l.Since(0)
 }
 
-// Since is the number of bytes kept from a message on. As everywhere in a Log,
-// each message counts for about 200 bytes more than its frame has.
+// Since returns the number of bytes kept from a message on. As everywhere in a Log, each
+// message counts messageCost more than its frame.
 func (l *Log) Since(seq uint64) int {
 	head := l.head.Load()
 	first, last := l.Get(max(seq, l.tail.Load())), l.Get(head-1)
@@ -198,9 +198,9 @@ func (l *Log) Since(seq uint64) int {
 	return int(last.end-first.end) + first.Cost()
 }
 
-// Behind is what a receiver has before it whose next message is seq: how many
-// bytes are kept of it, and for how long the first has waited, which is for
-// ever where it is not kept any more.
+// Behind returns the lag of a receiver whose next message is seq: how many bytes are kept
+// from there on, and how long the first of them has waited. If that message is no longer
+// kept, age is the largest int64.
 func (l *Log) Behind(seq uint64, now int64) (bytes int, age int64) {
 	switch m := l.Get(seq); {
 	case seq >= l.Head():
@@ -212,21 +212,20 @@ func (l *Log) Behind(seq uint64, now int64) (bytes int, age int64) {
 	}
 }
 
-// Age is how much later than the message seq the newest one has arrived, in
-// nanoseconds.
+// Age returns how much later than message seq the newest message arrived, in nanoseconds.
 func (l *Log) Age(seq uint64) int64 {
 	return l.backlog(max(seq, l.tail.Load()), l.head.Load()).age
 }
 
-// backlog is what there is from one message to another: the nanoseconds in
-// which it has arrived, and bytes.
+// backlog is a range of messages: the nanoseconds between its first and last arrival, and
+// its bytes.
 type backlog struct {
 	age   int64
 	bytes uint64
 }
 
-// backlog is nothing where one of the two is not kept. A cursor may be placed at
-// a keyframe that the head does not tell of yet.
+// backlog returns the backlog from one message up to another, zero if one of the two is not
+// kept. A cursor may be at a keyframe that head does not include yet.
 func (l *Log) backlog(from, to uint64) backlog {
 	first, last := l.Get(from), l.Get(to-1)
 	if first == nil || last == nil || from >= to {
@@ -235,9 +234,9 @@ func (l *Log) backlog(from, to uint64) backlog {
 	return backlog{last.arrived - first.arrived, last.end - first.end}
 }
 
-// Append appends a message: frame as players get it, to destinations inside
-// @setDataFrame where wrap is set. now is when it arrived, in nanoseconds of a
-// clock that never goes back.
+// Append appends a message. frame is sent to players unchanged, and to destinations inside
+// @setDataFrame if wrap is set. now is the arrival of the message, in nanoseconds of a
+// monotonic clock.
 func (l *Log) Append(frame *chunk.Frame, wrap bool, now int64) *Message {
 	m := &Message{
 		Seq: l.head.Load(), Time: frame.Time, Type: frame.Type,
@@ -286,8 +285,8 @@ func (l *Log) Restart() {
 	l.video.Store(false)
 }
 
-// Look says what a message means for where a stream may begin: media begins it,
-// with video a keyframe, and headers come before that.
+// Look reports what a message means for the beginning of a stream: a stream begins with
+// media, and with a keyframe if it has video; headers come before that.
 func Look(f *chunk.Frame) (media, keyframe, header bool) {
 	switch f.Type {
 	case chunk.TypeVideo:
@@ -317,14 +316,14 @@ func (l *Log) Get(seq uint64) *Message {
 }
 
 const (
-	// shownWithin is how many of the last messages hold the picture that is shown
-	// last, and shownAtMost how much later, in milliseconds, that can be.
+	// shownWithin is how many of the last messages may contain the picture that is
+	// shown last, and shownAtMost how much later, in milliseconds, it can be shown.
 	shownWithin = 64
 	shownAtMost = 2000
 )
 
-// ShownAfter is how many milliseconds after a time the last picture is shown: in
-// a stream with B-frames that is later than the time of its last message.
+// ShownAfter returns how many milliseconds after ms the last picture is shown. With
+// B-frames that is later than the timestamp of the last message.
 func (l *Log) ShownAfter(ms uint32) (after uint32) {
 	head := l.head.Load()
 	for seq := head - 1; seq+shownWithin >= head; seq-- {
@@ -344,21 +343,21 @@ func (l *Log) ShownAfter(ms uint32) (after uint32) {
 	return after
 }
 
-// classify looks at the message and brings the header set up to date. It reports
-// whether it is media.
+// classify sets the message's properties and updates the header set. It reports whether
+// the message is media.
 func (l *Log) classify(m *Message) (media bool) {
 	switch body := m.Frame.Head(); m.Type {
 	case chunk.TypeVideo:
 		t := flv.Video(body)
 		if m.Frame.Length > len(body) && (t.Multitrack || t.SequenceHeader || t.Config) {
-			body = m.Frame.Payload() // what matters lies across chunks
+			body = m.Frame.Payload() // the relevant bytes lie across chunks
 			t = flv.Video(body)
 		}
 		l.video.Store(true)
 		if t.End && t.Track <= l.track {
-			l.track = 255 // another one may be the main track now
+			l.track = 255 // another track may be the main one now
 		}
-		// What holds no media has no track of its own, and says 0.
+		// A message without media has no track, but Track is 0.
 		if t.SequenceHeader || t.Frames && !t.Opaque {
 			l.track = min(l.track, t.Track)
 		}
@@ -398,7 +397,7 @@ func (l *Log) classify(m *Message) (media bool) {
 	return media
 }
 
-// inForce says what the header set is from now on.
+// inForce sets the header set for later messages.
 func (l *Log) inForce(s *HeaderSet) {
 	if s != l.set {
 		l.set = s
@@ -427,8 +426,7 @@ func (l *Log) outlive(typ uint8, t flv.Tag) {
 	}
 }
 
-// fit makes the ring smaller where what was kept lately needs a quarter of it at
-// most.
+// fit makes the ring smaller if the messages kept lately need at most a quarter of it.
 func (l *Log) fit(r *ring) {
 	if n := len(r.slots); n > firstRing && l.most <= n/4 {
 		l.resize(r, n/2)
@@ -463,7 +461,7 @@ func (l *Log) trim(m *Message, now int64) {
 	}
 	r := l.ring.Load()
 	room := l.room()
-	last := head // new receivers need the log from here on
+	last := head // first message that new receivers need
 	if key := l.key.Load(); key != nil && !l.limits.Live {
 		last = key.Seq
 	}

@@ -2,13 +2,13 @@ package gop
 
 import "github.com/rtmp-forward/forward/internal/chunk"
 
-// Times gives the messages of one receiver times of their own. The zero value
-// leaves them unchanged. It belongs to a connection, and to the goroutine that sends to
-// it.
+// Times changes the timestamps of messages for one receiver. The zero value leaves them
+// unchanged. It belongs to a connection, and to the goroutine that sends to it.
 type Times struct {
-	// Zero: the first message goes out with 0.
+	// Zero sends the first message with timestamp 0.
 	Zero bool
-	// Increasing: audio and video go out later than the audio or video before.
+	// Increasing sends each audio and video message with a later timestamp than the
+	// one before.
 	Increasing bool
 
 	state times
@@ -18,29 +18,30 @@ type Times struct {
 type times struct {
 	begun        bool
 	last         uint32 // of audio or video
-	offset       uint32 // of what came last, for data
+	offset       uint32 // of the last media, for data
 	audio, video line
 }
 
-// line is that of audio or of video.
+// line is the timeline of audio or of video.
 type line struct {
 	begun          bool
 	offset, before uint32
 }
 
 const (
-	// ownOrigin is how far apart, in milliseconds, audio and video begin where
-	// each has an origin of its own.
+	// ownOrigin is the distance, in milliseconds, from which audio and video count
+	// as having different origins.
 	ownOrigin = 10_000
-	// behind is how much lower, in milliseconds, a time may be than the one before for
-	// it alone to be raised, without all that follow on its line.
+	// behind is the largest step back, in milliseconds, for which only the message
+	// itself is raised, and not all later ones of its line.
 	behind = 2_000
-	// rebaseAt is where times that begin with 0 do so again: some servers take
-	// 31 bits. From there on a keyframe is waited for.
+	// rebaseAt is where timestamps that began at 0 begin again at 0, with the next
+	// keyframe: some servers accept only 31 bits.
 	rebaseAt = 1<<31 - 3_600_000
 )
 
-// time is the time that m goes out with. start: a receiver may begin with m.
+// time returns the timestamp with which m is sent. start says that a receiver may begin
+// with m.
 func (t Times) time(s *times, m *Message, start bool) uint32 {
 	if t.Zero && start && s.last >= rebaseAt {
 		*s = times{}
@@ -70,7 +71,7 @@ func (t Times) time(s *times, m *Message, start bool) uint32 {
 		}
 	}
 	if t.Increasing && !chunk.Near(m.Time+l.offset, s.last, behind) && chunk.Near(m.Time+l.before, s.last, behind) {
-		l.offset = l.before // back from a message with a time of its own
+		l.offset = l.before // the message before was an outlier
 	}
 	out := t.floor(s, m.Time+l.offset)
 	if d := int32(out - s.last); s.begun && t.Increasing && d <= 0 {
@@ -83,8 +84,7 @@ func (t Times) time(s *times, m *Message, start bool) uint32 {
 	return out
 }
 
-// header is the time of a sequence header, which the times of the media do not
-// depend on.
+// header returns the timestamp of a sequence header. It does not affect those of media.
 func (t Times) header(s *times, l *line, in uint32) uint32 {
 	out := in + s.offset
 	if l.begun {
@@ -100,8 +100,8 @@ func (t Times) header(s *times, l *line, in uint32) uint32 {
 	return out
 }
 
-// floor keeps what is older than the first message, which begins with 0, from
-// going out as a time before it.
+// floor keeps messages that are older than the first one, which has timestamp 0, from
+// getting a negative timestamp.
 func (t Times) floor(s *times, out uint32) uint32 {
 	if t.Zero && s.last < ownOrigin && int32(out) < 0 {
 		return 0
