@@ -571,6 +571,10 @@ func TestStatus(t *testing.T) {
 	publish(t, forward.Destination{URL: "rtmp://" + rtmp + "/live", StreamKey: secretscan.Canary})
 	<-published
 	d.awaitAll("destination publishing", "destination lost")
+	require.Eventually(t, func() bool { // until audio and video have come
+		_, out, _ := ask("-http", addr, "-token-file", token)
+		return strings.Contains(out, "avc1") && strings.Contains(out, "mp4a")
+	}, 10*time.Second, 10*time.Millisecond)
 	conf := write(t, fmt.Sprintf(text, addr))
 	for _, args := range [][]string{{"-http", addr, "-token-file", token}, {"-c", conf}, {"-c", conf, "-http", addr}} {
 		code, out, errs = ask(args...)
