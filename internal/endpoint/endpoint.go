@@ -14,16 +14,16 @@ import (
 	"unicode/utf8"
 )
 
-// Spec is what a Destination says of the place where it leads. The doc comments of
-// forward.Destination hold for its fields.
+// Spec holds the fields of a Destination that determine its place. They are documented at
+// forward.Destination.
 type Spec struct {
 	URL, StreamKey, User, Password, TcURL, ServerName, Fingerprint string
 
-	Profile string // empty: known by the host; see None
+	Profile string // empty: recognised by the host; see None
 	Times   string // empty: those of the profile
 }
 
-// Endpoint is a Spec taken apart.
+// Endpoint is a parsed Spec.
 type Endpoint struct {
 	Scheme         string // "rtmp" or "rtmps"
 	Host, Port     string // host without brackets; port never empty
@@ -38,13 +38,14 @@ type Endpoint struct {
 	Untrusted      bool // named by another server
 }
 
-// Place is the same for two endpoints that name the same stream of the same
+// Place returns the same text for two endpoints that name the same stream of the same
 // server, however their URLs are written.
 func (e Endpoint) Place() string {
 	return strings.Join([]string{strings.ToLower(e.Host), e.Port, e.App, e.Key}, "\x00")
 }
 
-// HostPort is the host in lower case, with its port unless that is the scheme's default.
+// HostPort returns the host in lower case, with its port unless that is the scheme's
+// default.
 func (e Endpoint) HostPort() string {
 	host := strings.ToLower(e.Host)
 	if e.Port == DefaultPort(e.Scheme) {
@@ -53,7 +54,7 @@ func (e Endpoint) HostPort() string {
 	return net.JoinHostPort(host, e.Port)
 }
 
-// Parse takes s apart. Its errors hold no secret.
+// Parse parses s. Its errors contain no secret.
 func (s Spec) Parse() (e Endpoint, err error) {
 	scheme, rest, ok := strings.Cut(WithScheme(s.URL), "://")
 	if !ok {
@@ -112,7 +113,7 @@ func (s Spec) Parse() (e Endpoint, err error) {
 	return e, err
 }
 
-// DefaultPort is the port of a scheme, empty if the scheme is none of ours.
+// DefaultPort returns the default port of a scheme, or "" for an unknown scheme.
 func DefaultPort(scheme string) string {
 	switch scheme {
 	case "rtmp":
@@ -142,7 +143,7 @@ func SplitPath(path string) (app, key string) {
 	return JoinApp(p, query, hasQuery), key
 }
 
-// JoinApp puts an app and its query together, without slashes at either end.
+// JoinApp joins an app and its query, without slashes at either end.
 func JoinApp(path, query string, hasQuery bool) string {
 	app := strings.Trim(path, "/")
 	if hasQuery && app != "" {
@@ -180,8 +181,8 @@ func validHost(host string) bool {
 	})
 }
 
-// withoutZone takes the zone out of an IPv6 address in brackets: it means
-// nothing to anybody but this machine.
+// withoutZone removes the zone from an IPv6 address in brackets, because it has a meaning
+// only on this machine.
 func withoutZone(host string) string {
 	if i := strings.IndexByte(host, '%'); i >= 0 {
 		return host[:i] + "]"
@@ -195,7 +196,7 @@ func parseUserinfo(s string) (user, password string, err error) {
 		password, err = url.PathUnescape(password)
 	}
 	if err != nil {
-		// err quotes what it could not read.
+		// err is left out because it quotes its input.
 		return "", "", errors.New("bad percent-encoding in user or password")
 	}
 	if HasControl(user) || HasControl(password) {
@@ -215,12 +216,11 @@ func parseFingerprint(s string) ([]byte, error) {
 	return pin, nil
 }
 
-// Masked stands for what must not be shown.
+// Masked replaces secrets.
 const Masked = "***"
 
-// Redact is the URL with its secrets masked, as Destination.String says, for any
-// text, URL or not. hasKey says that
-// the stream key is given apart.
+// Redact returns a URL with its secrets masked as documented at Destination.String. s may
+// be any text. hasKey says that the stream key is given separately.
 func Redact(s string, hasKey bool) string {
 	scheme, rest, ok := strings.Cut(WithScheme(s), "://")
 	scheme = strings.ToLower(scheme)
@@ -236,7 +236,7 @@ func Redact(s string, hasKey bool) string {
 	}
 	userinfo, hostport, _ := CutLast(authority, "@")
 	_, _, err := SplitAuthority(hostport)
-	// A password with a "/" in it has its end in the path, and its beginning looks
+	// If a password contains a "/", its end is in the path, and its beginning looks
 	// like a bad port.
 	if err != nil || strings.Contains(app, "@") || strings.Contains(query, "@") || !printable(app) {
 		return scheme + "://" + Masked
@@ -259,7 +259,7 @@ func Redact(s string, hasKey bool) string {
 	return b
 }
 
-// HasControl reports whether s holds a control character.
+// HasControl reports whether s contains a control character.
 func HasControl(s string) bool {
 	return strings.ContainsFunc(s, unicode.IsControl)
 }
@@ -268,7 +268,7 @@ func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// CutLast splits s at its last sep; without one, all of s is after.
+// CutLast splits s at its last sep. Without a sep, after is all of s.
 func CutLast(s, sep string) (before, after string, found bool) {
 	if i := strings.LastIndex(s, sep); i >= 0 {
 		return s[:i], s[i+len(sep):], true
@@ -276,9 +276,9 @@ func CutLast(s, sep string) (before, after string, found bool) {
 	return "", s, false
 }
 
-// Relative is where a reference without scheme and host leads that e's server has
-// given, resolved against the tcUrl (RFC 3986, 5.2.2, as far as tcUrls go: without
-// dots). It is false where that has no app.
+// Relative resolves a reference from e's server, without scheme and host, against the
+// tcUrl (RFC 3986, 5.2.2, without dot segments, which a tcUrl does not have). It returns
+// false if the result has no app.
 func (e Endpoint) Relative(ref string) (Endpoint, bool) {
 	if ref == "" {
 		return e, true

@@ -30,26 +30,26 @@ const (
 	Increasing = "increasing"
 )
 
-// Profile is what a kind of server wants other than the defaults.
+// Profile holds the needs of a kind of server that differ from the defaults.
 type Profile struct {
 	Name    string
 	Title   string
-	hosts   []string  // domains; their subdomains are meant too
-	scheme  string    // of a URL without
-	app     string    // of a URL without
-	tls     bool      // rtmp:// is refused, mostly without a word
+	hosts   []string  // domains, including their subdomains
+	scheme  string    // of a URL without a scheme
+	app     string    // of a URL without an app
+	tls     bool      // rtmp:// is refused, usually without an answer
 	keyless bool      // the key may be empty
 	login   bool      // user and password follow the key
-	maxName int       // bytes of app, tcUrl and key; 0: any
+	maxName int       // bytes of app, tcUrl and key; 0: no limit
 	Times   string    // Zero, Increasing or empty
-	Video   flv.Codec // the only one taken; 0: any
-	Audio   bool      // is needed
-	plain   string    // what is wrong with rtmp://, mostly
-	hint    string    // what else to look at when it does not work
+	Video   flv.Codec // the only codec accepted; 0: any
+	Audio   bool      // audio is required
+	plain   string    // the usual problem with rtmp://
+	hint    string    // what else to check after a failure
 }
 
-// nginxName is what nginx-rtmp's buffers hold (NGX_RTMP_MAX_NAME), less the
-// byte that ends them.
+// nginxName is the size of nginx-rtmp's name buffers (NGX_RTMP_MAX_NAME) without the
+// terminating byte.
 const nginxName = 255
 
 var profiles = []Profile{
@@ -93,17 +93,17 @@ var profiles = []Profile{
 	{Name: MediaMTX, Title: "MediaMTX", keyless: true, login: true, hint: "app and key together are its path"},
 }
 
-// ProfileNames are the names of all profiles.
+// ProfileNames returns the names of all profiles.
 func ProfileNames() []string {
 	names := []string{None}
 	for _, p := range profiles {
 		names = append(names, p.Name)
 	}
-	return slices.Compact(names) // one may have several kinds of hosts
+	return slices.Compact(names) // a profile may be listed for several kinds of hosts
 }
 
-// ProfileOf is the profile of that name, or where it is empty the one for a
-// host. It is nil where there is none; ok is false for a name that none has.
+// ProfileOf returns the profile of a name or, if the name is empty, the one for a host. p
+// is nil if there is none; ok is false for an unknown name.
 func ProfileOf(name string, host string) (p *Profile, ok bool) {
 	if name == None {
 		return nil, true
@@ -130,11 +130,10 @@ func ProfileOf(name string, host string) (p *Profile, ok bool) {
 	return named, named != nil
 }
 
-// IsPlatform says that it is no server that people run themselves.
+// IsPlatform reports whether p is a platform, and not a server that users run themselves.
 func (p *Profile) IsPlatform() bool { return p != nil && len(p.hosts) > 0 }
 
-// WithScheme puts the scheme before a URL that has none where its host is a
-// platform's.
+// WithScheme adds the scheme to a URL without one if its host is a platform's.
 func WithScheme(s string) string {
 	authority, _, _ := strings.Cut(s, "/")
 	_, hostport, _ := CutLast(authority, "@")
@@ -145,7 +144,7 @@ func WithScheme(s string) string {
 	return s
 }
 
-// Complete adds what the server wants and the URL does not show.
+// Complete adds to e what the server requires and the URL does not contain.
 func (p *Profile) Complete(e *Endpoint) {
 	if p == nil {
 		return
@@ -170,8 +169,8 @@ func (p *Profile) Complete(e *Endpoint) {
 	}
 }
 
-// Warning says what the server may not accept, in one sentence without a secret,
-// or nothing.
+// Warning returns one sentence, without a secret, about something that the server may not
+// accept, or "".
 func (e *Endpoint) Warning() string {
 	limit, title := nginxName, "nginx-rtmp and those made from it take"
 	if e.Profile != nil {
@@ -185,8 +184,8 @@ func (e *Endpoint) Warning() string {
 	return ""
 }
 
-// hint says what may be wrong when e cannot be reached or refuses, in one
-// sentence, or nothing. It holds no secret.
+// hint returns one sentence, without a secret, about the likely mistake if e cannot be
+// reached or refuses, or "".
 func (e *Endpoint) hint() string {
 	app, _, _ := strings.Cut(e.App, "?")
 	switch {
@@ -203,8 +202,8 @@ func (e *Endpoint) hint() string {
 	}
 }
 
-// HintAt is the hint for a connection that has ended at a step, in brackets
-// with a space before, or nothing.
+// HintAt returns the hint for a connection that has ended at a step, in brackets after a
+// space, or "".
 func (e *Endpoint) HintAt(op string) string {
 	hint := e.hint()
 	switch {

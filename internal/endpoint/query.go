@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// QueryValues gives the decoded values of one parameter of a query, which may
-// begin with "?". A "+" is a plus, as in stream keys.
+// QueryValues returns the decoded values of one parameter of a query, which may begin with
+// "?". A "+" stands for itself, as in stream keys.
 func QueryValues(query, name string) (values []string, err error) {
 	for pair := range strings.SplitSeq(strings.TrimPrefix(query, "?"), "&") {
 		k, v, _ := strings.Cut(pair, "=")
@@ -15,7 +15,7 @@ func QueryValues(query, name string) (values []string, err error) {
 			continue
 		}
 		if v, err = url.PathUnescape(v); err != nil {
-			// err quotes the value.
+			// err is left out because it quotes the value.
 			return nil, errors.New("bad percent-encoding in parameter " + name)
 		}
 		values = append(values, v)

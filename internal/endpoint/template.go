@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// Replace puts a value in the place of each placeholder of a text.
+// Replace replaces each placeholder of a text with its value.
 type Replace func(text string, value func(name string) string) string
 
 // Brackets replaces words of lower-case letters in brackets.
@@ -38,18 +38,17 @@ func brackets(text string, value func(name string) string) string {
 	}
 }
 
-// Template makes URL and key of the values of placeholders.
+// Template makes a URL and a key from the values of placeholders.
 type Template struct {
 	server     string   // scheme://[userinfo@]host[:port]
-	app, key   string   // with placeholders; no key where the Spec has a StreamKey
-	carryVhost bool     // as ?vhost= on the app
-	replace    *Replace // a pointer: of functions reflect.DeepEqual says that they differ
+	app, key   string   // with placeholders; no key if the Spec has a StreamKey
+	carryVhost bool     // add ?vhost= to the app
+	replace    *Replace // a pointer, because functions are never equal for reflect.DeepEqual
 }
 
-// ParseTemplate reads a Spec whose URL has one of the forms of forward.Static.
-// What replace finds in its app and key must be one of names. A StreamKey is sent
-// as it is; with one the path is the app, and a platform's host does without
-// both scheme and app.
+// ParseTemplate parses a Spec whose URL has one of the forms of forward.Static. The
+// placeholders in its app and key must be among names. A StreamKey is sent unchanged; with
+// one the whole path is the app, and a platform's host needs neither scheme nor app.
 func ParseTemplate(s Spec, replace *Replace, names ...string) (Template, error) {
 	full := s.URL
 	if !strings.Contains(full, "://") {
@@ -90,9 +89,8 @@ func ParseTemplate(s Spec, replace *Replace, names ...string) (Template, error) 
 	return t, nil
 }
 
-// templatePath splits a path into app and key. Without a StreamKey it is not
-// empty; a single path element is the app, and a path that ends in a slash is
-// one too.
+// templatePath splits a path into app and key. Without a StreamKey the path is not empty;
+// a single path element, and a path that ends in a slash, is the app.
 func templatePath(s Spec, authority, path string) (app, key string) {
 	var e Endpoint
 	if s.StreamKey != "" {
@@ -117,8 +115,8 @@ func templatePath(s Spec, authority, path string) (app, key string) {
 // Placeholders returns app and key with their placeholders.
 func (t Template) Placeholders() (app, key string) { return t.app, t.key }
 
-// escapeVhost keeps a vhost from ending where it stands in a query. All else
-// stays as it is: neither SRS nor a Server decodes it.
+// escapeVhost escapes the characters that would end a vhost in a query. Others stay
+// unchanged: neither SRS nor a Server decodes them.
 var escapeVhost = strings.NewReplacer("&", "%26", "?", "%3F", "#", "%23")
 
 // Names are the placeholders of a Request.
@@ -141,9 +139,9 @@ func (r Request) value(name string) string {
 	return name
 }
 
-// Expand puts in the values of r, and those of more, by placeholder. The URL ends
-// with the app, and the key is given apart, so that nothing in it is taken for a
-// part of the URL; where the Spec has a StreamKey the key is empty.
+// Expand inserts the values of r and of more, which has them by placeholder. The URL ends
+// with the app. The key is returned separately, so that nothing in it is taken for a part
+// of the URL; it is empty if the Spec has a StreamKey.
 func (t Template) Expand(r Request, more map[string]string) (url, key string) {
 	value := func(name string) string {
 		if v, ok := more[name]; ok {
@@ -162,7 +160,7 @@ func (t Template) Expand(r Request, more map[string]string) (url, key string) {
 	return t.server + "/" + app, (*t.replace)(t.key, value)
 }
 
-// withoutVhost is a param without what names a vhost in it.
+// withoutVhost returns a param without the parameters that name a vhost.
 func withoutVhost(param string) string {
 	query := strings.TrimPrefix(param, "?")
 	switch rest := rtmp.WithoutVhost(query); rest {

@@ -9,24 +9,24 @@ import (
 )
 
 const (
-	// stagger is how long an address has for itself before the next one
-	// is tried too (RFC 8305, 5, Connection Attempt Delay).
+	// stagger is the time after which the next address is also tried (RFC 8305, 5,
+	// Connection Attempt Delay).
 	stagger = 300 * time.Millisecond
 	// maxAddrs bounds the addresses of a name that are tried.
 	maxAddrs = 32
 )
 
-// Dialer connects to the first of a name's addresses that answers (RFC 8305): each gets
-// its turn while those before it are still being tried. A net.Dialer does so
-// for two families; the second address of one family it tries when the first
-// has used up a share of the time.
+// Dialer connects to the first of a name's addresses that answers (RFC 8305): it begins to
+// try an address while those before it are still being tried. A net.Dialer does so only
+// for the two families; within one family it tries the second address after the first has
+// used up its share of the time.
 type Dialer struct {
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // to an address
 }
 
-// NewDialer returns a Dialer that asks the system's resolver. control, where it
-// is not nil, is that of net.Dialer.
+// NewDialer returns a Dialer that uses the system's resolver. control, if not nil, is
+// net.Dialer.Control.
 func NewDialer(control func(network, address string, c syscall.RawConn) error) Dialer {
 	return Dialer{
 		Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -49,8 +49,8 @@ func LookupAddrs(ctx context.Context, r *net.Resolver, host string) ([]netip.Add
 	return addrs, err
 }
 
-// DialContext is that of a net.Dialer for TCP and a port in digits. Where all
-// addresses fail, the error is that of the first.
+// DialContext is like net.Dialer.DialContext, for TCP and a numeric port. If all addresses
+// fail, it returns the error of the first.
 func (d Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -68,7 +68,8 @@ func (d Dialer) DialContext(ctx context.Context, network, address string) (net.C
 	return d.race(ctx, network, port, addrs)
 }
 
-// race returns when all attempts but the one that is returned have ended.
+// race tries the addresses and returns the first connection, or an error. It returns after
+// all other attempts have ended.
 func (d Dialer) race(ctx context.Context, network, port string, addrs []netip.Addr) (net.Conn, error) {
 	type result struct {
 		n   int
@@ -100,7 +101,7 @@ func (d Dialer) race(ctx context.Context, network, port string, addrs []netip.Ad
 			switch {
 			case res.err != nil:
 				errs[res.n] = res.err
-				next.Reset(0) // at once
+				next.Reset(0) // try the next address immediately
 			case won != nil:
 				res.nc.Close()
 			default:
@@ -118,8 +119,8 @@ func (d Dialer) race(ctx context.Context, network, port string, addrs []netip.Ad
 	return nil, errs[0]
 }
 
-// interleave has the families take turns, beginning with that of the first
-// address (RFC 8305, 4). Within a family the order stays.
+// interleave alternates the address families, beginning with that of the first address
+// (RFC 8305, 4). It keeps the order within a family.
 func interleave(addrs []netip.Addr) []netip.Addr {
 	var families [2][]netip.Addr
 	for _, a := range addrs {

@@ -17,7 +17,7 @@ import (
 // Op is a step of connecting and sending.
 type Op string
 
-// The steps, in order. They have no type, so that they can be constants of a public one.
+// The steps, in order. They are untyped, so that they can be constants of a public type.
 const (
 	OpResolve      = "resolve"
 	OpDial         = "dial"
@@ -39,18 +39,18 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Op, e.Err) }
 
-// Unwrap returns the error below.
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether the time has run out.
+// Timeout reports whether the error is a timeout.
 func (e *Error) Timeout() bool { return errors.Is(e.Err, os.ErrDeadlineExceeded) }
 
-// ErrPin says that the server's key is not that of the endpoint.
+// ErrPin says that the server's key is not the one of the endpoint's Fingerprint.
 var ErrPin = errors.New("the server's public key is not the one of Fingerprint")
 
 var errNoConn = errors.New("dialling has returned neither a connection nor an error")
 
-// noAnswer is a timeout, in other words than the system's.
+// noAnswer is a timeout with a clearer text than the system's.
 type noAnswer struct {
 	error
 	limit time.Duration
@@ -63,14 +63,14 @@ func (e noAnswer) Error() string {
 
 func (e noAnswer) Unwrap() error { return e.error }
 
-// Lost is the error of a connection that was accepted and has ended while it was
-// read from or written to.
+// Lost returns the error of a connection whose publish was accepted and that has ended
+// during a read or write.
 func (t *Target) Lost(op Op, err error) *Error { return t.error(op, err, 0) }
 
 // error makes an Error; limit is how long the step might take.
 func (t *Target) error(op Op, err error, limit time.Duration) *Error {
 	if op == OpHandshake && IsAlert(err) {
-		op = OpTLS // TLS 1.3 tells only now that our certificate is refused
+		op = OpTLS // TLS 1.3 reports only now that our certificate is refused
 	}
 	e := &Error{Op: op, Err: err}
 	var st *rtmp.StatusError
@@ -89,14 +89,14 @@ func (t *Target) error(op Op, err error, limit time.Duration) *Error {
 	return e
 }
 
-// isTimeout reports whether time has run out, ours or the system's.
+// isTimeout reports whether err is a timeout, ours or the system's.
 func isTimeout(err error) bool {
 	var t net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
 }
 
-// cause is the alert that the peer has sent before it closed, if err is that
-// writing has failed.
+// cause returns the alert that the peer sent before it closed, if err is a failed write
+// and there is one, else err.
 func cause(nc net.Conn, err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "write" {
@@ -107,8 +107,8 @@ func cause(nc net.Conn, err error) error {
 	return err
 }
 
-// IsAlert reports whether the peer has ended TLS with an alert. crypto/tls has no
-// type of its own for those.
+// IsAlert reports whether the peer has ended TLS with an alert. crypto/tls has no type for
+// alerts from the peer.
 func IsAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"

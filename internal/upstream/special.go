@@ -2,7 +2,7 @@ package upstream
 
 import "net/netip"
 
-// AddrKind says what an address is for, in words for an error.
+// AddrKind says what an address is for, as text for an error.
 type AddrKind string
 
 // The kinds of addresses.
@@ -20,22 +20,22 @@ const (
 	tunnelled     AddrKind = "a tunnelled address"
 )
 
-// AddrRange is a row of a registry.
+// AddrRange is an entry of a registry.
 type AddrRange struct {
 	Prefix netip.Prefix
 	Kind   AddrKind
 	RFC    string // or the owner of the range
 }
 
-// Explicit reports whether only a prefix within the range may allow it: services at
-// link-local addresses, and metadata services, give this machine's credentials to any
-// client on it.
+// Explicit reports whether only a prefix within the range can allow an address of it.
+// Services at link-local addresses, and metadata services, give this machine's credentials
+// to any client on the machine.
 func (r AddrRange) Explicit() bool { return r.Kind == linkLocal || r.Kind == metadata }
 
 // addrRanges are the addresses that do not lead to a public server: the
 // special-purpose address registries of IANA for both families (RFC 6890, RFC 8190;
-// as of 2025-10-09), what is reserved beside them, and the well-known addresses of
-// metadata services. Of the rows that hold an address the longest counts.
+// as of 2025-10-09), other reserved ranges, and the well-known addresses of metadata
+// services. If several ranges contain an address, the longest prefix counts.
 var addrRanges = []AddrRange{
 	// IANA IPv4 Special-Purpose Address Registry.
 	row("0.0.0.0/8", unspecified, "RFC 791"),
@@ -65,9 +65,9 @@ var addrRanges = []AddrRange{
 	row("240.0.0.0/4", reserved, "RFC 1112"),
 	row("255.255.255.255/32", reserved, "RFC 919"), // broadcast
 
-	// IANA IPv6 Special-Purpose Address Registry. What leads to an IPv4 address
-	// through a translator is no public address here, though the registry calls
-	// it reachable. ::ffff:0:0/96 (RFC 4291) is looked up as IPv4.
+	// IANA IPv6 Special-Purpose Address Registry. Addresses that lead to an IPv4
+	// address through a translator do not count as public, although the registry
+	// calls them reachable. ::ffff:0:0/96 (RFC 4291) is looked up as IPv4.
 	row("::1/128", loopback, "RFC 4291"),
 	row("::/128", unspecified, "RFC 4291"),
 	row("64:ff9b::/96", translated, "RFC 6052"),
@@ -104,7 +104,7 @@ var addrRanges = []AddrRange{
 	row("4000::/2", reserved, "RFC 4291"),
 	row("8000::/1", reserved, "RFC 4291"),
 
-	// metadata services that are not at a link-local address.
+	// Metadata services that are not at a link-local address.
 	row("100.100.100.200/32", metadata, "Alibaba Cloud"),
 	row("168.63.129.16/32", metadata, "Azure"),
 	row("192.0.0.192/32", metadata, "Oracle Cloud Classic"),
@@ -118,7 +118,7 @@ func row(prefix string, kind AddrKind, rfc string) AddrRange {
 	return AddrRange{netip.MustParsePrefix(prefix), kind, rfc}
 }
 
-// PrivateNetworks returns the private ones of the ranges.
+// PrivateNetworks returns the ranges of private addresses.
 func PrivateNetworks() []netip.Prefix {
 	var out []netip.Prefix
 	for _, r := range addrRanges {
@@ -129,15 +129,15 @@ func PrivateNetworks() []netip.Prefix {
 	return out
 }
 
-// SpecialRange returns the row of an address that does not lead to a public server, and
-// false for a public one. The address has no zone, and a mapped one is looked up as
-// IPv4.
+// SpecialRange returns the range of an address that does not lead to a public server, and
+// false for a public address. The address must have no zone. An IPv4-mapped address is
+// looked up as IPv4.
 func SpecialRange(ip netip.Addr) (AddrRange, bool) {
 	r, found := rangeOf(ip)
 	return r, found && r.Kind != public
 }
 
-// rangeOf returns the row of an address, and false for one of no row.
+// rangeOf returns the range of an address, and false if it is in none.
 func rangeOf(ip netip.Addr) (AddrRange, bool) {
 	ip = ip.Unmap()
 	best, found := AddrRange{}, false
@@ -152,9 +152,9 @@ func rangeOf(ip netip.Addr) (AddrRange, bool) {
 	return best, found
 }
 
-// isISATAP reports whether an address of whatever prefix holds an IPv4 address
-// as ISATAP has it (RFC 5214, 6.1): the interface identifier begins with
-// 00-00-5e-fe, or with other values of its bits u and g.
+// isISATAP reports whether an address with any prefix contains an IPv4 address in the form
+// of ISATAP (RFC 5214, 6.1): the interface identifier begins with 00-00-5e-fe, with any
+// values of its bits u and g.
 func isISATAP(ip netip.Addr) bool {
 	if !ip.Is6() {
 		return false
@@ -174,11 +174,11 @@ var (
 	}
 )
 
-// EmbeddedIPv4 returns the IPv4 addresses that an IPv6 address holds and a
-// translator or tunnel may send to: IPv4-compatible ones, those of SIIT, NAT64,
-// 6to4, Teredo (its server, and its client) and ISATAP. sure is false where
-// the place is not known, as in the local-use prefix of NAT64, which has the
-// address at one of four: then not all are meant. Mapped ones are none: they
+// EmbeddedIPv4 returns the IPv4 addresses that are embedded in an IPv6 address and to
+// which a translator or tunnel may send: IPv4-compatible addresses, and those of SIIT,
+// NAT64, 6to4, Teredo (server and client) and ISATAP. sure is false if the position of the
+// address is not known, as in the local-use prefix of NAT64, which has four possible ones:
+// then only one of the results is the real address. Mapped addresses do not count: they
 // are IPv4 addresses themselves.
 func EmbeddedIPv4(ip netip.Addr) (v4 []netip.Addr, sure bool) {
 	if !ip.Is6() || ip.Is4In6() || ip.IsLoopback() || ip.IsUnspecified() {

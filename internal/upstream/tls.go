@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/endpoint"
 )
 
-// tlsConfig is that of a connection to at.
+// tlsConfig returns the TLS configuration for a connection to at.
 func (t *Target) tlsConfig(at endpoint.Endpoint) *tls.Config {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if t.TLS != nil {
@@ -18,10 +18,11 @@ func (t *Target) tlsConfig(at endpoint.Endpoint) *tls.Config {
 	if cfg.ServerName == "" {
 		cfg.ServerName = at.ServerName
 	}
-	// The first batch is the largest, and all are gathered: full records
-	// from the start.
+	// Use full records from the start: the first batch is the largest, and all
+	// batches are gathered.
 	cfg.DynamicRecordSizingDisabled = true
-	// Not shared with other destinations, which may trust others.
+	// Sessions are not shared with other destinations, which may trust other
+	// certificates.
 	if cfg.ClientSessionCache == nil {
 		t.tlsOnce.Do(func() { t.sessions = tls.NewLRUClientSessionCache(2) })
 		cfg.ClientSessionCache = t.sessions

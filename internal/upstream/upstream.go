@@ -1,7 +1,6 @@
-// Package upstream makes connections to destinations: everything from the name
-// server to the answer to publish. It knows which addresses do not lead to a public
-// server. Where a destination may lead, what is sent to it, and when to try again,
-// is for its caller to decide.
+// Package upstream makes connections to destinations, from name resolution to the answer
+// to publish. It knows which addresses do not lead to a public server. Its caller decides
+// which addresses are allowed, what is sent, and when to retry.
 package upstream
 
 import (
@@ -27,8 +26,8 @@ import (
 )
 
 const (
-	// setupBuffer is the read buffer until publish is answered, watchBuffer after
-	// that: a destination then sends next to nothing.
+	// setupBuffer is the size of the read buffer until publish is answered,
+	// watchBuffer that after it: a destination then sends very little.
 	setupBuffer = 1 << 10
 	watchBuffer = 128
 )
@@ -36,12 +35,11 @@ const (
 // MaxRedirects is how many redirects are followed in a row.
 const MaxRedirects = 3
 
-// ErrRedirects says that there were more than MaxRedirects.
+// ErrRedirects says that there were more than MaxRedirects redirects.
 var ErrRedirects = fmt.Errorf("more than %d redirects", MaxRedirects)
 
-// Target is a destination, and what is remembered of it between connections. Its
-// exported fields are not changed after the first Open. Its methods are safe for
-// concurrent use.
+// Target is a destination and its state between connections. The exported fields must not
+// be changed after the first Open. Its methods are safe for concurrent use.
 type Target struct {
 	Endpoint        endpoint.Endpoint
 	FlashVer        string
@@ -58,11 +56,11 @@ type Target struct {
 	// Dial makes the TCP connection. It may be the host's code.
 	Dial func(ctx context.Context, at endpoint.Endpoint) (net.Conn, error)
 	TLS  *tls.Config // nil: the default
-	// Redirected is where a reference leads that the server at a place has given,
-	// or why it is not followed.
+	// Redirected returns the place to which ref redirects from at, or why the
+	// redirect is not followed.
 	Redirected func(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error)
-	Limits     chunk.Limits // of what the server sends
-	Memory     *gop.Budget  // is charged for that
+	Limits     chunk.Limits // for messages from the server
+	Memory     *gop.Budget  // counts unfinished messages from the server
 	Log        *slog.Logger
 
 	form      form                   // of the handshake at Endpoint
@@ -74,11 +72,11 @@ type Target struct {
 // Session says how a connection is used. Its functions are called by Open, and
 // Reconnect also by the goroutine that watches the Link.
 type Session struct {
-	// Begins is called when a connection begins to be made, with OpDial, and when
-	// it is there, with OpHandshake.
+	// Begins is called with OpDial before a connection is made, and with
+	// OpHandshake when it has been made.
 	Begins func(Op)
-	// Ended reports whether the connection is not needed any more: then no other
-	// is made instead of one that has failed.
+	// Ended reports whether the connection is no longer needed. A failed
+	// connection is then not replaced by another one.
 	Ended func() bool
 	// Properties are added to the connect command's object.
 	Properties func(at endpoint.Endpoint) amf.Object
@@ -102,9 +100,9 @@ type Link struct {
 // Close ends the connection.
 func (l *Link) Close() { l.close() }
 
-// Open connects to at and publishes: with the other form of the handshake if the
-// first is broken off, with the answer to a challenge, and where the server
-// redirects to. The connection ends with ctx.
+// Open connects to at and publishes. It makes another connection with the other form of
+// the handshake if the first is broken off, with the answer to a challenge, or to the
+// place of a redirect. The connection ends with ctx.
 func (t *Target) Open(ctx context.Context, at endpoint.Endpoint, s Session) (*Link, *Error) {
 	auth := ""
 	fm := t.formAt(at)
@@ -141,9 +139,8 @@ func (t *Target) Open(ctx context.Context, at endpoint.Endpoint, s Session) (*Li
 	}
 }
 
-// connect makes one connection to at, with the handshake in the form that fm says,
-// within what su has left of the time. auth answers what the connection before was
-// asked.
+// connect makes one connection to at, with the handshake in the form of fm and within the
+// time left in su. auth is the answer to the challenge of the connection before.
 func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string, fm *form, su *setup, s Session) (_ *Link, err *Error) {
 	s.Begins(OpDial)
 	nc, err := t.dial(ctx, at, su)
@@ -171,7 +168,7 @@ func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string,
 	l.Out = fanout.NewSender(nc, t.WriteTimeout)
 	s.Sender(l.Out)
 	rc := rtmp.NewConn(ingest.NewReader(nc), l.Out.Send, setupBuffer, l.ChunkSize, t.Limits)
-	rc.Charge = t.Memory.Account(func() { go nc.Close() }).Charge // that of TLS may wait
+	rc.Charge = t.Memory.Account(func() { go nc.Close() }).Charge // closing TLS may wait
 	l.close = func() {
 		stop()
 		l.Out.Close()
@@ -195,7 +192,7 @@ func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string,
 	return l, nil
 }
 
-// firstOf is why sending has ended, if it has and not because we have closed it,
+// firstOf returns the error of sending, unless it is nil or we have closed the connection,
 // else err.
 func firstOf(sending, err error) error {
 	if sending != nil && !errors.Is(sending, fanout.ErrClosed) {
@@ -204,8 +201,8 @@ func firstOf(sending, err error) error {
 	return err
 }
 
-// dial connects, with TLS if the destination asks for it. The set-up's time begins
-// when it is connected, unless it is running already.
+// dial connects, with TLS if the destination requires it. SetupTimeout begins when the
+// connection has been made, unless an earlier connection of the attempt has begun it.
 func (t *Target) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net.Conn, *Error) {
 	su.limit = t.DialTimeout
 	dialBy := time.Now().Add(su.limit)
@@ -248,17 +245,16 @@ func (t *Target) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net
 	return tc, nil
 }
 
-// form is in which form the handshake is made with a server, plain or with
-// digests. Until it has succeeded in one of them, which then stays, the forms take
-// turns: after a handshake that has failed comes the other one. It comes in the same
-// attempt, once, if the server has broken off; a server that says nothing has used
-// up the attempt's time.
+// form is the form of the handshake with a server: plain or with digests. Until a
+// handshake has succeeded, the forms alternate after each failure; the form that has
+// succeeded is kept. If the server has broken the handshake off, the other form follows
+// once in the same attempt. A server that does not answer has used up the attempt's time.
 type form struct {
-	turned atomic.Bool // the next handshake is not in the form that comes first
-	known  atomic.Bool // it has succeeded
+	turned atomic.Bool // the next handshake has the second form
+	known  atomic.Bool // a handshake has succeeded
 }
 
-// formAt is the form for a place. Only that of Endpoint is remembered.
+// formAt returns the form for a place. Only the form for Endpoint is remembered.
 func (t *Target) formAt(at endpoint.Endpoint) *form {
 	if at.Host == t.Endpoint.Host && at.Port == t.Endpoint.Port {
 		return &t.form
@@ -266,9 +262,9 @@ func (t *Target) formAt(at endpoint.Endpoint) *form {
 	return new(form)
 }
 
-// turn makes the other form the next one if a handshake has failed, and reports
-// whether it comes at once: if the server has broken off, and not because it speaks
-// another protocol.
+// turn switches to the other form if err is a failed handshake. It reports whether the
+// other form follows in the same attempt: if the server has broken the handshake off, and
+// does not speak another protocol.
 func (fm *form) turn(err *Error) (atOnce bool) {
 	if err.Op != OpHandshake {
 		return false
@@ -279,19 +275,19 @@ func (fm *form) turn(err *Error) (atOnce bool) {
 	return !other && !err.Timeout()
 }
 
-// setup is how far a connection has come: its step, how long that may take, and
-// when all must be done, which holds for another one in its place, too.
+// setup is the progress of a connection: its step, how long the step may take, and when
+// all steps must be done. The last also applies to a connection that replaces it.
 type setup struct {
 	step    Op
 	limit   time.Duration
-	by      time.Time     // zero until it is connected
+	by      time.Time     // end of SetupTimeout; zero before the TCP connection is made
 	whole   time.Duration // SetupTimeout
 	publish time.Duration // PublishTimeout
 }
 
-// begins notes a step. It returns until when it may take: up to the answer to
-// connect half of whole, but no longer than by. With createStream the time of
-// createStream and publish begins.
+// begins records a step and returns its deadline. Steps up to the answer to connect may
+// take half of whole, but no longer than until by. createStream begins the time for
+// createStream and publish.
 func (su *setup) begins(step Op, by time.Time) time.Time {
 	now := time.Now()
 	limit := su.whole / 2
