@@ -2,8 +2,8 @@
 
 package sys
 
-import "net"
+import "syscall"
 
-func setLowWater(*net.TCPConn, int) {}
+func setLowWater(syscall.Conn, int) {}
 
-func outstanding(*net.TCPConn) int { return 0 }
+func outstanding(syscall.Conn) int { return 0 }

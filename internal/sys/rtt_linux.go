@@ -4,7 +4,6 @@ package sys
 
 import (
 	"encoding/binary"
-	"net"
 	"syscall"
 	"time"
 	"unsafe"
@@ -18,7 +17,7 @@ const (
 	tcpInfoSize = tcpInfoRTT + 4
 )
 
-func rtt(c *net.TCPConn) time.Duration {
+func rtt(c syscall.Conn) time.Duration {
 	var info [tcpInfoSize]byte
 	size := uint32(len(info))
 	raw, err := c.SyscallConn()

@@ -3,8 +3,8 @@
 package sys
 
 import (
-	"net"
+	"syscall"
 	"time"
 )
 
-func rtt(*net.TCPConn) time.Duration { return 0 }
+func rtt(syscall.Conn) time.Duration { return 0 }

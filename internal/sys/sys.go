@@ -58,7 +58,7 @@ func RTT(c net.Conn) time.Duration {
 // RawConn returns the file descriptor of a plain TCP connection, which can be read and
 // written without blocking. It is nil if c is another kind of connection.
 func RawConn(c net.Conn) syscall.RawConn {
-	if tcp, ok := c.(*net.TCPConn); ok {
+	if tcp := plain(c); tcp != nil {
 		if raw, err := tcp.SyscallConn(); err == nil {
 			return raw
 		}
@@ -66,12 +66,16 @@ func RawConn(c net.Conn) syscall.RawConn {
 	return nil
 }
 
+// Plain reports whether c is a plain TCP connection, of which Close does not wait.
+func Plain(c net.Conn) bool { return plain(c) != nil }
+
 // tcpOf is the TCP connection below c, nil where there is none.
-func tcpOf(c net.Conn) *net.TCPConn {
+func tcpOf(c net.Conn) syscall.Conn {
 	for {
+		if tcp := plain(c); tcp != nil {
+			return tcp
+		}
 		switch on := c.(type) {
-		case *net.TCPConn:
-			return on
 		case interface{ NetConn() net.Conn }: // TLS
 			c = on.NetConn()
 		default:

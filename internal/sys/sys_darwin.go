@@ -1,7 +1,6 @@
 package sys
 
 import (
-	"net"
 	"syscall"
 	"time"
 )
@@ -11,7 +10,7 @@ import (
 // system takes as much as its buffer holds.
 const tcpNotSentLowAt = 0x201
 
-func tune(c *net.TCPConn) {
+func tune(c syscall.Conn) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return

@@ -1,7 +1,6 @@
 package sys
 
 import (
-	"net"
 	"syscall"
 	"time"
 )
@@ -10,7 +9,7 @@ import (
 // package syscall lacks it.
 const tcpMaxUnackTime = 68
 
-func tune(c *net.TCPConn) {
+func tune(c syscall.Conn) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return

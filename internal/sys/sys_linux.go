@@ -1,7 +1,6 @@
 package sys
 
 import (
-	"net"
 	"syscall"
 	"unsafe"
 )
@@ -12,7 +11,7 @@ const (
 	tcpNotSentLowAt = 25
 )
 
-func tune(c *net.TCPConn) {
+func tune(c syscall.Conn) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return
@@ -24,7 +23,7 @@ func tune(c *net.TCPConn) {
 	})
 }
 
-func setLowWater(c *net.TCPConn, bytes int) {
+func setLowWater(c syscall.Conn, bytes int) {
 	if raw, err := c.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {
 			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowAt, bytes)
@@ -33,7 +32,7 @@ func setLowWater(c *net.TCPConn, bytes int) {
 }
 
 // outstanding asks with SIOCOUTQ, which is TIOCOUTQ (tcp(7)).
-func outstanding(c *net.TCPConn) int {
+func outstanding(c syscall.Conn) int {
 	var n int32
 	if raw, err := c.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {

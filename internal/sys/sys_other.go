@@ -2,6 +2,6 @@
 
 package sys
 
-import "net"
+import "syscall"
 
-func tune(*net.TCPConn) {}
+func tune(syscall.Conn) {}

@@ -1,0 +1,313 @@
+package sys
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// lot is a Watcher that counts.
+type lot struct {
+	refuses bool
+	fd      atomic.Int64 // -1 after Unparked
+	looks   atomic.Int64
+}
+
+func (l *lot) Parked(fd int) bool {
+	l.fd.Store(int64(fd))
+	return !l.refuses
+}
+
+func (l *lot) Unparked(fd int) {
+	if l.fd.Swap(-1) != int64(fd) {
+		panic("another descriptor")
+	}
+}
+
+func (l *lot) Look() { l.looks.Add(1) }
+
+// owned returns a connection over loopback, whose own end is a Conn.
+func owned(t *testing.T) (c *Conn, peer *net.TCPConn) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	nc, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close() })
+	here, err := l.Accept()
+	require.NoError(t, err)
+	c = Own(here.(*net.TCPConn)).(*Conn)
+	t.Cleanup(func() { c.Close() })
+	return c, nc.(*net.TCPConn)
+}
+
+// descriptors is how many this process has.
+func descriptors(t *testing.T) int {
+	names, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(names)
+}
+
+// write gives b to the socket as a sender does, and reports how much it took.
+func write(c *Conn, b []byte, wait bool) (n int, err error) {
+	raw := RawConn(c)
+	send := func(fd uintptr) bool {
+		n, err = syscall.Write(int(fd), b)
+		return err != syscall.EAGAIN
+	}
+	var closed error
+	if wait {
+		closed = raw.Write(send)
+	} else {
+		closed = raw.Control(func(fd uintptr) { send(fd) })
+	}
+	if closed != nil {
+		return 0, closed
+	}
+	return n, err
+}
+
+func TestConn_WritesWhileParked(t *testing.T) {
+	c, peer := owned(t)
+	require.True(t, Plain(c))
+	local, remote := c.LocalAddr(), c.RemoteAddr()
+	before := descriptors(t)
+	l := new(lot)
+	require.True(t, c.Park(l))
+	require.True(t, c.Park(l), "it is already")
+	require.Equal(t, before, descriptors(t))
+	for _, wait := range []bool{false, true} {
+		n, err := write(c, []byte("abc"), wait)
+		require.NoError(t, err)
+		require.Equal(t, 3, n)
+	}
+	got := make([]byte, 6)
+	_, err := io.ReadFull(peer, got)
+	require.NoError(t, err)
+	require.Equal(t, "abcabc", string(got))
+	require.True(t, c.Parked())
+	require.Equal(t, local, c.LocalAddr())
+	require.Equal(t, remote, c.RemoteAddr())
+	Tune(c)
+	require.Zero(t, Outstanding(c))
+	require.NoError(t, c.CloseWrite())
+	_, err = peer.Read(got)
+	require.Equal(t, io.EOF, err)
+	require.True(t, c.Parked())
+
+	c.Unpark()
+	require.EqualValues(t, -1, l.fd.Load())
+	require.Equal(t, local, c.LocalAddr())
+	require.Equal(t, remote, c.RemoteAddr())
+	require.Equal(t, before, descriptors(t))
+}
+
+// A writer that must wait takes the connection back to Go's poller, where it stays until
+// the writer has gone on.
+func TestConn_FullSocket(t *testing.T) {
+	for name, write := range map[string]func(*Conn, []byte) (int, error){
+		"raw": func(c *Conn, b []byte) (int, error) { return write(c, b, true) },
+		"net": (*Conn).Write,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, peer := owned(t)
+			l := new(lot)
+			require.True(t, c.Park(l))
+			sent := 0
+			for err := error(nil); err == nil; {
+				var n int
+				require.NoError(t, RawConn(c).Control(func(fd uintptr) { n, err = syscall.Write(int(fd), make([]byte, 1<<20)) }))
+				sent += max(n, 0)
+			}
+			require.True(t, c.Parked())
+			done := make(chan error, 1)
+			go func() {
+				n, err := write(c, []byte("x"))
+				sent += n
+				done <- err
+			}()
+			for c.writers.Load() == 0 {
+				runtime.Gosched()
+			}
+			require.False(t, c.Parked())
+			require.False(t, c.Park(l), "somebody waits")
+			go func() {
+				require.NoError(t, <-done)
+				c.Close()
+			}()
+			n, err := io.Copy(io.Discard, peer)
+			require.NoError(t, err)
+			require.EqualValues(t, sent, n)
+		})
+	}
+}
+
+func TestConn_Read(t *testing.T) {
+	c, peer := owned(t)
+	for range 3 { // from the socket that was accepted, and from one that has returned
+		l := new(lot)
+		require.True(t, c.Park(l))
+		_, err := peer.Write([]byte("abc"))
+		require.NoError(t, err)
+		got := make([]byte, 3)
+		_, err = io.ReadFull(c, got)
+		require.NoError(t, err)
+		require.Equal(t, "abc", string(got))
+		require.False(t, c.Parked())
+		require.EqualValues(t, -1, l.fd.Load())
+	}
+}
+
+func TestConn_Deadlines(t *testing.T) {
+	c, _ := owned(t)
+	l := new(lot)
+	require.True(t, c.Park(l))
+	require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
+	require.EqualValues(t, 1, l.looks.Load())
+	require.True(t, c.Parked())
+	_, err := c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	_, err = c.Write(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, c.SetDeadline(time.Time{}))
+	_, err = c.Write(make([]byte, 1))
+	require.NoError(t, err)
+}
+
+func TestConn_Refused(t *testing.T) {
+	c, peer := owned(t)
+	before := descriptors(t)
+	require.False(t, c.Park(&lot{refuses: true}))
+	require.False(t, c.Parked())
+	require.Equal(t, before, descriptors(t))
+	go peer.Write([]byte{1})
+	_, err := c.Read(make([]byte, 1))
+	require.NoError(t, err)
+}
+
+// However a connection is when it is closed, and however it is used then, its
+// descriptor is gone and it says that it is closed.
+func TestConn_Close(t *testing.T) {
+	for name, bring := range map[string]func(*Conn){
+		"accepted": func(*Conn) {},
+		"parked":   func(c *Conn) { c.Park(new(lot)) },
+		"returned": func(c *Conn) { c.Park(new(lot)); c.Unpark() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := descriptors(t)
+			c, peer := owned(t)
+			bring(c)
+			require.NoError(t, c.Close())
+			_, err := peer.Read(make([]byte, 1))
+			require.Equal(t, io.EOF, err)
+			require.NoError(t, peer.Close())
+			require.Equal(t, before, descriptors(t))
+			for name, use := range map[string]func() error{
+				"Read":             func() error { _, err := c.Read(make([]byte, 1)); return err },
+				"Write":            func() error { _, err := c.Write(make([]byte, 1)); return err },
+				"raw Read":         func() error { return RawConn(c).Read(func(uintptr) bool { return true }) },
+				"raw Write":        func() error { return RawConn(c).Write(func(uintptr) bool { return true }) },
+				"Control":          func() error { return RawConn(c).Control(func(uintptr) {}) },
+				"SetReadDeadline":  func() error { return c.SetReadDeadline(time.Now()) },
+				"SetWriteDeadline": func() error { return c.SetWriteDeadline(time.Now()) },
+				"SetDeadline":      func() error { return c.SetDeadline(time.Now()) },
+				"CloseWrite":       c.CloseWrite,
+				"Close":            c.Close,
+			} {
+				require.ErrorIs(t, use(), net.ErrClosed, name)
+			}
+			require.False(t, c.Park(new(lot)))
+			c.Unpark()
+			c.LocalAddr()
+			c.RemoteAddr()
+		})
+	}
+}
+
+// What waits is told that the connection is closed.
+func TestConn_CloseEndsWaits(t *testing.T) {
+	for name, bring := range map[string]func(*Conn){
+		"accepted": func(*Conn) {},
+		"returned": func(c *Conn) { c.Park(new(lot)); c.Unpark() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := owned(t)
+			bring(c)
+			began := make(chan bool, 1)
+			go func() {
+				<-began
+				c.Close()
+			}()
+			require.ErrorIs(t, RawConn(c).Read(func(uintptr) bool {
+				began <- true
+				return false
+			}), net.ErrClosed)
+		})
+	}
+}
+
+// Everything at once, while the connection goes to and fro.
+func TestConn_Concurrently(t *testing.T) {
+	before := descriptors(t)
+	c, peer := owned(t)
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
+	var all, moving sync.WaitGroup
+	var stop atomic.Bool
+	l := new(lot)
+	moving.Go(func() {
+		for !stop.Load() {
+			c.Park(l)
+			runtime.Gosched()
+			c.Unpark()
+		}
+	})
+	moving.Go(func() {
+		for !stop.Load() {
+			c.SetWriteDeadline(time.Now().Add(time.Hour))
+			RawConn(c).Control(func(uintptr) {})
+			c.RemoteAddr()
+		}
+	})
+	all.Go(func() {
+		for left := sent; len(left) > 0; {
+			n, err := write(c, left[:min(len(left), 3000)], true)
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			left = left[n:]
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Error(err)
+		}
+	})
+	all.Go(func() {
+		got, err := io.ReadAll(peer)
+		if err != nil || !bytes.Equal(sent, got) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		peer.Write(sent)
+		peer.CloseWrite()
+	})
+	all.Go(func() {
+		got, err := io.ReadAll(c)
+		if err != nil || !bytes.Equal(sent, got) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+	})
+	all.Wait()
+	c.Close() // as it goes on
+	stop.Store(true)
+	moving.Wait()
+	peer.Close()
+	require.Equal(t, before, descriptors(t))
+}
