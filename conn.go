@@ -20,6 +20,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
 	"github.com/rtmp-forward/forward/internal/rtmp"
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 // conn is a client's connection. Its fields belong to the goroutine that reads from it,
@@ -291,10 +292,7 @@ func (c *conn) leaveLocked() {
 }
 
 // closesAtOnce reports whether the connection's Close returns without waiting.
-func (c *conn) closesAtOnce() bool {
-	_, plain := c.nc.(*net.TCPConn)
-	return plain
-}
+func (c *conn) closesAtOnce() bool { return sys.Plain(c.nc) }
 
 // shut closes the connection on its first call, and returns when it is closed. This may
 // take long: TLS waits up to 5 s for a peer that does not read to take the close_notify,
@@ -447,10 +445,13 @@ func (c *conn) flush() {
 	} else {
 		c.in.SetWindow(src.vhost.MergeWindow)
 	}
-	if c.in.Merging() {
+	switch window := src.vhost.MergeWindow; {
+	case c.in.Merging():
 		src.group.Wake()
-	} else {
-		src.group.WakeWithin(src.vhost.MergeWindow)
+	case window <= 0 && src.group.Few():
+		c.in.Later(src.group)
+	default:
+		src.group.WakeWithin(window)
 	}
 	c.holdBack(p)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 // ListenAndServe listens on Config.Addr and serves until Shutdown or Close,
@@ -139,7 +140,15 @@ type servedListener struct {
 	closed atomic.Bool
 }
 
+// Accept accepts a connection. One of the system's own listener is nobody else's.
 func (l *servedListener) Accept() (nc net.Conn, err error) {
+	if tcp, ok := l.Listener.(*net.TCPListener); ok {
+		own, err := tcp.AcceptTCP()
+		if err != nil {
+			return nil, err
+		}
+		return sys.Own(own), nil
+	}
 	hostcode.Call(func() { nc, err = l.Listener.Accept() })
 	return nc, err
 }
@@ -182,8 +191,8 @@ func (s *Server) removeListener(l *servedListener) {
 // hangUp closes a connection for a caller that must not wait: closing TLS may wait 5 s
 // for the peer, and a host's connection may take any time.
 func hangUp(nc net.Conn) {
-	if tcp, ok := nc.(*net.TCPConn); ok {
-		tcp.Close()
+	if sys.Plain(nc) {
+		nc.Close()
 		return
 	}
 	go hostcode.Close(nc)

@@ -187,6 +187,18 @@ func (g *Group) Wake() {
 	w.put()
 }
 
+// few is how many senders a walk may have that others wait for.
+const few = 4
+
+// Few reports whether Wake takes little time.
+func (g *Group) Few() bool {
+	n := len(*g.early.Load())
+	for _, sh := range *g.shards.Load() {
+		n += len(*sh.senders.Load())
+	}
+	return n <= few
+}
+
 // Early reports whether a receiver has a shorter merge window than the group. The caller
 // must then call WakeWithin as soon as a message has come.
 func (g *Group) Early() bool { return len(*g.early.Load()) > 0 }

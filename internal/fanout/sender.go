@@ -497,7 +497,7 @@ func (s *Sender) sent(batch *gop.Batch, iov [][]byte, n int, now int64, w *walk)
 // serve: if closing may wait, as for a TLS close_notify, it runs in its own goroutine.
 func (s *Sender) fail(err error) {
 	s.mu.Lock()
-	tcp, plain := s.conn.(*net.TCPConn)
+	plain := sys.Plain(s.conn)
 	if s.err == nil {
 		s.err = err
 		if !plain {
@@ -514,7 +514,7 @@ func (s *Sender) fail(err error) {
 	s.mu.Unlock()
 	s.closed.Store(true)
 	if plain {
-		tcp.Close()
+		s.conn.Close()
 	}
 }
 

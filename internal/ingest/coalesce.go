@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,11 @@ import (
 // have much. As with interrupt coalescing of a network card, one poll every 2.5 ms costs
 // less than a wake-up for each message. Below coalesceFrom it does nothing, and each
 // connection is read as data arrives. Its methods are safe for concurrent use.
+//
+// A connection that can be parked (sys.Conn, on Linux) is, while it is read this way: it
+// leaves Go's poller, and one call tells which of the parked ones have data. All
+// others are tried each time. A parked one returns to Go's poller when its Reader waits by
+// itself or leaves, and when a writer must wait for its socket.
 type Coalescer struct {
 	mu     sync.Mutex
 	shards []*shard
@@ -39,6 +45,9 @@ const (
 	// The rate is measured every rateEvery reads, and every rateEveryLooks polls.
 	rateEvery      = 256
 	rateEveryLooks = 50
+	// limitEvery is how many looks there are for each look at the deadlines of
+	// parked connections.
+	limitEvery = 10
 	// shardSize is how many connections one goroutine polls.
 	shardSize = 256
 )
@@ -51,10 +60,33 @@ type shard struct {
 	on      atomic.Bool
 	stop    chan struct{}
 
-	mu      sync.Mutex
-	waiting []*Reader
-	counted time.Time // when reads was last a multiple of rateEvery
+	mu        sync.Mutex
+	waiting   []*seat // to be tried
+	parked    poller  // the others
+	gathering bool    // a look goes on: see Later
+	wakes     []Waker
+	counted   time.Time // when reads was last a multiple of rateEvery
 }
+
+// seat is the place of a Reader in a shard.
+type seat struct {
+	r    *Reader
+	turn chan struct{}
+
+	// While turn is waited for these are the shard's.
+	p   []byte
+	n   int
+	err error
+
+	// Guarded by the shard's mu.
+	fd    int  // for the poller; -1: none
+	waits bool // for the poller
+	again bool // there may be something that the poller has told of already
+	ended bool // there is, from now on
+}
+
+// Waker passes on what has been read. Wake must not block.
+type Waker interface{ Wake() }
 
 // NewCoalescer returns a Coalescer. Close ends it.
 func NewCoalescer() *Coalescer { return &Coalescer{enough: enough} }
@@ -69,8 +101,14 @@ func (c *Coalescer) Close() {
 			close(s.stop)
 		}
 	}
+	shards := c.shards
 	c.mu.Unlock()
 	c.wg.Wait()
+	for _, s := range shards {
+		s.mu.Lock()
+		s.parked.close()
+		s.mu.Unlock()
+	}
 }
 
 // Coalesce lets c poll for r while r has no window. nil ends that.
@@ -97,8 +135,8 @@ func (r *Reader) join() {
 	}
 	r.shard = c.shards[i]
 	r.shard.members.Add(1)
-	if r.turn == nil {
-		r.turn = make(chan struct{}, 1)
+	if r.seat == nil {
+		r.seat = &seat{r: r, turn: make(chan struct{}, 1), fd: -1}
 	}
 }
 
@@ -106,6 +144,7 @@ func (r *Reader) leave() {
 	if r.shard == nil {
 		return
 	}
+	unpark(r.conn)
 	r.shard.members.Add(-1)
 	r.shard = nil
 	if r.window <= 0 {
@@ -125,17 +164,70 @@ func (s *shard) together(r *Reader, p []byte) (n int, err error, ok bool) {
 	if !s.on.Load() {
 		return 0, nil, false
 	}
-	r.setLow(windowDrain) // arriving data wakes no goroutine
+	if !r.park() {
+		r.setLow(windowDrain) // arriving data wakes no goroutine
+	}
+	st := r.seat
 	s.mu.Lock()
 	if !s.on.Load() {
 		s.mu.Unlock()
 		return 0, nil, false
 	}
-	r.p = p
-	s.waiting = append(s.waiting, r)
+	st.p = p
+	s.waitLocked(st)
 	s.mu.Unlock()
-	<-r.turn
-	return r.n, r.readErr, r.readErr != syscall.EAGAIN
+	<-st.turn
+	return st.n, st.err, st.err != syscall.EAGAIN
+}
+
+// waitLocked has st looked at when it has something, where the poller tells, or else
+// the next time.
+func (s *shard) waitLocked(st *seat) {
+	// One that Finish is called for from now on is told to Look.
+	if st.fd >= 0 && !st.again && !st.r.finish.Load() {
+		st.waits = true
+		return
+	}
+	st.again = st.ended
+	s.waiting = append(s.waiting, st)
+}
+
+// tryLocked has st looked at the next time, if it waits for the poller.
+func (s *shard) tryLocked(st *seat) {
+	if st.waits {
+		st.waits = false
+		s.waiting = append(s.waiting, st)
+	}
+}
+
+// Parked implements sys.Watcher.
+func (st *seat) Parked(fd int) bool {
+	s := st.r.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.on.Load() || !s.parked.add(fd, st) {
+		return false
+	}
+	st.fd, st.again, st.ended = fd, false, false
+	return true
+}
+
+// Unparked implements sys.Watcher.
+func (st *seat) Unparked(fd int) {
+	s := st.r.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parked.remove(fd)
+	st.fd = -1
+	s.tryLocked(st)
+}
+
+// Look implements sys.Watcher.
+func (st *seat) Look() {
+	s := st.r.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tryLocked(st)
 }
 
 // rate begins polling if there have been enough reads.
@@ -166,7 +258,8 @@ func enough(reads int, in time.Duration, members int) bool {
 func (s *shard) run() {
 	tick := time.NewTicker(coalesceEvery)
 	defer tick.Stop()
-	var all []*Reader
+	var all, read []*seat
+	var wakes []Waker
 	for reads, looks, since := s.reads.Load(), 1, time.Now(); ; looks++ {
 		var now time.Time
 		select {
@@ -186,31 +279,77 @@ func (s *shard) run() {
 		if over {
 			s.on.Store(false)
 		}
+		read = s.parked.read(read[:0])
+		if over || looks%limitEvery == 0 {
+			all = s.parked.due(all, now, over)
+		}
+		s.gathering = !over
 		s.mu.Unlock()
+		for _, st := range read {
+			st.turn <- struct{}{}
+		}
 		left := all[:0]
-		for _, r := range all {
-			if !r.look(now, over) {
-				left = append(left, r)
+		for _, st := range all {
+			if !st.look(now, over) {
+				left = append(left, st)
 			}
 		}
-		clear(all[len(left):])
-		if all = left; over {
-			return
+		if over {
+			return // all of them have been told
 		}
+		runtime.Gosched() // the Readers are first
+		s.mu.Lock()
+		for _, st := range left {
+			s.waitLocked(st)
+		}
+		wakes = append(wakes, s.wakes...)
+		clear(s.wakes)
+		s.wakes, s.gathering = s.wakes[:0], false
+		s.mu.Unlock()
+		for _, w := range wakes {
+			w.Wake()
+		}
+		clear(all)
+		clear(read)
+		clear(wakes)
+		all, wakes = all[:0], wakes[:0]
 	}
 }
 
-// look reads the data that has arrived for r, which waits, and wakes r with the data, with
-// an error, or because polling is over. It returns false if r has to wait on.
-func (r *Reader) look(now time.Time, over bool) bool {
-	n, err := r.try.now(r.raw, r.p)
+// Later calls Wake at the end of the look that r is read by, or at once. Many small
+// writes in a row cost less than each after its read: code and data of one kind stay in
+// the caches. It is not for what takes long, as the others of the look wait.
+func (r *Reader) Later(w Waker) {
+	if s := r.shard; s != nil && s.later(w) {
+		return
+	}
+	w.Wake()
+}
+
+func (s *shard) later(w Waker) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gathering {
+		s.wakes = append(s.wakes, w)
+	}
+	return s.gathering
+}
+
+// look reads what has arrived for a Reader that waits, and has it go on: with that, with
+// an error, or because looking is over. It is false where there is nothing.
+func (st *seat) look(now time.Time, over bool) bool {
+	r := st.r
+	n, err := r.try.now(r.raw, st.p)
 	if err == syscall.EAGAIN && !over && !r.finish.Load() {
-		if r.limit.IsZero() || now.Before(r.limit) {
+		if !r.past(now) {
 			return false
 		}
 		err = os.ErrDeadlineExceeded
 	}
-	r.p, r.n, r.readErr = nil, n, err
-	r.turn <- struct{}{}
+	st.p, st.n, st.err = nil, n, err
+	st.turn <- struct{}{}
 	return true
 }
+
+// past reports whether the owner's deadline is over at a time.
+func (r *Reader) past(now time.Time) bool { return !r.limit.IsZero() && !now.Before(r.limit) }

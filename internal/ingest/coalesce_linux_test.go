@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 func TestEnough(t *testing.T) {
@@ -38,13 +40,29 @@ func TestEnough(t *testing.T) {
 	}
 }
 
+// ways are those in which connections are looked at: each of them is tried, or a poller
+// tells which have something.
+var ways = map[string]func(net.Conn) net.Conn{
+	"tried":  func(c net.Conn) net.Conn { return c },
+	"parked": func(c net.Conn) net.Conn { return sys.Own(c.(*net.TCPConn)) },
+}
+
+// eachWay runs f for each of the ways.
+func eachWay(t *testing.T, f func(t *testing.T, own func(net.Conn) net.Conn)) {
+	for name, own := range ways {
+		t.Run(name, func(t *testing.T) { f(t, own) })
+	}
+}
+
 // coalesced returns a Coalescer that looks whatever the rate, and a connection
 // that it looks at.
-func coalesced(t *testing.T) (c *Coalescer, r *Reader, conn, peer net.Conn) {
+func coalesced(t *testing.T, own func(net.Conn) net.Conn) (c *Coalescer, r *Reader, conn, peer net.Conn) {
 	c = NewCoalescer()
 	t.Cleanup(c.Close)
 	c.enough = func(int, time.Duration, int) bool { return true }
 	conn, peer = connectTCP(t)
+	conn = own(conn)
+	t.Cleanup(func() { conn.Close() })
 	r = NewReader(conn)
 	r.Coalesce(c)
 	for range rateEvery {
@@ -55,35 +73,52 @@ func coalesced(t *testing.T) (c *Coalescer, r *Reader, conn, peer net.Conn) {
 		require.NoError(t, err)
 	}
 	require.True(t, r.shard.on.Load())
+	require.Equal(t, isParked(conn), r.seat.fd >= 0)
 	return c, r, conn, peer
 }
 
-// waiting returns what waits until r is looked at.
-func waiting(r *Reader) func() {
+func isParked(c net.Conn) bool {
+	own, ok := c.(*sys.Conn)
+	return ok && own.Parked()
+}
+
+// seated waits until r waits to be looked at.
+func seated(r *Reader) {
 	s := r.shard
-	before := s.reads.Load()
-	return func() {
-		for s.reads.Load() == before {
-			runtime.Gosched()
-		}
+	for there := false; !there; runtime.Gosched() {
+		s.mu.Lock()
+		there = r.seat.waits || r.seat.p != nil
+		s.mu.Unlock()
 	}
 }
 
 func TestCoalesced(t *testing.T) {
-	_, r, _, peer := coalesced(t)
-	for _, size := range []int{1, 100, windowDrain, 3 * windowDrain} {
-		sent := bytes.Repeat([]byte{byte(size)}, size)
-		wait := waiting(r)
-		go func() {
-			wait()
-			peer.Write(sent)
-		}()
-		r.empty, r.since = true, 0
-		got := make([]byte, size)
-		_, err := io.ReadFull(r, got)
-		require.NoError(t, err)
-		require.True(t, bytes.Equal(sent, got))
-	}
+	eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
+		_, r, conn, peer := coalesced(t, own)
+		for _, size := range []int{1, 100, windowDrain, 3 * windowDrain} {
+			sent := bytes.Repeat([]byte{byte(size)}, size)
+			go func() {
+				seated(r)
+				peer.Write(sent)
+			}()
+			r.empty, r.since = true, 0
+			got := make([]byte, size)
+			_, err := io.ReadFull(r, got)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(sent, got))
+		}
+		if _, ok := conn.(*sys.Conn); ok {
+			r.empty, r.since = true, 0
+			go func() {
+				seated(r)
+				peer.Write([]byte{1})
+			}()
+			_, err := r.Read(make([]byte, 10))
+			require.NoError(t, err)
+			require.True(t, isParked(conn))
+			require.Equal(t, 1, r.low, "its poller hears of the first byte")
+		}
+	})
 }
 
 // What ends a wait for something to read.
@@ -97,7 +132,8 @@ func TestCoalescedEnds(t *testing.T) {
 			peer.(*net.TCPConn).SetLinger(0)
 			peer.Close()
 		}, syscall.ECONNRESET},
-		"closed": {func(_ *Coalescer, _ *Reader, conn, _ net.Conn) { conn.Close() }, net.ErrClosed},
+		"closed":   {func(_ *Coalescer, _ *Reader, conn, _ net.Conn) { conn.Close() }, net.ErrClosed},
+		"finished": {func(_ *Coalescer, r *Reader, _, _ net.Conn) { r.Finish() }, ErrFinished},
 		"a message when the rate has fallen": {func(c *Coalescer, r *Reader, _, peer net.Conn) {
 			s := r.shard
 			s.c.mu.Lock()
@@ -115,31 +151,107 @@ func TestCoalescedEnds(t *testing.T) {
 		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			co, r, conn, peer := coalesced(t)
-			wait := waiting(r)
-			go func() {
-				wait()
-				c.end(co, r, conn, peer)
-			}()
-			r.empty = true
-			n, err := r.Read(make([]byte, 10))
-			if c.want == nil {
-				require.NoError(t, err)
-				require.Equal(t, 1, n)
-				require.Equal(t, 1, r.low)
-				return
-			}
-			require.ErrorIs(t, err, c.want)
+			eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
+				co, r, conn, peer := coalesced(t, own)
+				go func() {
+					seated(r)
+					c.end(co, r, conn, peer)
+				}()
+				r.empty = true
+				n, err := r.Read(make([]byte, 10))
+				if c.want == nil {
+					require.NoError(t, err)
+					require.Equal(t, 1, n)
+					require.Equal(t, 1, r.low)
+					require.False(t, isParked(conn))
+					return
+				}
+				require.ErrorIs(t, err, c.want)
+			})
 		})
 	}
 }
 
+// An end that comes with the last bytes is told of with them, and not once more.
+func TestCoalescedEndWithTheLast(t *testing.T) {
+	eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
+		_, r, _, peer := coalesced(t, own)
+		_, err := peer.Write(make([]byte, 10))
+		require.NoError(t, err)
+		require.NoError(t, peer.Close())
+		r.empty = true
+		_, err = io.ReadFull(r, make([]byte, 10))
+		require.NoError(t, err)
+		r.empty = true
+		_, err = r.Read(make([]byte, 10))
+		require.Equal(t, io.EOF, err)
+	})
+}
+
+// What arrives while nobody waits is there for the next one that does.
+func TestCoalescedBeforeTheWait(t *testing.T) {
+	_, r, _, peer := coalesced(t, ways["parked"])
+	for range 10 {
+		_, err := peer.Write([]byte{1})
+		require.NoError(t, err)
+		for told := false; !told; runtime.Gosched() {
+			r.shard.mu.Lock()
+			told = r.seat.again
+			r.shard.mu.Unlock()
+		}
+		r.empty = true
+		_, err = r.Read(make([]byte, 10))
+		require.NoError(t, err)
+	}
+}
+
 func TestCoalescedDeadline(t *testing.T) {
-	_, r, _, _ := coalesced(t)
-	r.SetDeadline(time.Now().Add(20 * time.Millisecond))
+	eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
+		_, r, _, _ := coalesced(t, own)
+		r.SetDeadline(time.Now().Add(20 * time.Millisecond))
+		r.empty = true
+		_, err := r.Read(make([]byte, 10))
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	})
+}
+
+// A writer that must wait takes the connection away from the poller. It is read all the
+// same, and parked again when the writer has gone on.
+func TestCoalescedWriterWaits(t *testing.T) {
+	_, r, conn, peer := coalesced(t, ways["parked"])
+	next := func() {
+		t.Helper()
+		go func() {
+			seated(r)
+			peer.Write([]byte{1})
+		}()
+		r.empty, r.since = true, 0
+		_, err := r.Read(make([]byte, 10))
+		require.NoError(t, err)
+	}
+	writes := make(chan error)
+	go func() {
+		seated(r)
+		_, err := conn.Write(make([]byte, 16<<20))
+		writes <- err
+	}()
+	r.SetDeadline(time.Now().Add(time.Minute))
+	go func() {
+		seated(r)
+		for isParked(conn) {
+			runtime.Gosched()
+		}
+		peer.Write([]byte{1})
+	}()
 	r.empty = true
 	_, err := r.Read(make([]byte, 10))
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, err)
+	next()
+	go io.CopyN(io.Discard, peer, 16<<20)
+	require.NoError(t, <-writes)
+	next()
+	next()
+	require.True(t, isParked(conn))
 }
 
 // Who has a window, reads much or is not to be coalesced any more is read as ever.
@@ -151,20 +263,94 @@ func TestNotCoalesced(t *testing.T) {
 		"awaited behind": func(r *Reader) { r.Coalesce(nil); r.Await() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, r, _, peer := coalesced(t)
-			s := r.shard
-			go peer.Write([]byte{1})
-			leave(r)
-			before := s.reads.Load()
-			r.empty = true
-			n, err := r.Read(make([]byte, 10))
-			require.NoError(t, err)
-			require.Equal(t, 1, n)
-			require.Equal(t, before, s.reads.Load())
-			if r.shard == nil {
-				require.EqualValues(t, 0, s.members.Load())
-			}
+			eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
+				_, r, conn, peer := coalesced(t, own)
+				s := r.shard
+				go peer.Write([]byte{1})
+				leave(r)
+				before := s.reads.Load()
+				r.empty = true
+				n, err := r.Read(make([]byte, 10))
+				require.NoError(t, err)
+				require.Equal(t, 1, n)
+				require.Equal(t, before, s.reads.Load())
+				require.False(t, isParked(conn))
+				if r.shard == nil {
+					require.EqualValues(t, 0, s.members.Load())
+				}
+			})
 		})
+	}
+}
+
+// wakes counts calls of Wake.
+type wakes struct{ n int }
+
+func (w *wakes) Wake() { w.n++ }
+
+// What is read by one look is passed on at its end, and else at once.
+func TestLater(t *testing.T) {
+	w := new(wakes)
+	conn, _ := connectTCP(t)
+	r := NewReader(conn)
+	r.Later(w)
+	require.Equal(t, 1, w.n)
+	s := &shard{}
+	r.shard = s
+	r.Later(w)
+	require.Equal(t, 2, w.n)
+	s.gathering = true
+	r.Later(w)
+	require.Equal(t, 2, w.n)
+	require.Equal(t, []Waker{w}, s.wakes)
+}
+
+// A Coalescer wakes what its Readers have left for later, without being asked again.
+func TestLaterInALook(t *testing.T) {
+	eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
+		_, r, _, peer := coalesced(t, own)
+		woken := make(chan bool, 1)
+		for range 10 {
+			go func() {
+				seated(r)
+				peer.Write([]byte{1})
+			}()
+			r.empty = true
+			_, err := r.Read(make([]byte, 10))
+			require.NoError(t, err)
+			r.Later(waker(func() { woken <- true }))
+			<-woken
+		}
+	})
+}
+
+type waker func()
+
+func (w waker) Wake() { w() }
+
+// When a Coalescer and its connections are closed, none of their descriptors is left,
+// in whatever order.
+func TestCoalescedLeavesNothing(t *testing.T) {
+	descriptors := func() int {
+		names, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		return len(names)
+	}
+	for _, first := range []bool{false, true} {
+		before := 0
+		t.Run("", func(t *testing.T) {
+			before = descriptors()
+			c, r, conn, _ := coalesced(t, ways["parked"])
+			require.True(t, isParked(conn))
+			if first {
+				c.Close()
+				r.Coalesce(nil)
+				require.False(t, isParked(conn))
+			}
+			conn.Close()
+			r.Coalesce(nil)
+		})
+		require.Equal(t, before, descriptors())
 	}
 }
 
@@ -179,6 +365,9 @@ func TestCoalescedMany(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range conns {
 		conn, peer := connectTCP(t)
+		if i%3 > 0 {
+			conn = sys.Own(conn.(*net.TCPConn))
+		}
 		sent := bytes.Repeat([]byte(fmt.Sprintf("%8d", i)), size/8)
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(1, uint64(i)))
@@ -206,6 +395,9 @@ func TestCoalescedMany(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	for _, s := range c.shards {
+		require.Empty(t, s.parked.seats)
+	}
 	c.Close()
 	require.NotZero(t, asked.Load())
 	require.NotZero(t, began.Load())

@@ -1,5 +1,11 @@
 // Package ingest reads a connection as data arrives or, if that saves wake-ups, once per
 // merge window (merged read).
+//
+// A Reader has no goroutine: its owner's waits in Read. A Coalescer has one for up to
+// 256 Readers, while it looks at them, and a descriptor of epoll, until its Close. The
+// descriptors that this watches are the connections', see sys.Conn: those that are parked
+// belong to it alone, and are taken from it before the connection closes them or returns
+// them to Go's poller.
 package ingest
 
 import (
@@ -42,12 +48,8 @@ type Reader struct {
 	low       int // low-water mark of the connection
 	coalescer *Coalescer
 	shard     *shard // of it, while there is no window
+	seat      *seat  // in it; nil before the first one
 	since     int    // bytes since the last wait
-	// While the Reader waits for turn, these belong to the shard.
-	turn    chan struct{}
-	p       []byte
-	n       int
-	readErr error
 }
 
 // drain is how many bytes are read before Flush is called although more have arrived:
@@ -274,7 +276,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 }
 
 // late reports whether the owner's deadline has passed.
-func (r *Reader) late() bool { return !r.limit.IsZero() && !time.Now().Before(r.limit) }
+func (r *Reader) late() bool { return !r.limit.IsZero() && r.past(time.Now()) }
 
 func (r *Reader) flush() {
 	r.read = 0
