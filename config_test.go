@@ -104,7 +104,7 @@ func TestNoConfigFieldIsForgotten(t *testing.T) {
 	require.Len(t, configFields, seen, "the table has what the Config has not")
 }
 
-// What is set stays as it is.
+// Fields that are set keep their values.
 func TestDefaultsChangeNothing(t *testing.T) {
 	c := Config{}
 	fill(reflect.ValueOf(&c).Elem())

@@ -11,7 +11,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// Nothing comes behind the end of a log, whoever ends it and when.
+// Nothing follows the end of the log, regardless of how and when it ends.
 func TestNothingIsAppendedAfterTheEnd(t *testing.T) {
 	s := newServer(t, Config{MergeWindow: -1})
 	for i := range 300 {

@@ -15,7 +15,7 @@ import (
 // asked is one client's way to a stream: what connect and publish or play say.
 type Asked struct{ TcURL, App, Name string }
 
-// request is what a Server with cfg makes of it, nil where it is refused.
+// request returns the request that a Server with cfg makes, nil if it is refused.
 func (a Asked) request(cfg *Config) *PublishRequest {
 	c := &conn{srv: &Server{}, nc: nowhere{}, tcURL: a.TcURL, app: a.App}
 	r, err := c.request(cfg, a.Name)

@@ -30,7 +30,7 @@ func TestHopsOfPublisher(t *testing.T) {
 	require.ErrorIs(t, err, ErrLoop)
 }
 
-// What is no list of ours, or too long for one.
+// Properties that are not a list of ours, or are too long for one.
 func TestHopsOfConnect(t *testing.T) {
 	s := newServer(t, Config{})
 	for _, row := range []struct {

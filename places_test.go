@@ -52,7 +52,7 @@ func TestForwardRefusesTheSameDestinationTwice(t *testing.T) {
 		err = other.Update(t.Context(), forward.Destination{URL: "rtmp://a/app", StreamKey: secretscan.Canary})
 		require.ErrorIs(t, err, forward.ErrDuplicate)
 
-		// One that is closed leaves the place at once.
+		// A Forwarder that is being closed frees the place immediately.
 		f := src.Forwarders()[0]
 		f.BeginClose()
 		_, err = src.Forward(f.Destination())

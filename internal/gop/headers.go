@@ -14,7 +14,7 @@ const (
 	maxHeaderBytes = 1 << 20
 )
 
-// HeaderSet is what a receiver needs before its first frame: the metadata,
+// HeaderSet holds what a receiver needs before its first frame: the metadata,
 // each track's sequence header and configuration. It never changes; the nil
 // set is empty. Its frames are those of the messages where these have memory of
 // their own, so that large ones are there once.

@@ -22,9 +22,9 @@ const OutageEvery = 10 * time.Minute
 // maxCauses is how many causes of an outage are told apart.
 const maxCauses = 8
 
-// Outage decides which failures of a part of the host that may fail often are logged: the first of
-// a cause at once, later ones every OutageEvery with the number left out, and the recovery
-// once. The zero value has not failed.
+// Outage decides which failures of a part of the host that may fail often are logged: the
+// first of a cause immediately, later ones every OutageEvery with the number left out, and
+// the recovery once. The zero value has not failed.
 type Outage struct {
 	mu     sync.Mutex
 	since  time.Time // zero: it works, as far as known
@@ -37,8 +37,8 @@ type failures struct {
 	notLogged int
 }
 
-// Note notes a failure. ok says that it is to be logged, with the number of
-// those of its cause that were not.
+// Note records a failure. ok says that it must be logged, with the number of failures of
+// its cause that were not.
 func (o *Outage) Note(cause string) (notLogged int, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -95,8 +95,8 @@ func WithLeftOut(n int, args ...any) []any {
 	return args
 }
 
-// CauseOf is what failures have in common that differ in addresses and times
-// only.
+// CauseOf returns a text that is equal for failures which differ only in addresses and
+// times.
 func CauseOf(err error) string {
 	var op *net.OpError
 	var dns *net.DNSError

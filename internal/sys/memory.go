@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// MemoryLimit is how many bytes the process may use: GOMEMLIMIT, or the limit
-// of its cgroup, whichever is lower; 0 where there is none.
+// MemoryLimit returns how many bytes the process may use: GOMEMLIMIT, or the limit of its
+// cgroup, whichever is lower; 0 if there is no limit.
 func MemoryLimit() int64 {
 	limit := min(debug.SetMemoryLimit(-1), cgroupLimit(os.ReadFile))
 	if limit == math.MaxInt64 {

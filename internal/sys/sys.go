@@ -1,5 +1,4 @@
-// Package sys asks the system what it allows and tells it how to treat our
-// sockets.
+// Package sys queries the system's limits and sets the options of our sockets.
 package sys
 
 import (
@@ -9,11 +8,11 @@ import (
 )
 
 const (
-	// UserTimeout is after how long without an acknowledgement the system
-	// gives a connection up.
+	// UserTimeout is the time without an acknowledgement after which the system
+	// ends a connection.
 	UserTimeout = 15 * time.Second
-	// LowWater is how many bytes the system takes ahead of what it can send:
-	// what waits longer waits in the stream's log, where it is shared.
+	// LowWater is how many bytes the system accepts beyond those that it can send.
+	// Further bytes wait in the stream's log, where they are shared.
 	LowWater = 128 << 10
 )
 
@@ -47,7 +46,7 @@ func Outstanding(c net.Conn) int {
 	return 0
 }
 
-// RTT is the round-trip time that the system has measured, 0 if it does not tell.
+// RTT returns the round-trip time that the system has measured, 0 if it does not report it.
 func RTT(c net.Conn) time.Duration {
 	if tcp := tcpOf(c); tcp != nil {
 		return rtt(tcp)
@@ -69,7 +68,7 @@ func RawConn(c net.Conn) syscall.RawConn {
 // Plain reports whether c is a plain TCP connection, of which Close does not wait.
 func Plain(c net.Conn) bool { return plain(c) != nil }
 
-// tcpOf is the TCP connection below c, nil where there is none.
+// tcpOf returns the TCP connection below c, nil if there is none.
 func tcpOf(c net.Conn) syscall.Conn {
 	for {
 		if tcp := plain(c); tcp != nil {

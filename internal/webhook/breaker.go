@@ -16,11 +16,10 @@ const (
 	silentWait = time.Second
 )
 
-// breaker keeps the callers of a backend that has not answered several times
-// in a row from waiting for it all together: one asks, and when that has
-// brought an answer, all may ask again. Any answer will do, also a refusal or
-// one that makes no sense: a client whose request the backend cannot take must
-// not stop the others.
+// breaker keeps callers from waiting together for a backend that has not answered several
+// times in a row: one caller asks, and all may ask again when it has got an answer. Any
+// answer counts, even a refusal or a malformed one: a client whose request the backend
+// cannot handle must not stop the others.
 type breaker struct {
 	one chan struct{} // full while the one asks
 

@@ -56,8 +56,8 @@ func CheckURL(s string) error {
 	return nil
 }
 
-// Client is the client for webhooks: c, or one of their own that uses no proxy
-// and keeps no connection. It follows redirects only where c says how.
+// Client returns the client for webhooks: c, or a default one that uses no proxy and keeps
+// no connection. It follows redirects only if c has a CheckRedirect.
 func Client(c *http.Client) *http.Client {
 	var client http.Client
 	if c != nil {
@@ -79,8 +79,8 @@ func Client(c *http.Client) *http.Client {
 	return &client
 }
 
-// located leaves out where an answer sends us when that is no URL: it would stand in
-// the error, with what secrets it has.
+// located removes a Location that is not a URL from answers: it would appear in the error,
+// with its secrets.
 type located struct{ http.RoundTripper }
 
 func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -96,12 +96,11 @@ func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
 // UnderWay is how many calls are.
 func (h *Hook) UnderWay() int { return h.turns.underWay() }
 
-// Call sends body, once more after a connection error, and returns the reply.
-// It is about a client at an address, or at none (""). First it waits for its
-// turn, no longer than timeout, which does not count; then the tries have timeout
-// together. A backend that has not answered several times in a row is asked by
-// one call at a time, for which the others wait a second at most. The errors do
-// not show the URL, which may hold a token.
+// Call sends body, once more after a connection error, and returns the reply. who is the
+// address of the client that the call is about, or "". Call first waits for its turn, for
+// timeout at most; then both tries together have timeout. A backend that has not answered
+// several times in a row is asked by one call at a time, for which the others wait a second
+// at most. The errors do not show the URL, which may contain a token.
 func (h *Hook) Call(ctx context.Context, who string, body []byte, timeout time.Duration) ([]byte, error) {
 	leave, err := h.enter(ctx, who, timeout)
 	if err != nil {
