@@ -14,9 +14,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/hosttest"
 )
 
-// Who comes for the first time, and when nobody is left who has seen the times
-// before, a publish has its own.
-func TestTimesGoOnForThoseWhoWait(t *testing.T) {
+// A new player sees the timestamps of the publish. So do all players when none is left
+// that has seen earlier ones.
+func TestWaitingPlayersSeeTimestampsContinue(t *testing.T) {
 	media := forwardtest.Media{Start: 90_000}
 	hosttest.InBubble(t, forward.Config{}, func(b *hosttest.Bubble) {
 		firstTime := func() uint32 {

@@ -15,7 +15,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Whoever comes first, at no time are more handshakes pending than may be.
+// There are never more pending handshakes than the limit, in any order of arrival.
 func TestPendingHandshakesAreBounded_Sockets(t *testing.T) {
 	const pending = 64
 	s := hosttest.NewServer(t, forward.Config{Limits: forward.Limits{PendingHandshakes: pending}})

@@ -154,7 +154,7 @@ func anchor(heading string) string {
 	return strings.ReplaceAll(kept, " ", "-")
 }
 
-func TestDocumentsLinkToWhatIsThere(t *testing.T) {
+func TestDocumentLinksExist(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^()\s]*?)(?:#([^()\s]*))?\)`)
 	for _, name := range documents(t) {
 		for _, m := range link.FindAllStringSubmatch(fenced(`\w+`).ReplaceAllString(read(t, name), "\n"), -1) {
@@ -224,7 +224,7 @@ func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 }
 
 // When a change of a setting takes effect is said of each of them.
-func TestDocumentsSayWhatIsFrozen(t *testing.T) {
+func TestDocumentsListFrozenSettings(t *testing.T) {
 	_, section, ok := strings.Cut(read(t, "docs/architecture.md"), "\n## Frozen and live\n")
 	require.True(t, ok)
 	var said []string

@@ -77,7 +77,7 @@ var WaysToStudio = []Asked{
 	{"rtmp://h/x", "x", "cam?vhost=x/studio.example/live"},
 }
 
-// The true way to a vhost leads there, whoever writes it how.
+// A vhost is the same in upper and lower case, in requests and in Config.Vhosts.
 func TestVhostInAnyCaseIsOne(t *testing.T) {
 	for _, vhosts := range []map[string]Vhost{nil, {"Studio.Example": {}}} {
 		cfg := Config{Vhosts: vhosts}.withDefaults()

@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Whoever connects and fails costs 4 lines of a cause and one every 30 s, which
-// says how many are left out, also when nobody comes any more.
+// Connections that fail for one cause are logged 4 times and then once every 30 s, with
+// the number of those left out. The last line comes even if no further connection does.
 func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(logtest.Buffer)

@@ -31,7 +31,7 @@ func TestReloadOfWrongConfigChangesNothing(t *testing.T) {
 	require.ErrorContains(t, wrong.Reload(forward.Config{}), "ChunkSize is 1")
 }
 
-func TestReloadNamesWhatNeedsARestart(t *testing.T) {
+func TestReloadNamesSettingsThatNeedARestart(t *testing.T) {
 	var log strings.Builder
 	cfg := forward.Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil))}
 	s := hosttest.NewServer(t, cfg)

@@ -125,7 +125,7 @@ func TestStaticDestinations(t *testing.T) {
 }
 
 // A Server that gets the same destinations again asks for nothing again.
-func TestStaticDestinationsAreComparedByWhatTheySay(t *testing.T) {
+func TestStaticDestinationsAreComparedByValue(t *testing.T) {
 	of := func(ds ...Destination) DestinationResolver { return must(StaticDestinations(ds...)) }
 	require.True(t, sameResolver(of(Destination{URL: "h"}), MustStatic("h")))
 	require.True(t, sameResolver(static(nil), MustStatic()))

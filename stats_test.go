@@ -9,8 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Many guesses at once are delayed side by side, and their addresses do not
-// fill the memory.
+// The number of refused addresses in memory is bounded.
 func TestRefusedAddressesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var r refusals

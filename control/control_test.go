@@ -409,7 +409,7 @@ func TestHandlerRefuses(t *testing.T) {
 	require.NotContains(t, c.log.String(), canary)
 }
 
-func TestHandlerHidesWhatServersRepeat(t *testing.T) {
+func TestHandlerHidesEchoedSecrets(t *testing.T) {
 	dest := newServer(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
 		return &forward.StatusError{Code: "No", Description: "There is no " + req.Stream + req.Param}
 	}}})

@@ -115,7 +115,7 @@ func TestCachedSharesErrorsAndForgetsThem(t *testing.T) {
 	})
 }
 
-func TestCachedOutlivesWhoAsksFirst(t *testing.T) {
+func TestCachedCallOutlivesItsFirstCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &counting{}
 		r := Cached(c, time.Hour)
@@ -189,7 +189,7 @@ func TestAnswersKeepTheOnesUsedLast(t *testing.T) {
 	require.Len(t, s.byKey, maxAnswers)
 }
 
-// What is asked for many is within the host's code as what is asked for one.
+// A call of Cached that serves several publishes counts as a call of the host's code.
 func TestCachedAsksWithinHostCode(t *testing.T) {
 	var within bool
 	r := Cached(forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {

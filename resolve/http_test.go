@@ -277,7 +277,7 @@ func TestHTTPAsksAgainAfterConnectionError(t *testing.T) {
 	require.EqualValues(t, 2, b.asked.Load())
 }
 
-func TestHTTPStopsWhenPublisherGoes(t *testing.T) {
+func TestHTTPStopsWhenPublisherLeaves(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := newBackend(t)
 	b.Start()

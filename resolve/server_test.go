@@ -143,10 +143,9 @@ func virtually(f func(t *testing.T)) func(t *testing.T) {
 	return func(t *testing.T) { synctest.Test(t, f) }
 }
 
-// All are forwarding 3 s after 1,000 were published at once, where the backend
-// takes 1 s to answer; of identical questions in flight only one is asked where
-// the host says so.
-func TestThousandPublishesAtOnce(t *testing.T) {
+// 1,000 concurrent publishes are forwarded within 3 s with a backend that takes 1 s to
+// answer. With Cached, identical questions in flight are asked once.
+func TestThousandConcurrentPublishes(t *testing.T) {
 	for _, tt := range []struct {
 		name             string
 		servers, streams int

@@ -35,7 +35,7 @@ func replyWith(reply string) roundTripper {
 
 // Each way by which a destination comes over the network is marked; what the
 // host names is not.
-func TestWhatIsUntrusted(t *testing.T) {
+func TestUntrustedDestinations(t *testing.T) {
 	const url = "rtmp://10.0.0.1/live/s"
 	reply := replyWith(`{"code":0,"data":{"urls":["` + url + `"]}}`)
 	backend := &HTTP{URL: "http://backend/", Client: &http.Client{Transport: reply}}
@@ -72,7 +72,7 @@ func TestWhatIsUntrusted(t *testing.T) {
 
 // The host of a backend's answer is the publisher's where the publisher has
 // said it, except the address that the publisher has connected to.
-func TestWhatAPublisherNames(t *testing.T) {
+func TestDestinationsNamedByPublishers(t *testing.T) {
 	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1935} }
 	seed := func(change func(*forward.PublishRequest)) *forward.PublishRequest {
 		r := &forward.PublishRequest{
@@ -124,8 +124,8 @@ func TestWhatAPublisherNames(t *testing.T) {
 	}
 }
 
-// An answer that is kept for when the backend is down is the next publisher's
-// where that one names the host.
+// An answer kept for a backend that is down is checked again for each publisher: its
+// destinations are untrusted if that publisher names their host.
 func TestLastGoodIsAskedAboutAgain(t *testing.T) {
 	var down atomic.Bool
 	r := &HTTP{URL: "http://backend/", OnFailure: LastGood, Client: &http.Client{Transport: roundTripper(func(q *http.Request) (*http.Response, error) {
@@ -147,9 +147,8 @@ func TestLastGoodIsAskedAboutAgain(t *testing.T) {
 	require.False(t, ask(""), "the answer that is kept has not changed")
 }
 
-// Over sockets, with a forward.Config that says no more than where the backend is: what
-// it answers works on one machine, and what the publisher names only where that
-// is allowed.
+// Over sockets, with a forward.Config that has only a backend: its destinations on this
+// machine work, and those that the publisher names work only if they are allowed.
 func TestBackendOnThisMachine(t *testing.T) {
 	for _, row := range []struct {
 		name, param string

@@ -140,7 +140,7 @@ func TestParseConfigOfPublishAuth(t *testing.T) {
 	require.NotContains(t, err.Error(), canary)
 }
 
-func TestParseConfigTellsWhatIsIgnored(t *testing.T) {
+func TestParseConfigReportsIgnoredDirectives(t *testing.T) {
 	src := strings.Join([]string{
 		"daemon off;",
 		"srs_log_tank console;",

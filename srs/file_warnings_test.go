@@ -168,7 +168,7 @@ func TestFileBackend(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5*time.Second, f.HTTPHooks.Vhosts["v"].Timeout)
 
-	// What is the same stays in use; what is not does not.
+	// An unchanged backend stays in use, a changed one is replaced.
 	old, was := parse("backend http://h/; timeout_ms 1; on_failure open;")
 	for body, same := range map[string]bool{
 		"on_failure open; timeout_ms 1; backend http://h/;": true,

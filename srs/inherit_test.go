@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestInheritTakesOverWhatIsTheSame(t *testing.T) {
+func TestInheritKeepsEqualSettings(t *testing.T) {
 	const text = `
 vhost a { forward { enabled on; backend http://a/; } http_hooks { enabled on; on_publish http://h/; } }
 vhost b { forward { enabled on; backend http://b/; } }

@@ -52,7 +52,7 @@ func (g *gauge) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // The limit of 64 in flight is MaxQuestions here. Its default is 512: a backend that
-// takes 1 s must answer 1000 requests within 3 s, as in TestThousandPublishesAtOnce,
+// takes 1 s must answer 1000 requests within 3 s, as in TestThousandConcurrentPublishes,
 // which needs 334. Limits.Streams, Timeout and the queue of TestHook_Busy bound the
 // waiting requests.
 func TestFault16_HookStorm(t *testing.T) {
