@@ -413,6 +413,7 @@ vhost __defaultVhost__ { forward { enabled on; destination ` + to + `; } }
 	}
 	for path, part := range map[string]string{
 		"/control/sources":                `"state":"publishing"`,
+		"/metrics":                        "forward_streams",
 		"/debug/pprof/":                   "goroutine",
 		"/debug/pprof/heap":               "",
 		"/debug/pprof/cmdline":            "-c",

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/control"
+	"github.com/rtmp-forward/forward/metrics"
 	"github.com/rtmp-forward/forward/srs"
 )
 
@@ -21,6 +22,7 @@ func newOperators(srv *forward.Server, h *srs.HTTPFile, log *slog.Logger, listen
 	if err != nil {
 		return nil, err
 	}
+	s.Handle("GET /metrics", control.RequireToken, metrics.Handler(srv, metrics.Options{}))
 	s.Handle("/debug/pprof/", control.RequireToken, http.HandlerFunc(pprof.Index))
 	s.Handle("/debug/pprof/cmdline", control.RequireToken, http.HandlerFunc(pprof.Cmdline))
 	s.Handle("/debug/pprof/profile", control.RequireToken, http.HandlerFunc(pprof.Profile))
