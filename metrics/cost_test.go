@@ -16,7 +16,8 @@ import (
 
 // pushing returns a Server that pushes a stream to n destinations over loopback.
 func pushing(t testing.TB, n int) *forward.Server {
-	addr := serve(t, hosttest.NewServer(t, forward.Config{ReadTimeout: -1, FirstMediaTimeout: -1}))
+	sink := hosttest.NewServer(t, forward.Config{ReadTimeout: -1, FirstMediaTimeout: -1})
+	addr := serve(t, sink)
 	publishes := make(chan struct{}, n)
 	srv := hosttest.NewServer(t, forward.Config{MergeWindow: -1, Hooks: forward.Hooks{
 		OnForward: func(_ *forward.Forwarder, s forward.State, _ error) {
@@ -35,8 +36,14 @@ func pushing(t testing.TB, n int) *forward.Server {
 			}
 		}
 	}
+	messages := 0
 	for m := range (forwardtest.Media{}).Messages(3 * time.Second) {
+		messages++
 		require.NoError(t, p.WriteTag(m.Type, m.Timestamp, m.Payload))
+	}
+	const headers = 3 // which may not count
+	for sink.Stats().ReceivedMessages < uint64(n*(messages-headers)) {
+		time.Sleep(time.Millisecond) // until the machine is quiet
 	}
 	return srv
 }

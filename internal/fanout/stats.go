@@ -91,7 +91,7 @@ func (m *measure) counts(s *Sender) Counts {
 // Path returns the number of bytes that the peer has not acknowledged, and the round-trip
 // time; 0 if the system does not report them.
 func (s *Sender) Path() (outstanding int, rtt time.Duration) {
-	return sys.Outstanding(s.conn), sys.RTT(s.conn)
+	return sys.Path(s.conn)
 }
 
 // Stats returns a snapshot.

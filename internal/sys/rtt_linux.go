@@ -4,33 +4,53 @@ package sys
 
 import (
 	"encoding/binary"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
+// Where struct tcp_info (linux/tcp.h) has what is read of it.
 const (
-	// tcpInfoRTT is where struct tcp_info (linux/tcp.h) has the smoothed round-trip
-	// time, in microseconds.
-	tcpInfoRTT = 68
-	// tcpInfoSize is how much of it is read.
-	tcpInfoSize = tcpInfoRTT + 4
+	tcpInfoUnacked = 24  // segments that were sent and are not acknowledged
+	tcpInfoRTT     = 68  // the smoothed round-trip time, in microseconds
+	tcpInfoNotSent = 144 // bytes that were not sent yet; from Linux 4.6 on
+	tcpInfoSize    = tcpInfoNotSent + 4
 )
 
-func rtt(c syscall.Conn) time.Duration {
-	var info [tcpInfoSize]byte
-	size := uint32(len(info))
+// question is a call of getsockopt. It is used again, because what a RawConn is given
+// would be allocated for each call.
+type question struct {
+	ask    func(fd uintptr)
+	info   [tcpInfoSize]byte
+	size   uint32
+	failed syscall.Errno
+}
+
+var questions = sync.Pool{New: func() any {
+	q := new(question)
+	q.ask = func(fd uintptr) {
+		q.size = uint32(len(q.info))
+		_, _, q.failed = syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&q.info)), uintptr(unsafe.Pointer(&q.size)), 0)
+	}
+	return q
+}}
+
+func (q *question) field(at int) uint32 { return binary.NativeEndian.Uint32(q.info[at:]) }
+
+// info returns the round-trip time, and whether the peer has certainly received
+// everything.
+func info(c syscall.Conn) (rtt time.Duration, idle bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0
+		return 0, false
 	}
-	var failed syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		_, _, failed = syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	})
-	if err != nil || failed != 0 || size < tcpInfoSize {
-		return 0
+	q := questions.Get().(*question)
+	defer questions.Put(q)
+	if err := raw.Control(q.ask); err != nil || q.failed != 0 || q.size < tcpInfoRTT+4 {
+		return 0, false
 	}
-	return time.Duration(binary.NativeEndian.Uint32(info[tcpInfoRTT:])) * time.Microsecond
+	idle = q.size >= tcpInfoSize && q.field(tcpInfoUnacked) == 0 && q.field(tcpInfoNotSent) == 0
+	return time.Duration(q.field(tcpInfoRTT)) * time.Microsecond, idle
 }

@@ -7,4 +7,4 @@ import (
 	"time"
 )
 
-func rtt(syscall.Conn) time.Duration { return 0 }
+func info(syscall.Conn) (rtt time.Duration, idle bool) { return 0, false }
