@@ -360,8 +360,6 @@ func TestRestartIsNeededForWhatRuns(t *testing.T) {
 	}
 }
 
-const operatorToken = "0123456789-" + secretscan.Canary
-
 // ask asks an operator's server and returns status and body.
 func ask(t *testing.T, addr, path, token string) (int, string) {
 	t.Helper()

@@ -21,6 +21,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
+const operatorToken = "0123456789-" + secretscan.Canary
+
 // write writes a configuration file.
 func write(t *testing.T, text string) string {
 	path := filepath.Join(t.TempDir(), "forward.conf")
