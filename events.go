@@ -123,9 +123,6 @@ func (e *events) emit(make func() Event) {
 	}
 	ev := make()
 	ev.Time = time.Now()
-	if ev.Err != nil {
-		ev.Cause = ev.Err.Error()
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed || e.kept == nil {
@@ -135,6 +132,15 @@ func (e *events) emit(make func() Event) {
 	ev.Seq = e.last
 	e.kept[ev.Seq%eventsKept] = ev
 	e.wakeLocked()
+}
+
+// caused returns the event with err as its cause. The text of err may be the host's code:
+// the caller holds no locks.
+func (e *events) caused(ev Event, err error) Event {
+	if err != nil && e.readers.Load() > 0 {
+		ev.Err, ev.Cause = err, err.Error()
+	}
+	return ev
 }
 
 // wakeLocked wakes the readers that wait. One that does not is woken already.
@@ -268,11 +274,11 @@ func (f *Forwarder) emit(ev Event) {
 }
 
 // emitStateLocked adds the events of a change of state. f.mu is held.
-func (f *Forwarder) emitStateLocked(err error) {
+func (f *Forwarder) emitStateLocked(change Event) {
 	if !f.state.publishes() {
 		f.emitDroppedLocked() // there is no connection any more that would
 	}
-	f.emit(Event{Kind: EventDestination, State: f.state, Err: err})
+	f.emit(change)
 	if f.first > 0 && f.state.publishes() {
 		f.emit(Event{Kind: EventFirstKeyframe, After: f.first})
 		f.first = 0
@@ -313,7 +319,7 @@ func (s *Source) resolverAnswered(ctx context.Context, err error) {
 	failed := err != nil && ctx.Err() == nil && !errors.Is(err, ErrRefused)
 	switch {
 	case failed && !s.srv.resolverFails.Swap(true):
-		s.emit(Event{Kind: EventResolverFailing, Err: s.req.hide(err)})
+		s.emit(s.srv.events.caused(Event{Kind: EventResolverFailing}, s.req.hide(err)))
 	case err == nil && s.srv.resolverFails.Swap(false):
 		s.emit(Event{Kind: EventResolverWell})
 	}

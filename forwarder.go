@@ -320,6 +320,7 @@ func (f *Forwarder) setState(s State, err error) bool {
 func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	f.telling <- struct{}{}
 	defer func() { <-f.telling }()
+	event := f.src.srv.events.caused(Event{Kind: EventDestination, State: s}, err)
 	f.mu.Lock()
 	if f.state == s && s != StateWaiting && !(f.switched && s == StatePublishing) || !may() ||
 		s == StateDraining && !f.state.publishes() || f.state == StateDraining && s != StateClosed {
@@ -330,7 +331,7 @@ func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	if s == StatePublishing {
 		f.switched = false
 	}
-	f.emitStateLocked(err)
+	f.emitStateLocked(event)
 	f.mu.Unlock()
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
 		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })

@@ -93,7 +93,7 @@ func (r *run) pause(d time.Duration, err *DestinationError) bool {
 	}
 	f := r.f
 	f.setAttempt(r, next)
-	f.emit(Event{Kind: EventRetry, Err: err, Retry: next})
+	f.emit(f.src.srv.events.caused(Event{Kind: EventRetry, Retry: next}, err))
 	defer f.setAttempt(r, time.Time{})
 	r.setState(StateWaiting, err)
 	select {

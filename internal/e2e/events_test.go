@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -120,6 +121,36 @@ func clean(lines []string) (out []string) {
 		out = append(out, l)
 	}
 	return out
+}
+
+// askingError is an error of a host, whose text takes a look at the Server.
+type askingError struct{ ask func() }
+
+func (e askingError) Error() string { e.ask(); return "no route" }
+
+// The text of a host's error is the host's code: it may call the Server.
+func TestEventsCallNoHostUnderLock(t *testing.T) {
+	var asks func()
+	cfg := forward.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, askingError{func() { asks() }}
+	}}
+	inBubble(t, cfg, func(b *bubble) {
+		r := readEvents(b.Ctx, t, b.Server)
+		p := b.PublishInProcess("s")
+		asks = func() {
+			for _, f := range p.Source().Forwarders() {
+				f.Stats()
+			}
+		}
+		_, err := p.Source().Forward(forward.Destination{URL: "rtmp://a/live/x"})
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(r.lines(), "\n"), "destination waiting dial")
+		for _, ev := range r.all {
+			if ev.State == forward.StateWaiting {
+				require.Contains(t, ev.Cause, "no route")
+			}
+		}
+	})
 }
 
 // Each end of a stream has its reason.

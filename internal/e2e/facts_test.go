@@ -76,7 +76,7 @@ func TestStats(t *testing.T) {
 		require.Equal(t, ended.Sent, all.Sent)
 		require.EqualValues(t, 2, all.Sent.Accepted)
 		require.EqualValues(t, 2, all.FirstKeyframe.Count)
-		require.InDelta(t, 3*ended.Messages, all.Sent.Messages, 3*3, "of two destinations and a player, but for headers")
+		require.InDelta(t, 3*ended.Messages, all.Sent.Messages, 3*3, "of two destinations and a player, without headers")
 		require.NotZero(t, all.Latency.Count)
 		(<-player).Close()
 		synctest.Wait()
