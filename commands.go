@@ -29,7 +29,7 @@ func (c *conn) delayRefusal(asked time.Time) {
 }
 
 // request parses the name of a publish or play.
-func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
+func (c *conn) request(cfg *Config, name string) (*Request, error) {
 	r, err := rtmp.ParseRequest(c.tcURL, c.app, name)
 	if err != nil {
 		return nil, err
@@ -40,10 +40,10 @@ func (c *conn) request(cfg *Config, name string) (*PublishRequest, error) {
 		def(&named, r.Host)
 		return nil, fmt.Errorf("%w: %.100q", errNoVhost, named)
 	}
-	return &PublishRequest{
+	return &Request{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
-		PageURL: c.page, User: c.user, Hops: c.hops, enhanced: c.caps,
+		PageURL: c.page, FlashVer: c.flashVer, User: c.user, Hops: c.hops, enhanced: c.caps,
 	}, nil
 }
 
@@ -60,10 +60,11 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	c.tcURL, c.app, c.caps = m.TcURL, m.App, m.Enhanced()
 	c.rt.Limits = setupLimits
 	c.page, _ = m.Properties.GetString("pageUrl")
+	c.flashVer = m.FlashVer
 	cfg := c.srv.cfg.Load()
-	req := &ConnectRequest{
-		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote,
-		Vhost: DefaultVhost, TcURL: m.TcURL, App: m.App, PageURL: c.page, FlashVer: m.FlashVer,
+	req := &Request{
+		ServerID: c.srv.id, ClientID: c.id, User: c.user, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
+		Vhost: DefaultVhost, App: m.App, TcURL: m.TcURL, PageURL: c.page, FlashVer: m.FlashVer, Hops: c.hops,
 	}
 	// The name is not known yet; any name gives the vhost and the app. The vhost is
 	// checked later, because the name may select another one.
@@ -114,7 +115,7 @@ func (c *conn) ask(what string, f func(context.Context) error) error {
 }
 
 // askPublish asks the host whether to accept a publish.
-func (c *conn) askPublish(cfg *Config, req *PublishRequest) (*publication, error) {
+func (c *conn) askPublish(cfg *Config, req *Request) (*publication, error) {
 	ctx, done := c.asking()
 	defer done()
 	c.srv.awaitName(ctx, req)

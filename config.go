@@ -44,7 +44,7 @@ type Config struct {
 	// never sent, and each response is valid once. An eavesdropper can guess
 	// passwords offline, so TLS still helps.
 	//
-	// PublishRequest.User is the authenticated user; OnPublish decides which
+	// Request.User is the authenticated user; OnPublish decides which
 	// streams that user may publish. Publishers are recognised by flashVer,
 	// which begins with "FMLE/" or contains "FMSc/". Other clients are not
 	// challenged and can only play. Set flash-version accordingly for

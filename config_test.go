@@ -204,7 +204,7 @@ func TestValidateConfig(t *testing.T) {
 		require.EqualError(t, s.ServeConn(t.Context(), theirs), row.want)
 		_, err = ours.Read(make([]byte, 1))
 		require.Error(t, err, "the connection is closed")
-		_, err = s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
+		_, err = s.Publish(t.Context(), Request{App: "live", Stream: canary})
 		require.EqualError(t, err, row.want)
 	}
 }

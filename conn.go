@@ -26,28 +26,29 @@ import (
 // conn is a client's connection. Its fields belong to the goroutine that reads from it,
 // unless their comments say otherwise.
 type conn struct {
-	srv    *Server
-	nc     net.Conn
-	remote net.Addr   // nc.RemoteAddr, called once: nc may be the host's
-	peer   string     // remote as text, for the log
-	addr   netip.Addr // see clientAddr
-	id     string
-	ctx    context.Context
-	cancel context.CancelFunc // of ctx; nil until the first byte
-	in     *ingest.Reader
-	out    *fanout.Sender // nil until the handshake is done
-	rt     *rtmp.Server   // nil until the handshake is done
-	held   *gop.Account   // the memory of its unfinished messages; set with rt
-	tcURL  string
-	page   string
-	app    string
-	hops   []string        // Servers that the stream has passed through
-	user   string          // authenticated by PublishAuth
-	hooked *ConnectRequest // accepted by OnConnect, for onClose
-	shake  int64           // when the handshake must be done, on fanout's Clock
-	setup  int64           // when publish or play must be accepted
+	srv      *Server
+	nc       net.Conn
+	remote   net.Addr   // nc.RemoteAddr, called once: nc may be the host's
+	peer     string     // remote as text, for the log
+	addr     netip.Addr // see clientAddr
+	id       string
+	ctx      context.Context
+	cancel   context.CancelFunc // of ctx; nil until the first byte
+	in       *ingest.Reader
+	out      *fanout.Sender // nil until the handshake is done
+	rt       *rtmp.Server   // nil until the handshake is done
+	held     *gop.Account   // the memory of its unfinished messages; set with rt
+	tcURL    string
+	page     string
+	flashVer string
+	app      string
+	hops     []string // Servers that the stream has passed through
+	user     string   // authenticated by PublishAuth
+	hooked   *Request // accepted by OnConnect, for onClose
+	shake    int64    // when the handshake must be done, on fanout's Clock
+	setup    int64    // when publish or play must be accepted
 	// onClose is OnClose of the Hooks that have accepted the connect, nil before.
-	onClose func(context.Context, *ConnectRequest)
+	onClose func(ctx context.Context, req *Request, sent, received uint64)
 	result  chan error // of ServeConn, nil for others
 
 	pubs  map[uint32]*publication
@@ -251,9 +252,8 @@ func (c *conn) end(err error) {
 	}
 	c.tellStop()
 	if f := c.onClose; f != nil {
-		req := *c.hooked
-		req.Sent, req.Received = c.out.Counters().Bytes, c.rt.Received()
-		s.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, &req) })
+		sent, received := c.out.Counters().Bytes, c.rt.Received()
+		s.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, c.hooked, sent, received) })
 	}
 	for _, src := range c.ended {
 		<-src.done

@@ -200,7 +200,7 @@ func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 		}},
 	}))
 	defer srv.Close()
-	_, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "cam"})
+	_, err := srv.Publish(t.Context(), forward.Request{App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	<-lost
 	handler, err := control.Handler(srv, control.Options{Tokens: []forward.Secret{"token"}})
@@ -369,7 +369,7 @@ func TestDocumentsNameEveryLimit(t *testing.T) {
 func TestDocumentsNameEveryOption(t *testing.T) {
 	srv := forward.NewServer(quietly(forward.Config{}))
 	defer srv.Close()
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	defer pub.Close()
 	handler, err := control.Handler(srv, control.Options{Tokens: []forward.Secret{"token"}})

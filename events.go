@@ -243,7 +243,7 @@ func (s *Source) emit(ev Event) {
 }
 
 // emitBy adds an event of a stream's publisher.
-func (s *Source) emitBy(req *PublishRequest, ev Event) {
+func (s *Source) emitBy(req *Request, ev Event) {
 	s.srv.events.emit(func() Event {
 		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
 		ev.ClientID, ev.Addr = req.ClientID, logAddr(req.RemoteAddr)

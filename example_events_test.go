@@ -14,7 +14,7 @@ func ExampleServer_Events() {
 	srv := forward.NewServer(quietly(forward.Config{}))
 	events := srv.Events(context.Background()) // from here on
 
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -37,7 +37,7 @@ func ExampleConfig_allowNetworks() {
 		Dial: new(forwardtest.Network).Dial,
 	}))
 	defer srv.Close()
-	_, err := srv.Publish(context.Background(), forward.PublishRequest{
+	_, err := srv.Publish(context.Background(), forward.Request{
 		App: "live", Stream: "cam", Param: "?to=rtmp://10.1.0.7/live/cam",
 	})
 	if err != nil {
@@ -78,7 +78,7 @@ func ExampleServer_ServeTLS_inMemory() {
 	arrived := make(chan string, 1)
 	slave := forward.NewServer(quietly(forward.Config{
 		Hooks: forward.Hooks{
-			OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			OnPublish: func(_ context.Context, req *forward.Request) error {
 				arrived <- req.Name()
 				return nil
 			},
@@ -98,7 +98,7 @@ func ExampleServer_ServeTLS_inMemory() {
 		Dial:      network.Dial,
 	}))
 	defer master.Close()
-	if _, err := master.Publish(context.Background(), forward.PublishRequest{App: "in", Stream: "cam"}); err != nil {
+	if _, err := master.Publish(context.Background(), forward.Request{App: "in", Stream: "cam"}); err != nil {
 		fmt.Println(err)
 		return
 	}

@@ -18,7 +18,7 @@ func ExampleStatic() {
 		return
 	}
 	destinations, _ := resolver.ResolveDestinations(context.Background(),
-		&forward.PublishRequest{App: "live", Stream: "livestream"})
+		&forward.Request{App: "live", Stream: "livestream"})
 	for _, d := range destinations {
 		fmt.Println(d, string(d.StreamKey))
 	}
@@ -45,7 +45,7 @@ func ExampleStaticDestinations() {
 		return
 	}
 	destinations, _ := resolver.ResolveDestinations(context.Background(),
-		&forward.PublishRequest{App: "live", Stream: "livestream"})
+		&forward.Request{App: "live", Stream: "livestream"})
 	for _, d := range destinations {
 		fmt.Println(d, string(d.StreamKey), d.NoFCPublish)
 	}

@@ -36,7 +36,7 @@ func ExamplePublisher() {
 	srv := forward.NewServer(quietly(forward.Config{}))
 	defer srv.Close()
 
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -67,7 +67,7 @@ func ExampleServer_Publish() {
 	}
 	defer file.Close()
 
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "clip"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "clip"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -87,7 +87,7 @@ func ExampleServer_Publish() {
 func ExampleSource_Subscribe() {
 	srv := forward.NewServer(quietly(forward.Config{}))
 	defer srv.Close()
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -128,7 +128,7 @@ func ExampleSource_Demuxer() {
 		return
 	}
 	defer file.Close()
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "clip"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "clip"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -177,7 +177,7 @@ func ExampleForwarder_Update() {
 	}))
 	defer srv.Close()
 	ctx := context.Background()
-	pub, err := srv.Publish(ctx, forward.PublishRequest{App: "live", Stream: "cam"})
+	pub, err := srv.Publish(ctx, forward.Request{App: "live", Stream: "cam"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -257,7 +257,7 @@ func ExampleConfig_publishGrace() {
 	}))
 	defer srv.Close()
 	publish := func() *forward.Publisher {
-		pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+		pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 		if err != nil {
 			panic(err)
 		}
@@ -278,7 +278,7 @@ func ExampleConfig_takeover() {
 	srv := forward.NewServer(quietly(forward.Config{Takeover: true}))
 	defer srv.Close()
 	publish := func() *forward.Publisher {
-		pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+		pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 		if err != nil {
 			panic(err)
 		}
@@ -318,7 +318,7 @@ func ExampleConfig_vhosts() {
 	srv := forward.NewServer(cfg)
 	defer srv.Close()
 	for _, vhost := range []string{"", "Studio.example"} {
-		req := forward.PublishRequest{Vhost: vhost, App: "live", Stream: "cam"}
+		req := forward.Request{Vhost: vhost, App: "live", Stream: "cam"}
 		if _, err := srv.Publish(context.Background(), req); err != nil {
 			fmt.Println(err)
 			return

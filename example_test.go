@@ -18,7 +18,7 @@ func ExampleServer_ServeConn() {
 	slave := forward.NewServer(forward.Config{
 		Logger: slog.New(slog.DiscardHandler),
 		Hooks: forward.Hooks{
-			OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			OnPublish: func(_ context.Context, req *forward.Request) error {
 				arrived <- req.Name()
 				return nil
 			},
@@ -36,7 +36,7 @@ func ExampleServer_ServeConn() {
 	})
 	defer master.Close()
 
-	pub, err := master.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "livestream"})
+	pub, err := master.Publish(context.Background(), forward.Request{App: "live", Stream: "livestream"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -50,14 +50,14 @@ func ExampleServer_ServeConn() {
 func ExampleHooks() {
 	token := auth.Token{Secrets: []forward.Secret{"a long random secret"}}
 	hooks := forward.Hooks{
-		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		OnPublish: func(_ context.Context, req *forward.Request) error {
 			if err := token.Check(req); err != nil {
 				return &forward.StatusError{Description: "Wrong token."}
 			}
 			return nil
 		},
 	}
-	fmt.Println(hooks.OnPublish(context.Background(), &forward.PublishRequest{Param: "?token=guess"}))
+	fmt.Println(hooks.OnPublish(context.Background(), &forward.Request{Param: "?token=guess"}))
 	// Output: Wrong token.
 }
 
@@ -85,7 +85,7 @@ func ExampleSource_Forward() {
 	})
 	defer srv.Close()
 	ctx := context.Background()
-	if _, err := srv.Publish(ctx, forward.PublishRequest{App: "live", Stream: "livestream"}); err != nil {
+	if _, err := srv.Publish(ctx, forward.Request{App: "live", Stream: "livestream"}); err != nil {
 		fmt.Println(err)
 		return
 	}

@@ -102,7 +102,7 @@ func NewServer(cfg Config) *Server {
 	return s
 }
 
-// Source returns a live stream by its name (see PublishRequest.Name): "live/cam",
+// Source returns a live stream by its name (see Request.Name): "live/cam",
 // or "//studio.example/live/cam" in a vhost, in any case. It is nil if there is
 // none.
 func (s *Server) Source(name string) *Source {
@@ -265,7 +265,7 @@ func (s *Server) isClosing() bool {
 // publish accepts a publisher, or returns the reason for the refusal. It reserves the
 // name before it asks the host, so that a second publisher changes nothing. cfg is the
 // Config that req was made with.
-func (s *Server) publish(ctx context.Context, cfg *Config, req *PublishRequest) (*publication, error) {
+func (s *Server) publish(ctx context.Context, cfg *Config, req *Request) (*publication, error) {
 	s.memory.Load().Shed(fanout.Clock()) // without publishers nothing else calls it
 	src, err := s.reserve(cfg, req)
 	if src == nil {
@@ -345,7 +345,7 @@ func (s *Server) setBudget(limit int) {
 const busyGrace = 200 * time.Millisecond
 
 // awaitName waits until the name of req is free, for at most busyGrace.
-func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
+func (s *Server) awaitName(ctx context.Context, req *Request) {
 	s.mu.Lock()
 	src := s.sources[req.key()]
 	s.mu.Unlock()
@@ -363,7 +363,7 @@ func (s *Server) awaitName(ctx context.Context, req *PublishRequest) {
 // reserve reserves the name of req for a new stream. If a live stream has the name, it
 // returns that stream and ErrStreamBusy. The returned stream counts in wg: a new one
 // until it is done, a live one until the host has decided about its next publisher.
-func (s *Server) reserve(cfg *Config, req *PublishRequest) (*Source, error) {
+func (s *Server) reserve(cfg *Config, req *Request) (*Source, error) {
 	key := req.key()
 	s.mu.Lock()
 	defer s.mu.Unlock()

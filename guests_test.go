@@ -40,7 +40,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 			asked, answer := make(chan struct{}), make(chan struct{})
 			log := new(logtest.Buffer)
 			s := hosttest.NewServer(t, forward.Config{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)), MemoryBudget: budget, SetupTimeout: time.Minute, Hooks: forward.Hooks{
-				OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+				OnPublish: func(_ context.Context, r *forward.Request) error {
 					if r.Stream == "waits" {
 						close(asked)
 						<-answer

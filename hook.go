@@ -15,10 +15,10 @@ import (
 // DefaultVhost is the vhost of a request that names none.
 const DefaultVhost = rtmp.DefaultVhost
 
-// PublishRequest describes a publish, in the terms of SRS's HTTP callbacks. Once
-// the publisher is accepted the request is frozen: neither the Server nor the host
-// may change it.
-type PublishRequest struct {
+// Request describes what a client asks for: a connect, a publish or a play, in the
+// terms of SRS's HTTP callbacks. Once a publisher or player is accepted its request is
+// frozen: neither the Server nor the host may change it.
+type Request struct {
 	// ServerID identifies the Server, ClientID the connection; both are
 	// random and hold no secret.
 	ServerID string
@@ -27,30 +27,36 @@ type PublishRequest struct {
 	// User is the user that Config.PublishAuth has authenticated, or empty.
 	User string
 
-	// RemoteAddr is the publisher's address, nil for a publisher inside
+	// RemoteAddr is the client's address, nil for a publisher inside
 	// the process.
 	RemoteAddr net.Addr
-	// LocalAddr is the Server's address that the publisher has connected to,
+	// LocalAddr is the Server's address that the client has connected to,
 	// nil inside the process.
 	LocalAddr net.Addr
 
-	// Vhost is DefaultVhost if the encoder names none. A vhost of Config.Vhosts
-	// is spelled as there; any other is in lower case.
+	// Vhost is DefaultVhost if the client names none. A vhost of Config.Vhosts
+	// is spelled as there; any other is in lower case. In OnConnect, Vhost and App are
+	// those of the connect command, which publish or play may still change, and Vhost is
+	// DefaultVhost if the command names no vhost that is served.
 	Vhost string
 	// App has no vhost, query or trailing slash. It is "__defaultApp__" for a URL with
 	// one path segment, as in rtmp://host/stream, which encoders send as the app or as
 	// the name.
-	App    string
-	Stream string // without query
-	// Param is the query of the publish name (or of the app if the name has
+	App string
+	// Stream is the name to publish or play, without its query. It is empty in
+	// OnConnect and OnClose.
+	Stream string
+	// Param is the query of the name (or of the app if the name has
 	// none) with its leading "?"; empty if there is none. It may contain a
 	// token and is as secret as a stream key.
 	Param string
-	// TcURL is tcUrl as the encoder sent it. It may contain a secret.
+	// TcURL is tcUrl as the client sent it. It may contain a secret.
 	TcURL string
 	// PageURL is pageUrl as the client sent it, usually empty. It may contain
 	// a secret.
 	PageURL string
+	// FlashVer is flashVer: the client's program and version, as it reports them.
+	FlashVer string
 
 	// Hops are the ServerIDs of the Servers of this library that the stream has
 	// passed through, the nearest last. The nearest Server reports them. A
@@ -62,34 +68,38 @@ type PublishRequest struct {
 }
 
 // IP returns the host part of RemoteAddr, or "" if there is none.
-func (r *PublishRequest) IP() string { return addrIP(r.RemoteAddr) }
+func (r *Request) IP() string { return addrIP(r.RemoteAddr) }
 
 // Name returns the stream's name: "app/stream" in DefaultVhost, and
 // "//vhost/app/stream" in another, with the vhost in lower case. Two requests
 // have the same name if and only if they are about the same stream. Encoders
 // split multi-level paths differently between App and Stream; Name is the same
 // either way. Decide by Name, or by Vhost and the joined path, not by App alone.
-func (r *PublishRequest) Name() string { return r.key().String() }
+func (r *Request) Name() string { return r.key().String() }
 
 // ID identifies the stream where its name, which may be a secret, must not be
 // shown, as Source.ID does: 16 hex digits, the same for the same Name for as long
 // as the process lives.
-func (r *PublishRequest) ID() string { return hashID(r.Name()) }
+func (r *Request) ID() string { return hashID(r.Name()) }
 
-// Format writes the stream's name in the form of the log, for every verb.
-func (r PublishRequest) Format(f fmt.State, _ rune) { io.WriteString(f, r.logName()) }
+// Format writes, for every verb, the stream's name in the form of the log, or, for a
+// connect, "client" and the ClientID.
+func (r Request) Format(f fmt.State, _ rune) { io.WriteString(f, r.shown()) }
 
-// MarshalText returns the stream's name in the form of the log.
-func (r PublishRequest) MarshalText() ([]byte, error) { return []byte(r.logName()), nil }
+// MarshalText returns the text that Format writes.
+func (r Request) MarshalText() ([]byte, error) { return []byte(r.shown()), nil }
 
-// hide masks the secrets of r in an error of the host.
-func (r *PublishRequest) hide(err error) error {
-	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
+func (r *Request) shown() string {
+	if r.Stream == "" {
+		return "client " + r.ClientID
+	}
+	return r.logName()
 }
 
-// PlayRequest describes a play. It has the fields and methods of a PublishRequest; Name
-// and ID are those of the stream to play.
-type PlayRequest = PublishRequest
+// hide masks the secrets of r in an error of the host.
+func (r *Request) hide(err error) error {
+	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
+}
 
 func addrIP(a net.Addr) string {
 	if a == nil {
@@ -101,32 +111,6 @@ func addrIP(a net.Addr) string {
 	}
 	return host
 }
-
-// ConnectRequest describes a connect.
-type ConnectRequest struct {
-	// ServerID, ClientID and RemoteAddr are those of PublishRequest.
-	ServerID, ClientID string
-	RemoteAddr         net.Addr
-	// Vhost and App come from the connect command; publish or play may still change
-	// them. Vhost is DefaultVhost if the command names no vhost that is served.
-	Vhost, App string
-	TcURL      string // may contain a secret
-	PageURL    string // may contain a secret
-	FlashVer   string // the client's program and version, as reported by it
-
-	// Sent and Received count the bytes of the connection without its handshake.
-	// They are set only for OnClose.
-	Sent, Received uint64
-}
-
-// IP returns the host part of RemoteAddr, or "" if there is none.
-func (r *ConnectRequest) IP() string { return addrIP(r.RemoteAddr) }
-
-// Format writes "client" and the ClientID, for every verb.
-func (r ConnectRequest) Format(f fmt.State, _ rune) { io.WriteString(f, "client "+r.ClientID) }
-
-// MarshalText returns the text that Format writes.
-func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " + r.ClientID), nil }
 
 // Hooks decide about clients and report what they do. All are optional. A hook is called
 // without locks, concurrently for different clients and destinations. A hook that blocks
@@ -147,13 +131,13 @@ func (r ConnectRequest) MarshalText() ([]byte, error) { return []byte("client " 
 // with any other error it learns only that it is refused.
 type Hooks struct {
 	// OnConnect decides about a connect. It comes before OnPublish and OnPlay.
-	OnConnect func(ctx context.Context, req *ConnectRequest) error
+	OnConnect func(ctx context.Context, req *Request) error
 	// OnPublish decides about a publish, before the Resolver is asked.
-	OnPublish func(ctx context.Context, req *PublishRequest) error
+	OnPublish func(ctx context.Context, req *Request) error
 	// OnUnpublish follows each accepted OnPublish exactly once, with the same
 	// req, even if the publish was then refused for another reason. With
 	// Config.PublishGrace or Takeover the stream may continue after it.
-	OnUnpublish func(ctx context.Context, req *PublishRequest)
+	OnUnpublish func(ctx context.Context, req *Request)
 	// OnSource reports that a stream is live, before its publisher is answered:
 	// a Subscription made here gets the stream from its first message.
 	// Source.Done reports the end. OnSource is not called again when another
@@ -161,12 +145,12 @@ type Hooks struct {
 	OnSource func(src *Source)
 	// OnPlay decides about a play. It is not asked again when the player continues
 	// with the next publisher of the name.
-	OnPlay func(ctx context.Context, req *PlayRequest) error
+	OnPlay func(ctx context.Context, req *Request) error
 	// OnStop follows each accepted OnPlay exactly once.
-	OnStop func(ctx context.Context, req *PlayRequest)
-	// OnClose follows each accepted OnConnect exactly once, with a copy of
-	// its request.
-	OnClose func(ctx context.Context, req *ConnectRequest)
+	OnStop func(ctx context.Context, req *Request)
+	// OnClose follows each accepted OnConnect exactly once, with the same req, and with
+	// the bytes sent and received on the connection, without its handshake.
+	OnClose func(ctx context.Context, req *Request, sent, received uint64)
 	// OnForward reports each change of a Forwarder's state, in order, with the
 	// error that caused it, if any. That includes StateStalled, and
 	// StatePublishing again when the destination takes data again or
@@ -182,7 +166,7 @@ type Hooks struct {
 // logName returns the stream's name for the log. In many set-ups the name is also the key
 // that allows publishing, so the first 8 hex digits of ID replace it. They do not depend
 // on how an encoder splits the path.
-func (r *PublishRequest) logName() string {
+func (r *Request) logName() string {
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.ID()[:8]}.String()
 }
 

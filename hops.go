@@ -46,6 +46,6 @@ func checkHops(hops []string, id string) error {
 }
 
 // onward returns the hopsProperty that a stream's Forwarders send.
-func (r *PublishRequest) onward() string {
+func (r *Request) onward() string {
 	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
 }

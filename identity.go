@@ -16,7 +16,7 @@ type streamKey struct {
 	path  string // app and stream, joined
 }
 
-func (r *PublishRequest) key() streamKey {
+func (r *Request) key() streamKey {
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
 }
 
@@ -76,7 +76,7 @@ func (c *Config) resolveVhost(named, host string) (string, bool) {
 	return c.vhostName(named), true
 }
 
-// vhostName returns a vhost as it is spelled in requests: see PublishRequest.Vhost.
+// vhostName returns a vhost as it is spelled in requests: see Request.Vhost.
 func (c *Config) vhostName(vhost string) string {
 	folded := rtmp.FoldVhost(vhost)
 	if folded == "" {

@@ -16,7 +16,7 @@ import (
 type Asked struct{ TcURL, App, Name string }
 
 // request returns the request that a Server with cfg makes, nil if it is refused.
-func (a Asked) request(cfg *Config) *PublishRequest {
+func (a Asked) request(cfg *Config) *Request {
 	c := &conn{srv: &Server{}, nc: nowhere{}, tcURL: a.TcURL, app: a.App}
 	r, err := c.request(cfg, a.Name)
 	if err != nil {
@@ -99,9 +99,9 @@ func TestVhostInAnyCaseIsOne(t *testing.T) {
 
 // What keeps something by stream keeps it by vhost and path.
 func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
-	a := &PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
-	b := &PublishRequest{Vhost: DefaultVhost, App: "studio.example/live", Stream: "cam"}
-	c := &PublishRequest{Vhost: "Studio.Example", App: "live", Stream: "cam"}
+	a := &Request{Vhost: "studio.example", App: "live", Stream: "cam"}
+	b := &Request{Vhost: DefaultVhost, App: "studio.example/live", Stream: "cam"}
+	c := &Request{Vhost: "Studio.Example", App: "live", Stream: "cam"}
 	require.NotEqual(t, a.key(), b.key())
 	require.Equal(t, a.key(), c.key())
 	require.Equal(t, a.ID(), c.ID())
@@ -110,8 +110,8 @@ func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 	require.NotEqual(t, a.logName(), b.logName())
 	require.Regexp(t, `^//studio\.example/live/#[0-9a-f]{8}$`, c.logName())
 	require.Regexp(t, `^studio\.example/live/#[0-9a-f]{8}$`, b.logName())
-	hash := func(r *PublishRequest) string { return r.logName()[strings.LastIndex(r.logName(), "#"):] }
-	require.Equal(t, hash(&PublishRequest{App: "a/b", Stream: "c"}), hash(&PublishRequest{App: "a", Stream: "b/c"}))
+	hash := func(r *Request) string { return r.logName()[strings.LastIndex(r.logName(), "#"):] }
+	require.Equal(t, hash(&Request{App: "a/b", Stream: "c"}), hash(&Request{App: "a", Stream: "b/c"}))
 }
 
 // A stream that is pushed under the name it has here has the same identity
@@ -155,18 +155,18 @@ func TestPushedStreamKeepsItsVhost(t *testing.T) {
 
 // sameStream is what makes two requests the same stream, said in another way
 // than by streamKey.
-func sameStream(a, b *PublishRequest) bool {
+func sameStream(a, b *Request) bool {
 	return strings.EqualFold(a.Vhost, b.Vhost) && a.App+"/"+a.Stream == b.App+"/"+b.Stream
 }
 
 // checkIdentity holds two requests against all that goes by identity.
-func checkIdentity(t *testing.T, a, b *PublishRequest) {
+func checkIdentity(t *testing.T, a, b *Request) {
 	t.Helper()
 	same := sameStream(a, b)
 	require.Equal(t, same, a.key() == b.key(), "%q %q %q, %q %q %q", a.Vhost, a.App, a.Stream, b.Vhost, b.App, b.Stream)
 	require.Equal(t, same, a.Name() == b.Name(), "%q %q", a.Name(), b.Name())
 	require.Equal(t, same, a.ID() == b.ID())
-	for _, r := range []*PublishRequest{a, b} {
+	for _, r := range []*Request{a, b} {
 		key, ok := parseStreamName(r.Name())
 		require.True(t, ok)
 		require.Equal(t, r.key(), key, "%q", r.Name())
@@ -211,9 +211,9 @@ func TestIdentityOfLikeNames(t *testing.T) {
 	}
 	var same, other int
 	for range 20000 {
-		var all [2]*PublishRequest
+		var all [2]*Request
 		for i := range all {
-			r := &PublishRequest{Vhost: path(1), App: path(3), Stream: path(2)}
+			r := &Request{Vhost: path(1), App: path(3), Stream: path(2)}
 			require.NoError(t, checkRequest(r))
 			all[i] = r
 		}

@@ -59,18 +59,18 @@ func (l *life) hooks() forward.Hooks {
 		l.calls[name]++
 	}
 	return forward.Hooks{
-		OnConnect: func(ctx context.Context, _ *forward.ConnectRequest) error { call(ctx, "connect"); return nil },
-		OnClose:   func(ctx context.Context, _ *forward.ConnectRequest) { call(ctx, "close") },
-		OnPublish: func(ctx context.Context, _ *forward.PublishRequest) error {
+		OnConnect: func(ctx context.Context, _ *forward.Request) error { call(ctx, "connect"); return nil },
+		OnClose:   func(ctx context.Context, _ *forward.Request, _, _ uint64) { call(ctx, "close") },
+		OnPublish: func(ctx context.Context, _ *forward.Request) error {
 			if l.n(10) == 0 {
 				return errors.New("not now")
 			}
 			call(ctx, "publish")
 			return nil
 		},
-		OnUnpublish: func(ctx context.Context, _ *forward.PublishRequest) { call(ctx, "unpublish") },
-		OnPlay:      func(ctx context.Context, _ *forward.PlayRequest) error { call(ctx, "play"); return nil },
-		OnStop:      func(ctx context.Context, _ *forward.PlayRequest) { call(ctx, "stop") },
+		OnUnpublish: func(ctx context.Context, _ *forward.Request) { call(ctx, "unpublish") },
+		OnPlay:      func(ctx context.Context, _ *forward.Request) error { call(ctx, "play"); return nil },
+		OnStop:      func(ctx context.Context, _ *forward.Request) { call(ctx, "stop") },
 		OnForward: func(f *forward.Forwarder, s forward.State, _ error) {
 			l.mu.Lock()
 			l.states[f] = append(l.states[f], told{s, f.ID()})
@@ -283,7 +283,7 @@ func TestLifeOfAServer(t *testing.T) {
 			if seed%7 < 3 {
 				l.cfg.PlayerWait = 2 * time.Second
 			}
-			l.cfg.Resolver = forward.ResolverFunc(func(ctx context.Context, r *forward.PublishRequest) (ds []forward.Destination, _ error) {
+			l.cfg.Resolver = forward.ResolverFunc(func(ctx context.Context, r *forward.Request) (ds []forward.Destination, _ error) {
 				l.nap(ctx)
 				for _, host := range []string{"a", "b", "c", "down"} {
 					if l.n(2) == 0 {

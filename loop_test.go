@@ -18,7 +18,7 @@ func TestHopsOfPublisher(t *testing.T) {
 		nil:     {"1", "2", "3", "4"},
 		ErrLoop: {"1", s.id},
 	} {
-		p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary, Hops: hops})
+		p, err := s.Publish(t.Context(), Request{App: "live", Stream: canary, Hops: hops})
 		require.ErrorIs(t, err, want)
 		if want == nil {
 			require.Equal(t, "1,2,3,4,"+s.id, p.Source().req.onward())
@@ -26,7 +26,7 @@ func TestHopsOfPublisher(t *testing.T) {
 			<-p.Source().Done()
 		}
 	}
-	_, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary, Hops: []string{"1", "2", "3", "4", "5"}})
+	_, err := s.Publish(t.Context(), Request{App: "live", Stream: canary, Hops: []string{"1", "2", "3", "4", "5"}})
 	require.ErrorIs(t, err, ErrLoop)
 }
 

@@ -36,7 +36,7 @@ func newServer(t testing.TB, cfg Config) *Server {
 // publish publishes a stream that the end of the test closes.
 func publish(t testing.TB, s *Server, app, stream string) *Publisher {
 	t.Helper()
-	p, err := s.Publish(t.Context(), PublishRequest{App: app, Stream: stream, Param: "?token=" + canary})
+	p, err := s.Publish(t.Context(), Request{App: app, Stream: stream, Param: "?token=" + canary})
 	require.NoError(t, err)
 	t.Cleanup(func() { p.Close() })
 	return p

@@ -112,14 +112,14 @@ func TestClientsDoNotFillTheLogThroughTheHost(t *testing.T) {
 		log := new(logtest.Buffer)
 		s := NewServer(Config{
 			Logger: secretscan.Logger(slog.NewJSONHandler(log, nil)),
-			Hooks:  Hooks{OnUnpublish: func(context.Context, *PublishRequest) { panic("at the disco") }},
-			Resolver: ResolverFunc(func(context.Context, *PublishRequest) ([]Destination, error) {
+			Hooks:  Hooks{OnUnpublish: func(context.Context, *Request) { panic("at the disco") }},
+			Resolver: ResolverFunc(func(context.Context, *Request) ([]Destination, error) {
 				return []Destination{{URL: "gopher://a"}}, nil
 			}),
 		})
 		const publishes = 1000
 		for range publishes {
-			p, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+			p, err := s.Publish(t.Context(), Request{App: "live", Stream: "s"})
 			require.NoError(t, err)
 			p.Close()
 			<-p.Source().Done()

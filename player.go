@@ -16,8 +16,8 @@ type player struct {
 	vhost    string
 	listed   bool // in Config.Vhosts, when play began
 	streamID uint32
-	onStop   func(context.Context, *PlayRequest) // of the Hooks that accepted the play
-	req      *PlayRequest                        // for onStop
+	onStop   func(context.Context, *Request) // of the Hooks that accepted the play
+	req      *Request                        // for onStop
 
 	// Settings of the Vhost when play began.
 	endPlayers bool

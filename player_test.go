@@ -43,7 +43,7 @@ func TestFault31_PlayerJoinsTwice(t *testing.T) {
 				s := newServer(t, Config{MemoryBudget: 64 << 20})
 				play, err := forwardtest.Client{URL: "rtmp://h/live/s", Dial: forwardtest.Direct(s)}.Play(t.Context(), nil)
 				require.NoError(t, err)
-				pub, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: "s"})
+				pub, err := s.Publish(t.Context(), Request{App: "live", Stream: "s"})
 				require.NoError(t, err)
 				require.NoError(t, pub.WriteTag(TagVideo, 0, rtmptest.Frame(true, 0)))
 				synctest.Wait()

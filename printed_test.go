@@ -32,7 +32,7 @@ import (
 func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 	const u = "rtmp://u:" + secretscan.Canary + "@dest.example/live/" + secretscan.Canary + "?t=" + secretscan.Canary
 	const backend = "http://u:" + secretscan.Canary + "@backend.example/?t=" + secretscan.Canary
-	req := forward.PublishRequest{App: "live", Stream: secretscan.Canary, Param: "?t=" + secretscan.Canary, TcURL: "rtmp://h/live?t=" + secretscan.Canary, PageURL: secretscan.Canary}
+	req := forward.Request{App: "live", Stream: secretscan.Canary, Param: "?t=" + secretscan.Canary, TcURL: "rtmp://h/live?t=" + secretscan.Canary, PageURL: secretscan.Canary}
 	s := hosttest.NewServer(t, forward.Config{Resolver: forward.MustStatic("rtmp://dest/live/" + secretscan.Canary),
 		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("down") }})
 	p, err := s.Publish(t.Context(), req)
@@ -44,7 +44,7 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 		forward.Secret(secretscan.Canary), forward.Destination{URL: u}, &forward.Destination{URL: u, StreamKey: secretscan.Canary, User: secretscan.Canary, Password: secretscan.Canary, TcURL: u},
 		&forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")}, forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")},
 		forward.RetryInfo{Request: &req, Err: &forward.DestinationError{Op: "dial", Destination: forward.Destination{URL: u}, Err: errors.New("x")}},
-		req, &req, forward.ConnectRequest{TcURL: u, PageURL: u}, &forward.ConnectRequest{TcURL: u, PageURL: u},
+		req, &req, forward.Request{TcURL: u, PageURL: u}, &forward.Request{TcURL: u, PageURL: u},
 		s, *s.Settings(), s.Settings(), p, src, f, f.Stats(), src.Stats(), s.Stats(), src.Request(), f.Destination(),
 		forward.MustStatic(u), forward.Config{Resolver: forward.MustStatic(u)}, auth.Token{Secrets: []forward.Secret{secretscan.Canary}},
 		&forward.StatusError{Code: "c", Description: "d"}, &forward.AddressError{},
@@ -60,10 +60,10 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 // the packages beside it.
 var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.AddressError](), reflect.TypeFor[forward.AuthMethod](), reflect.TypeFor[forward.Backoff](), reflect.TypeFor[forward.Config](),
-	reflect.TypeFor[forward.ConnectRequest](), reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
+	reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
 	reflect.TypeFor[forward.Forwarder](), reflect.TypeFor[forward.ForwarderStats](), reflect.TypeFor[forward.Hooks](), reflect.TypeFor[forward.Limits](),
 	reflect.TypeFor[forward.Message](), reflect.TypeFor[forward.Op](), reflect.TypeFor[forward.Profile](),
-	reflect.TypeFor[forward.PublishRequest](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
+	reflect.TypeFor[forward.Request](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
 	reflect.TypeFor[forward.Secret](), reflect.TypeFor[forward.Server](),
 	reflect.TypeFor[forward.ServerStats](), reflect.TypeFor[forward.Source](), reflect.TypeFor[forward.SourceStats](), reflect.TypeFor[forward.State](),
 	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](),
@@ -75,7 +75,7 @@ var exportedTypes = []reflect.Type{
 // words itself, ids, codecs, addresses to listen on, paths of files, and the
 // words of a StatusError, which are for the client.
 var noSecret = map[string]bool{
-	"AddressError.reason": true, "Config.Addr": true, "ConnectRequest.ServerID": true, "ConnectRequest.ClientID": true,
+	"AddressError.reason": true, "Config.Addr": true, "Request.ServerID": true, "Request.ClientID": true,
 	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.Warning": true,
 	"RTMPSFile.CertFile": true, "RTMPSFile.KeyFile": true, "RTMPSFile.Listen": true, "Route.Vhost": true, "Route.App": true,
 	"SourceStats.VideoCodec": true, "SourceStats.AudioCodec": true, "Format.Profile": true,
@@ -83,7 +83,7 @@ var noSecret = map[string]bool{
 	"Event.Addr": true, "Event.State": true, "Event.Reason": true, "Event.Cause": true, "Event.VideoCodec": true, "Event.AudioCodec": true,
 	"StatusError.Code": true, "StatusError.Description": true,
 	"Token.Purpose": true, "Token.Param": true, "UnsupportedCodecError.Codec": true, "UnsupportedCodecError.platform": true,
-	"PublishRequest.App": true, "PublishRequest.Vhost": true,
+	"Request.App": true, "Request.Vhost": true,
 	"shown.text": true,
 }
 
@@ -207,7 +207,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	// The Forwarder stays in its dial: what is copied here is not written to.
 	dials := make(chan struct{})
 	s := hosttest.NewServer(t, forward.Config{
-		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			return []forward.Destination{{URL: "rtmp://dest/live/" + secretscan.Canary, DialTimeout: time.Hour}}, nil
 		}),
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {

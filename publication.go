@@ -19,10 +19,10 @@ type turns struct {
 	turn sync.Mutex // held while a message is appended
 
 	// Guarded by turn.
-	now   *publication    // nil while the stream waits for a publisher
-	next  *publication    // accepted, but without a keyframe yet
-	past  []*publication  // ended, but not yet reported to OnUnpublish
-	aired *PublishRequest // of the publisher that has the stream, or had it last
+	now   *publication   // nil while the stream waits for a publisher
+	next  *publication   // accepted, but without a keyframe yet
+	past  []*publication // ended, but not yet reported to OnUnpublish
+	aired *Request       // of the publisher that has the stream, or had it last
 	count int
 	over  bool      // the stream ends when next leaves
 	why   Reason    // the last publisher has left
@@ -87,7 +87,7 @@ func (s *Source) lastMoment() moment {
 }
 
 // publicationLocked makes a publication. turn is held.
-func (s *Source) publicationLocked(cfg *Config, req *PublishRequest) *publication {
+func (s *Source) publicationLocked(cfg *Config, req *Request) *publication {
 	p := &publication{src: s, req: req, onUnpublish: cfg.Hooks.OnUnpublish}
 	framer := &chunk.Framer{
 		Size: s.vhost.ChunkSize, Continuous: !s.cfg.RawTimestamps, MaxSlab: s.log.MaxSlab, Media: flv.Coded, Idle: p.idle,
@@ -108,7 +108,7 @@ const nextHold = 2 * time.Second
 // next one; nil if the current publisher may not be replaced. A next publisher is
 // registered by succeed, after the host has accepted it. cfg is the Config that req was
 // made with, which may differ from the stream's for a next publisher.
-func (s *Source) claim(cfg *Config, req *PublishRequest, next bool) *publication {
+func (s *Source) claim(cfg *Config, req *Request, next bool) *publication {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	if !next {
@@ -156,7 +156,7 @@ func (p *publication) succeed() error {
 
 // claimableLocked reports whether a publisher with this request may be the next one. turn is
 // held.
-func (s *Source) claimableLocked(req *PublishRequest) bool {
+func (s *Source) claimableLocked(req *Request) bool {
 	if s.isEnding() || s.now != nil && !s.vhost.Takeover {
 		return false
 	}
@@ -164,14 +164,14 @@ func (s *Source) claimableLocked(req *PublishRequest) bool {
 	return n == nil || time.Since(n.accepted) >= nextHold || sameAddr(n.req, req)
 }
 
-func (s *Source) isClaimable(req *PublishRequest) bool {
+func (s *Source) isClaimable(req *Request) bool {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	return s.claimableLocked(req)
 }
 
 // sameAddr reports whether two requests come from the same client address.
-func sameAddr(a, b *PublishRequest) bool {
+func sameAddr(a, b *Request) bool {
 	from := clientAddr(a.RemoteAddr)
 	return from.IsValid() && from == clientAddr(b.RemoteAddr)
 }
@@ -414,7 +414,7 @@ func (s *Source) forget() {
 // publication is one publisher's publish of a Source.
 type publication struct {
 	src *Source
-	req *PublishRequest
+	req *Request
 	by  interface{ kick(error) } // guarded by src.turn; nil before begin and after kick or leave
 
 	over     error     // why the publish is over; guarded by src.turn
@@ -428,7 +428,7 @@ type publication struct {
 
 	hooked      atomic.Bool // OnPublish has accepted
 	told        atomic.Bool // OnUnpublish has been called
-	onUnpublish func(context.Context, *PublishRequest)
+	onUnpublish func(context.Context, *Request)
 
 	framer atomic.Pointer[chunk.Framer] // nil when the publish is over
 

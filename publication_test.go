@@ -35,7 +35,7 @@ func TestPlaceOfANextPublisher(t *testing.T) {
 				b.SendWithoutKeyframes(idle)
 				time.Sleep(row.after)
 				from := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(row.from + ":1"))
-				require.Equal(b, row.ok, b.Server.Source("live/s").IsClaimable(&forward.PublishRequest{RemoteAddr: from}))
+				require.Equal(b, row.ok, b.Server.Source("live/s").IsClaimable(&forward.Request{RemoteAddr: from}))
 			})
 		})
 	}

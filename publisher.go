@@ -39,7 +39,7 @@ var _ av.MuxCloser = (*Publisher)(nil)
 //
 // Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or the
 // error of a hook or the resolver.
-func (s *Server) Publish(ctx context.Context, req PublishRequest) (*Publisher, error) {
+func (s *Server) Publish(ctx context.Context, req Request) (*Publisher, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
@@ -155,7 +155,7 @@ func (p *Publisher) Close() error {
 func (p *Publisher) kick(cause error) { p.cancel(cause) }
 
 // checkRequest checks the names of a request that does not come from the network.
-func checkRequest(req *PublishRequest) error {
+func checkRequest(req *Request) error {
 	if err := rtmp.CheckVhost(req.Vhost); err != nil {
 		return fmt.Errorf("forward: Vhost: %w", err)
 	}

@@ -45,7 +45,7 @@ func TestReloadNamesSettingsThatNeedARestart(t *testing.T) {
 // A resolver that is the same is not asked, whatever else has changed.
 func TestReloadAsksOnlyOtherResolvers(t *testing.T) {
 	one := &hosttest.Resolver{}
-	ofFunc := forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return nil, nil })
+	ofFunc := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return nil, nil })
 	for _, tt := range []struct {
 		name string
 		a, b forward.DestinationResolver

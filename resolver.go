@@ -22,14 +22,14 @@ import (
 // that returns true: when the Server asks again about a live stream, it does not log
 // such an error a second time.
 type DestinationResolver interface {
-	ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error)
+	ResolveDestinations(ctx context.Context, req *Request) ([]Destination, error)
 }
 
 // ResolverFunc is a function that is a DestinationResolver.
-type ResolverFunc func(ctx context.Context, req *PublishRequest) ([]Destination, error)
+type ResolverFunc func(ctx context.Context, req *Request) ([]Destination, error)
 
 // ResolveDestinations calls f.
-func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *PublishRequest) ([]Destination, error) {
+func (f ResolverFunc) ResolveDestinations(ctx context.Context, req *Request) ([]Destination, error) {
 	return f(ctx, req)
 }
 
@@ -45,12 +45,12 @@ var ErrRefused = errors.New("forward: stream refused")
 // again while the stream is live; 0 is none.
 type TTLResolver interface {
 	DestinationResolver
-	ResolveTTL(ctx context.Context, req *PublishRequest) ([]Destination, time.Duration, error)
+	ResolveTTL(ctx context.Context, req *Request) ([]Destination, time.Duration, error)
 }
 
 // ResolveTTL asks r. The TTL is 0 if r is not a TTLResolver. It is for resolvers that ask
 // other resolvers.
-func ResolveTTL(ctx context.Context, r DestinationResolver, req *PublishRequest) ([]Destination, time.Duration, error) {
+func ResolveTTL(ctx context.Context, r DestinationResolver, req *Request) ([]Destination, time.Duration, error) {
 	if t, ok := r.(TTLResolver); ok {
 		return t.ResolveTTL(ctx, req)
 	}

@@ -9,7 +9,7 @@ import (
 // lost.
 type RetryInfo struct {
 	// Request is the request of the stream's publisher. It must not be changed.
-	Request *PublishRequest
+	Request *Request
 	// Err is the cause of the failure. It names the destination.
 	Err *DestinationError
 	// Attempt counts consecutive failed attempts, from 1. It starts again at 1 after

@@ -23,8 +23,8 @@ import (
 type Source struct {
 	shown
 	srv   *Server
-	cfg   *Config         // when the stream began
-	req   *PublishRequest // of the first publisher: all have the same names
+	cfg   *Config  // when the stream began
+	req   *Request // of the first publisher: all have the same names
 	key   streamKey
 	vhost Vhost // when the stream began; but see resolver
 	began time.Time
@@ -47,7 +47,7 @@ type Source struct {
 
 	live bool // guarded by srv.mu
 
-	latest atomic.Pointer[PublishRequest] // of the last publish that was accepted
+	latest atomic.Pointer[Request] // of the last publish that was accepted
 	turns
 
 	mu          sync.Mutex
@@ -69,7 +69,7 @@ type Source struct {
 	toldChanges                   uint64      // owned by that goroutine
 }
 
-func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
+func newSource(s *Server, cfg *Config, req *Request) *Source {
 	vhost := cfg.vhost(req.Vhost)
 	src := &Source{
 		shown: shown{req.logName()}, // as in the log
@@ -89,7 +89,7 @@ func newSource(s *Server, cfg *Config, req *PublishRequest) *Source {
 	return src
 }
 
-// Name returns the stream's name: see PublishRequest.Name.
+// Name returns the stream's name: see Request.Name.
 func (s *Source) Name() string { return s.key.String() }
 
 // ID identifies the stream where its name, which may be a secret, must not be
@@ -99,7 +99,7 @@ func (s *Source) ID() string { return s.req.ID() }
 
 // Request returns the publisher's request, or that of the last publisher if there were
 // several. It must not be changed.
-func (s *Source) Request() *PublishRequest { return s.latest.Load() }
+func (s *Source) Request() *Request { return s.latest.Load() }
 
 // Done returns a channel that is closed when the stream and everything that sent it have
 // ended.

@@ -74,7 +74,7 @@ func MustStatic(urls ...string) DestinationResolver {
 
 type static []template
 
-func (s static) ResolveDestinations(_ context.Context, req *PublishRequest) ([]Destination, error) {
+func (s static) ResolveDestinations(_ context.Context, req *Request) ([]Destination, error) {
 	out := make([]Destination, len(s))
 	for i, t := range s {
 		d, err := t.expand(req.placeholders())
@@ -109,7 +109,7 @@ func parseTemplate(d Destination) (template, error) {
 }
 
 // placeholders returns the values of the placeholders for r.
-func (r *PublishRequest) placeholders() endpoint.Request {
+func (r *Request) placeholders() endpoint.Request {
 	return endpoint.Request{Vhost: r.Vhost, App: r.App, Stream: r.Stream, Param: r.Param}
 }
 

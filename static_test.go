@@ -12,11 +12,11 @@ import (
 )
 
 func TestStatic(t *testing.T) {
-	plain := &PublishRequest{Vhost: DefaultVhost, App: "live", Stream: "livestream"}
-	full := &PublishRequest{Vhost: "a.example", App: "live/tv", Stream: "ls", Param: "?token=1/2"}
+	plain := &Request{Vhost: DefaultVhost, App: "live", Stream: "livestream"}
+	full := &Request{Vhost: "a.example", App: "live/tv", Stream: "ls", Param: "?token=1/2"}
 	tests := []struct {
 		url        string
-		req        *PublishRequest
+		req        *Request
 		tcURL, key string
 	}{
 		{"10.0.0.6", plain, "rtmp://10.0.0.6/live", "livestream"},
@@ -86,20 +86,20 @@ func TestStaticRefusesMalformedEntries(t *testing.T) {
 
 func TestStaticRefusesStreamsWithoutName(t *testing.T) {
 	for _, url := range []string{"10.0.0.6", "rtmp://h/app", "rtmp://h/app/[stream]"} {
-		_, err := MustStatic(url).ResolveDestinations(t.Context(), &PublishRequest{App: "live"})
+		_, err := MustStatic(url).ResolveDestinations(t.Context(), &Request{App: "live"})
 		require.ErrorContains(t, err, "no stream key", url)
 	}
 }
 
 func TestStaticWithoutURLsForwardsNothing(t *testing.T) {
-	ds, err := MustStatic().ResolveDestinations(t.Context(), &PublishRequest{App: "live", Stream: "s"})
+	ds, err := MustStatic().ResolveDestinations(t.Context(), &Request{App: "live", Stream: "s"})
 	require.NoError(t, err)
 	require.Empty(t, ds)
 }
 
 // With options a URL has the same forms; what the options say stands for itself.
 func TestStaticDestinations(t *testing.T) {
-	req := &PublishRequest{Vhost: "a.example", App: "live", Stream: "ls", Param: "?t=1"}
+	req := &Request{Vhost: "a.example", App: "live", Stream: "ls", Param: "?t=1"}
 	r, err := StaticDestinations(
 		Destination{URL: "10.0.0.6", NoMetadata: true, TcURL: "rtmp://h/[app]"},
 		Destination{URL: "rtmp://h/x-[app]/y", StreamKey: "a/[stream]"},
@@ -141,7 +141,7 @@ func FuzzStaticRequest(f *testing.F) {
 	f.Add("x&y?/", "a?b", "?vhost=evil", "@evil")
 	f.Add("v.example", "live", "s", "?vhost=evil&token=1")
 	f.Fuzz(func(t *testing.T, vhost, app, stream, param string) {
-		req := &PublishRequest{Vhost: vhost, App: app, Stream: stream, Param: param}
+		req := &Request{Vhost: vhost, App: app, Stream: stream, Param: param}
 		ds, err := MustStatic("rtmp://u:p@h:1936/fixed?q=1/[stream][param]").ResolveDestinations(t.Context(), req)
 		if err == nil {
 			e := must(ds[0].endpoint())

@@ -12,9 +12,9 @@ import (
 // Headers that wait for the next publisher's keyframe are bounded.
 func TestTakeoverWithHeadersAlone(t *testing.T) {
 	s := newServer(t, Config{Takeover: true})
-	first, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
+	first, err := s.Publish(t.Context(), Request{App: "live", Stream: canary})
 	require.NoError(t, err)
-	second, err := s.Publish(t.Context(), PublishRequest{App: "live", Stream: canary})
+	second, err := s.Publish(t.Context(), Request{App: "live", Stream: canary})
 	require.NoError(t, err)
 	for range 10 * maxWaiting {
 		require.NoError(t, second.WriteTag(TagVideo, 0, rtmptest.VideoHeader))

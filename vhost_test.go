@@ -39,7 +39,7 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 	const name = "//studio.example/live/cam"
 	var mu sync.Mutex
 	let := make(map[string]bool) // names that hooks have let in
-	decide := func(r *forward.PublishRequest) error {
+	decide := func(r *forward.Request) error {
 		if r.ClientID == "host" {
 			return nil
 		}
@@ -52,8 +52,8 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 		return nil
 	}
 	s := hosttest.NewServer(t, forward.Config{MergeWindow: -1, Takeover: vhosts == nil, Vhosts: vhosts, Hooks: forward.Hooks{
-		OnPublish: func(_ context.Context, r *forward.PublishRequest) error { return decide(r) },
-		OnPlay:    func(_ context.Context, r *forward.PlayRequest) error { return decide((*forward.PublishRequest)(r)) },
+		OnPublish: func(_ context.Context, r *forward.Request) error { return decide(r) },
+		OnPlay:    func(_ context.Context, r *forward.Request) error { return decide((*forward.Request)(r)) },
 	}})
 	defer s.Close()
 	connecting := rtmptest.ConnectWith("app", way.App, "tcUrl", way.TcURL) + rtmptest.CreateStream
@@ -62,7 +62,7 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 	before := hosttest.Encoder(t, s, connecting+rtmptest.Call(1, "publish", 5, nil, way.Name, "live")+rtmptest.Message(4, 0, 9, 1, rtmptest.H264Key))
 	waits := hosttest.Listener(t, s, connecting+rtmptest.Call(1, "play", 5, nil, way.Name))
 	require.Nil(t, s.Source(name))
-	p, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
+	p, err := s.Publish(t.Context(), forward.Request{Vhost: "studio.EXAMPLE", App: "live", Stream: "cam", ClientID: "host"})
 	require.NoError(t, err)
 	defer p.Close()
 	require.NoError(t, p.WriteTag(forward.TagVideo, 0, []byte(secretMedia)))
@@ -90,6 +90,6 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 	for n := range let {
 		query, err := token.Sign(n, time.Now().Add(time.Hour))
 		require.NoError(t, err)
-		require.ErrorIs(t, token.Verify(&forward.PublishRequest{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), auth.ErrToken)
+		require.ErrorIs(t, token.Verify(&forward.Request{Vhost: "Studio.example", App: "live", Stream: "cam", Param: "?" + query}), auth.ErrToken)
 	}
 }

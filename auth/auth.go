@@ -55,7 +55,7 @@ const (
 )
 
 // Check returns nil if the parameter named Param is one of the Secrets.
-func (t Token) Check(req *forward.PublishRequest) error {
+func (t Token) Check(req *forward.Request) error {
 	name := t.Param
 	if name == "" {
 		name = "token"
@@ -78,7 +78,7 @@ func (t Token) Check(req *forward.PublishRequest) error {
 
 // Sign returns the query, without "?", that makes a URL valid until expires for the
 // stream of that name: "live/cam", or "//studio.example/live/cam" in a vhost, as
-// forward.PublishRequest.Name. Signing fails without a secret, and for a text that cannot
+// forward.Request.Name. Signing fails without a secret, and for a text that cannot
 // be a stream's name.
 func (t Token) Sign(name string, expires time.Time) (query string, err error) {
 	if len(t.Secrets) == 0 || t.Secrets[0] == "" {
@@ -100,7 +100,7 @@ func canBeStream(vhost, path string) bool {
 
 // Verify returns nil if the request carries a signature for its stream that
 // was made with any of the Secrets and has not expired.
-func (t Token) Verify(req *forward.PublishRequest) error {
+func (t Token) Verify(req *forward.Request) error {
 	at, err := onlyParam(req, paramExpires)
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (t Token) signature(s forward.Secret, name, at string) string {
 }
 
 // onlyParam is the value of a parameter that the request must have once.
-func onlyParam(req *forward.PublishRequest, name string) (string, error) {
+func onlyParam(req *forward.Request, name string) (string, error) {
 	values, err := endpoint.QueryValues(req.Param, name)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrToken, err)

@@ -38,7 +38,7 @@ func TestTokenCheck(t *testing.T) {
 		{"?token=old", "rtmp://h/live?token=" + secretscan.Canary + "%", "bad percent-encoding"},
 		{"", "rtmp://h/live?token=old", "no parameter token"},
 	} {
-		err := token.Check(&forward.PublishRequest{Param: tt.param, TcURL: tt.tcURL})
+		err := token.Check(&forward.Request{Param: tt.param, TcURL: tt.tcURL})
 		if tt.want == "" {
 			require.NoError(t, err, tt.param)
 			continue
@@ -48,9 +48,9 @@ func TestTokenCheck(t *testing.T) {
 		require.NotContains(t, err.Error(), secretscan.Canary)
 		secretscan.Check("an error of Check", err)
 	}
-	require.NoError(t, Token{Secrets: []forward.Secret{"x"}, Param: "key"}.Check(&forward.PublishRequest{Param: "?key=x"}))
-	require.ErrorIs(t, Token{}.Check(&forward.PublishRequest{Param: "?token="}), ErrToken)
-	require.ErrorIs(t, Token{Secrets: []forward.Secret{""}}.Check(&forward.PublishRequest{Param: "?token="}), ErrToken)
+	require.NoError(t, Token{Secrets: []forward.Secret{"x"}, Param: "key"}.Check(&forward.Request{Param: "?key=x"}))
+	require.ErrorIs(t, Token{}.Check(&forward.Request{Param: "?token="}), ErrToken)
+	require.ErrorIs(t, Token{Secrets: []forward.Secret{""}}.Check(&forward.Request{Param: "?token="}), ErrToken)
 }
 
 func TestTokenIsPrintedWithoutSecrets(t *testing.T) {
@@ -68,8 +68,8 @@ func TestTokenSign(t *testing.T) {
 		// printf 'publish\0live/s\0946684860' | openssl dgst -sha256 -hmac k
 		require.Equal(t, "expires=946684860&sign=be4952fec8d13fdd1e4f9b0bc650ae6e7f0680391f50f101ec0b86ff378ac52c", query)
 
-		req := func(param string) *forward.PublishRequest {
-			return &forward.PublishRequest{Vhost: forward.DefaultVhost, App: "live", Stream: "s", Param: param}
+		req := func(param string) *forward.Request {
+			return &forward.Request{Vhost: forward.DefaultVhost, App: "live", Stream: "s", Param: param}
 		}
 		require.NoError(t, token.Verify(req("?"+query)))
 		require.NoError(t, token.Verify(req("?x=y&"+query)))
@@ -83,7 +83,7 @@ func TestTokenSign(t *testing.T) {
 		for _, tt := range []struct {
 			name  string
 			token Token
-			req   *forward.PublishRequest
+			req   *forward.Request
 			want  string
 		}{
 			{"another stream", token, other, "sign is wrong"},
@@ -132,16 +132,16 @@ func TestTokenSignsNamesAlone(t *testing.T) {
 
 // A signature is for a vhost and a path, however they are written.
 func TestTokenIsForOneStreamOfTwoVhosts(t *testing.T) {
-	a := &forward.PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
-	b := &forward.PublishRequest{Vhost: forward.DefaultVhost, App: "studio.example/live", Stream: "cam"}
-	c := &forward.PublishRequest{Vhost: "Studio.Example", App: "live", Stream: "cam"}
+	a := &forward.Request{Vhost: "studio.example", App: "live", Stream: "cam"}
+	b := &forward.Request{Vhost: forward.DefaultVhost, App: "studio.example/live", Stream: "cam"}
+	c := &forward.Request{Vhost: "Studio.Example", App: "live", Stream: "cam"}
 	token := Token{Secrets: []forward.Secret{"k"}}
 	sign := func(name string) string {
 		query, err := token.Sign(name, time.Now().Add(time.Hour))
 		require.NoError(t, err)
 		return "?" + query
 	}
-	signed := func(r *forward.PublishRequest, param string) error {
+	signed := func(r *forward.Request, param string) error {
 		with := *r
 		with.Param = param
 		return token.Verify(&with)

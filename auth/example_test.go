@@ -13,8 +13,8 @@ func ExampleToken() {
 	token := auth.Token{Secrets: []forward.Secret{"current", "previous"}, Purpose: "publish"}
 	query, _ := token.Sign("live/livestream", time.Now().Add(time.Hour))
 
-	good := &forward.PublishRequest{App: "live", Stream: "livestream", Param: "?" + query}
-	stolen := &forward.PublishRequest{App: "live", Stream: "other", Param: "?" + query}
+	good := &forward.Request{App: "live", Stream: "livestream", Param: "?" + query}
+	stolen := &forward.Request{App: "live", Stream: "other", Param: "?" + query}
 	fmt.Println(token.Verify(good))
 	fmt.Println(token.Verify(stolen))
 	// Output:

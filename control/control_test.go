@@ -57,7 +57,7 @@ func newServer(t *testing.T, cfg forward.Config) *forward.Server {
 // publish publishes a stream that the end of the test closes.
 func publish(t *testing.T, srv *forward.Server, app, stream string) *forward.Publisher {
 	t.Helper()
-	p, err := srv.Publish(t.Context(), forward.PublishRequest{App: app, Stream: stream, Param: "?token=" + canary})
+	p, err := srv.Publish(t.Context(), forward.Request{App: app, Stream: stream, Param: "?token=" + canary})
 	require.NoError(t, err)
 	t.Cleanup(func() { p.Close() })
 	return p
@@ -93,7 +93,7 @@ type answer struct {
 	err   error
 }
 
-func (a *answer) ResolveDestinations(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+func (a *answer) ResolveDestinations(context.Context, *forward.Request) ([]forward.Destination, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.dests, a.err
@@ -410,7 +410,7 @@ func TestHandlerRefuses(t *testing.T) {
 }
 
 func TestHandlerHidesEchoedSecrets(t *testing.T) {
-	dest := newServer(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+	dest := newServer(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.Request) error {
 		return &forward.StatusError{Code: "No", Description: "There is no " + req.Stream + req.Param}
 	}}})
 	lost := make(chan error, 1)

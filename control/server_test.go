@@ -63,7 +63,7 @@ func request(method, url string, header ...string) *http.Request {
 
 func TestServerTellsItsHealth(t *testing.T) {
 	unpublished := make(chan struct{})
-	srv := newServer(t, forward.Config{Hooks: forward.Hooks{OnUnpublish: func(context.Context, *forward.PublishRequest) { <-unpublished }}})
+	srv := newServer(t, forward.Config{Hooks: forward.Hooks{OnUnpublish: func(context.Context, *forward.Request) { <-unpublished }}})
 	s := newControlServer(t, srv, ServerOptions{Listeners: 2})
 	addr := listening(t, s.Serve)
 	check := func(path string) (int, string) {

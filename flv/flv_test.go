@@ -100,7 +100,7 @@ func ExampleWriter() {
 		}},
 	})
 	defer srv.Close()
-	pub, err := srv.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "cam"})
+	pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam"})
 	if err != nil {
 		fmt.Println(err)
 		return

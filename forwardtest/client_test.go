@@ -105,11 +105,11 @@ func TestClientRefusals(t *testing.T) {
 		code  string
 	}{
 		{"by a code", forward.Hooks{
-			OnPublish: func(context.Context, *forward.PublishRequest) error { return refuse },
-			OnPlay:    func(context.Context, *forward.PlayRequest) error { return refuse },
+			OnPublish: func(context.Context, *forward.Request) error { return refuse },
+			OnPlay:    func(context.Context, *forward.Request) error { return refuse },
 		}, refuse.Code},
 		{"at connect", forward.Hooks{
-			OnConnect: func(context.Context, *forward.ConnectRequest) error { return refuse },
+			OnConnect: func(context.Context, *forward.Request) error { return refuse },
 		}, refuse.Code},
 		{"by none", forward.Hooks{}, ""},
 	}

@@ -13,7 +13,7 @@ import (
 // A host's resolver sends each stream to two destinations. No network is
 // needed to test it.
 func Example() {
-	resolver := forward.ResolverFunc(func(_ context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	resolver := forward.ResolverFunc(func(_ context.Context, req *forward.Request) ([]forward.Destination, error) {
 		return []forward.Destination{
 			{URL: "rtmp://a.example/live/" + req.Stream},
 			{URL: "rtmp://b.example/backup/" + req.Stream},
@@ -73,7 +73,7 @@ func ExampleRefusalCode() {
 	srv := forward.NewServer(forward.Config{
 		Logger: slog.New(slog.DiscardHandler),
 		Hooks: forward.Hooks{
-			OnPublish: func(context.Context, *forward.PublishRequest) error {
+			OnPublish: func(context.Context, *forward.Request) error {
 				return &forward.StatusError{Code: "NetStream.Publish.Denied", Description: "Not today."}
 			},
 		},

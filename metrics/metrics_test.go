@@ -94,7 +94,7 @@ func scripted(t *testing.T, f func(b *hosttest.Bubble)) {
 			"rtmp://u:"+canary+"@a.example/live/"+canary, "rtmp://b.example/live/"+canary+"?t="+canary,
 			"rtmp://c.example:1936/live/"+canary,
 		),
-		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.Request) error {
 			if req.Stream == "no" {
 				return forward.ErrRefused
 			}

@@ -52,7 +52,7 @@ type question struct {
 
 // ipOf returns the host part of an address, or "" if there is none.
 func ipOf(a net.Addr) string {
-	return (&forward.PublishRequest{RemoteAddr: a}).IP()
+	return (&forward.Request{RemoteAddr: a}).IP()
 }
 
 // flight is the result of asking the resolver.
@@ -63,7 +63,7 @@ type flight struct {
 	panicked any
 }
 
-func (c *cache) resolve(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (c *cache) resolve(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	q := question{rtmp.FoldVhost(req.Vhost), req.App, req.Stream, req.Param, req.TcURL, req.PageURL, req.IP(), ipOf(req.LocalAddr)}
 	for {
 		if a, ok := c.kept(q); ok {
@@ -101,7 +101,7 @@ func (c *cache) kept(q question) (answer, bool) {
 
 // ask asks the resolver for all waiting requests. It runs in its own goroutine, in which
 // no caller could recover from a panic.
-func (c *cache) ask(ctx context.Context, q question, req *forward.PublishRequest) (f *flight) {
+func (c *cache) ask(ctx context.Context, q question, req *forward.Request) (f *flight) {
 	if a, ok := c.kept(q); ok { // kept after resolve has checked
 		return &flight{answered: true, answer: a}
 	}

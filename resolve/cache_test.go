@@ -25,12 +25,12 @@ type counting struct {
 	err   error
 }
 
-func (c *counting) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (c *counting) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := c.ResolveTTL(ctx, req)
 	return ds, err
 }
 
-func (c *counting) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (c *counting) ResolveTTL(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	c.mu.Lock()
 	c.asked++
 	c.mu.Unlock()
@@ -73,14 +73,14 @@ func TestCachedTellsQuestionsApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &counting{}
 		r := Cached(c, time.Hour)
-		for i, change := range []func(*forward.PublishRequest){
-			func(r *forward.PublishRequest) {},
-			func(r *forward.PublishRequest) { r.Vhost = "v" },
-			func(r *forward.PublishRequest) { r.App = "a" },
-			func(r *forward.PublishRequest) { r.Stream = "s" },
-			func(r *forward.PublishRequest) { r.Param = "?token=other" },
-			func(r *forward.PublishRequest) { r.TcURL = "rtmp://other/live" },
-			func(r *forward.PublishRequest) { r.RemoteAddr = &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)} },
+		for i, change := range []func(*forward.Request){
+			func(r *forward.Request) {},
+			func(r *forward.Request) { r.Vhost = "v" },
+			func(r *forward.Request) { r.App = "a" },
+			func(r *forward.Request) { r.Stream = "s" },
+			func(r *forward.Request) { r.Param = "?token=other" },
+			func(r *forward.Request) { r.TcURL = "rtmp://other/live" },
+			func(r *forward.Request) { r.RemoteAddr = &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)} },
 		} {
 			for _, port := range []int{1, 2} {
 				req := seedRequest()
@@ -158,7 +158,7 @@ func TestCachedWaiterMayLeave(t *testing.T) {
 
 func TestCachedSurvivesPanic(t *testing.T) {
 	fail := true
-	r := Cached(forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	r := Cached(forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 		if fail {
 			panic("bug of the host")
 		}
@@ -192,7 +192,7 @@ func TestAnswersKeepTheOnesUsedLast(t *testing.T) {
 // A call of Cached that serves several publishes counts as a call of the host's code.
 func TestCachedAsksWithinHostCode(t *testing.T) {
 	var within bool
-	r := Cached(forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	r := Cached(forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 		within = hostcode.Within()
 		return nil, nil
 	}), 0)

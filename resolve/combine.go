@@ -10,13 +10,13 @@ import (
 )
 
 // ttlFunc turns a function into a forward.TTLResolver.
-type ttlFunc func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error)
+type ttlFunc func(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error)
 
-func (f ttlFunc) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (f ttlFunc) ResolveTTL(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	return f(ctx, req)
 }
 
-func (f ttlFunc) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (f ttlFunc) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := f(ctx, req)
 	return ds, err
 }
@@ -25,7 +25,7 @@ func (f ttlFunc) ResolveDestinations(ctx context.Context, req *forward.PublishRe
 // the other. A destination that several resolvers return counts once. If one returns an
 // error, so does Union. The TTL is the shortest of theirs.
 func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
-	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	return ttlFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 		var all []forward.Destination
 		var ttl time.Duration
 		for _, r := range resolvers {
@@ -46,7 +46,7 @@ func Union(resolvers ...forward.DestinationResolver) forward.DestinationResolver
 // the first resolver each time: to keep the destinations of a live stream while a
 // backend is down, use Fallback.
 func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolver {
-	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	return ttlFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 		var errs []error
 		for _, r := range resolvers {
 			ds, ttl, err := forward.ResolveTTL(ctx, r, req)
@@ -63,8 +63,8 @@ func FirstOf(resolvers ...forward.DestinationResolver) forward.DestinationResolv
 }
 
 // With lets set change each destination of r, for options that a URL cannot carry.
-func With(r forward.DestinationResolver, set func(req *forward.PublishRequest, d *forward.Destination)) forward.DestinationResolver {
-	return ttlFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func With(r forward.DestinationResolver, set func(req *forward.Request, d *forward.Destination)) forward.DestinationResolver {
+	return ttlFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 		ds, ttl, err := forward.ResolveTTL(ctx, r, req)
 		ds = slices.Clone(ds)
 		for i := range ds {

@@ -12,7 +12,7 @@ import (
 
 // answering is a resolver with one answer.
 func answering(ttl time.Duration, err error, urls ...string) forward.DestinationResolver {
-	return ttlFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+	return ttlFunc(func(context.Context, *forward.Request) ([]forward.Destination, time.Duration, error) {
 		ds := make([]forward.Destination, len(urls), len(urls)+1)
 		for i, u := range urls {
 			ds[i].URL = u
@@ -44,7 +44,7 @@ func TestUnion(t *testing.T) {
 }
 
 func TestUnionKeepsDestinationsThatDifferInOptions(t *testing.T) {
-	chunked := forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	chunked := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 		return []forward.Destination{{URL: "rtmp://h/app/a", ChunkSize: 4096}, {URL: "rtmp://h/app/a"}}, nil
 	})
 	ds, err := Union(answering(0, nil, "rtmp://h/app/a"), chunked).ResolveDestinations(t.Context(), seedRequest())
@@ -82,8 +82,8 @@ func TestFirstOf(t *testing.T) {
 
 func TestWith(t *testing.T) {
 	shared := []forward.Destination{{URL: "rtmp://h/app/a"}}
-	r := forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return shared, nil })
-	ds, err := With(r, func(req *forward.PublishRequest, d *forward.Destination) { d.FlashVer = req.Stream }).ResolveDestinations(t.Context(), seedRequest())
+	r := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return shared, nil })
+	ds, err := With(r, func(req *forward.Request, d *forward.Destination) { d.FlashVer = req.Stream }).ResolveDestinations(t.Context(), seedRequest())
 	require.NoError(t, err)
 	require.Equal(t, []forward.Destination{{URL: "rtmp://h/app/a", FlashVer: "livestream"}}, ds)
 	require.Empty(t, shared[0].FlashVer, "the resolver's own slice is not touched")

@@ -66,14 +66,14 @@ func (r *DNS) Validate() error {
 }
 
 // ResolveDestinations is ResolveTTL without the TTL.
-func (r *DNS) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (r *DNS) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
 }
 
 // ResolveTTL looks the name up. The destinations are sorted by SRV target and
 // address.
-func (r *DNS) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (r *DNS) ResolveTTL(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	t, err := r.template()
 	if err != nil {
 		return nil, 0, err

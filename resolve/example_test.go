@@ -27,7 +27,7 @@ func ExampleRoutes() {
 	for _, name := range []string{"live/cam-17", "events/opening", "test/x"} {
 		app, stream, _ := strings.Cut(name, "/")
 		destinations, err := resolver.ResolveDestinations(context.Background(),
-			&forward.PublishRequest{App: app, Stream: stream})
+			&forward.Request{App: app, Stream: stream})
 		fmt.Println(name, len(destinations), err)
 		for _, d := range destinations {
 			fmt.Println("  ", d.URL, string(d.StreamKey))
@@ -58,7 +58,7 @@ func ExampleHTTP() {
 		Logger:    slog.New(slog.DiscardHandler), // gets a warning about "oops"
 	}
 	destinations, ttl, err := resolver.ResolveTTL(context.Background(),
-		&forward.PublishRequest{App: "live", Stream: "livestream"})
+		&forward.Request{App: "live", Stream: "livestream"})
 	fmt.Println(destinations, ttl.Round(time.Second), err)
 	// Output:
 	// [rtmp://10.0.0.6/test/***] 1m0s <nil>
@@ -82,7 +82,7 @@ func (f roundTripFunc) RoundTrip(r *http.Request) (*http.Response, error) { retu
 
 // Ask the backend, or else forward to a standby; record all streams besides.
 func ExampleUnion() {
-	backend := forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	backend := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 		return nil, fmt.Errorf("backend is down")
 	})
 	resolver := resolve.Union(
@@ -90,7 +90,7 @@ func ExampleUnion() {
 		forward.MustStatic("rtmp://recorder.example/record"),
 	)
 	destinations, err := resolver.ResolveDestinations(context.Background(),
-		&forward.PublishRequest{App: "live", Stream: "livestream"})
+		&forward.Request{App: "live", Stream: "livestream"})
 	fmt.Println(destinations, err)
 	// Output:
 	// [rtmp://standby.example/live/*** rtmp://recorder.example/record/***] <nil>
@@ -99,12 +99,12 @@ func ExampleUnion() {
 func ExampleCached() {
 	asked := 0
 	resolver := resolve.Cached(forward.ResolverFunc(
-		func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			asked++
 			return []forward.Destination{{URL: "rtmp://10.0.0.6/live/livestream"}}, nil
 		}), time.Minute)
 	for range 3 {
-		resolver.ResolveDestinations(context.Background(), &forward.PublishRequest{App: "live", Stream: "livestream"})
+		resolver.ResolveDestinations(context.Background(), &forward.Request{App: "live", Stream: "livestream"})
 	}
 	fmt.Println("asked", asked)
 	// Output:
@@ -113,12 +113,12 @@ func ExampleCached() {
 
 func ExampleWith() {
 	resolver := resolve.With(forward.MustStatic("rtmps://ingest.example/live/[stream]"),
-		func(_ *forward.PublishRequest, d *forward.Destination) {
+		func(_ *forward.Request, d *forward.Destination) {
 			d.NoFCPublish = true
 			d.DialTimeout = 5 * time.Second
 		})
 	destinations, _ := resolver.ResolveDestinations(context.Background(),
-		&forward.PublishRequest{App: "live", Stream: "livestream"})
+		&forward.Request{App: "live", Stream: "livestream"})
 	fmt.Println(destinations[0], destinations[0].DialTimeout)
 	// Output:
 	// rtmps://ingest.example/live/*** 5s
@@ -132,7 +132,7 @@ func ExampleFromParam() {
 		"",
 	} {
 		destinations, err := resolver.ResolveDestinations(context.Background(),
-			&forward.PublishRequest{App: "live", Stream: "livestream", Param: param})
+			&forward.Request{App: "live", Stream: "livestream", Param: param})
 		fmt.Println(destinations, err)
 	}
 	// Output:

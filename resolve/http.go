@@ -147,7 +147,7 @@ func (h *HTTP) options() backend.Options {
 }
 
 // ResolveDestinations is ResolveTTL without the TTL.
-func (h *HTTP) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (h *HTTP) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := h.ResolveTTL(ctx, req)
 	return ds, err
 }
@@ -155,7 +155,7 @@ func (h *HTTP) ResolveDestinations(ctx context.Context, req *forward.PublishRequ
 // ResolveTTL asks the backend. After a connection error it retries once. When the
 // Server asks again about a live stream, a failure is returned whatever OnFailure is:
 // the destinations stay as they are.
-func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	h.once.Do(func() { h.backend = backend.New(h.URL, h.options()) })
 	a, err := h.question(ctx, req)
 	if err == nil {
@@ -174,7 +174,7 @@ func (h *HTTP) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]f
 }
 
 // question sends the request to the backend and returns its answer.
-func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answer, error) {
+func (h *HTTP) question(ctx context.Context, req *forward.Request) (answer, error) {
 	if err := h.Validate(); err != nil {
 		return answer{}, err
 	}
@@ -192,7 +192,7 @@ func (h *HTTP) question(ctx context.Context, req *forward.PublishRequest) (answe
 }
 
 // answer converts the urls of an answer to destinations.
-func (h *HTTP) answer(log *slog.Logger, urls []json.RawMessage, ttl time.Duration, req *forward.PublishRequest) (answer, error) {
+func (h *HTTP) answer(log *slog.Logger, urls []json.RawMessage, ttl time.Duration, req *forward.Request) (answer, error) {
 	a := answer{destinations: make([]forward.Destination, 0, len(urls)), ttl: ttl, expires: time.Now().Add(ttl)}
 	said := saidBy(req)
 	empty := 0
@@ -232,7 +232,7 @@ func (h *HTTP) destination(raw json.RawMessage, said *mention.Text) (forward.Des
 }
 
 // saidBy returns the parts of a request that the publisher has chosen.
-func saidBy(req *forward.PublishRequest) *mention.Text {
+func saidBy(req *forward.Request) *mention.Text {
 	_, tcURL, _ := strings.Cut(req.TcURL, "://")
 	at := strings.IndexAny(tcURL, "/?")
 	if at < 0 {
@@ -247,7 +247,7 @@ func saidBy(req *forward.PublishRequest) *mention.Text {
 
 // isLocal reports whether a host is the address that the publisher has connected to:
 // LocalAddr or, if that is missing, this machine for a RemoteAddr of this machine.
-func isLocal(req *forward.PublishRequest, host string) bool {
+func isLocal(req *forward.Request, host string) bool {
 	local := addrOf(req.LocalAddr)
 	if remote := addrOf(req.RemoteAddr); !local.IsValid() && remote.IsLoopback() {
 		local = remote
@@ -303,7 +303,7 @@ func parseHookReply(reply []byte, maxURLs int) (urls []json.RawMessage, ttl time
 // FailOpen, LastGood or Fallback. A stream that the backend refuses is refused with every
 // policy.
 type FailurePolicy interface {
-	onFailure(ctx context.Context, h *HTTP, req *forward.PublishRequest, err error) ([]forward.Destination, time.Duration, error)
+	onFailure(ctx context.Context, h *HTTP, req *forward.Request, err error) ([]forward.Destination, time.Duration, error)
 }
 
 type failurePolicy int
@@ -320,7 +320,7 @@ const (
 	LastGood
 )
 
-func (p failurePolicy) onFailure(ctx context.Context, h *HTTP, req *forward.PublishRequest, err error) ([]forward.Destination, time.Duration, error) {
+func (p failurePolicy) onFailure(ctx context.Context, h *HTTP, req *forward.Request, err error) ([]forward.Destination, time.Duration, error) {
 	switch p {
 	case FailOpen:
 		cmp.Or(h.Logger, forward.Logger(ctx)).Warn("not forwarded: the backend has failed", "source", req)
@@ -352,7 +352,7 @@ func Fallback(r forward.DestinationResolver) FailurePolicy { return fallback{r} 
 
 type fallback struct{ resolver forward.DestinationResolver }
 
-func (f fallback) onFailure(ctx context.Context, h *HTTP, req *forward.PublishRequest, err error) ([]forward.Destination, time.Duration, error) {
+func (f fallback) onFailure(ctx context.Context, h *HTTP, req *forward.Request, err error) ([]forward.Destination, time.Duration, error) {
 	cmp.Or(h.Logger, forward.Logger(ctx)).Warn("resolved by the fallback: the backend has failed", "source", req)
 	ds, ttl, ferr := forward.ResolveTTL(ctx, f.resolver, req)
 	if ferr != nil {

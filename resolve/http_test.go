@@ -252,7 +252,7 @@ func TestHTTPUnreachable(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, ds)
 
-			tt.h.OnFailure = Fallback(forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+			tt.h.OnFailure = Fallback(forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 				return nil, errors.New("fallback is down")
 			}))
 			_, err = tt.h.ResolveDestinations(t.Context(), seedRequest())
@@ -316,7 +316,7 @@ func TestHTTPRequest(t *testing.T) {
 	fmt.Fprintf(mac, "%s.%s.%s", header.Get("webhook-id"), header.Get("webhook-timestamp"), got)
 	require.Equal(t, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)), header.Get("webhook-signature"))
 
-	_, err = (&HTTP{URL: b.url()}).ResolveDestinations(t.Context(), &forward.PublishRequest{})
+	_, err = (&HTTP{URL: b.url()}).ResolveDestinations(t.Context(), &forward.Request{})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"action":"on_forward","server_id":"","service_id":"","client_id":"","ip":"","vhost":"","app":"","tcUrl":"","stream":"","param":""}`, string(got))
 	require.Empty(t, header.Get("webhook-signature"))
@@ -408,12 +408,12 @@ func TestLeftOutEntriesDoNotFillTheLog(t *testing.T) {
 		h := &HTTP{Logger: secretscan.Logger(slog.NewJSONHandler(log, nil))}
 		urls := []json.RawMessage{json.RawMessage(`"rtmp://a/live/s"`), json.RawMessage("7")}
 		for range 1000 {
-			a, err := h.answer(h.Logger, urls, 0, &forward.PublishRequest{App: "live", Stream: "s"})
+			a, err := h.answer(h.Logger, urls, 0, &forward.Request{App: "live", Stream: "s"})
 			require.NoError(t, err)
 			require.Len(t, a.destinations, 1)
 		}
 		time.Sleep(hostcode.OutageEvery)
-		_, err := h.answer(h.Logger, urls, 0, &forward.PublishRequest{App: "live", Stream: "s"})
+		_, err := h.answer(h.Logger, urls, 0, &forward.Request{App: "live", Stream: "s"})
 		require.NoError(t, err)
 		var lines []string
 		for line := range strings.Lines(log.String()) {

@@ -14,12 +14,12 @@ import (
 
 // Vhosts have no case in a pattern either, and are captured as they are.
 func TestRoutesOfAVhostInAnyCase(t *testing.T) {
-	a := &forward.PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
-	b := &forward.PublishRequest{Vhost: forward.DefaultVhost, App: "studio.example/live", Stream: "cam"}
-	c := &forward.PublishRequest{Vhost: "Studio.Example", App: "live", Stream: "cam"}
+	a := &forward.Request{Vhost: "studio.example", App: "live", Stream: "cam"}
+	b := &forward.Request{Vhost: forward.DefaultVhost, App: "studio.example/live", Stream: "cam"}
+	c := &forward.Request{Vhost: "Studio.Example", App: "live", Stream: "cam"}
 	routes, err := Routes(FirstMatch, Route{Vhost: "STUDIO.*", To: []string{"rtmp://a/$1/k"}}, Route{Vhost: "~Studio[.]e.*", To: []string{"rtmp://b/x/k"}}, Route{To: []string{"rtmp://c/x/k"}})
 	require.NoError(t, err)
-	for r, want := range map[*forward.PublishRequest]string{a: "rtmp://a/example", b: "rtmp://c/x", c: "rtmp://a/Example"} {
+	for r, want := range map[*forward.Request]string{a: "rtmp://a/example", b: "rtmp://c/x", c: "rtmp://a/Example"} {
 		ds, err := routes.ResolveDestinations(t.Context(), r)
 		require.NoError(t, err)
 		require.Equal(t, want, ds[0].URL)
@@ -28,9 +28,9 @@ func TestRoutesOfAVhostInAnyCase(t *testing.T) {
 
 // What a backend has answered about one vhost is not given out for another.
 func TestAnswersOfTwoVhostsAreKeptApart(t *testing.T) {
-	studio := &forward.PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"}
-	spelled := &forward.PublishRequest{Vhost: "STUDIO.example", App: "live", Stream: "cam"}
-	others := []*forward.PublishRequest{
+	studio := &forward.Request{Vhost: "studio.example", App: "live", Stream: "cam"}
+	spelled := &forward.Request{Vhost: "STUDIO.example", App: "live", Stream: "cam"}
+	others := []*forward.Request{
 		{Vhost: forward.DefaultVhost, App: "studio.example/live", Stream: "cam"},
 		{App: "live", Stream: "cam"},
 		{Vhost: "other.example", App: "live", Stream: "cam"},
@@ -54,11 +54,11 @@ func TestAnswersOfTwoVhostsAreKeptApart(t *testing.T) {
 	require.Len(t, ds, 1)
 
 	asked := 0
-	cached := Cached(forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	cached := Cached(forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 		asked++
 		return nil, nil
 	}), time.Hour)
-	for _, r := range []*forward.PublishRequest{studio, spelled} {
+	for _, r := range []*forward.Request{studio, spelled} {
 		_, err := cached.ResolveDestinations(t.Context(), r)
 		require.NoError(t, err)
 		require.Equal(t, 1, asked)

@@ -48,12 +48,12 @@ func (r refreshing) Value(key any) any { return r.values.Value(key) }
 
 // refreshContext is a context of a question about a live stream, for its values.
 var refreshContext = sync.OnceValue(func() (refresh context.Context) {
-	s := forward.NewServer(forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, error) {
+	s := forward.NewServer(forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.Request) ([]forward.Destination, error) {
 		refresh = ctx
 		return nil, nil
 	})})
 	defer s.Close()
-	p := must(s.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: "s"}))
+	p := must(s.Publish(context.Background(), forward.Request{App: "live", Stream: "s"}))
 	if err := p.Source().Refresh(context.Background()); err != nil {
 		panic(err)
 	}

@@ -38,7 +38,7 @@ func FromParam(name string, allow ...string) forward.DestinationResolver {
 	for i, a := range allow {
 		allowed[i] = newHostPattern(a)
 	}
-	return forward.ResolverFunc(func(_ context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	return forward.ResolverFunc(func(_ context.Context, req *forward.Request) ([]forward.Destination, error) {
 		values, err := endpoint.QueryValues(req.Param, name)
 		if err != nil {
 			return nil, err

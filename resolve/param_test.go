@@ -25,7 +25,7 @@ func TestFromParam(t *testing.T) {
 		"?forward=rtmp://[fd00::1]:1936/t/k":                                 "rtmp://[fd00::1]:1936/t/k",
 		"?forward=rtmp://a.example.com/t/k&forward=rtmp://a.example.com/t/k": "rtmp://a.example.com/t/k",
 	} {
-		ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{Param: param})
+		ds, err := r.ResolveDestinations(t.Context(), &forward.Request{Param: param})
 		require.NoError(t, err, param)
 		if want == "" {
 			require.Empty(t, ds, param)
@@ -55,14 +55,14 @@ func TestFromParamRefuses(t *testing.T) {
 		"?forward=rtmp://a.example.com/t/" + canary + "%zz":                   false,
 		"?" + strings.Repeat("forward=rtmp://a.example.com/t/"+canary+"&", 9): false,
 	} {
-		ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{Param: param})
+		ds, err := r.ResolveDestinations(t.Context(), &forward.Request{Param: param})
 		require.Error(t, err, param)
 		require.Equal(t, refused, errors.Is(err, forward.ErrRefused), param)
 		require.NotContains(t, err.Error(), canary)
 		require.Empty(t, ds)
 	}
-	_, err := FromParam("forward").ResolveDestinations(t.Context(), &forward.PublishRequest{Param: "?forward=rtmp://h/a/k"})
+	_, err := FromParam("forward").ResolveDestinations(t.Context(), &forward.Request{Param: "?forward=rtmp://h/a/k"})
 	require.ErrorIs(t, err, forward.ErrRefused, "an empty list allows nothing")
-	_, err = FromParam("forward", "*").ResolveDestinations(t.Context(), &forward.PublishRequest{Param: "?forward=rtmp://h/a/k"})
+	_, err = FromParam("forward", "*").ResolveDestinations(t.Context(), &forward.Request{Param: "?forward=rtmp://h/a/k"})
 	require.NoError(t, err)
 }

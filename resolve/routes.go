@@ -20,7 +20,7 @@ type Route struct {
 	// "~", a regular expression of package regexp that must match the whole value. An
 	// empty pattern matches everything. Vhosts match in any case. Encoders split paths
 	// of several levels differently between App and Stream; see
-	// forward.PublishRequest.Name.
+	// forward.Request.Name.
 	Vhost, App, Stream string
 
 	// To are URLs in the forms of forward.Static. In app and key, $1, $2 … (or ${1} …) and
@@ -70,14 +70,14 @@ type routeTable struct {
 	rules []rule
 }
 
-func (t routeTable) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (t routeTable) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := t.ResolveTTL(ctx, req)
 	return ds, err
 }
 
 func (t routeTable) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Routes of %d", len(t.rules)) }
 
-func (t routeTable) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (t routeTable) ResolveTTL(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	var all []forward.Destination
 	var ttl time.Duration
 	for _, r := range t.rules {
@@ -171,7 +171,7 @@ func globPattern(glob, flags string) *regexp.Regexp {
 }
 
 // match returns the parts that the patterns of r capture, by placeholder.
-func (r rule) match(req *forward.PublishRequest) (captures map[string]string, ok bool) {
+func (r rule) match(req *forward.Request) (captures map[string]string, ok bool) {
 	captures = make(map[string]string)
 	n := 0
 	for _, p := range []struct {
@@ -194,7 +194,7 @@ func (r rule) match(req *forward.PublishRequest) (captures map[string]string, ok
 	return captures, true
 }
 
-func (r rule) resolve(ctx context.Context, req *forward.PublishRequest, captures map[string]string) (ds []forward.Destination, ttl time.Duration, err error) {
+func (r rule) resolve(ctx context.Context, req *forward.Request, captures map[string]string) (ds []forward.Destination, ttl time.Duration, err error) {
 	if r.resolver != nil {
 		if ds, ttl, err = forward.ResolveTTL(ctx, r.resolver, req); err != nil {
 			return nil, 0, err

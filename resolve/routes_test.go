@@ -36,7 +36,7 @@ func TestRoutes(t *testing.T) {
 		{"several", "", "live", "news", "", []string{"rtmp://news/live|news"}, []string{"rtmp://news/live|news", "rtmp://h/asked|x", "rtmp://h/all|news"}, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			req := &forward.PublishRequest{Vhost: tt.vhost, App: tt.app, Stream: tt.stream, Param: tt.param}
+			req := &forward.Request{Vhost: tt.vhost, App: tt.app, Stream: tt.stream, Param: tt.param}
 			got := func(mode RouteMode) (urls []string, ttl time.Duration) {
 				ds, ttl, err := forward.ResolveTTL(t.Context(), must(Routes(mode, routes...)), req)
 				require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestRoutes(t *testing.T) {
 func TestRoutesInsertCapturesAsTheyAre(t *testing.T) {
 	r := must(Routes(FirstMatch, Route{Stream: "x*", To: []string{"rtmp://h/fixed/$1[stream]"}}))
 	for _, stream := range []string{"x", "x$1", "x[app]", "x/../@evil/?#", "x${1}"} {
-		ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{App: "live", Stream: stream})
+		ds, err := r.ResolveDestinations(t.Context(), &forward.Request{App: "live", Stream: stream})
 		require.NoError(t, err)
 		e := must(option.Endpoint(ds[0]))
 		require.Equal(t, "rtmp://h/fixed", e.TcURL)
@@ -88,7 +88,7 @@ func TestRoutesDoNotTouchTheResolversAnswer(t *testing.T) {
 	shared[0].URL = "rtmp://h/app/shared"
 	r := must(Routes(FirstMatch, Route{
 		To:       []string{"rtmp://h/app/own"},
-		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return shared, nil }),
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return shared, nil }),
 	}))
 	ds, err := r.ResolveDestinations(t.Context(), seedRequest())
 	require.NoError(t, err)
@@ -103,6 +103,6 @@ func TestRoutesPassErrorsOn(t *testing.T) {
 	require.ErrorIs(t, err, down)
 
 	r = must(Routes(FirstMatch, Route{Stream: "cam-*", To: []string{"rtmp://h/app/$1"}}))
-	_, err = r.ResolveDestinations(t.Context(), &forward.PublishRequest{App: "live", Stream: "cam-"})
+	_, err = r.ResolveDestinations(t.Context(), &forward.Request{App: "live", Stream: "cam-"})
 	require.ErrorContains(t, err, "destination rtmp://h/app/***: no stream key")
 }

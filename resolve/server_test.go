@@ -187,7 +187,7 @@ func TestThousandConcurrentPublishes(t *testing.T) {
 					}})
 					for i := range tt.streams {
 						go func() {
-							if _, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: fmt.Sprint("s", i)}); err != nil {
+							if _, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: fmt.Sprint("s", i)}); err != nil {
 								t.Error(err)
 							}
 						}()
@@ -209,7 +209,7 @@ func TestRefreshesOfABackendThatIsDownAreLogged(t *testing.T) {
 		b := &hosttest.Switched{Reply: `{"code":0,"data":{"urls":[],"ttl":60}}`}
 		s := newServer(t, forward.Config{Logger: log.Logger(), Resolver: &HTTP{URL: "http://b/", Client: b.Client()}})
 		for i := range 20 {
-			p, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: fmt.Sprint(canary, i)})
+			p, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: fmt.Sprint(canary, i)})
 			require.NoError(t, err)
 			defer p.Close()
 		}

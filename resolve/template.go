@@ -18,7 +18,7 @@ func at(url, key string) (forward.Destination, error) {
 }
 
 // values returns the values of the placeholders for r.
-func values(r *forward.PublishRequest) endpoint.Request {
+func values(r *forward.Request) endpoint.Request {
 	return endpoint.Request{Vhost: r.Vhost, App: r.App, Stream: r.Stream, Param: r.Param}
 }
 

@@ -40,10 +40,10 @@ func TestUntrustedDestinations(t *testing.T) {
 	reply := replyWith(`{"code":0,"data":{"urls":["` + url + `"]}}`)
 	backend := &HTTP{URL: "http://backend/", Client: &http.Client{Transport: reply}}
 	stranger := &HTTP{URL: "http://backend/", Client: &http.Client{Transport: reply}, Untrusted: true}
-	own := forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+	own := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 		return []forward.Destination{{URL: url, Untrusted: true}}, nil
 	})
-	changed := With(backend, func(_ *forward.PublishRequest, d *forward.Destination) { d.ChunkSize = 4096 })
+	changed := With(backend, func(_ *forward.Request, d *forward.Destination) { d.ChunkSize = 4096 })
 	for _, row := range []struct {
 		name  string
 		r     forward.DestinationResolver
@@ -62,7 +62,7 @@ func TestUntrustedDestinations(t *testing.T) {
 		{"the host's own, combined", Cached(Union(own), 0), "", "outside"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			ds, err := row.r.ResolveDestinations(t.Context(), &forward.PublishRequest{App: "live", Stream: canary, Param: row.param})
+			ds, err := row.r.ResolveDestinations(t.Context(), &forward.Request{App: "live", Stream: canary, Param: row.param})
 			require.NoError(t, err)
 			require.Len(t, ds, 1)
 			require.Equal(t, row.want, originOf(ds[0]))
@@ -74,8 +74,8 @@ func TestUntrustedDestinations(t *testing.T) {
 // said it, except the address that the publisher has connected to.
 func TestDestinationsNamedByPublishers(t *testing.T) {
 	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1935} }
-	seed := func(change func(*forward.PublishRequest)) *forward.PublishRequest {
-		r := &forward.PublishRequest{
+	seed := func(change func(*forward.Request)) *forward.Request {
+		r := &forward.Request{
 			Vhost: forward.DefaultVhost, App: "live", Stream: "livestream", TcURL: "rtmp://127.0.0.1:1935/live",
 			RemoteAddr: tcp("127.0.0.1"), LocalAddr: tcp("127.0.0.1"),
 		}
@@ -86,33 +86,33 @@ func TestDestinationsNamedByPublishers(t *testing.T) {
 	}
 	for _, row := range []struct {
 		name  string
-		req   *forward.PublishRequest
+		req   *forward.Request
 		host  string
 		named bool
 	}{
 		{"the seed's example", seed(nil), "127.0.0.1:19350", false},
-		{"the seed's pattern", seed(func(r *forward.PublishRequest) { r.Param = "?forward=rtmp://127.0.0.1:19351/test/livestream" }), "127.0.0.1:19351", true},
-		{"another port", seed(func(r *forward.PublishRequest) { r.Param = "?forward=rtmp://10.0.0.5:1936/test/livestream" }), "10.0.0.5:22", true},
-		{"another host", seed(func(r *forward.PublishRequest) { r.Param = "?forward=rtmp://10.0.0.5/test/livestream" }), "10.0.0.6", false},
-		{"userinfo", seed(func(r *forward.PublishRequest) { r.Param = "?to=rtmp://a:b@10.0.0.5/x/y" }), "c:d@10.0.0.5", true},
-		{"encoded", seed(func(r *forward.PublishRequest) { r.Param = "?to=rtmp%253A%252F%252F10%252E0.0.5" }), "10.0.0.5", true},
-		{"pageUrl", seed(func(r *forward.PublishRequest) { r.PageURL = "https://page.example/?to=10.0.0.5" }), "10.0.0.5", true},
-		{"pageUrl's host", seed(func(r *forward.PublishRequest) { r.PageURL = "https://intern.example/" }), "INTERN.example", true},
-		{"path of tcUrl", seed(func(r *forward.PublishRequest) { r.TcURL = "rtmp://127.0.0.1/live/10.0.0.5" }), "10.0.0.5", true},
-		{"query of tcUrl", seed(func(r *forward.PublishRequest) { r.TcURL = "rtmp://127.0.0.1?to=127.0.0.1" }), "127.0.0.1", true},
-		{"user of tcUrl", seed(func(r *forward.PublishRequest) { r.TcURL = "rtmp://10.0.0.5@127.0.0.1/live" }), "10.0.0.5", true},
-		{"app", seed(func(r *forward.PublishRequest) { r.App = "10.0.0.5" }), "10.0.0.5", true},
-		{"stream", seed(func(r *forward.PublishRequest) { r.Stream = "10.0.0.5" }), "10.0.0.5", true},
+		{"the seed's pattern", seed(func(r *forward.Request) { r.Param = "?forward=rtmp://127.0.0.1:19351/test/livestream" }), "127.0.0.1:19351", true},
+		{"another port", seed(func(r *forward.Request) { r.Param = "?forward=rtmp://10.0.0.5:1936/test/livestream" }), "10.0.0.5:22", true},
+		{"another host", seed(func(r *forward.Request) { r.Param = "?forward=rtmp://10.0.0.5/test/livestream" }), "10.0.0.6", false},
+		{"userinfo", seed(func(r *forward.Request) { r.Param = "?to=rtmp://a:b@10.0.0.5/x/y" }), "c:d@10.0.0.5", true},
+		{"encoded", seed(func(r *forward.Request) { r.Param = "?to=rtmp%253A%252F%252F10%252E0.0.5" }), "10.0.0.5", true},
+		{"pageUrl", seed(func(r *forward.Request) { r.PageURL = "https://page.example/?to=10.0.0.5" }), "10.0.0.5", true},
+		{"pageUrl's host", seed(func(r *forward.Request) { r.PageURL = "https://intern.example/" }), "INTERN.example", true},
+		{"path of tcUrl", seed(func(r *forward.Request) { r.TcURL = "rtmp://127.0.0.1/live/10.0.0.5" }), "10.0.0.5", true},
+		{"query of tcUrl", seed(func(r *forward.Request) { r.TcURL = "rtmp://127.0.0.1?to=127.0.0.1" }), "127.0.0.1", true},
+		{"user of tcUrl", seed(func(r *forward.Request) { r.TcURL = "rtmp://10.0.0.5@127.0.0.1/live" }), "10.0.0.5", true},
+		{"app", seed(func(r *forward.Request) { r.App = "10.0.0.5" }), "10.0.0.5", true},
+		{"stream", seed(func(r *forward.Request) { r.Stream = "10.0.0.5" }), "10.0.0.5", true},
 
-		{"localhost", seed(func(r *forward.PublishRequest) { r.TcURL = "rtmp://LocalHost/live" }), "localhost:19350", false},
-		{"localhost by IPv6", seed(func(r *forward.PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://[::1]:1935/live", tcp("::1") }), "[::1]:19350", false},
-		{"address of the network", seed(func(r *forward.PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://192.168.1.5/live", tcp("192.168.1.5") }), "192.168.1.5:19350", false},
-		{"address that is another", seed(func(r *forward.PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://192.168.1.6/live", tcp("192.168.1.5") }), "192.168.1.6", true},
-		{"loopback from afar", seed(func(r *forward.PublishRequest) { r.RemoteAddr, r.LocalAddr = tcp("203.0.113.9"), tcp("192.168.1.5") }), "127.0.0.1:19350", true},
-		{"localhost from afar", seed(func(r *forward.PublishRequest) { r.TcURL, r.LocalAddr = "rtmp://localhost/live", tcp("192.168.1.5") }), "localhost", true},
-		{"name of another", seed(func(r *forward.PublishRequest) { r.TcURL = "rtmp://intern/live" }), "intern", true},
-		{"no address of ours known", seed(func(r *forward.PublishRequest) { r.LocalAddr = nil }), "127.0.0.1:19350", false},
-		{"no address known", seed(func(r *forward.PublishRequest) { r.LocalAddr, r.RemoteAddr = nil, nil }), "127.0.0.1:19350", true},
+		{"localhost", seed(func(r *forward.Request) { r.TcURL = "rtmp://LocalHost/live" }), "localhost:19350", false},
+		{"localhost by IPv6", seed(func(r *forward.Request) { r.TcURL, r.LocalAddr = "rtmp://[::1]:1935/live", tcp("::1") }), "[::1]:19350", false},
+		{"address of the network", seed(func(r *forward.Request) { r.TcURL, r.LocalAddr = "rtmp://192.168.1.5/live", tcp("192.168.1.5") }), "192.168.1.5:19350", false},
+		{"address that is another", seed(func(r *forward.Request) { r.TcURL, r.LocalAddr = "rtmp://192.168.1.6/live", tcp("192.168.1.5") }), "192.168.1.6", true},
+		{"loopback from afar", seed(func(r *forward.Request) { r.RemoteAddr, r.LocalAddr = tcp("203.0.113.9"), tcp("192.168.1.5") }), "127.0.0.1:19350", true},
+		{"localhost from afar", seed(func(r *forward.Request) { r.TcURL, r.LocalAddr = "rtmp://localhost/live", tcp("192.168.1.5") }), "localhost", true},
+		{"name of another", seed(func(r *forward.Request) { r.TcURL = "rtmp://intern/live" }), "intern", true},
+		{"no address of ours known", seed(func(r *forward.Request) { r.LocalAddr = nil }), "127.0.0.1:19350", false},
+		{"no address known", seed(func(r *forward.Request) { r.LocalAddr, r.RemoteAddr = nil, nil }), "127.0.0.1:19350", true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			r := &HTTP{URL: "http://backend/", Client: &http.Client{Transport: replyWith(`{"code":0,"data":{"urls":["rtmp://` + row.host + `/a/b"]}}`)}}
@@ -135,7 +135,7 @@ func TestLastGoodIsAskedAboutAgain(t *testing.T) {
 		return replyWith(`{"code":0,"data":{"urls":["rtmp://10.0.0.5/a/b"]}}`).RoundTrip(q)
 	})}}
 	ask := func(param string) bool {
-		ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{App: "live", Stream: "s", Param: param})
+		ds, err := r.ResolveDestinations(t.Context(), &forward.Request{App: "live", Stream: "s", Param: param})
 		require.NoError(t, err)
 		require.Len(t, ds, 1)
 		return ds[0].Untrusted

@@ -31,7 +31,7 @@ func TestBackendDownIsLogged(t *testing.T) {
 		})
 		publishes := func(n int) (failed int) {
 			for i := range n {
-				p, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: fmt.Sprint(canary, i)})
+				p, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: fmt.Sprint(canary, i)})
 				if err != nil {
 					failed++
 					continue

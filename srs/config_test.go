@@ -53,7 +53,7 @@ func TestParseConfigOfTheSeed(t *testing.T) {
 				require.Nil(t, row.to)
 				return
 			}
-			ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{Vhost: forward.DefaultVhost, App: "live", Stream: "s", Param: "?k=1"})
+			ds, err := r.ResolveDestinations(t.Context(), &forward.Request{Vhost: forward.DefaultVhost, App: "live", Stream: "s", Param: "?k=1"})
 			require.NoError(t, err)
 			var to []string
 			for _, d := range ds {

@@ -33,7 +33,7 @@ func destinationsOf(t *testing.T, block string) []forward.Destination {
 
 func resolved(t *testing.T, r forward.DestinationResolver) []forward.Destination {
 	t.Helper()
-	ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{Vhost: "v", App: "live", Stream: "s", Param: "?t=1"})
+	ds, err := r.ResolveDestinations(t.Context(), &forward.Request{Vhost: "v", App: "live", Stream: "s", Param: "?t=1"})
 	require.NoError(t, err)
 	return ds
 }

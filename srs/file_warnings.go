@@ -124,7 +124,7 @@ func lead(given forward.Destination) (d forward.Destination, at endpoint.Endpoin
 	if err != nil {
 		return d, at, err
 	}
-	ds, err := r.ResolveDestinations(context.Background(), &forward.PublishRequest{
+	ds, err := r.ResolveDestinations(context.Background(), &forward.Request{
 		Vhost: "[vhost]", App: "[app]", Stream: "[stream]", Param: "[param]",
 	})
 	if err != nil {

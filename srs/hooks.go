@@ -138,29 +138,29 @@ func (h *Hooks) Validate() error {
 // refuse with that error.
 func (h *Hooks) Hooks() forward.Hooks {
 	return forward.Hooks{
-		OnConnect: func(ctx context.Context, req *forward.ConnectRequest) error {
+		OnConnect: func(ctx context.Context, req *forward.Request) error {
 			u := h.of(req.Vhost)
 			return h.ask(ctx, hookCall{"on_connect", req.RemoteAddr, u.Timeout}, u.OnConnect, h.connectBody(req))
 		},
-		OnPublish: func(ctx context.Context, req *forward.PublishRequest) error {
+		OnPublish: func(ctx context.Context, req *forward.Request) error {
 			u := h.of(req.Vhost)
 			return h.ask(ctx, hookCall{"on_publish", req.RemoteAddr, u.Timeout}, u.OnPublish, h.streamBody("on_publish", req, nil))
 		},
-		OnUnpublish: func(ctx context.Context, req *forward.PublishRequest) {
+		OnUnpublish: func(ctx context.Context, req *forward.Request) {
 			u := h.of(req.Vhost)
 			h.tell(ctx, hookCall{"on_unpublish", req.RemoteAddr, u.Timeout}, u.OnUnpublish, h.streamBody("on_unpublish", req, nil))
 		},
-		OnPlay: func(ctx context.Context, req *forward.PlayRequest) error {
+		OnPlay: func(ctx context.Context, req *forward.Request) error {
 			u := h.of(req.Vhost)
 			return h.ask(ctx, hookCall{"on_play", req.RemoteAddr, u.Timeout}, u.OnPlay, h.streamBody("on_play", req, &req.PageURL))
 		},
-		OnStop: func(ctx context.Context, req *forward.PlayRequest) {
+		OnStop: func(ctx context.Context, req *forward.Request) {
 			u := h.of(req.Vhost)
 			h.tell(ctx, hookCall{"on_stop", req.RemoteAddr, u.Timeout}, u.OnStop, h.streamBody("on_stop", req, nil))
 		},
-		OnClose: func(ctx context.Context, req *forward.ConnectRequest) {
+		OnClose: func(ctx context.Context, req *forward.Request, sent, received uint64) {
 			u := h.of(req.Vhost)
-			h.tell(ctx, hookCall{"on_close", req.RemoteAddr, u.Timeout}, u.OnClose, h.closeBody(req))
+			h.tell(ctx, hookCall{"on_close", req.RemoteAddr, u.Timeout}, u.OnClose, h.closeBody(req, sent, received))
 		},
 	}
 }
@@ -258,7 +258,7 @@ func checkHookReply(reply []byte) error {
 	return err
 }
 
-func (h *Hooks) streamBody(action string, req *forward.PublishRequest, pageURL *string) any {
+func (h *Hooks) streamBody(action string, req *forward.Request, pageURL *string) any {
 	// As in SRS, without a slash before the vhost.
 	url := "/" + req.App + "/" + req.Stream
 	if rtmp.FoldVhost(req.Vhost) != "" {
@@ -272,7 +272,7 @@ func (h *Hooks) streamBody(action string, req *forward.PublishRequest, pageURL *
 	}{backend.NewStream(action, h.ServiceID, req), pageURL, url, req.ID()}
 }
 
-func (h *Hooks) connectBody(req *forward.ConnectRequest) any {
+func (h *Hooks) connectBody(req *forward.Request) any {
 	_, query, ok := strings.Cut(req.TcURL, "?")
 	if ok {
 		query = "?" + query
@@ -283,15 +283,15 @@ func (h *Hooks) connectBody(req *forward.ConnectRequest) any {
 	}{backend.Stream{Client: h.client("on_connect", req), TcURL: req.TcURL, Param: query}, req.PageURL}
 }
 
-func (h *Hooks) closeBody(req *forward.ConnectRequest) any {
+func (h *Hooks) closeBody(req *forward.Request, sent, received uint64) any {
 	return struct {
 		backend.Client
 		Sent     uint64 `json:"send_bytes"`
 		Received uint64 `json:"recv_bytes"`
-	}{h.client("on_close", req), req.Sent, req.Received}
+	}{h.client("on_close", req), sent, received}
 }
 
-func (h *Hooks) client(action string, req *forward.ConnectRequest) backend.Client {
+func (h *Hooks) client(action string, req *forward.Request) backend.Client {
 	return backend.Client{
 		Action: action, ServerID: req.ServerID, ServiceID: h.ServiceID, ClientID: req.ClientID,
 		IP: req.IP(), Vhost: req.Vhost, App: req.App,

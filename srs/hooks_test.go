@@ -76,9 +76,9 @@ func TestHooksBodies(t *testing.T) {
 	req.TcURL, req.Param, req.PageURL = "rtmp://host/live?a=<1>", "?t=1&u=2", "http://page"
 	play := *req
 	play.Vhost = "video.test.com"
-	conn := &forward.ConnectRequest{
+	conn := &forward.Request{
 		ServerID: req.ServerID, ClientID: req.ClientID, RemoteAddr: req.RemoteAddr,
-		Vhost: req.Vhost, App: req.App, TcURL: req.TcURL, PageURL: req.PageURL, Sent: 10, Received: 20,
+		Vhost: req.Vhost, App: req.App, TcURL: req.TcURL, PageURL: req.PageURL,
 	}
 	const (
 		head   = `"server_id":"vid-k21d7y2","service_id":"svc","client_id":"9o7g1330","ip":"127.0.0.1","vhost":"__defaultVhost__","app":"live"`
@@ -94,7 +94,7 @@ func TestHooksBodies(t *testing.T) {
 	}{
 		{"connect", head + `,"tcUrl":"rtmp://host/live?a=<1>","stream":"","param":"?a=<1>","pageUrl":"http://page"}`,
 			func() error { return hooks.OnConnect(t.Context(), conn) }},
-		{"close", head + `,"send_bytes":10,"recv_bytes":20}`, func() error { hooks.OnClose(t.Context(), conn); return nil }},
+		{"close", head + `,"send_bytes":10,"recv_bytes":20}`, func() error { hooks.OnClose(t.Context(), conn, 10, 20); return nil }},
 		{"publish", head + stream + local, func() error { return hooks.OnPublish(t.Context(), req) }},
 		{"unpublish", head + stream + local, func() error { hooks.OnUnpublish(t.Context(), req); return nil }},
 		{"play", onPlay + `,"pageUrl":"http://page"` + remote, func() error { return hooks.OnPlay(t.Context(), &play) }},
@@ -200,7 +200,7 @@ func TestHooksWithWrongURLRefuse(t *testing.T) {
 		{Secret: "whsec_!" + canary},
 	} {
 		hooks := h.Hooks()
-		for _, err := range []error{h.Validate(), hooks.OnPublish(t.Context(), seedRequest()), hooks.OnConnect(t.Context(), &forward.ConnectRequest{})} {
+		for _, err := range []error{h.Validate(), hooks.OnPublish(t.Context(), seedRequest()), hooks.OnConnect(t.Context(), &forward.Request{})} {
 			require.ErrorContains(t, err, "bad ")
 			require.NotContains(t, err.Error(), canary)
 		}
@@ -249,7 +249,7 @@ func TestHooksThatHangEnd(t *testing.T) {
 		start := time.Now()
 		require.ErrorIs(t, hooks.OnPublish(t.Context(), seedRequest()), context.DeadlineExceeded)
 		require.Equal(t, 30*time.Second, time.Since(start))
-		hooks.OnClose(context.WithoutCancel(t.Context()), &forward.ConnectRequest{})
+		hooks.OnClose(context.WithoutCancel(t.Context()), &forward.Request{}, 0, 0)
 		require.Equal(t, 60*time.Second, time.Since(start))
 
 		ctx, cancel := context.WithCancel(t.Context())

@@ -38,8 +38,8 @@ func start(t *testing.T, ttl time.Duration) (file, url string) {
 	return file, srv.URL
 }
 
-func request(app, stream string) *forward.PublishRequest {
-	return &forward.PublishRequest{Vhost: forward.DefaultVhost, App: app, Stream: stream}
+func request(app, stream string) *forward.Request {
+	return &forward.Request{Vhost: forward.DefaultVhost, App: app, Stream: stream}
 }
 
 func urls(ds []forward.Destination) []string {
@@ -98,7 +98,7 @@ func TestHooks(t *testing.T) {
 		URLs:   srs.HookURLs{OnConnect: all, OnClose: all, OnPublish: all, OnUnpublish: all, OnPlay: all, OnStop: all},
 	}).Hooks()
 	ctx := context.Background()
-	require.NoError(t, hooks.OnConnect(ctx, &forward.ConnectRequest{}))
+	require.NoError(t, hooks.OnConnect(ctx, &forward.Request{}))
 	require.NoError(t, hooks.OnPublish(ctx, request("live", "news")))
 	require.NoError(t, hooks.OnPlay(ctx, request("other", "news")))
 	require.ErrorIs(t, hooks.OnPublish(ctx, request("other", "news")), forward.ErrRefused)

@@ -104,11 +104,11 @@ func (d *process) wait() error {
 }
 
 // slave is a server in this process.
-func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forward.PublishRequest) {
-	published = make(chan *forward.PublishRequest, 1)
+func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forward.Request) {
+	published = make(chan *forward.Request, 1)
 	srv = forward.NewServer(forward.Config{
 		Logger: secretscan.Quiet,
-		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.Request) error {
 			published <- req
 			return nil
 		}},
@@ -125,12 +125,12 @@ func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forw
 func publish(t *testing.T, d forward.Destination) {
 	srv := forward.NewServer(forward.Config{
 		Logger: secretscan.Quiet,
-		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			return []forward.Destination{d}, nil
 		}),
 	})
 	t.Cleanup(func() { srv.Close() })
-	pub, err := srv.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: secretscan.Canary})
+	pub, err := srv.Publish(t.Context(), forward.Request{App: "live", Stream: secretscan.Canary})
 	require.NoError(t, err)
 	clip := flv.NewDemuxer(bytes.NewReader(testdata.H264AAC))
 	streams, err := clip.Streams()

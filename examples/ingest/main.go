@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if flags.NArg() != 1 {
 		return errors.New("expected one file; see -h")
 	}
-	req := forward.PublishRequest{}
+	req := forward.Request{}
 	var ok bool
 	if req.App, req.Stream, ok = strings.Cut(*name, "/"); !ok {
 		return fmt.Errorf("-stream %s: expected app/stream", *name)

@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer, terminal bool) error
 	}
 	fmt.Fprint(out, "\nCtrl-C stops it.\n\n")
 
-	pub, err := master.Publish(ctx, forward.PublishRequest{App: app, Stream: stream})
+	pub, err := master.Publish(ctx, forward.Request{App: app, Stream: stream})
 	if err != nil {
 		return err
 	}

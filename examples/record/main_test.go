@@ -93,7 +93,7 @@ func TestStreamIsRecordedToItsEnd(t *testing.T) {
 				}},
 			})
 			defer encoder.Close()
-			pub, err := encoder.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: secretscan.Canary})
+			pub, err := encoder.Publish(t.Context(), forward.Request{App: "live", Stream: secretscan.Canary})
 			require.NoError(t, err)
 			require.True(t, lines.Scan())
 			require.Equal(t, "recording", lines.Text())

@@ -109,7 +109,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 // asPublished forwards a transcoded stream as if it had been published without
 // the vhost and the token.
 func asPublished(to forward.DestinationResolver) forward.DestinationResolver {
-	return forward.ResolverFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	return forward.ResolverFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 		original := *req
 		original.Vhost, original.Param = forward.DefaultVhost, ""
 		return to.ResolveDestinations(ctx, &original)
@@ -129,7 +129,7 @@ func reachable(a net.Addr) string {
 // their own ways.
 var plain = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
-func (t *transcoders) onPublish(_ context.Context, req *forward.PublishRequest) error {
+func (t *transcoders) onPublish(_ context.Context, req *forward.Request) error {
 	if req.Vhost == transcoded {
 		if (auth.Token{Secrets: []forward.Secret{t.token}}).Check(req) != nil {
 			return &forward.StatusError{Description: "This vhost is for the transcoders."}
@@ -146,7 +146,7 @@ func (t *transcoders) onPublish(_ context.Context, req *forward.PublishRequest) 
 	return nil
 }
 
-func (t *transcoders) onUnpublish(_ context.Context, req *forward.PublishRequest) {
+func (t *transcoders) onUnpublish(_ context.Context, req *forward.Request) {
 	if req.Vhost != transcoded {
 		t.stop(req)
 	}

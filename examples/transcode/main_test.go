@@ -157,8 +157,8 @@ func TestOneTranscoderAtATime(t *testing.T) {
 		log: secretscan.Logger(slog.NewTextHandler(&log, nil)),
 		min: time.Millisecond, max: time.Millisecond,
 	}
-	first := &forward.PublishRequest{ClientID: "first", App: "live", Stream: secretscan.Canary}
-	second := &forward.PublishRequest{ClientID: "second", App: "live", Stream: secretscan.Canary}
+	first := &forward.Request{ClientID: "first", App: "live", Stream: secretscan.Canary}
+	second := &forward.Request{ClientID: "second", App: "live", Stream: secretscan.Canary}
 	ts.start(first)
 	ts.start(second)
 	ts.stop(first)

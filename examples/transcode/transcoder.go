@@ -24,7 +24,7 @@ type transcoders struct {
 	min, max time.Duration  // pause between the end of a process and the next start
 
 	mu      sync.Mutex
-	running map[*forward.PublishRequest]*transcoder
+	running map[*forward.Request]*transcoder
 	latest  map[string]*transcoder // by stream name
 }
 
@@ -35,12 +35,12 @@ type transcoder struct {
 }
 
 // start transcodes a stream until stop.
-func (t *transcoders) start(req *forward.PublishRequest) {
+func (t *transcoders) start(req *forward.Request) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &transcoder{cancel: cancel, done: make(chan struct{})}
 	t.mu.Lock()
 	if t.running == nil {
-		t.running = make(map[*forward.PublishRequest]*transcoder)
+		t.running = make(map[*forward.Request]*transcoder)
 		t.latest = make(map[string]*transcoder)
 	}
 	before := t.latest[req.Name()]
@@ -56,7 +56,7 @@ func (t *transcoders) start(req *forward.PublishRequest) {
 }
 
 // stop ends the process and waits for its exit.
-func (t *transcoders) stop(req *forward.PublishRequest) {
+func (t *transcoders) stop(req *forward.Request) {
 	t.mu.Lock()
 	p := t.running[req]
 	t.mu.Unlock()
@@ -71,7 +71,7 @@ func (t *transcoders) stop(req *forward.PublishRequest) {
 }
 
 // run starts a process, and restarts it whenever it ends, until ctx does.
-func (t *transcoders) run(ctx context.Context, req *forward.PublishRequest) {
+func (t *transcoders) run(ctx context.Context, req *forward.Request) {
 	log := t.log.With("client", req.ClientID)
 	pause := t.min
 	for ctx.Err() == nil {
@@ -95,7 +95,7 @@ func (t *transcoders) run(ctx context.Context, req *forward.PublishRequest) {
 
 // process runs one process. When ctx ends, it is interrupted, and killed if it has not
 // exited within 5 s.
-func (t *transcoders) process(ctx context.Context, log *slog.Logger, req *forward.PublishRequest) error {
+func (t *transcoders) process(ctx context.Context, log *slog.Logger, req *forward.Request) error {
 	name := req.App + "/" + req.Stream
 	query := url.Values{"vhost": {transcoded}, "token": {string(t.token)}}
 	urls := strings.NewReplacer(

@@ -29,7 +29,7 @@ type (
 )
 
 // NewStream is the beginning of a body about a stream.
-func NewStream(action, serviceID string, r *forward.PublishRequest) Stream {
+func NewStream(action, serviceID string, r *forward.Request) Stream {
 	return Stream{
 		Client{action, r.ServerID, serviceID, r.ClientID, r.IP(), r.Vhost, r.App},
 		r.TcURL, r.Stream, r.Param,

@@ -132,7 +132,7 @@ func TestPublishAuth(t *testing.T) {
 func testPublishAuth(t *testing.T, method forward.AuthMethod) {
 	const user, password = "jo & co@example.com", "p+ss/w&rd"
 	synctest.Test(t, func(t *testing.T) {
-		var requests []forward.PublishRequest
+		var requests []forward.Request
 		var log bytes.Buffer
 		s := newServer(t, forward.Config{
 			Logger:      secretscan.Logger(slog.NewTextHandler(&log, nil)),
@@ -140,7 +140,7 @@ func testPublishAuth(t *testing.T, method forward.AuthMethod) {
 			Resolver:    forward.MustStatic(),
 
 			PublishAuthMethod: method,
-			Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.Request) error {
 				requests = append(requests, *req)
 				return nil
 			}},

@@ -25,7 +25,7 @@ func TestRefreshesThatFailAreLogged(t *testing.T) {
 		r := &fakeResolver{TTL: time.Minute}
 		s := newServer(t, forward.Config{Logger: log.Logger(), Resolver: r})
 		for i := range streams {
-			p, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: fmt.Sprint(canary, i)})
+			p, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: fmt.Sprint(canary, i)})
 			require.NoError(t, err)
 			defer p.Close()
 		}
@@ -59,13 +59,13 @@ func (loggedError) Logged() bool { return true }
 func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logtest.Warnings
-		s := newServer(t, forward.Config{Logger: log.Logger(), RefreshInterval: time.Minute, Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, error) {
+		s := newServer(t, forward.Config{Logger: log.Logger(), RefreshInterval: time.Minute, Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.Request) ([]forward.Destination, error) {
 			if forward.IsRefresh(ctx) {
 				return nil, fmt.Errorf("my backend: %w", loggedError{io.EOF})
 			}
 			return nil, nil
 		})})
-		p, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: canary})
+		p, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: canary})
 		require.NoError(t, err)
 		defer p.Close()
 		time.Sleep(3 * time.Minute)
@@ -78,8 +78,8 @@ func TestRefreshErrorThatIsLoggedAlreadyIsNotLoggedAgain(t *testing.T) {
 func TestPublisherIsToldThatTheHostIsBusy(t *testing.T) {
 	busy := fmt.Errorf("my backend: %w", forward.ErrBusy)
 	for name, cfg := range map[string]forward.Config{
-		"resolver": {Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return nil, busy })},
-		"hook":     {Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.PublishRequest) error { return busy }}},
+		"resolver": {Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return nil, busy })},
+		"hook":     {Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.Request) error { return busy }}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, cfg, func(b *bubble) {

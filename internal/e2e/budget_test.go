@@ -100,7 +100,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 	}
 	cfg := forward.Config{
 		MemoryBudget: budget, WriteTimeout: -1, MaxLatency: time.Hour,
-		Resolver: forward.ResolverFunc(func(_ context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(_ context.Context, req *forward.Request) ([]forward.Destination, error) {
 			if req.App != "live" {
 				return nil, nil
 			}
@@ -150,7 +150,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			used := b.Server.Stats().Buffered
 			most = max(most, used)
 			require.LessOrEqual(b, used, budget)
-			p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "other", Stream: "s"})
+			p, err := b.Server.Publish(b.Ctx, forward.Request{App: "other", Stream: "s"})
 			if require.Equal(b, used*10 >= budget*8, err != nil, "%d bytes: %v", used, err); err != nil {
 				require.ErrorIs(b, err, forward.ErrLimit)
 				seen("refused")

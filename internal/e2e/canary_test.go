@@ -55,7 +55,7 @@ func TestCanary(t *testing.T) {
 	}
 	cfg := forward.Config{
 		Logger: logger, MergeWindow: -1,
-		Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 			if r := backends[req.App]; r != nil {
 				return r.ResolveDestinations(ctx, req)
 			}
@@ -71,7 +71,7 @@ func TestCanary(t *testing.T) {
 		}),
 		PublishAuth: func(string) (forward.Secret, bool) { return canary, true },
 		Hooks: forward.Hooks{
-			OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+			OnPublish: func(_ context.Context, req *forward.Request) error {
 				logger.Info("asked", "req", req)
 				switch req.App {
 				case "refused":
@@ -83,14 +83,14 @@ func TestCanary(t *testing.T) {
 				}
 				return nil
 			},
-			OnPlay: func(_ context.Context, req *forward.PlayRequest) error {
+			OnPlay: func(_ context.Context, req *forward.Request) error {
 				logger.Info("asked", "req", req)
 				if req.App == "refused" {
 					return &forward.StatusError{Description: "no " + req.Stream + " for " + req.PageURL}
 				}
 				return nil
 			},
-			OnConnect: func(_ context.Context, req *forward.ConnectRequest) error {
+			OnConnect: func(_ context.Context, req *forward.Request) error {
 				logger.Info("asked", "req", req)
 				if req.App == "unconnected" {
 					return &forward.StatusError{Description: "no " + req.TcURL}
@@ -129,7 +129,7 @@ func TestCanary(t *testing.T) {
 		}
 		_, err = client("refused", canary).Play(t.Context(), nil)
 		require.Equal(t, "NetStream.Play.Failed", forwardtest.RefusalCode(err))
-		_, err = s.Publish(t.Context(), forward.PublishRequest{App: "worded", Stream: canary, Param: "?t=" + canary, PageURL: canary})
+		_, err = s.Publish(t.Context(), forward.Request{App: "worded", Stream: canary, Param: "?t=" + canary, PageURL: canary})
 		require.ErrorAs(t, err, new(*forward.StatusError))
 		note("publish here", errors.New(err.Error()))
 		_, err = client("live", "wrong").Publish(t.Context())

@@ -86,7 +86,7 @@ func TestFault31_PlayersWaitAfterEndedStreams(t *testing.T) {
 	before := heap()
 	for i := range players {
 		c := forwardtest.Client{URL: fmt.Sprintf("rtmp://%s/live/s%d", addr, i)}
-		pub, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
+		pub, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: fmt.Sprintf("s%d", i)})
 		require.NoError(t, err)
 		player, err := c.Play(t.Context(), &forwardtest.Recorder{Discard: true})
 		require.NoError(t, err)
@@ -116,7 +116,7 @@ func TestFault31_HostKeepsEveryHandle(t *testing.T) {
 	group.SetLimit(4) // most of the time each waits for its receivers
 	for i := range streams {
 		group.Go(func() error {
-			pub, err := s.Publish(context.Background(), forward.PublishRequest{App: "live", Stream: fmt.Sprintf("s%d", i)})
+			pub, err := s.Publish(context.Background(), forward.Request{App: "live", Stream: fmt.Sprintf("s%d", i)})
 			if err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ func publishAs(t *testing.T, s *forward.Server, properties amf.Object) {
 
 // to resolves every stream to dests.
 func to(dests ...forward.Destination) forward.DestinationResolver {
-	return forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return dests, nil })
+	return forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return dests, nil })
 }
 
 // advertised returns the Enhanced RTMP properties of a session's connect.

@@ -195,7 +195,7 @@ func TestEventReasons(t *testing.T) {
 func TestEventsOfResolver(t *testing.T) {
 	var fails atomic.Pointer[error]
 	cfg := forward.Config{RefreshInterval: 10 * time.Second, Resolver: forward.ResolverFunc(
-		func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			if err := fails.Load(); err != nil {
 				return nil, *err
 			}

@@ -121,7 +121,7 @@ func TestStatsOfLosses(t *testing.T) {
 // Calls of the host's code are counted by name, with what they took.
 func TestStatsOfCalls(t *testing.T) {
 	cfg := forward.Config{Hooks: forward.Hooks{
-		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		OnPublish: func(_ context.Context, req *forward.Request) error {
 			time.Sleep(3 * time.Second)
 			if req.Stream == "no" {
 				return forward.ErrRefused

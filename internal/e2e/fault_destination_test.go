@@ -269,7 +269,7 @@ func TestFault04_SetUpStops(t *testing.T) {
 		{forward.Destination{PublishTimeout: time.Second}, 0, 2 * time.Second, 0, "createStream", time.Second},
 	} {
 		row.d.URL = "rtmp://faulty/live/key"
-		patient := forward.Config{Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		patient := forward.Config{Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			return []forward.Destination{{URL: "rtmp://healthy/live/key"}, row.d}, nil
 		})}
 		hooks := forwardtest.Script{Steps: map[string]forwardtest.Step{

@@ -78,7 +78,7 @@ func TestFault16_HookStorm(t *testing.T) {
 		}
 		cfg := forward.Config{
 			Hooks: hooks.Hooks(), Limits: forward.Limits{Streams: streams + 1},
-			Resolver: forward.ResolverFunc(func(ctx context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+			Resolver: forward.ResolverFunc(func(ctx context.Context, r *forward.Request) ([]forward.Destination, error) {
 				if r.Stream == "ok" {
 					return nil, nil
 				}
@@ -87,7 +87,7 @@ func TestFault16_HookStorm(t *testing.T) {
 			}),
 		}
 		onPublish := cfg.Hooks.OnPublish
-		cfg.Hooks.OnPublish = func(ctx context.Context, r *forward.PublishRequest) error {
+		cfg.Hooks.OnPublish = func(ctx context.Context, r *forward.Request) error {
 			if r.Stream == "ok" {
 				return nil
 			}
@@ -146,7 +146,7 @@ func TestFault16_HookStorm(t *testing.T) {
 		var wg sync.WaitGroup
 		for range publishes {
 			wg.Go(func() {
-				_, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{App: "live", Stream: "livestream"})
+				_, err := r.ResolveDestinations(t.Context(), &forward.Request{App: "live", Stream: "livestream"})
 				require.NoError(t, err)
 			})
 		}
@@ -157,7 +157,7 @@ func TestFault16_HookStorm(t *testing.T) {
 }
 
 // elsewhere is a request whose address is derived from the stream's number.
-func elsewhere(r *forward.PublishRequest) *forward.PublishRequest {
+func elsewhere(r *forward.Request) *forward.Request {
 	req := *r
 	n, _ := strconv.Atoi(r.Stream)
 	req.RemoteAddr = &net.TCPAddr{IP: net.IPv4(10, 0, byte(n>>8), byte(n))}
@@ -186,7 +186,7 @@ func TestFault14_HookWithoutAnswer(t *testing.T) {
 				return nil, r.Context().Err()
 			}),
 		}}
-		cfg := forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+		cfg := forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, r *forward.Request) ([]forward.Destination, error) {
 			if r.Stream == "ok" {
 				return forward.MustStatic("rtmp://healthy/live/"+canary).ResolveDestinations(ctx, r)
 			}
@@ -222,7 +222,7 @@ func TestFault15_HookTalksNonsense(t *testing.T) {
 				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(bodyOf{r.Context(), body})}, nil
 			}),
 		}}
-		cfg := forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+		cfg := forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 			if req.Stream == "ok" {
 				return forward.MustStatic("rtmp://healthy/live/"+canary).ResolveDestinations(ctx, req)
 			}
@@ -270,7 +270,7 @@ func (b bodyOf) Read(p []byte) (int, error) {
 }
 
 func TestFault26_HostPanics(t *testing.T) {
-	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error {
 		if r.Stream == "bad" {
 			panic("boom")
 		}

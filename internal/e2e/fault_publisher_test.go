@@ -48,7 +48,7 @@ func TestFault19_OldEndSeenLate(t *testing.T) {
 func TestFault19_Churn(t *testing.T) {
 	t.Parallel()
 	const streams, each = 4, 2500
-	cfg := forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+	cfg := forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 		if r.Stream == "0" {
 			return []forward.Destination{{URL: "rtmp://a/live/key"}}, nil
 		}
@@ -196,7 +196,7 @@ func TestFault20_SecondPublisher(t *testing.T) {
 		for range 20 {
 			_, err := b.Client("live/ok").Publish(b.Ctx)
 			require.Equal(b, "NetStream.Publish.BadName", forwardtest.RefusalCode(err))
-			_, err = b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "ok"})
+			_, err = b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "ok"})
 			require.ErrorIs(b, err, forward.ErrStreamBusy)
 			time.Sleep(100 * time.Millisecond)
 		}

@@ -46,17 +46,17 @@ func TestNothingStaysReserved(t *testing.T) {
 					Retry:       func(forward.RetryInfo) time.Duration { at("Retry"); return 0 },
 					PublishAuth: func(string) (forward.Secret, bool) { at("PublishAuth"); return "pass", true },
 					Limits:      forward.Limits{Streams: 1, TotalDestinations: 2, Connections: 6},
-					Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+					Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 						at("Resolver")
 						return []forward.Destination{{URL: "rtmp://a/live/" + canary}, {URL: "rtmp://down/live/" + canary}}, nil
 					}),
 					Hooks: forward.Hooks{
-						OnConnect:   func(context.Context, *forward.ConnectRequest) error { at("OnConnect"); return nil },
-						OnPublish:   func(context.Context, *forward.PublishRequest) error { at("OnPublish"); return nil },
-						OnUnpublish: func(context.Context, *forward.PublishRequest) { at("OnUnpublish") },
-						OnPlay:      func(context.Context, *forward.PlayRequest) error { at("OnPlay"); return nil },
-						OnStop:      func(context.Context, *forward.PlayRequest) { at("OnStop") },
-						OnClose:     func(context.Context, *forward.ConnectRequest) { at("OnClose") },
+						OnConnect:   func(context.Context, *forward.Request) error { at("OnConnect"); return nil },
+						OnPublish:   func(context.Context, *forward.Request) error { at("OnPublish"); return nil },
+						OnUnpublish: func(context.Context, *forward.Request) { at("OnUnpublish") },
+						OnPlay:      func(context.Context, *forward.Request) error { at("OnPlay"); return nil },
+						OnStop:      func(context.Context, *forward.Request) { at("OnStop") },
+						OnClose:     func(context.Context, *forward.Request, uint64, uint64) { at("OnClose") },
 						OnForward:   func(*forward.Forwarder, forward.State, error) { at("OnForward") },
 					},
 				}
@@ -67,7 +67,7 @@ func TestNothingStaysReserved(t *testing.T) {
 					require.NoError(b, err)
 					go b.Server.Serve(l)
 					c := forwardtest.Client{URL: "rtmp://own/live/s", User: "user", Password: "pass", Dial: network.Dial}
-					inside := forward.PublishRequest{App: "live", Stream: "s"}
+					inside := forward.Request{App: "live", Stream: "s"}
 					try := func() (fails int) {
 						for range 3 {
 							if p, err := b.Server.Publish(b.Ctx, inside); err == nil {
@@ -112,7 +112,7 @@ func TestNoContextIsBackground(t *testing.T) {
 		var none context.Context
 		b.Destination("a:1935")
 		b.Destination("b:1935")
-		p, err := b.Server.Publish(none, forward.PublishRequest{App: "live", Stream: "s"})
+		p, err := b.Server.Publish(none, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
 		f, err := p.Source().Forward(forward.Destination{URL: "rtmp://a/live", StreamKey: canary})
 		require.NoError(b, err)
@@ -135,7 +135,7 @@ func TestNoContextIsBackground(t *testing.T) {
 		require.NoError(b, b.Server.ServeConn(none, far))
 		require.NoError(b, p.Close())
 		require.NoError(b, b.Server.Shutdown(none))
-		_, err = b.Server.Publish(none, forward.PublishRequest{App: "live", Stream: "s"})
+		_, err = b.Server.Publish(none, forward.Request{App: "live", Stream: "s"})
 		require.ErrorIs(b, err, forward.ErrServerClosed)
 	})
 }
@@ -197,13 +197,13 @@ func TestContextsOfReportingHooksEnd(t *testing.T) {
 				took[what] = time.Since(began)
 			}
 			cfg := forward.Config{Hooks: forward.Hooks{
-				OnUnpublish: func(ctx context.Context, req *forward.PublishRequest) {
+				OnUnpublish: func(ctx context.Context, req *forward.Request) {
 					if req.App == "live" {
 						wait("OnUnpublish", ctx)
 					}
 				},
-				OnStop: func(ctx context.Context, _ *forward.PlayRequest) { wait("OnStop", ctx) },
-				OnClose: func(ctx context.Context, req *forward.ConnectRequest) {
+				OnStop: func(ctx context.Context, _ *forward.Request) { wait("OnStop", ctx) },
+				OnClose: func(ctx context.Context, req *forward.Request, _, _ uint64) {
 					if req.App == "close" {
 						wait("OnClose", ctx)
 					}
@@ -279,16 +279,16 @@ func TestClientLeavesWhileTheHostDecides(t *testing.T) {
 	type asked func(ctx context.Context) error
 	for name, hook := range map[string]func(asked) forward.Config{
 		"OnConnect": func(f asked) forward.Config {
-			return forward.Config{Hooks: forward.Hooks{OnConnect: func(ctx context.Context, _ *forward.ConnectRequest) error { return f(ctx) }}}
+			return forward.Config{Hooks: forward.Hooks{OnConnect: func(ctx context.Context, _ *forward.Request) error { return f(ctx) }}}
 		},
 		"OnPublish": func(f asked) forward.Config {
-			return forward.Config{Hooks: forward.Hooks{OnPublish: func(ctx context.Context, _ *forward.PublishRequest) error { return f(ctx) }}}
+			return forward.Config{Hooks: forward.Hooks{OnPublish: func(ctx context.Context, _ *forward.Request) error { return f(ctx) }}}
 		},
 		"OnPlay": func(f asked) forward.Config {
-			return forward.Config{Hooks: forward.Hooks{OnPlay: func(ctx context.Context, _ *forward.PlayRequest) error { return f(ctx) }}}
+			return forward.Config{Hooks: forward.Hooks{OnPlay: func(ctx context.Context, _ *forward.Request) error { return f(ctx) }}}
 		},
 		"Resolver": func(f asked) forward.Config {
-			return forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, error) {
+			return forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.Request) ([]forward.Destination, error) {
 				return nil, f(ctx)
 			})}
 		},
@@ -342,18 +342,18 @@ func TestClientLeavesWhileTheHostDecides(t *testing.T) {
 // as for any hook.
 func TestCloseWaitsForHooksOfNextPublishers(t *testing.T) {
 	var asked, decided atomic.Int64
-	inBubble(t, forward.Config{Takeover: true, Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.PublishRequest) error {
+	inBubble(t, forward.Config{Takeover: true, Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.Request) error {
 		if asked.Add(1) == 2 {
 			time.Sleep(time.Minute)
 		}
 		decided.Add(1)
 		return nil
 	}}}, func(b *bubble) {
-		_, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+		_, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
 		refused := make(chan error, 1)
 		go func() {
-			_, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+			_, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 			refused <- err
 		}()
 		synctest.Wait()

@@ -20,16 +20,16 @@ func TestPublishInAVhost(t *testing.T) {
 		{"New.Example", "//new.example/live/a", "new.example"},
 		{"__DEFAULTVHOST__", "live/a", forward.DefaultVhost},
 	} {
-		p, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: c.vhost, App: "live", Stream: "a"})
+		p, err := s.Publish(t.Context(), forward.Request{Vhost: c.vhost, App: "live", Stream: "a"})
 		require.NoError(t, err)
 		src := p.Source()
 		require.Equal(t, c.name, src.Name())
 		require.Equal(t, c.told, src.Request().Vhost)
-		_, err = s.Publish(t.Context(), forward.PublishRequest{Vhost: strings.ToUpper(c.vhost), App: "live", Stream: "a"})
+		_, err = s.Publish(t.Context(), forward.Request{Vhost: strings.ToUpper(c.vhost), App: "live", Stream: "a"})
 		require.ErrorIs(t, err, forward.ErrStreamBusy)
 	}
 	for _, vhost := range []string{"a/b", "/", "a/", `a\b`, "a\n", "..", "\xff", strings.Repeat("a", 256)} {
-		_, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: vhost, App: "live", Stream: "a"})
+		_, err := s.Publish(t.Context(), forward.Request{Vhost: vhost, App: "live", Stream: "a"})
 		require.ErrorIs(t, err, rtmp.ErrName, "%q", vhost)
 	}
 	var names []string
@@ -54,7 +54,7 @@ func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
 		defer dest.Close()
 		s := newServer(t, forward.Config{MergeWindow: -1, Dial: network.Dial, Resolver: forward.MustStatic("rtmp://dest/live/same")})
 		defer s.Close()
-		for _, r := range []forward.PublishRequest{
+		for _, r := range []forward.Request{
 			{Vhost: "studio.example", App: "live", Stream: "cam"},
 			{App: "studio.example/live", Stream: "cam"},
 		} {
@@ -73,7 +73,7 @@ func TestForwardersOfTwoVhostsDoNotWaitForEachOther(t *testing.T) {
 // A Reload that spells a vhost in another case does not affect its streams.
 func TestReloadRespellsAVhost(t *testing.T) {
 	s := newServer(t, forward.Config{Logger: quiet, Vhosts: map[string]forward.Vhost{"Studio.example": {}}})
-	p, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: "studio.example", App: "live", Stream: "cam"})
+	p, err := s.Publish(t.Context(), forward.Request{Vhost: "studio.example", App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	for _, name := range []string{"STUDIO.example", "studio.example"} {
 		require.NoError(t, s.Reload(forward.Config{Logger: quiet, Vhosts: map[string]forward.Vhost{name: {}}}))

@@ -213,12 +213,12 @@ func TestTimeoutsOfPeers(t *testing.T) {
 			c.Publish(b.Ctx)
 		}, time.Second, os.ErrDeadlineExceeded, 0},
 		{"a hook takes 12 s of the set-up, the client none", forward.Config{Hooks: forward.Hooks{
-			OnConnect: func(context.Context, *forward.ConnectRequest) error { time.Sleep(12 * time.Second); return nil },
+			OnConnect: func(context.Context, *forward.Request) error { time.Sleep(12 * time.Second); return nil },
 		}}, func(b *bubble, c forwardtest.Client) {
 			playBadly(b, c)
 		}, 0, nil, 0},
 		{"a hook takes 12 s of the set-up, then silent", forward.Config{Hooks: forward.Hooks{
-			OnConnect: func(context.Context, *forward.ConnectRequest) error { time.Sleep(12 * time.Second); return nil },
+			OnConnect: func(context.Context, *forward.Request) error { time.Sleep(12 * time.Second); return nil },
 		}}, func(b *bubble, c forwardtest.Client) {
 			c.StopBefore = "publish"
 			c.Publish(b.Ctx)
@@ -465,7 +465,7 @@ func TestLimitOfStreams(t *testing.T) {
 		p := b.Publish("live/a")
 		_, err := b.Client("live/b").Publish(b.Ctx)
 		require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
-		_, err = b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "b"})
+		_, err = b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "b"})
 		require.ErrorIs(b, err, forward.ErrLimit)
 		p.Close()
 		synctest.Wait()
@@ -475,7 +475,7 @@ func TestLimitOfStreams(t *testing.T) {
 }
 
 func TestLimitsOfDestinations(t *testing.T) {
-	r := forward.ResolverFunc(func(_ context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	r := forward.ResolverFunc(func(_ context.Context, req *forward.Request) ([]forward.Destination, error) {
 		if req.Stream == "ok" {
 			return nil, nil
 		}

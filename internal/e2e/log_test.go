@@ -23,7 +23,7 @@ func TestAddressesAreLoggedAsText(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		s := newServer(t, forward.Config{Logger: secretscan.Logger(slog.NewJSONHandler(&out, nil))})
-		_, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "x", RemoteAddr: addr})
+		_, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: "x", RemoteAddr: addr})
 		require.NoError(t, err)
 		line, _, _ := bytes.Cut(out.Bytes(), []byte("\n"))
 		var entry map[string]any

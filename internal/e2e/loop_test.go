@@ -22,7 +22,7 @@ func TestLoops(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			inBubble(t, forward.Config{}, func(b *bubble) {
 				a, askedA := b.ServeAt("a.example:1935", forward.Config{Resolver: forward.MustStatic(row.a)})
-				last, askedB := a, new([]*forward.PublishRequest)
+				last, askedB := a, new([]*forward.Request)
 				if row.b != "" {
 					last, askedB = b.ServeAt("b.example:1935", forward.Config{Resolver: forward.MustStatic(row.b)})
 				}
@@ -57,7 +57,7 @@ func TestLoops(t *testing.T) {
 func TestHops(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		var servers []*forward.Server
-		var asked []*[]*forward.PublishRequest
+		var asked []*[]*forward.Request
 		names := []string{"s1", "s2", "s3", "s4", "s5", "s6"}
 		for i, name := range names {
 			cfg := forward.Config{}

@@ -47,7 +47,7 @@ func TestMemoryOfPlayers(t *testing.T) {
 	small := chunk.Limits{Media: 64 << 10, Command: 64 << 10, Partial: 128 << 10, Streams: 16, TinySize: 64 << 10, Step: 1 << 10}
 	each := alone(t, func() int {
 		s := newServer(t, forward.Config{})
-		pub, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "s"})
+		pub, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: "s"})
 		require.NoError(t, err)
 		defer pub.Close()
 		l, clients := backlog(t)

@@ -206,7 +206,7 @@ func TestFault33_InsideTheProcess(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary), DrainTimeout: time.Minute}, func(b *bubble) {
 				d := b.Destination("a:1935", reads(30<<20))
-				p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+				p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 				require.NoError(b, err)
 				rec := b.Published(d, 1).Recorder()
 				messages := forwardtest.Media{ID: 7, VideoBitrate: 2_000_000, AudioBitrate: -1}.Messages(160 * time.Second)
@@ -250,7 +250,7 @@ func TestFault34_WaitingIsNoSilence(t *testing.T) {
 // While a hook decides about a publish, the connection is not read. This time does not
 // count as silence of its other streams.
 func TestFault34_HookIsNoSilence(t *testing.T) {
-	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error {
 		if r.Stream == "third" {
 			time.Sleep(25 * time.Second)
 		}

@@ -134,7 +134,7 @@ func TestTimestampsContinueAfterBFrames(t *testing.T) {
 			inBubble(t, forward.Config{MergeWindow: -1}, func(b *bubble) {
 				player, h := b.Hear("server:1935", "live/s", nil)
 				for range 2 {
-					p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+					p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 					require.NoError(b, err)
 					require.NoError(b, p.WriteTag(forward.TagVideo, 7000, rtmptest.VideoHeader))
 					require.NoError(b, p.WriteTag(forward.TagVideo, 7000, rtmptest.Frame(true, 1)))
@@ -344,7 +344,7 @@ func TestGraceForAnUnpublish(t *testing.T) {
 		<-src.Done()
 		require.Equal(b, 15*time.Second, time.Since(began))
 
-		inside, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+		inside, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
 		require.NoError(b, inside.Close())
 		synctest.Wait()
@@ -361,11 +361,11 @@ func TestPlayerIsToldOfItsEndAtOnce(t *testing.T) {
 	var asked []string
 	var hold chan struct{}
 	cfg := forward.Config{Hooks: forward.Hooks{
-		OnPlay: func(_ context.Context, req *forward.PlayRequest) error {
+		OnPlay: func(_ context.Context, req *forward.Request) error {
 			asked = append(asked, "play "+req.Stream)
 			return nil
 		},
-		OnStop: func(_ context.Context, req *forward.PlayRequest) {
+		OnStop: func(_ context.Context, req *forward.Request) {
 			asked = append(asked, "stop "+req.Stream)
 			<-hold
 		},

@@ -23,23 +23,23 @@ type pairs struct {
 	mu        sync.Mutex
 	on, off   int
 	wrong     bool
-	published map[*forward.PublishRequest]bool
+	published map[*forward.Request]bool
 }
 
 func (p *pairs) hooks() forward.Hooks {
 	return forward.Hooks{
-		OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+		OnPublish: func(_ context.Context, r *forward.Request) error {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if p.published == nil {
-				p.published = make(map[*forward.PublishRequest]bool)
+				p.published = make(map[*forward.Request]bool)
 			}
 			p.on++
 			p.wrong = p.wrong || p.published[r]
 			p.published[r] = true
 			return nil
 		},
-		OnUnpublish: func(_ context.Context, r *forward.PublishRequest) {
+		OnUnpublish: func(_ context.Context, r *forward.Request) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.off++
@@ -112,7 +112,7 @@ func TestFault38_NextPublisherIsLate(t *testing.T) {
 	for name, drop := range map[string][]uint8{"audio and frames": nil, "frames alone": {forward.TagAudio}} {
 		t.Run(name, func(t *testing.T) {
 			var told pairs
-			resolver := forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+			resolver := forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 				return []forward.Destination{{URL: "rtmp://a/live/" + r.ClientID}}, nil
 			})
 			inBubble(t, forward.Config{Takeover: true, Hooks: told.hooks(), Resolver: resolver}, func(b *bubble) {
@@ -147,7 +147,7 @@ func TestFault38_NextPublisherIsLate(t *testing.T) {
 				if pub := b.Publish("live/s"); first {
 					go pub.Send(b.Ctx, steady.Messages(-1), 1)
 				}
-				p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+				p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 				require.NoError(b, err)
 				time.Sleep(16 * time.Second)
 				synctest.Wait()
@@ -238,7 +238,7 @@ func TestFault38_HookThatHangs(t *testing.T) {
 			cfg.Hooks = told.hooks()
 			asked := cfg.Hooks.OnPublish
 			var hang time.Duration
-			cfg.Hooks.OnPublish = func(ctx context.Context, r *forward.PublishRequest) error {
+			cfg.Hooks.OnPublish = func(ctx context.Context, r *forward.Request) error {
 				if strings.HasPrefix(r.RemoteAddr.String(), "192.0.2.66:") {
 					time.Sleep(hang)
 				}
@@ -307,7 +307,7 @@ var errRefusedByTest = errors.New("refused")
 
 // What was reserved for a refused publisher is released with it.
 func TestRefusedNextPublishersHoldNothing(t *testing.T) {
-	cfg := forward.Config{Takeover: true, Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+	cfg := forward.Config{Takeover: true, Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error {
 		if strings.HasPrefix(r.RemoteAddr.String(), "192.0.2.66:") {
 			time.Sleep(time.Second)
 			return errRefusedByTest
@@ -338,7 +338,7 @@ func TestNextPublisherOfAStreamThatEnds(t *testing.T) {
 		src := b.Server.Source("live/s")
 		pub.Close()
 		synctest.Wait()
-		p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+		p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
 		<-src.Done()
 		synctest.Wait()
@@ -352,7 +352,7 @@ func TestHeadersOfNextPublishersAreCounted(t *testing.T) {
 	const streams, budget = 20, 8 << 20
 	inBubble(t, forward.Config{Takeover: true, MemoryBudget: budget, FirstMediaTimeout: time.Hour}, func(b *bubble) {
 		here := func(i int) *forward.Publisher {
-			p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: fmt.Sprint(i)})
+			p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: fmt.Sprint(i)})
 			require.NoError(b, err)
 			return p
 		}

@@ -260,7 +260,7 @@ func TestVhostIsDecidedWithTheName(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var connected []string
 				s := newServer(t, forward.Config{MergeWindow: -1, Vhosts: map[string]forward.Vhost{"studio.example": {}, "off.example": {Disabled: true}}, Hooks: forward.Hooks{
-					OnConnect: func(_ context.Context, r *forward.ConnectRequest) error {
+					OnConnect: func(_ context.Context, r *forward.Request) error {
 						connected = append(connected, r.Vhost+" "+r.App)
 						return nil
 					},

@@ -181,7 +181,7 @@ var methods = map[string]func(r *reentry){
 	},
 	"Server.Publish": func(r *reentry) {
 		for _, name := range []string{"s", "other", "new"} {
-			if p, err := r.srv.Publish(background, forward.PublishRequest{App: "live", Stream: name}); err == nil {
+			if p, err := r.srv.Publish(background, forward.Request{App: "live", Stream: name}); err == nil {
 				p.WriteTag(forward.TagVideo, 0, rtmptest.VideoHeader)
 				p.Close()
 			}
@@ -282,7 +282,7 @@ var methods = map[string]func(r *reentry){
 func (r *reentry) run() {
 	ctx := context.Background()
 	tell := func(place string) error { r.at(place); return nil }
-	resolve := forward.ResolverFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+	resolve := forward.ResolverFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 		if r.at("Resolver"); forward.IsRefresh(ctx) {
 			r.at("Resolver of a refresh")
 			return []forward.Destination{{URL: "rtmp://a/live", StreamKey: forward.Secret(req.Stream)}}, nil
@@ -316,24 +316,24 @@ func (r *reentry) run() {
 			return hostConn{nc, r}, nil
 		},
 		Hooks: forward.Hooks{
-			OnConnect: func(_ context.Context, req *forward.ConnectRequest) error {
+			OnConnect: func(_ context.Context, req *forward.Request) error {
 				if req.App == "panic" {
 					panic("of the host")
 				}
 				return tell("OnConnect")
 			},
-			OnPublish:     func(context.Context, *forward.PublishRequest) error { return tell("OnPublish") },
-			OnUnpublish:   func(context.Context, *forward.PublishRequest) { r.at("OnUnpublish") },
-			OnPlay:        func(context.Context, *forward.PlayRequest) error { return tell("OnPlay") },
-			OnStop:        func(context.Context, *forward.PlayRequest) { r.at("OnStop") },
-			OnClose:       func(context.Context, *forward.ConnectRequest) { r.at("OnClose") },
+			OnPublish:     func(context.Context, *forward.Request) error { return tell("OnPublish") },
+			OnUnpublish:   func(context.Context, *forward.Request) { r.at("OnUnpublish") },
+			OnPlay:        func(context.Context, *forward.Request) error { return tell("OnPlay") },
+			OnStop:        func(context.Context, *forward.Request) { r.at("OnStop") },
+			OnClose:       func(context.Context, *forward.Request, uint64, uint64) { r.at("OnClose") },
 			OnForward:     func(_ *forward.Forwarder, s forward.State, _ error) { r.at("OnForward " + string(s)) },
 			OnSource:      func(*forward.Source) { r.at("OnSource") },
 			OnCodecChange: func(*forward.Source) { r.at("OnCodecChange") },
 		},
 	}
 	r.srv = forward.NewServer(r.cfg)
-	p, err := r.srv.Publish(ctx, forward.PublishRequest{App: "live", Stream: "other"})
+	p, err := r.srv.Publish(ctx, forward.Request{App: "live", Stream: "other"})
 	require.NoError(r, err)
 	r.other, r.sub = p, p.Source().Subscribe(ctx)
 	r.other.WriteTag(forward.TagVideo, 0, rtmptest.VideoHeader)

@@ -34,18 +34,18 @@ func TestRefusalsAreDelayedAndCounted(t *testing.T) {
 		code string
 		late bool
 	}{
-		"connect": {forward.Config{Hooks: forward.Hooks{OnConnect: func(_ context.Context, r *forward.ConnectRequest) error { return refuseApp(r.App, no) }}}, play, "",
+		"connect": {forward.Config{Hooks: forward.Hooks{OnConnect: func(_ context.Context, r *forward.Request) error { return refuseApp(r.App, no) }}}, play, "",
 			"NetConnection.Connect.Rejected", true},
-		"publish": {forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error { return refuseApp(r.App, down) }}}, publish, "",
+		"publish": {forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error { return refuseApp(r.App, down) }}}, publish, "",
 			"NetStream.Publish.Denied", true},
-		"play": {forward.Config{Hooks: forward.Hooks{OnPlay: func(_ context.Context, r *forward.PlayRequest) error { return refuseApp(r.App, no) }}}, play, "",
+		"play": {forward.Config{Hooks: forward.Hooks{OnPlay: func(_ context.Context, r *forward.Request) error { return refuseApp(r.App, no) }}}, play, "",
 			"NetStream.Play.Failed", true},
-		"resolver": {forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+		"resolver": {forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 			return nil, refuseApp(r.App, no)
 		})}, publish, "", "NetStream.Publish.Denied", true},
 		"password": {forward.Config{PublishAuth: password}, publish, "wrong", "NetConnection.Connect.Rejected", true},
 		// None of these counts as an attempt to guess a key.
-		"resolver fails": {forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+		"resolver fails": {forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 			return nil, refuseApp(r.App, down)
 		})}, publish, "", "NetStream.Publish.Denied", false},
 		"no password": {forward.Config{PublishAuth: password}, publish, "", "NetConnection.Connect.Rejected", false},
@@ -103,7 +103,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 	log := new(logtest.Buffer)
 	inBubble(t, forward.Config{
 		Limits: forward.Limits{RefusalsPerAddress: limit}, Logger: secretscan.Logger(slog.NewTextHandler(log, nil)),
-		Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error { return refuseApp(r.App, forward.ErrRefused) }},
+		Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error { return refuseApp(r.App, forward.ErrRefused) }},
 	}, func(b *bubble) {
 		const guesser = "198.51.100.1:1000"
 		try := func(from, name string) (closed bool) {
@@ -196,7 +196,7 @@ func TestLimitOfRefusalsPerAddress(t *testing.T) {
 		require.NoError(b, b.Server.Reload(forward.Config{Logger: quiet, Addr: ":1935"}))
 		require.False(b, shut(guesser))
 	})
-	inBubble(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error { return refuseApp(r.App, forward.ErrRefused) }}}, func(b *bubble) {
+	inBubble(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error { return refuseApp(r.App, forward.ErrRefused) }}}, func(b *bubble) {
 		for range 100 {
 			_, err := b.Client("secret/s").Publish(b.Ctx)
 			require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
@@ -216,8 +216,8 @@ func TestRefusalDelayCountsFromTheRequest(t *testing.T) {
 			return errors.New("no")
 		}
 		for name, hooks := range map[string]forward.Hooks{
-			"connect": {OnConnect: func(context.Context, *forward.ConnectRequest) error { return refuse() }},
-			"publish": {OnPublish: func(context.Context, *forward.PublishRequest) error { return refuse() }},
+			"connect": {OnConnect: func(context.Context, *forward.Request) error { return refuse() }},
+			"publish": {OnPublish: func(context.Context, *forward.Request) error { return refuse() }},
 		} {
 			inBubble(t, forward.Config{Hooks: hooks}, func(b *bubble) {
 				began := time.Now()
@@ -226,7 +226,7 @@ func TestRefusalDelayCountsFromTheRequest(t *testing.T) {
 				require.Equal(b, after, time.Since(began), name)
 			})
 		}
-		inBubble(t, forward.Config{Hooks: forward.Hooks{OnPlay: func(context.Context, *forward.PlayRequest) error { return refuse() }}}, func(b *bubble) {
+		inBubble(t, forward.Config{Hooks: forward.Hooks{OnPlay: func(context.Context, *forward.Request) error { return refuse() }}}, func(b *bubble) {
 			began := time.Now()
 			_, err := b.Client("live/s").Play(b.Ctx, nil)
 			require.NotEmpty(b, forwardtest.RefusalCode(err))

@@ -100,8 +100,8 @@ func TestReloadKeepsHooksOfAcceptedClients(t *testing.T) {
 		var told []string
 		hooks := func(name string) forward.Hooks {
 			return forward.Hooks{
-				OnPublish:   func(context.Context, *forward.PublishRequest) error { told = append(told, name+" publish"); return nil },
-				OnUnpublish: func(context.Context, *forward.PublishRequest) { told = append(told, name+" unpublish") },
+				OnPublish:   func(context.Context, *forward.Request) error { told = append(told, name+" publish"); return nil },
+				OnUnpublish: func(context.Context, *forward.Request) { told = append(told, name+" unpublish") },
 			}
 		}
 		s := newServer(t, forward.Config{Hooks: hooks("old")})
@@ -122,8 +122,8 @@ func TestReloadKeepsHooksOfANextPublisher(t *testing.T) {
 		var told []string
 		cfg := func(name string) forward.Config {
 			return forward.Config{Takeover: true, Logger: quiet, Hooks: forward.Hooks{
-				OnPublish:   func(context.Context, *forward.PublishRequest) error { told = append(told, name+" publish"); return nil },
-				OnUnpublish: func(context.Context, *forward.PublishRequest) { told = append(told, name+" unpublish") },
+				OnPublish:   func(context.Context, *forward.Request) error { told = append(told, name+" publish"); return nil },
+				OnUnpublish: func(context.Context, *forward.Request) { told = append(told, name+" unpublish") },
 			}}
 		}
 		s := newServer(t, cfg("old"))
@@ -156,10 +156,10 @@ func TestReloadKeepsHooksOfAConnection(t *testing.T) {
 		}
 		hooks := func(name string) forward.Hooks {
 			return forward.Hooks{
-				OnConnect: func(context.Context, *forward.ConnectRequest) error { return tell(name + " connect") },
-				OnClose:   func(context.Context, *forward.ConnectRequest) { tell(name + " close") },
-				OnPlay:    func(context.Context, *forward.PlayRequest) error { return tell(name + " play") },
-				OnStop:    func(context.Context, *forward.PlayRequest) { tell(name + " stop") },
+				OnConnect: func(context.Context, *forward.Request) error { return tell(name + " connect") },
+				OnClose:   func(context.Context, *forward.Request, uint64, uint64) { tell(name + " close") },
+				OnPlay:    func(context.Context, *forward.Request) error { return tell(name + " play") },
+				OnStop:    func(context.Context, *forward.Request) { tell(name + " stop") },
 			}
 		}
 		s := newServer(t, forward.Config{Hooks: hooks("old")})
@@ -213,7 +213,7 @@ func TestReloadClosesStreamsOfVhostsThatAreGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newServer(t, forward.Config{Vhosts: tt.old})
-				p, err := s.Publish(t.Context(), forward.PublishRequest{Vhost: "v", App: "live", Stream: canary})
+				p, err := s.Publish(t.Context(), forward.Request{Vhost: "v", App: "live", Stream: canary})
 				require.NoError(t, err)
 				defer p.Close()
 				require.NoError(t, s.Reload(forward.Config{Vhosts: tt.now, Logger: quiet}))
@@ -237,7 +237,7 @@ func TestReloadDisconnectsPlayersOfVhostsThatAreGone(t *testing.T) {
 		t.Run(state, func(t *testing.T) {
 			two := map[string]forward.Vhost{"v": {}, "w": {}}
 			var asked, answer chan struct{}
-			cfg := forward.Config{Vhosts: two, Hooks: forward.Hooks{OnPlay: func(_ context.Context, req *forward.PlayRequest) error {
+			cfg := forward.Config{Vhosts: two, Hooks: forward.Hooks{OnPlay: func(_ context.Context, req *forward.Request) error {
 				if state == "being accepted" && req.Vhost == "v" {
 					close(asked)
 					<-answer
@@ -312,7 +312,7 @@ func TestReloadDuringPublish(t *testing.T) {
 		t.Run(fmt.Sprintf("vhost gone %v", gone), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dest, _ := watch(t)
-				slow := forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+				slow := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 					time.Sleep(time.Second)
 					return numbered(0, 1), nil
 				})
@@ -324,7 +324,7 @@ func TestReloadDuringPublish(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				p, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: canary})
+				p, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: canary})
 				if gone {
 					require.ErrorContains(t, err, "no such vhost")
 					require.Empty(t, s.Sources())

@@ -65,7 +65,7 @@ func TestShutdown(t *testing.T) {
 
 		_, err = b.Client("live/" + canary).Publish(b.Ctx)
 		require.ErrorIs(b, err, syscall.ECONNREFUSED, "nobody listens")
-		_, err = b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: canary})
+		_, err = b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: canary})
 		require.ErrorIs(b, err, forward.ErrServerClosed)
 		_, theirs := forwardtest.Pipe()
 		require.ErrorIs(b, b.Server.ServeConn(b.Ctx, theirs), forward.ErrServerClosed)
@@ -155,16 +155,16 @@ func TestHooksOfRefusedRequests(t *testing.T) {
 		want   map[string]int
 	}{
 		"by OnConnect": {func(cfg *forward.Config, got *calls) {
-			cfg.Hooks.OnConnect = func(context.Context, *forward.ConnectRequest) error { return refusal }
+			cfg.Hooks.OnConnect = func(context.Context, *forward.Request) error { return refusal }
 		}, nil},
 		"by OnPublish": {func(cfg *forward.Config, got *calls) {
-			cfg.Hooks.OnPublish = func(context.Context, *forward.PublishRequest) error { return refusal }
+			cfg.Hooks.OnPublish = func(context.Context, *forward.Request) error { return refusal }
 		}, map[string]int{"connect": 1, "close": 1}},
 		"by the resolver": {func(cfg *forward.Config, got *calls) {
-			cfg.Resolver = forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { return nil, refusal })
+			cfg.Resolver = forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return nil, refusal })
 		}, map[string]int{"connect": 1, "publish": 1, "unpublish": 1, "close": 1}},
 		"by a panic of the resolver": {func(cfg *forward.Config, got *calls) {
-			cfg.Resolver = forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) { panic("p") })
+			cfg.Resolver = forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { panic("p") })
 		}, map[string]int{"connect": 1, "publish": 1, "unpublish": 1, "close": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestCloseWhileHooksDecide(t *testing.T) {
 			cfg := forward.Config{Hooks: got.Hooks()}
 			var decide chan struct{}
 			accept := cfg.Hooks.OnPublish
-			cfg.Hooks.OnPublish = func(ctx context.Context, req *forward.PublishRequest) error {
+			cfg.Hooks.OnPublish = func(ctx context.Context, req *forward.Request) error {
 				<-decide
 				return accept(ctx, req)
 			}
@@ -200,7 +200,7 @@ func TestCloseWhileHooksDecide(t *testing.T) {
 				decide = make(chan struct{})
 				inside := make(chan error, 1)
 				go func() {
-					_, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "in"})
+					_, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "in"})
 					inside <- err
 				}()
 				go b.Client("live/" + canary).Publish(b.Ctx)
@@ -227,14 +227,14 @@ func TestCloseWhileHooksDecide(t *testing.T) {
 // The context of hooks and resolver ends with the Server, also for a publisher
 // inside the process.
 func TestContextOfHooksEndsWithTheServer(t *testing.T) {
-	cfg := forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, error) {
+	cfg := forward.Config{Resolver: forward.ResolverFunc(func(ctx context.Context, _ *forward.Request) ([]forward.Destination, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})}
 	inBubble(t, cfg, func(b *bubble) {
 		inside := make(chan error, 1)
 		go func() {
-			_, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "in"})
+			_, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "in"})
 			inside <- err
 		}()
 		go b.Client("live/" + canary).Publish(b.Ctx)
@@ -251,7 +251,7 @@ func TestContextOfHooksEndsWithTheServer(t *testing.T) {
 func TestServeConnReturnsLast(t *testing.T) {
 	var hook chan struct{}
 	cfg := forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary), WriteTimeout: time.Hour, Hooks: forward.Hooks{
-		OnUnpublish: func(context.Context, *forward.PublishRequest) { <-hook },
+		OnUnpublish: func(context.Context, *forward.Request) { <-hook },
 	}}
 	inBubble(t, cfg, func(b *bubble) {
 		hook = make(chan struct{})
@@ -361,28 +361,28 @@ func TestPanicsOfTheHost(t *testing.T) {
 	}
 	for name, arm := range map[string]func(cfg *forward.Config){
 		"OnConnect": func(cfg *forward.Config) {
-			cfg.Hooks.OnConnect = func(_ context.Context, r *forward.ConnectRequest) error { boom("live/" + r.PageURL); return nil }
+			cfg.Hooks.OnConnect = func(_ context.Context, r *forward.Request) error { boom("live/" + r.PageURL); return nil }
 		},
 		"OnPublish": func(cfg *forward.Config) {
-			cfg.Hooks.OnPublish = func(_ context.Context, r *forward.PublishRequest) error { boom(r.Name()); return nil }
+			cfg.Hooks.OnPublish = func(_ context.Context, r *forward.Request) error { boom(r.Name()); return nil }
 		},
 		"OnUnpublish": func(cfg *forward.Config) {
-			cfg.Hooks.OnUnpublish = func(_ context.Context, r *forward.PublishRequest) { boom(r.Name()) }
+			cfg.Hooks.OnUnpublish = func(_ context.Context, r *forward.Request) { boom(r.Name()) }
 		},
 		"OnPlay": func(cfg *forward.Config) {
-			cfg.Hooks.OnPlay = func(_ context.Context, r *forward.PlayRequest) error { boom(r.Name()); return nil }
+			cfg.Hooks.OnPlay = func(_ context.Context, r *forward.Request) error { boom(r.Name()); return nil }
 		},
 		"OnStop": func(cfg *forward.Config) {
-			cfg.Hooks.OnStop = func(_ context.Context, r *forward.PlayRequest) { boom(r.Name()) }
+			cfg.Hooks.OnStop = func(_ context.Context, r *forward.Request) { boom(r.Name()) }
 		},
 		"OnClose": func(cfg *forward.Config) {
-			cfg.Hooks.OnClose = func(context.Context, *forward.ConnectRequest) { panic("boom") }
+			cfg.Hooks.OnClose = func(context.Context, *forward.Request, uint64, uint64) { panic("boom") }
 		},
 		"OnForward": func(cfg *forward.Config) {
 			cfg.Hooks.OnForward = func(*forward.Forwarder, forward.State, error) { panic("boom") }
 		},
 		"Resolver": func(cfg *forward.Config) {
-			cfg.Resolver = forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+			cfg.Resolver = forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 				boom(r.Name())
 				return nil, nil
 			})
@@ -393,7 +393,7 @@ func TestPanicsOfTheHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log bytes.Buffer
-			cfg := forward.Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil)), Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+			cfg := forward.Config{Logger: secretscan.Logger(slog.NewTextHandler(&log, nil)), Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 				if r.Stream == "ok" {
 					return nil, nil
 				}
@@ -403,7 +403,7 @@ func TestPanicsOfTheHost(t *testing.T) {
 			if name == "OnConnect" { // it does not know the stream
 				ok := cfg.Hooks.OnConnect
 				n := 0
-				cfg.Hooks.OnConnect = func(ctx context.Context, r *forward.ConnectRequest) error {
+				cfg.Hooks.OnConnect = func(ctx context.Context, r *forward.Request) error {
 					if n++; n <= 2 {
 						return nil
 					}
@@ -432,7 +432,7 @@ func TestPanicsOfTheHost(t *testing.T) {
 // A hanging hook delays only its client.
 func TestHooksThatHang(t *testing.T) {
 	hang := func(context.Context) { time.Sleep(time.Minute) }
-	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(ctx context.Context, r *forward.PublishRequest) error {
+	cfg := forward.Config{Hooks: forward.Hooks{OnPublish: func(ctx context.Context, r *forward.Request) error {
 		if r.Stream != "ok" {
 			hang(ctx)
 		}

@@ -24,7 +24,7 @@ func TestShutdownForwardsWhatHasArrived(t *testing.T) {
 				defer cancel()
 				d := forwardtest.NewDestination()
 				defer d.Close()
-				s := newServer(t, forward.Config{MergeWindow: window, PublishGrace: grace, Resolver: forward.ResolverFunc(func(_ context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+				s := newServer(t, forward.Config{MergeWindow: window, PublishGrace: grace, Resolver: forward.ResolverFunc(func(_ context.Context, req *forward.Request) ([]forward.Destination, error) {
 					return []forward.Destination{{URL: d.URL("live/" + req.Stream)}}, nil
 				})})
 				l, err := net.Listen("tcp", "127.0.0.1:0")

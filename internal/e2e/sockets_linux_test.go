@@ -457,7 +457,7 @@ func TestFault17_PublisherVanishes_Sockets(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	l := &noting{Listener: tcp}
-	lo := onListener(t, forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.PublishRequest) ([]forward.Destination, error) {
+	lo := onListener(t, forward.Config{Resolver: forward.ResolverFunc(func(_ context.Context, r *forward.Request) ([]forward.Destination, error) {
 		if r.Stream == "ok" {
 			return []forward.Destination{{URL: healthy.URL("live/key")}}, nil
 		}

@@ -20,7 +20,7 @@ func TestOnSource(t *testing.T) {
 	var first []forward.Message
 	accepted := false
 	inBubble(t, forward.Config{NoGOPCache: true, Takeover: true, Hooks: forward.Hooks{
-		OnPublish: func(context.Context, *forward.PublishRequest) error { accepted = true; return nil },
+		OnPublish: func(context.Context, *forward.Request) error { accepted = true; return nil },
 		OnSource: func(src *forward.Source) {
 			require.True(t, accepted)
 			live = append(live, src)

@@ -133,7 +133,7 @@ func TestPublishGraceEnds(t *testing.T) {
 	const grace = 20 * time.Second
 	cfg := forward.Config{
 		PublishGrace: grace, Resolver: forward.MustStatic("rtmp://a/live/" + canary),
-		Hooks: forward.Hooks{OnPublish: func(ctx context.Context, r *forward.PublishRequest) error {
+		Hooks: forward.Hooks{OnPublish: func(ctx context.Context, r *forward.Request) error {
 			if strings.Contains(r.Param, "decide") {
 				<-ctx.Done()
 			}
@@ -253,7 +253,7 @@ func TestFault20_Takeover(t *testing.T) {
 // A next publisher that never sends a keyframe leaves the stream as it is.
 func TestTakeoverWithoutKeyframe(t *testing.T) {
 	refused := errors.New("no")
-	hooks := forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+	hooks := forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error {
 		if r.Param == "?no" {
 			return refused
 		}
@@ -280,7 +280,7 @@ func TestTakeoverWithoutKeyframe(t *testing.T) {
 			p.Close()
 		},
 		"inside": func(b *bubble) {
-			p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+			p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 			require.NoError(b, err)
 			require.NoError(b, p.WriteTag(forward.TagVideo, 0, rtmptest.VideoHeader))
 			require.NoError(b, p.Close())
@@ -305,7 +305,7 @@ func TestTakeoverWithoutKeyframe(t *testing.T) {
 func TestTakeoverOfAStreamThatEnds(t *testing.T) {
 	var got calls
 	hooks := got.Hooks()
-	hooks.OnPublish = func(_ context.Context, r *forward.PublishRequest) error {
+	hooks.OnPublish = func(_ context.Context, r *forward.Request) error {
 		if r.Param == "?late" {
 			time.Sleep(time.Minute)
 		}
@@ -313,11 +313,11 @@ func TestTakeoverOfAStreamThatEnds(t *testing.T) {
 		return nil
 	}
 	inBubble(t, forward.Config{Hooks: hooks, Takeover: true}, func(b *bubble) {
-		first, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s"})
+		first, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
 		refused := make(chan error, 1)
 		go func() {
-			_, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: "s", Param: "?late"})
+			_, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: "s", Param: "?late"})
 			refused <- err
 		}()
 		synctest.Wait()
@@ -349,11 +349,11 @@ func TestTakeoverOfAPublisherThatLeaves(t *testing.T) {
 
 func TestTakeoverWithRawTimestamps(t *testing.T) {
 	s := newServer(t, forward.Config{Takeover: true, RawTimestamps: true, MergeWindow: -1})
-	first, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: canary})
+	first, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: canary})
 	require.NoError(t, err)
 	sub := first.Source().Subscribe(t.Context())
 	defer sub.Close()
-	second, err := s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: canary})
+	second, err := s.Publish(t.Context(), forward.Request{App: "live", Stream: canary})
 	require.NoError(t, err)
 	for _, w := range []struct {
 		by *forward.Publisher
@@ -411,7 +411,7 @@ func TestTakeoverInsideTheProcess(t *testing.T) {
 		s := newServer(t, forward.Config{Takeover: true, MergeWindow: -1, Dial: network.Dial})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		first, err := s.Publish(ctx, forward.PublishRequest{App: "live", Stream: canary})
+		first, err := s.Publish(ctx, forward.Request{App: "live", Stream: canary})
 		require.NoError(t, err)
 		src := first.Source()
 		sub := src.Subscribe(ctx)
@@ -422,10 +422,10 @@ func TestTakeoverInsideTheProcess(t *testing.T) {
 		require.NoError(t, first.WriteTag(forward.TagAudio, 40_010, audioHeader))
 		time.Sleep(time.Second)
 
-		second, err := s.Publish(ctx, forward.PublishRequest{App: "live", Stream: canary})
+		second, err := s.Publish(ctx, forward.Request{App: "live", Stream: canary})
 		require.NoError(t, err)
 		require.Same(t, src, second.Source())
-		_, err = s.Publish(ctx, forward.PublishRequest{App: "live", Stream: canary})
+		_, err = s.Publish(ctx, forward.Request{App: "live", Stream: canary})
 		require.ErrorIs(t, err, forward.ErrStreamBusy)
 		require.NoError(t, second.WriteTag(forward.TagAudio, 7, audioHeader))
 		require.NoError(t, first.WriteTag(forward.TagVideo, 41_000, key))

@@ -166,7 +166,7 @@ func (b *Bubble) FillUp(p *forward.Publisher, size, until, n int) {
 // PublishInProcess publishes a stream of the app live from inside the process.
 func (b *Bubble) PublishInProcess(name string) *forward.Publisher {
 	b.Helper()
-	p, err := b.Server.Publish(b.Ctx, forward.PublishRequest{App: "live", Stream: name})
+	p, err := b.Server.Publish(b.Ctx, forward.Request{App: "live", Stream: name})
 	require.NoError(b, err)
 	b.Cleanup(func() { p.Close() })
 	return p
@@ -211,11 +211,11 @@ func (b *Bubble) WaitResult(d time.Duration, result chan error) error {
 }
 
 // ServeAt runs another Server in the bubble's network and records who publishes to it.
-func (b *Bubble) ServeAt(address string, cfg forward.Config) (*forward.Server, *[]*forward.PublishRequest) {
+func (b *Bubble) ServeAt(address string, cfg forward.Config) (*forward.Server, *[]*forward.Request) {
 	b.Helper()
-	var asked []*forward.PublishRequest
+	var asked []*forward.Request
 	cfg.Dial, cfg.FirstMediaTimeout = b.Net.Dial, -1
-	cfg.Hooks.OnPublish = func(_ context.Context, req *forward.PublishRequest) error {
+	cfg.Hooks.OnPublish = func(_ context.Context, req *forward.Request) error {
 		asked = append(asked, req)
 		return nil
 	}

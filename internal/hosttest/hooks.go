@@ -43,11 +43,11 @@ func (c *Calls) Get() map[string]int {
 // Hooks returns hooks that accept everything and count their calls.
 func (c *Calls) Hooks() forward.Hooks {
 	return forward.Hooks{
-		OnConnect:   func(context.Context, *forward.ConnectRequest) error { c.Add("connect"); return nil },
-		OnPublish:   func(context.Context, *forward.PublishRequest) error { c.Add("publish"); return nil },
-		OnUnpublish: func(context.Context, *forward.PublishRequest) { c.Add("unpublish") },
-		OnPlay:      func(context.Context, *forward.PlayRequest) error { c.Add("play"); return nil },
-		OnStop:      func(context.Context, *forward.PlayRequest) { c.Add("stop") },
-		OnClose:     func(context.Context, *forward.ConnectRequest) { c.Add("close") },
+		OnConnect:   func(context.Context, *forward.Request) error { c.Add("connect"); return nil },
+		OnPublish:   func(context.Context, *forward.Request) error { c.Add("publish"); return nil },
+		OnUnpublish: func(context.Context, *forward.Request) { c.Add("unpublish") },
+		OnPlay:      func(context.Context, *forward.Request) error { c.Add("play"); return nil },
+		OnStop:      func(context.Context, *forward.Request) { c.Add("stop") },
+		OnClose:     func(context.Context, *forward.Request, uint64, uint64) { c.Add("close") },
 	}
 }

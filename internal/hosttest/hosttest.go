@@ -20,8 +20,8 @@ import (
 )
 
 // Request is a publish of live/livestream, as in SRS's documentation.
-func Request() *forward.PublishRequest {
-	return &forward.PublishRequest{
+func Request() *forward.Request {
+	return &forward.Request{
 		ServerID: "vid-k21d7y2", ClientID: "9o7g1330",
 		RemoteAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 50000},
 		Vhost:      forward.DefaultVhost, App: "live", Stream: "livestream",

@@ -21,13 +21,13 @@ type Resolver struct {
 }
 
 // ResolveDestinations returns the current answer.
-func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
 }
 
 // ResolveTTL returns the current answer.
-func (r *Resolver) ResolveTTL(ctx context.Context, _ *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (r *Resolver) ResolveTTL(ctx context.Context, _ *forward.Request) ([]forward.Destination, time.Duration, error) {
 	r.mu.Lock()
 	r.asked++
 	if forward.IsRefresh(ctx) {

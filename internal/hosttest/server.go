@@ -93,7 +93,7 @@ func DialTo(s *forward.Server) func(context.Context, string, string) (net.Conn, 
 // Publish publishes a stream that is closed when the test ends.
 func Publish(t testing.TB, s *forward.Server, app, stream string) *forward.Publisher {
 	t.Helper()
-	p, err := s.Publish(t.Context(), forward.PublishRequest{App: app, Stream: stream, Param: "?token=" + secretscan.Canary})
+	p, err := s.Publish(t.Context(), forward.Request{App: app, Stream: stream, Param: "?token=" + secretscan.Canary})
 	require.NoError(t, err)
 	t.Cleanup(func() { p.Close() })
 	return p

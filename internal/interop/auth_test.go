@@ -63,7 +63,7 @@ var askedPublishers = []askedPublisher{
 func forwardAsked(t *testing.T, c *clip, addr, stream, password string) error {
 	refused := make(chan error, 1)
 	s := newServer(t, forward.Config{
-		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			return []forward.Destination{{
 				URL: "rtmp://" + addr + "/live", StreamKey: forward.Secret(stream), User: user, Password: forward.Secret(password),
 			}}, nil
@@ -123,7 +123,7 @@ func testPasswords(t *testing.T, c *clip, method forward.AuthMethod, role string
 	t.Cleanup(cancel)
 	w := &world{t: t, c: c, ctx: ctx}
 	w.slave = newServer(t, forward.Config{PublishAuth: passwords, PublishAuthMethod: method, Hooks: forward.Hooks{
-		OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		OnPublish: func(_ context.Context, req *forward.Request) error {
 			if req.User != user || strings.HasPrefix(req.Stream, "wrong") {
 				wrong.Add(1)
 			}

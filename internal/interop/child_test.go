@@ -58,7 +58,7 @@ func pushTo(ctx context.Context, n int, addr string) error {
 	}
 	s := forward.NewServer(forward.Config{Resolver: forward.MustStatic(urls...)})
 	defer s.Close()
-	p, err := s.Publish(ctx, forward.PublishRequest{App: "live", Stream: "cam"})
+	p, err := s.Publish(ctx, forward.Request{App: "live", Stream: "cam"})
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func TestFaults(t *testing.T) {
 	c := bigKeyframes(t)
 	slave := newServer(t, forward.Config{})
 	denying := newServer(t, forward.Config{Hooks: forward.Hooks{
-		OnPublish: func(context.Context, *forward.PublishRequest) error { return errors.New("wrong key") },
+		OnPublish: func(context.Context, *forward.Request) error { return errors.New("wrong key") },
 	}})
 	killed, stopped, refusing := newNginx(t, ""), newNginx(t, ""), newNginx(t, "")
 	killedTap, stoppedTap := newTap(t, killed.addr), newTap(t, stopped.addr)
@@ -45,7 +45,7 @@ func TestFaults(t *testing.T) {
 			Min: 100 * time.Millisecond, Max: 500 * time.Millisecond,
 			RefusedMin: 200 * time.Millisecond, RefusedMax: 500 * time.Millisecond,
 		},
-		Resolver: forward.ResolverFunc(func(context.Context, *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
 			var out []forward.Destination
 			for _, u := range urls {
 				out = append(out, forward.Destination{URL: u, StreamKey: "cam", SetupTimeout: time.Second})
@@ -163,7 +163,7 @@ func newEncoder(t *testing.T, s *server, c *clip) *encoder {
 	e := &encoder{t: t, c: c}
 	e.ctx, e.cancel = context.WithCancel(t.Context())
 	var err error
-	e.p, err = s.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "cam"})
+	e.p, err = s.Publish(t.Context(), forward.Request{App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		e.cancel()

@@ -165,7 +165,7 @@ func newWorld(t *testing.T, c *clip) *world {
 	inside := forward.MustStatic(append(to, w.startReceivers()...)...)
 	others := forward.MustStatic(w.slave.addr)
 	w.master = newServer(t, forward.Config{
-		Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+		Resolver: forward.ResolverFunc(func(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 			if req.Stream == "inside" {
 				return inside.ResolveDestinations(ctx, req)
 			}

@@ -103,7 +103,7 @@ func obsStreams(t *testing.T, display, encoder, role string, c *clip) error {
 		RawTimestamps: true,
 		Resolver:      forward.MustStatic(slave.addr),
 		PublishAuth:   auth, PublishAuthMethod: method,
-		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.PublishRequest) error {
+		Hooks: forward.Hooks{OnPublish: func(_ context.Context, req *forward.Request) error {
 			if req.Param != "?token=a&b=/c" {
 				return errors.New("another token")
 			}

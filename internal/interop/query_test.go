@@ -20,7 +20,7 @@ func TestQueryHoweverCut(t *testing.T) {
 	type published struct{ app, stream, param string }
 	var mu sync.Mutex
 	asked := map[string][]published{} // with a vhost
-	s := serve(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.PublishRequest) error {
+	s := serve(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(_ context.Context, r *forward.Request) error {
 		mu.Lock()
 		defer mu.Unlock()
 		asked[r.Vhost] = append(asked[r.Vhost], published{r.App, r.Stream, r.Param})

@@ -45,7 +45,7 @@ func serve(t testing.TB, cfg forward.Config) *server {
 	s := &server{addr: l.Addr().String()}
 	var log buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cfg.Hooks.OnPlay = func(context.Context, *forward.PlayRequest) error {
+	cfg.Hooks.OnPlay = func(context.Context, *forward.Request) error {
 		s.plays.Add(1)
 		return nil
 	}
@@ -70,7 +70,7 @@ func (s *server) url(name string) string { return "rtmp://" + s.addr + "/" + nam
 func (s *server) publish(t testing.TB, stream string, c *clip, ready func(), at func(ms uint32)) error {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	p, err := s.Publish(ctx, forward.PublishRequest{App: "live", Stream: stream})
+	p, err := s.Publish(ctx, forward.Request{App: "live", Stream: stream})
 	if err != nil {
 		return err
 	}

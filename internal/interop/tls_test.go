@@ -288,7 +288,7 @@ func TestRefusedCertificate(t *testing.T) {
 	needAll(t)
 	c := h264aac(t)
 	var published atomic.Int64
-	s := newServer(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.PublishRequest) error {
+	s := newServer(t, forward.Config{Hooks: forward.Hooks{OnPublish: func(context.Context, *forward.Request) error {
 		published.Add(1)
 		return nil
 	}}})
@@ -317,7 +317,7 @@ func TestRefusedCertificate(t *testing.T) {
 	}
 
 	from := newServer(t, forward.Config{Resolver: forward.MustStatic("rtmps://" + addr + "/live")})
-	p, err := from.Publish(t.Context(), forward.PublishRequest{App: "live", Stream: "cam"})
+	p, err := from.Publish(t.Context(), forward.Request{App: "live", Stream: "cam"})
 	require.NoError(t, err)
 	defer p.Close()
 	f := p.Source().Forwarders()[0]

@@ -115,7 +115,7 @@ func TestResolverOfAHost(t *testing.T) {
 func TestResolverOfAHostDoesNotTrustThePublisher(t *testing.T) {
 	b := &backend{status: 200, urls: []string{"rtmp://10.0.0.7/live/s", "rtmp://10.0.0.8/live/s"}}
 	r := &Resolver{URL: "http://backend.example/", Client: b.client(t)}
-	ds, err := r.ResolveDestinations(t.Context(), &forward.PublishRequest{
+	ds, err := r.ResolveDestinations(t.Context(), &forward.Request{
 		ClientID: "c", Vhost: forward.DefaultVhost, App: "live", Stream: "s", Param: "?to=10.0.0.7",
 	})
 	require.NoError(t, err)

@@ -39,13 +39,13 @@ type Resolver struct {
 var _ forward.TTLResolver = (*Resolver)(nil)
 
 // ResolveDestinations is ResolveTTL without the TTL.
-func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (r *Resolver) ResolveDestinations(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	ds, _, err := r.ResolveTTL(ctx, req)
 	return ds, err
 }
 
 // ResolveTTL asks the backend.
-func (r *Resolver) ResolveTTL(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (r *Resolver) ResolveTTL(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	r.once.Do(func() { r.turns, r.last = make(chan struct{}, maxQuestions), make(map[string][]forward.Destination) })
 	select {
 	case r.turns <- struct{}{}:
@@ -97,7 +97,7 @@ type reply struct {
 	TTL  float64  `json:"ttl"` // seconds
 }
 
-func (r *Resolver) ask(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, time.Duration, error) {
+func (r *Resolver) ask(ctx context.Context, req *forward.Request) ([]forward.Destination, time.Duration, error) {
 	body, err := json.Marshal(question{
 		req.ServerID, req.ClientID, req.ID(), req.IP(), req.User, req.Vhost, req.App, req.Stream,
 		req.Param, req.TcURL, req.PageURL, req.Hops,
@@ -138,7 +138,7 @@ func (r *Resolver) ask(ctx context.Context, req *forward.PublishRequest) ([]forw
 }
 
 // saidBy reports whether the publisher may have named the host of a URL.
-func saidBy(req *forward.PublishRequest, to string) bool {
+func saidBy(req *forward.Request, to string) bool {
 	u, err := url.Parse(to)
 	if err != nil || u.Hostname() == "" {
 		return true

@@ -81,9 +81,9 @@ func New(o Options) (*Soak, error) {
 		WriteTimeout:    30 * time.Second, // longer than MaxLatency, so that slow receivers skip, too
 		MemoryBudget:    256 << 20,
 		Hooks: forward.Hooks{
-			OnConnect: func(ctx context.Context, _ *forward.ConnectRequest) error { return s.hook(ctx) },
-			OnPublish: func(ctx context.Context, _ *forward.PublishRequest) error { return s.hook(ctx) },
-			OnPlay:    func(ctx context.Context, _ *forward.PlayRequest) error { return s.hook(ctx) },
+			OnConnect: func(ctx context.Context, _ *forward.Request) error { return s.hook(ctx) },
+			OnPublish: func(ctx context.Context, _ *forward.Request) error { return s.hook(ctx) },
+			OnPlay:    func(ctx context.Context, _ *forward.Request) error { return s.hook(ctx) },
 		},
 	})
 	l, err := o.Network.Listen(serverAddr)
@@ -395,7 +395,7 @@ func (s *Soak) hook(ctx context.Context) error {
 }
 
 // resolve returns two of the destinations, different ones each time.
-func (s *Soak) resolve(ctx context.Context, req *forward.PublishRequest) ([]forward.Destination, error) {
+func (s *Soak) resolve(ctx context.Context, req *forward.Request) ([]forward.Destination, error) {
 	switch s.draw(2) {
 	case 1:
 		return nil, errFault
