@@ -12,11 +12,14 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// keys are the tokens of operators. They may change while requests are admitted.
+// keys are the tokens of operators, and the sessions that began with them. Tokens may
+// change while requests are admitted.
 type keys struct {
-	tokens atomic.Pointer[[]forward.Secret]
+	tokens   atomic.Pointer[[]forward.Secret]
+	sessions *sessions // nil: there are none
 }
 
+// set replaces the tokens. Sessions of those that are gone are no longer valid.
 func (k *keys) set(tokens []forward.Secret) {
 	tokens = slices.Clone(tokens)
 	k.tokens.Store(&tokens)
@@ -31,21 +34,39 @@ func checkTokens(tokens []forward.Secret) error {
 
 // admit returns a *failure unless the request brings the credential of an operator.
 func (k *keys) admit(w http.ResponseWriter, r *http.Request) error {
-	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	ok := 0
-	for _, t := range *k.tokens.Load() {
-		ok |= constantTimeEqual(strings.TrimSpace(given), string(t))
-	}
-	if ok == 1 && strings.EqualFold(scheme, "Bearer") {
+	if k.isOperator(r) {
 		return nil
 	}
 	w.Header().Set("WWW-Authenticate", "Bearer")
 	return &failure{"unauthorized", "A valid bearer token is needed."}
 }
 
+// isOperator reports whether a request has a token or, without one, a session.
+func (k *keys) isOperator(r *http.Request) bool {
+	auth := r.Header.Get("Authorization")
+	if auth == "" {
+		return k.hasSession(r)
+	}
+	scheme, given, _ := strings.Cut(auth, " ")
+	return k.isToken(strings.TrimSpace(given)) && strings.EqualFold(scheme, "Bearer")
+}
+
+// isToken reports whether a text is one of the tokens.
+func (k *keys) isToken(given string) bool {
+	ok := 0
+	for _, t := range *k.tokens.Load() {
+		ok |= constantTimeEqual(given, string(t))
+	}
+	return ok == 1
+}
+
 // constantTimeEqual is 1 if a and b are equal. Hashing makes their lengths equal, so
 // that the time reveals neither content nor length.
 func constantTimeEqual(a, b string) int {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:])
+	return constantTimeEqualHash(sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b)))
+}
+
+// constantTimeEqualHash is 1 if a and b are equal.
+func constantTimeEqualHash(a, b [sha256.Size]byte) int {
+	return subtle.ConstantTimeCompare(a[:], b[:])
 }

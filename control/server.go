@@ -33,10 +33,11 @@ const (
 type Credential int
 
 const (
-	// RequireToken makes the Server answer 401 unless the request brings one of
-	// Options.Tokens.
+	// RequireToken makes the Server answer 401 unless the request has an operator's
+	// credential: one of Options.Tokens, or the cookie of a session.
 	RequireToken Credential = iota
-	// HandlerDecides leaves it to the handler to authorize each request.
+	// HandlerDecides leaves it to the handler to authorize each request, for example
+	// with Server.IsOperator.
 	HandlerDecides
 )
 
@@ -60,10 +61,22 @@ type ServerOptions struct {
 //	GET /healthz      200 for as long as it serves
 //	GET /readyz       200 while the forward.Server accepts connections from all its
 //	                  listeners, else 503: from the beginning of its Shutdown on
+//	POST /session     begins the session of a browser, for one of Options.Tokens
+//	DELETE /session   ends it
 //	/control/…        Handler
 //
 // and what is added with Handle. Only /healthz and /readyz are answered without a
-// credential. It refuses requests that other sites make a browser send, and limits
+// credential.
+//
+// POST /session takes {"token":"…"} or a form with token. It answers 204 to JSON and
+// 303 to a form, with the cookie of a session, which is valid for 12 hours wherever a
+// token is. It answers 401 to a wrong token, and 429 to an address after 5 of them within
+// a minute. The cookie is HttpOnly and SameSite=Strict, and Secure if the page came over
+// TLS; it counts only in requests that come from a page of the Server itself. There
+// are 64 sessions at most: another one ends the oldest. A session also ends when its token
+// is replaced, and with the process.
+//
+// It refuses requests that other sites make a browser send, and limits
 // connections, times and sizes. It does not use TLS: listen on a private address, or
 // put a proxy in front of it. Its methods are safe for concurrent use.
 type Server struct {
@@ -75,6 +88,7 @@ type Server struct {
 	origins   *http.CrossOriginProtection
 	mux       *http.ServeMux
 	http      http.Server
+	log       *slog.Logger
 	cancel    context.CancelFunc // of the contexts of requests
 
 	mu    sync.Mutex
@@ -102,8 +116,8 @@ func NewServer(srv *forward.Server, o ServerOptions) (*Server, error) {
 		o.Logger = srv.Logger()
 	}
 	s := &Server{
-		srv: srv, listeners: max(o.Listeners, 1), keys: new(keys), origins: http.NewCrossOriginProtection(),
-		mux: http.NewServeMux(), own: make(map[string]bool),
+		srv: srv, listeners: max(o.Listeners, 1), keys: &keys{sessions: new(sessions)}, origins: http.NewCrossOriginProtection(),
+		mux: http.NewServeMux(), own: make(map[string]bool), log: o.Logger,
 	}
 	s.idle = sync.NewCond(&s.mu)
 	s.set(o)
@@ -117,6 +131,7 @@ func NewServer(srv *forward.Server, o ServerOptions) (*Server, error) {
 	s.Handle("/", RequireToken, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		write(w, http.StatusNotFound, notFound("There is nothing at this path."))
 	}))
+	s.Handle("/session", HandlerDecides, http.HandlerFunc(s.serveSession))
 	s.Handle("/control/", RequireToken, http.StripPrefix("/control", newHandler(srv, o.Options, s.keys)))
 	return s, nil
 }
@@ -150,6 +165,11 @@ func (s *Server) Handle(pattern string, c Credential, h http.Handler) {
 	s.mu.Unlock()
 	s.mux.Handle(pattern, h)
 }
+
+// IsOperator reports whether a request has an operator's credential: one of the tokens,
+// or the cookie of a session. It is for handlers with HandlerDecides; the Server has
+// checked the Host and the origin of their requests.
+func (s *Server) IsOperator(r *http.Request) bool { return s.keys.isOperator(r) }
 
 // Serve serves on l, as the Serve of net/http does, until Shutdown or Close.
 func (s *Server) Serve(l net.Listener) error { return s.http.Serve(l) }
