@@ -8,9 +8,9 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
-	"github.com/rtmp-forward/forward/internal/sys"
 	"github.com/rtmp-forward/forward/internal/upstream"
 )
 
@@ -64,34 +64,38 @@ func (d Destination) origin() origin {
 	return fromHost
 }
 
-// checkAddr returns why a destination from outside must not have an address, or nil.
-func (s *Server) checkAddr(addr netip.AddrPort) error { return s.check(fromOutside, addr) }
+// addressRules say which addresses destinations of an origin may have.
+type addressRules struct {
+	from origin
+	cfg  *atomic.Pointer[Config]
+	own  func(ip netip.Addr, port uint16) bool // whether the Server listens there
+}
 
 // check returns why a destination must not have an address, or nil. It also checks an
 // IPv4 address embedded in an IPv6 one. The order matters: no setting allows our own
 // listeners.
-func (s *Server) check(from origin, addr netip.AddrPort) error {
+func (r addressRules) check(addr netip.AddrPort) error {
 	ip := addr.Addr().Unmap().WithZone("")
 	refused := &AddressError{Addr: netip.AddrPortFrom(ip, addr.Port())}
 	embedded, sure := upstream.EmbeddedIPv4(ip)
 	for i, a := range append([]netip.Addr{ip}, embedded...) {
-		if s.listensAt(a, addr.Port()) && (i == 0 || !a.IsUnspecified()) {
+		if r.own(a, addr.Port()) && (i == 0 || !a.IsUnspecified()) {
 			refused.reason = "this server listens there itself"
 			return refused
 		}
 	}
-	cfg := s.cfg.Load()
-	if from == fromOutside && !cfg.allowsPort(addr.Port()) {
+	cfg := r.cfg.Load()
+	if r.from == fromOutside && !cfg.allowsPort(addr.Port()) {
 		refused.reason = fmt.Sprintf("port %d%s", addr.Port(), badPort)
 		return refused
 	}
 	for i, a := range append([]netip.Addr{ip}, embedded...) {
-		r, special := upstream.SpecialRange(a)
+		special, ok := upstream.SpecialRange(a)
 		switch {
-		case !special:
-		case !r.Explicit() && (from != fromOutside || i > 0 && !sure):
-		case !cfg.allowsAddr(a, r):
-			refused.reason, refused.Allow = string(r.Kind), netip.PrefixFrom(a, a.BitLen())
+		case !ok:
+		case !special.Explicit() && (r.from != fromOutside || i > 0 && !sure):
+		case !cfg.allowsAddr(a, special):
+			refused.reason, refused.Allow = string(special.Kind), netip.PrefixFrom(a, a.BitLen())
 			return refused
 		}
 	}
@@ -120,37 +124,16 @@ func unmapped(p netip.Prefix) netip.Prefix {
 	return p
 }
 
-// listensAt reports whether one of the Server's listeners accepts connections to that
-// address.
-func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
-	var anywhere bool
-	s.mu.Lock()
-	for l := range s.listeners {
-		t, ok := l.addr.(*net.TCPAddr)
-		if !ok || t.AddrPort().Port() != port {
-			continue
-		}
-		at := t.AddrPort().Addr().Unmap().WithZone("")
-		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // the system connects 0.0.0.0 to loopback
-			s.mu.Unlock()
-			return true
-		}
-		anywhere = anywhere || at.IsUnspecified()
-	}
-	s.mu.Unlock()
-	return anywhere && sys.IsOurs(ip)
-}
-
-// guarded restricts dial, or an upstream.Dialer if it is nil, to addresses that check
+// restrict restricts dial, or an upstream.Dialer if it is nil, to addresses that check
 // allows. An upstream.Dialer checks each address that it tries, after name resolution,
 // except those that the host itself names. Another dialer hides its addresses: an
 // address in the URL is checked before the call, and the address that it has connected
 // to before anything is sent.
-func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
+func (r addressRules) restrict(dial dialFunc) dialFunc {
 	switch {
-	case from == fromHost && dial == nil:
+	case r.from == fromHost && dial == nil:
 		return upstream.NewDialer(nil).DialContext
-	case from == fromHost:
+	case r.from == fromHost:
 		return dial
 	case dial == nil:
 		return withoutOp(upstream.NewDialer(func(_, address string, _ syscall.RawConn) error {
@@ -158,16 +141,16 @@ func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
 			if err != nil {
 				return err
 			}
-			return s.check(from, addr)
+			return r.check(addr)
 		}).DialContext)
 	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		_, port, _ := net.SplitHostPort(address)
 		if addr, err := netip.ParseAddrPort(address); err == nil {
-			if err := s.check(from, addr); err != nil {
+			if err := r.check(addr); err != nil {
 				return nil, err
 			}
-		} else if p, err := strconv.ParseUint(port, 10, 16); from == fromOutside && (err != nil || !s.cfg.Load().allowsPort(uint16(p))) {
+		} else if p, err := strconv.ParseUint(port, 10, 16); r.from == fromOutside && (err != nil || !r.cfg.Load().allowsPort(uint16(p))) {
 			return nil, &AddressError{reason: "port " + port + badPort}
 		}
 		nc, err := dial(ctx, network, address)
@@ -175,7 +158,7 @@ func (s *Server) guarded(from origin, dial dialFunc) dialFunc {
 			return nil, err
 		}
 		if t, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-			if err := s.check(from, t.AddrPort()); err != nil {
+			if err := r.check(t.AddrPort()); err != nil {
 				nc.Close()
 				return nil, err
 			}

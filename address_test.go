@@ -62,7 +62,7 @@ func TestUntrustedAddresses(t *testing.T) {
 	} {
 		s := newServer(t, Config{AllowNetworks: row.allow})
 		for text := range strings.FieldsSeq(row.addrs) {
-			err := s.checkAddr(netip.AddrPortFrom(netip.MustParseAddr(text), 1935))
+			err := s.addressRules(fromOutside).check(netip.AddrPortFrom(netip.MustParseAddr(text), 1935))
 			if row.want == "" {
 				require.NoError(t, err, text)
 				continue
@@ -101,7 +101,7 @@ func TestUntrustedEmbeddedAddresses(t *testing.T) {
 	} {
 		ip := netip.MustParseAddr(text)
 		var refused *AddressError
-		require.ErrorAs(t, s.checkAddr(netip.AddrPortFrom(ip, 1935)), &refused, text)
+		require.ErrorAs(t, s.addressRules(fromOutside).check(netip.AddrPortFrom(ip, 1935)), &refused, text)
 		require.Equal(t, allow, refused.Allow.String(), text)
 		require.Equal(t, ip, refused.Addr.Addr(), text)
 	}
@@ -118,7 +118,7 @@ func TestWhereTheOperatorMayLead(t *testing.T) {
 		s := newServer(t, Config{AllowNetworks: allow})
 		require.NoError(t, s.addListener(&servedListener{Listener: l, addr: l.Addr()})) // as Serve does
 		return func(from origin, text string, port uint16) error {
-			return s.check(from, netip.AddrPortFrom(netip.MustParseAddr(text), port))
+			return s.addressRules(from).check(netip.AddrPortFrom(netip.MustParseAddr(text), port))
 		}
 	}
 	plain := check()
@@ -152,14 +152,14 @@ func TestUntrustedPorts(t *testing.T) {
 	s := newServer(t, Config{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}})
 	more := newServer(t, Config{AllowPorts: []uint16{80, 1}})
 	for port, ok := range map[uint16]bool{0: false, 1: true, 22: false, 80: true, 81: false, 443: true, 1935: true} {
-		err := more.checkAddr(netip.AddrPortFrom(netip.MustParseAddr("1.1.1.1"), port))
+		err := more.addressRules(fromOutside).check(netip.AddrPortFrom(netip.MustParseAddr("1.1.1.1"), port))
 		require.Equal(t, ok, err == nil, "%d %v", port, err)
 	}
-	require.ErrorContains(t, more.checkAddr(netip.MustParseAddrPort("10.0.0.1:80")), "a private address", "a port allows no address")
+	require.ErrorContains(t, more.addressRules(fromOutside).check(netip.MustParseAddrPort("10.0.0.1:80")), "a private address", "a port allows no address")
 	for port, ok := range map[uint16]bool{
 		0: false, 1: false, 22: false, 442: false, 443: true, 444: false, 1023: false, 1024: true, 1935: true, 65535: true,
 	} {
-		err := s.checkAddr(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), port))
+		err := s.addressRules(fromOutside).check(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), port))
 		require.Equal(t, ok, err == nil, "%d %v", port, err)
 	}
 }
@@ -190,7 +190,7 @@ func TestUntrustedNeverOwnListener(t *testing.T) {
 		{"0.0.0.0", anyAddr, false},
 		{"192.0.2.7", anyAddr, true},
 	} {
-		err := s.checkAddr(netip.AddrPortFrom(netip.MustParseAddr(row.ip), row.port))
+		err := s.addressRules(fromOutside).check(netip.AddrPortFrom(netip.MustParseAddr(row.ip), row.port))
 		require.Equal(t, row.ok, err == nil, "%v %v", row, err)
 		if !row.ok {
 			require.ErrorContains(t, err, "this server listens there itself")
@@ -201,7 +201,7 @@ func TestUntrustedNeverOwnListener(t *testing.T) {
 	for _, a := range addrs {
 		ip, ok := netip.AddrFromSlice(a.(*net.IPNet).IP)
 		require.True(t, ok)
-		require.Error(t, s.checkAddr(netip.AddrPortFrom(ip, anyAddr)), ip)
+		require.Error(t, s.addressRules(fromOutside).check(netip.AddrPortFrom(ip, anyAddr)), ip)
 	}
 }
 
@@ -209,7 +209,7 @@ func TestUntrustedNeverOwnListener(t *testing.T) {
 // one was refused.
 func TestUntrustedErrors(t *testing.T) {
 	s := newServer(t, Config{})
-	_, err := s.guarded(fromOutside, nil)(t.Context(), "tcp", "localhost:1935")
+	_, err := s.addressRules(fromOutside).restrict(nil)(t.Context(), "tcp", "localhost:1935")
 	var refused *AddressError
 	require.ErrorAs(t, err, &refused)
 	require.True(t, refused.Addr.Addr().IsLoopback())

@@ -109,7 +109,7 @@ func (s *Source) tellChanges() {
 			s.emit(Event{Kind: EventCodec, VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec})
 			s.srv.log.Info("codec changed", "source", s.req.logName(), "video", st.VideoCodec, "audio", st.AudioCodec)
 			if f := s.cfg.Hooks.OnCodecChange; f != nil {
-				s.srv.guard("OnCodecChange", func() error { f(s); return nil })
+				s.srv.calls.do("OnCodecChange", func() error { f(s); return nil })
 			}
 			select {
 			case <-s.publishing.Done():

@@ -111,7 +111,7 @@ func (c *conn) asking() (ctx context.Context, done func()) {
 func (c *conn) ask(what string, f func(context.Context) error) error {
 	ctx, done := c.asking()
 	defer done()
-	return orGone(ctx, c.srv.guard(what, func() error { return f(ctx) }))
+	return orGone(ctx, c.srv.calls.do(what, func() error { return f(ctx) }))
 }
 
 // askPublish asks the host whether to accept a publish.
@@ -141,7 +141,7 @@ func (c *conn) authenticate(m *rtmp.Connect) error {
 		return nil
 	}
 	method := string(c.srv.cfg.Load().PublishAuthMethod)
-	err := c.srv.guard("PublishAuth", func() (err error) {
+	err := c.srv.calls.do("PublishAuth", func() (err error) {
 		c.user, err = c.srv.auth.Check(method, m.App, auth)
 		return err
 	})
@@ -251,3 +251,20 @@ func (c *conn) Unpublish(streamID uint32, lost bool) {
 		c.ended = append(slices.DeleteFunc(c.ended, (*Source).isDone), p.src)
 	}
 }
+
+// goneError says that a client left while the host was deciding about it, and why.
+type goneError struct{ error }
+
+func (e goneError) Unwrap() error { return e.error }
+
+// orGone returns the goneError that has ended ctx, a context of asking, or else err: a
+// client that has left was not refused.
+func orGone(ctx context.Context, err error) error {
+	var gone goneError
+	if err != nil && errors.As(context.Cause(ctx), &gone) {
+		return gone
+	}
+	return err
+}
+
+var errNoUser = errors.New("not authenticated")

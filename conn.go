@@ -253,7 +253,7 @@ func (c *conn) end(err error) {
 	c.tellStop()
 	if f := c.onClose; f != nil {
 		sent, received := c.out.Counters().Bytes, c.rt.Received()
-		s.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, c.hooked, sent, received) })
+		s.calls.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, c.hooked, sent, received) })
 	}
 	for _, src := range c.ended {
 		<-src.done
@@ -533,3 +533,12 @@ func (c *conn) settle() {
 		c.rt.Stop(id)
 	}
 }
+
+// errGoexit is the error of a connection whose code, the host's, ended its goroutine.
+var errGoexit = errors.New("forward: the connection has ended its goroutine")
+
+// errEvicted is the error of a connection that was ended by evict.
+var errEvicted = fmt.Errorf("%w: of the connections without an accepted publish it held the most memory for unfinished messages", ErrLimit)
+
+// lingerTime is how long a client has to read why it was refused.
+const lingerTime = time.Second

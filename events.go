@@ -161,17 +161,9 @@ func (e *events) close() {
 	e.wakeLocked()
 }
 
-// Events returns the events from the call on, in their order, until ctx ends or the
-// Server has ended and everything is read. Each call has a reader of its own, which may
-// be ranged over once. A reader that falls behind by more than 1024 events misses the
-// oldest, of which EventMissed tells; nobody waits for it. Without readers events cost
-// nothing.
-//
-// A stream's events begin with EventPublish and end with EventUnpublish; those of a
-// destination are in the order of its states.
-func (s *Server) Events(ctx context.Context) iter.Seq[Event] {
+// read is Server.Events.
+func (e *events) read(ctx context.Context) iter.Seq[Event] {
 	ctx = orBackground(ctx)
-	e := &s.events
 	wake := make(chan struct{}, 1)
 	e.mu.Lock()
 	if e.kept == nil {

@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
-	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -18,6 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
+	"github.com/rtmp-forward/forward/internal/joy"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
@@ -99,7 +99,45 @@ func NewServer(cfg Config) *Server {
 		return string(secret), ok
 	})
 	s.ctx, s.cancel = context.WithCancel(withLog(context.Background(), s.log))
+	s.calls = calls{ctx: s.ctx, notices: s.notices, what: make(map[string]*call)}
 	return s
+}
+
+// Publish publishes a stream from inside the process. It is treated like an encoder's
+// publish: hooks and the resolver decide, and the name must be free. req must have App
+// and Stream. Publish sets ServerID, and Vhost and ClientID if they are empty. Vhost is
+// not case-sensitive and need not be in Config.Vhosts. Set Hops for a stream that comes
+// from another Server. The stream ends with Close, with ctx, or with the Server.
+//
+// Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or the
+// error of a hook or the resolver.
+func (s *Server) Publish(ctx context.Context, req Request) (*Publisher, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	def(&req.ClientID, randomID())
+	req.ServerID = s.id
+	def(&req.Vhost, DefaultVhost)
+	if err := checkRequest(&req); err != nil {
+		return nil, err
+	}
+	cfg := s.cfg.Load()
+	req.Vhost = cfg.vhostName(req.Vhost)
+	if err := checkHops(req.Hops, s.id); err != nil {
+		return nil, err
+	}
+	p := new(Publisher)
+	p.ctx, p.cancel = context.WithCancelCause(orBackground(ctx))
+	pub, err := s.publish(p.ctx, cfg, &req)
+	if err != nil {
+		p.cancel(err)
+		return nil, err
+	}
+	p.shown, p.pub = pub.src.shown, pub
+	p.enc = joy.NewEncoder(p.write)
+	pub.begin(p)
+	context.AfterFunc(p.ctx, func() { pub.leave(false) })
+	return p, nil
 }
 
 // Source returns a live stream by its name (see Request.Name): "live/cam",
@@ -131,8 +169,119 @@ func (s *Server) Sources() []*Source {
 	return out
 }
 
+// Stats returns a snapshot.
+func (s *Server) Stats() ServerStats {
+	s.mu.Lock()
+	memory := s.memory.Load()
+	st := ServerStats{
+		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, States: make(map[State]int),
+		Buffered: memory.Used(), MemoryBudget: max(memory.Limit(), 0),
+		Publishes: s.publishes, Plays: s.plays,
+		ReceivedBytes: s.ended.bytes, ReceivedMessages: s.ended.messages,
+		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
+	}
+	st.Sent.addAll(s.ended.sent)
+	for _, a := range s.audiences {
+		st.Players += a.players
+	}
+	known := slices.Collect(maps.Keys(s.known))
+	s.mu.Unlock()
+	for _, src := range known {
+		st.ReceivedBytes += src.bytes.Load()
+		st.ReceivedMessages += src.messages.Load()
+		st.Sent.addAll(src.totals())
+		src.addStates(st.States)
+	}
+	st.Latency, st.FirstKeyframe = durations(&s.pool.Latency), durations(&s.pool.FirstPicture)
+	st.Calls = s.calls.stats()
+	return st
+}
+
+// Events returns the events from the call on, in their order, until ctx ends or the
+// Server has ended and everything is read. Each call has a reader of its own, which may
+// be ranged over once. A reader that falls behind by more than 1024 events misses the
+// oldest, of which EventMissed tells; nobody waits for it. Without readers events cost
+// nothing.
+//
+// A stream's events begin with EventPublish and end with EventUnpublish; those of a
+// destination are in the order of its states.
+func (s *Server) Events(ctx context.Context) iter.Seq[Event] {
+	return s.events.read(ctx)
+}
+
 // Logger returns Config.Logger, or its default. It may be called from anywhere.
 func (s *Server) Logger() *slog.Logger { return s.log }
+
+// Reload replaces the Server's Config for connections, publishes and plays that begin
+// from now on. If cfg is not valid, Reload returns the error of Validate and changes
+// nothing.
+//
+// A live stream keeps the Config that it began with, and the end of a client is reported
+// to the Hooks that have accepted it. Only the destinations of live streams change: if the
+// RefreshInterval or the Resolver of its vhost differs, a stream is refreshed as by
+// Source.Refresh. Reload does not wait for that. Destinations that are still in the
+// answer are not disturbed. If the new Resolver returns an error, the error is logged,
+// all destinations stay, and the Resolver is asked again after about a minute. A stream
+// whose vhost is no longer served is closed as by Source.Shutdown; its players, and those
+// that wait for it, are told and disconnected.
+//
+// Resolvers are the same if they are equal in Go. Resolvers that cannot be compared, such
+// as a ResolverFunc, count as changed, which costs one call per stream.
+//
+// Addr and Logger need a restart; a warning names those that differ.
+func (s *Server) Reload(cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if s.err != nil {
+		return s.err
+	}
+	live, gone, fixed, err := s.reload(cfg.withDefaults())
+	if err != nil {
+		return err
+	}
+	if len(fixed) > 0 {
+		s.log.Warn("reload: needs a restart", "fields", fixed)
+	}
+	for _, src := range live {
+		src.adopt()
+	}
+	for _, p := range gone {
+		p.dismiss()
+	}
+	return nil
+}
+
+// reload applies cfg. It returns the streams and players that it may affect, and the
+// names of fields that cannot change.
+func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, nil, nil, ErrServerClosed
+	}
+	old := s.cfg.Load()
+	if cfg.Addr != old.Addr {
+		fixed = append(fixed, "Addr")
+	}
+	if cfg.Logger != old.Logger {
+		fixed = append(fixed, "Logger")
+	}
+	cfg.Addr, cfg.Logger = old.Addr, old.Logger
+	s.cfg.Store(&cfg)
+	s.setBudget(cfg.MemoryBudget)
+	for _, src := range s.sources {
+		if src.live {
+			live = append(live, src) // other streams check when they become live
+		}
+	}
+	for c := range s.conns {
+		if p := c.player; p != nil && p.dropped(&cfg) && (p.stopped.Load() || p.waitsLocked()) {
+			gone = append(gone, p) // other players check when their stream ends
+		}
+	}
+	return live, gone, fixed, nil
+}
 
 // Shutdown closes the listeners and ends every stream: everything that has been
 // received is sent, then the destinations are told that the stream has ended. It
@@ -234,14 +383,6 @@ func (s *Server) awaitEnd() {
 	s.events.close()
 }
 
-// orBackground replaces a nil context with context.Background.
-func orBackground(ctx context.Context) context.Context {
-	if ctx == nil {
-		return context.Background()
-	}
-	return ctx
-}
-
 // beginClosing stops accepting connections and streams. If the host is deciding about a
 // publish, its stream ends after the decision.
 func (s *Server) beginClosing() {
@@ -262,65 +403,19 @@ func (s *Server) isClosing() bool {
 	return s.closing
 }
 
-// publish accepts a publisher, or returns the reason for the refusal. It reserves the
-// name before it asks the host, so that a second publisher changes nothing. cfg is the
-// Config that req was made with.
-func (s *Server) publish(ctx context.Context, cfg *Config, req *Request) (*publication, error) {
-	s.memory.Load().Shed(fanout.Clock()) // without publishers nothing else calls it
-	src, err := s.reserve(cfg, req)
-	if src == nil {
-		return nil, err
+// keepCounts keeps the counters of src, which has ended.
+func (s *Server) keepCounts(src *Source) {
+	sent := src.totals()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.known[src]; !ok {
+		return
 	}
-	next := err != nil
-	if next {
-		defer s.wg.Done()
-	}
-	p := src.claim(cfg, req, next)
-	if p == nil {
-		return nil, err
-	}
-	started, accepted := false, next // a next publisher has nothing to release
-	defer func() {                   // runs also if the host's code panics
-		switch {
-		case accepted:
-		case started:
-			src.end()
-		default:
-			s.release(src)
-			src.abandon()
-		}
-	}()
-	ctx, cancel := context.WithCancel(withLog(ctx, s.log))
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	if f := cfg.Hooks.OnPublish; f != nil {
-		if err := s.guard("OnPublish", func() error { return f(ctx, req) }); err != nil {
-			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{req.hide(err)})
-		}
-	}
-	p.hooked.Store(true)
-	if next {
-		if err := p.succeed(); err != nil {
-			return nil, err
-		}
-		return p, nil
-	}
-	dests, ttl, err := src.resolve(ctx)
-	if err == nil && ctx.Err() != nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), req.hide(err))
-	}
-	started = true
-	if err := src.start(dests, ttl); err != nil {
-		return nil, err
-	}
-	accepted = true
-	return p, nil
+	delete(s.known, src)
+	s.ended.bytes += src.bytes.Load()
+	s.ended.messages += src.messages.Load()
+	s.ended.sent.addAll(sent)
 }
-
-var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
 
 // processMemory is the budget of all Servers that have none of their own.
 var processMemory = sync.OnceValue(func() *gop.Budget { return gop.NewBudget(defaultMemoryBudget()) })
@@ -339,174 +434,13 @@ func (s *Server) setBudget(limit int) {
 	}
 }
 
-// busyGrace is how long a publisher over the network waits for a name that is taken.
-// When an encoder reconnects immediately, the end of its old connection may be noticed
-// after its new publish.
-const busyGrace = 200 * time.Millisecond
-
-// awaitName waits until the name of req is free, for at most busyGrace.
-func (s *Server) awaitName(ctx context.Context, req *Request) {
-	s.mu.Lock()
-	src := s.sources[req.key()]
-	s.mu.Unlock()
-	if src == nil || src.isClaimable(req) {
-		return
+// orBackground replaces a nil context with context.Background.
+func orBackground(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
 	}
-	ctx, cancel := context.WithTimeout(ctx, busyGrace)
-	defer cancel()
-	select {
-	case <-src.publishing.Done():
-	case <-ctx.Done():
-	}
+	return ctx
 }
-
-// reserve reserves the name of req for a new stream. If a live stream has the name, it
-// returns that stream and ErrStreamBusy. The returned stream counts in wg: a new one
-// until it is done, a live one until the host has decided about its next publisher.
-func (s *Server) reserve(cfg *Config, req *Request) (*Source, error) {
-	key := req.key()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch l := s.cfg.Load().Limits.Streams; {
-	case s.closing:
-		return nil, ErrServerClosed
-	case s.sources[key] != nil:
-		if src := s.sources[key]; src.live {
-			s.wg.Add(1)
-			return src, ErrStreamBusy
-		}
-		return nil, ErrStreamBusy
-	case l >= 0 && len(s.sources) >= l:
-		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
-	case s.memory.Load().Above(gop.RefuseAt):
-		return nil, errMemory
-	}
-	src := newSource(s, cfg, req)
-	s.sources[key] = src
-	s.wg.Add(1) // until src.done
-	return src, nil
-}
-
-// release frees a stream's name. If it has players, the end of its timestamps is kept
-// for the next stream.
-func (s *Server) release(src *Source) {
-	ended := src.lastMoment()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sources[src.key] != src {
-		return
-	}
-	delete(s.sources, src.key)
-	if a := s.audiences[src.key]; a != nil && ended.at != 0 {
-		a.ended = ended
-	}
-}
-
-// lastEnd is the end of the timestamps that the players of a name have seen.
-func (s *Server) lastEnd(key streamKey) moment {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if a := s.audiences[key]; a != nil {
-		return a.ended
-	}
-	return moment{}
-}
-
-// enliven makes src visible and returns the players that wait for it.
-func (s *Server) enliven(src *Source) (players []*player, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
-		return nil, ErrServerClosed
-	}
-	if src.dropped(s.cfg.Load()) { // by a Reload in the meantime
-		return nil, errNoVhost
-	}
-	src.live = true
-	s.publishes++
-	s.known[src] = struct{}{}
-	if a := s.audiences[src.key]; a != nil {
-		players = slices.Collect(maps.Keys(a.waiting))
-	}
-	for _, p := range players {
-		p.endWaitLocked()
-	}
-	return players, nil
-}
-
-// guard calls the host's code on a goroutine of its own, and waits for it. If the code
-// panics or ends the goroutine, guard returns an error.
-func (s *Server) guard(what string, f func() error) error {
-	err := fmt.Errorf("%s ended its goroutine", what)
-	done := make(chan struct{})
-	began := time.Now()
-	go func() {
-		defer close(done)
-		defer func() {
-			if v := recover(); v != nil {
-				s.notices.write(slog.LevelError, "panic in host code", what, "in", what, "panic", v, "stack", stack())
-				err = fmt.Errorf("%s panicked", what)
-			}
-		}()
-		hostcode.Call(func() { err = f() })
-	}()
-	<-done
-	call := s.calls.of(what)
-	call.took.Observe(time.Since(began))
-	if err != nil {
-		call.failed.Add(1)
-	}
-	return err
-}
-
-const (
-	// tellTimeout limits the context of a hook that only reports an end;
-	// tellAfterClose does so after the beginning of Server.Close.
-	tellTimeout    = 30 * time.Second
-	tellAfterClose = 5 * time.Second
-)
-
-// tell calls a hook that only reports an end, with a context that has the values of ctx.
-func (s *Server) tell(ctx context.Context, what string, f func(context.Context)) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, func() {
-		select {
-		case <-ctx.Done():
-		case <-time.After(tellAfterClose):
-			cancel()
-		}
-	})()
-	s.guard(what, func() error { f(ctx); return nil })
-}
-
-// errGoexit is the error of a connection whose code, the host's, ended its goroutine.
-var errGoexit = errors.New("forward: the connection has ended its goroutine")
-
-// errEvicted is the error of a connection that was ended by evict.
-var errEvicted = fmt.Errorf("%w: of the connections without an accepted publish it held the most memory for unfinished messages", ErrLimit)
-
-// lingerTime is how long a client has to read why it was refused.
-const lingerTime = time.Second
-
-var errNoVhost = errors.New("no such vhost")
-
-// goneError says that a client left while the host was deciding about it, and why.
-type goneError struct{ error }
-
-func (e goneError) Unwrap() error { return e.error }
-
-// orGone returns the goneError that has ended ctx, a context of asking, or else err: a
-// client that has left was not refused.
-func orGone(ctx context.Context, err error) error {
-	var gone goneError
-	if err != nil && errors.As(context.Cause(ctx), &gone) {
-		return gone
-	}
-	return err
-}
-
-var errNoUser = errors.New("not authenticated")
 
 func randomID() string {
 	var b [8]byte

@@ -334,7 +334,7 @@ func (f *Forwarder) change(s State, err error, may func() bool) bool {
 	f.emitStateLocked(event)
 	f.mu.Unlock()
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
-		f.src.srv.guard("OnForward", func() error { h(f, s, err); return nil })
+		f.src.srv.calls.do("OnForward", func() error { h(f, s, err); return nil })
 	}
 	return true
 }

@@ -131,7 +131,7 @@ func (c *conn) tellStop() {
 	}
 	c.stopped = nil
 	began := time.Now()
-	c.srv.tell(c.ctx, "OnStop", func(ctx context.Context) { p.onStop(ctx, p.req) })
+	c.srv.calls.tell(c.ctx, "OnStop", func(ctx context.Context) { p.onStop(ctx, p.req) })
 	c.excuse(time.Since(began))
 }
 

@@ -383,7 +383,7 @@ func (p *publication) tell() {
 		p.kick(over)
 	}
 	if f := p.onUnpublish; f != nil && p.hooked.Load() && !p.told.Swap(true) {
-		s.srv.tell(s.ctx, "OnUnpublish", func(ctx context.Context) { f(ctx, p.req) })
+		s.srv.calls.tell(s.ctx, "OnUnpublish", func(ctx context.Context) { f(ctx, p.req) })
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()

@@ -31,43 +31,6 @@ type Publisher struct {
 
 var _ av.MuxCloser = (*Publisher)(nil)
 
-// Publish publishes a stream from inside the process. It is treated like an encoder's
-// publish: hooks and the resolver decide, and the name must be free. req must have App
-// and Stream. Publish sets ServerID, and Vhost and ClientID if they are empty. Vhost is
-// not case-sensitive and need not be in Config.Vhosts. Set Hops for a stream that comes
-// from another Server. The stream ends with Close, with ctx, or with the Server.
-//
-// Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or the
-// error of a hook or the resolver.
-func (s *Server) Publish(ctx context.Context, req Request) (*Publisher, error) {
-	if s.err != nil {
-		return nil, s.err
-	}
-	def(&req.ClientID, randomID())
-	req.ServerID = s.id
-	def(&req.Vhost, DefaultVhost)
-	if err := checkRequest(&req); err != nil {
-		return nil, err
-	}
-	cfg := s.cfg.Load()
-	req.Vhost = cfg.vhostName(req.Vhost)
-	if err := checkHops(req.Hops, s.id); err != nil {
-		return nil, err
-	}
-	p := new(Publisher)
-	p.ctx, p.cancel = context.WithCancelCause(orBackground(ctx))
-	pub, err := s.publish(p.ctx, cfg, &req)
-	if err != nil {
-		p.cancel(err)
-		return nil, err
-	}
-	p.shown, p.pub = pub.src.shown, pub
-	p.enc = joy.NewEncoder(p.write)
-	pub.begin(p)
-	context.AfterFunc(p.ctx, func() { pub.leave(false) })
-	return p, nil
-}
-
 // Source returns the stream that p publishes.
 func (p *Publisher) Source() *Source { return p.pub.src }
 

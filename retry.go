@@ -74,7 +74,7 @@ func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duratio
 	b, src := &r.backoff, r.f.src
 	d := b.next(!err.Temporary(), sent, rand.Float64())
 	if ask := src.cfg.Retry; ask != nil {
-		src.srv.guard("Retry", func() error {
+		src.srv.calls.do("Retry", func() error {
 			if own := ask(RetryInfo{Request: src.Request(), Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
 				d = own
 			}

@@ -261,7 +261,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	}
 	s.adopt()
 	if f := s.cfg.Hooks.OnSource; f != nil {
-		s.srv.guard("OnSource", func() error { f(s); return nil })
+		s.srv.calls.do("OnSource", func() error { f(s); return nil })
 	}
 	return nil
 }
@@ -278,7 +278,7 @@ func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Dur
 	s.mu.Lock()
 	r := s.resolver
 	s.mu.Unlock()
-	err = s.srv.guard("Resolver", func() (err error) {
+	err = s.srv.calls.do("Resolver", func() (err error) {
 		dests, ttl, err = ResolveTTL(ctx, r, s.Request())
 		return err
 	})

@@ -1,11 +1,8 @@
 package forward
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/amf"
@@ -134,86 +131,10 @@ func durations(h *fanout.Histogram) Durations {
 	return d
 }
 
-// calls counts the calls of the host's code.
-type calls struct {
-	mu   sync.Mutex
-	what map[string]*call
-}
-
-type call struct {
-	took   fanout.Histogram
-	failed atomic.Uint64
-}
-
-// of returns the counters of one hook.
-func (c *calls) of(what string) *call {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.what == nil {
-		c.what = make(map[string]*call)
-	}
-	if c.what[what] == nil {
-		c.what[what] = new(call)
-	}
-	return c.what[what]
-}
-
-func (c *calls) stats() map[string]CallStats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make(map[string]CallStats, len(c.what))
-	for name, n := range c.what {
-		out[name] = CallStats{durations(&n.took), n.failed.Load()}
-	}
-	return out
-}
-
 // ended is the counters of streams that have ended.
 type ended struct {
 	bytes, messages uint64
 	sent            Totals
-}
-
-// Stats returns a snapshot.
-func (s *Server) Stats() ServerStats {
-	s.mu.Lock()
-	memory := s.memory.Load()
-	st := ServerStats{
-		Connections: len(s.conns), Streams: len(s.sources), Destinations: s.pushes, States: make(map[State]int),
-		Buffered: memory.Used(), MemoryBudget: max(memory.Limit(), 0),
-		Publishes: s.publishes, Plays: s.plays,
-		ReceivedBytes: s.ended.bytes, ReceivedMessages: s.ended.messages,
-		Refused: s.refusals.total, RefusedFrom: maps.Collect(s.refusals.counts),
-	}
-	st.Sent.addAll(s.ended.sent)
-	for _, a := range s.audiences {
-		st.Players += a.players
-	}
-	known := slices.Collect(maps.Keys(s.known))
-	s.mu.Unlock()
-	for _, src := range known {
-		st.ReceivedBytes += src.bytes.Load()
-		st.ReceivedMessages += src.messages.Load()
-		st.Sent.addAll(src.totals())
-		src.addStates(st.States)
-	}
-	st.Latency, st.FirstKeyframe = durations(&s.pool.Latency), durations(&s.pool.FirstPicture)
-	st.Calls = s.calls.stats()
-	return st
-}
-
-// keepCounts keeps the counters of src, which has ended.
-func (s *Server) keepCounts(src *Source) {
-	sent := src.totals()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.known[src]; !ok {
-		return
-	}
-	delete(s.known, src)
-	s.ended.bytes += src.bytes.Load()
-	s.ended.messages += src.messages.Load()
-	s.ended.sent.addAll(sent)
 }
 
 // SourceStats is a snapshot of a Source. Counters only grow. Rates are those of the last

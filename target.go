@@ -66,8 +66,8 @@ func (t *target) dial(ctx context.Context, at endpoint.Endpoint) (nc net.Conn, e
 		from = fromOutside
 	}
 	srv := t.src.srv
-	dial = srv.guarded(from, dial)
-	err = srv.guard("Dial", func() (err error) {
+	dial = srv.addressRules(from).restrict(dial)
+	err = srv.calls.do("Dial", func() (err error) {
 		nc, err = dial(ctx, "tcp", net.JoinHostPort(at.Host, at.Port))
 		return err
 	})

@@ -5,15 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/fanout"
+	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
 	"github.com/rtmp-forward/forward/internal/ingest"
 	"github.com/rtmp-forward/forward/internal/sys"
@@ -111,56 +111,6 @@ func (s *Server) ServeTLS(l net.Listener, cfg *tls.Config) error {
 
 var errNoCertificate = errors.New("forward: ServeTLS: the tls.Config has no certificate")
 
-// tlsListener is a listener whose connections speak TLS.
-type tlsListener struct {
-	net.Listener
-	cfg *tls.Config
-}
-
-func (l tlsListener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return fanout.TLSServer(nc, l.cfg), nil
-}
-
-// SetDeadline sets the deadline of the listener below, if it has deadlines: see turnAway.
-func (l tlsListener) SetDeadline(t time.Time) error {
-	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok {
-		return d.SetDeadline(t)
-	}
-	return errors.ErrUnsupported
-}
-
-// servedListener is a listener of the host that Serve accepts from.
-type servedListener struct {
-	net.Listener
-	addr   net.Addr
-	closed atomic.Bool
-}
-
-// Accept accepts a connection. One of the system's own listener is nobody else's.
-func (l *servedListener) Accept() (nc net.Conn, err error) {
-	if tcp, ok := l.Listener.(*net.TCPListener); ok {
-		own, err := tcp.AcceptTCP()
-		if err != nil {
-			return nil, err
-		}
-		return sys.Own(own), nil
-	}
-	hostcode.Call(func() { nc, err = l.Listener.Accept() })
-	return nc, err
-}
-
-// Close closes the host's listener once: Serve, Close and Shutdown all call it.
-func (l *servedListener) Close() error {
-	if l.closed.Swap(true) {
-		return nil
-	}
-	return hostcode.Close(l.Listener)
-}
-
 func (s *Server) addListener(l *servedListener) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,40 +136,6 @@ func (s *Server) removeListener(l *servedListener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.listeners, l)
-}
-
-// hangUp closes a connection for a caller that must not wait: closing TLS may wait 5 s
-// for the peer, and a host's connection may take any time.
-func hangUp(nc net.Conn) {
-	if sys.Plain(nc) {
-		nc.Close()
-		return
-	}
-	go hostcode.Close(nc)
-}
-
-// openSpare opens a file whose descriptor is released when no other one is free. If no
-// descriptor is left it returns nil, which is safe to Close.
-func openSpare() *os.File {
-	f, _ := os.Open(os.DevNull)
-	return f
-}
-
-// turnAway accepts and immediately closes connections that wait at l, for the time d, so
-// that their clients notice. It returns false if l has no deadlines.
-func turnAway(l *servedListener, d time.Duration) bool {
-	t, ok := l.Listener.(interface{ SetDeadline(time.Time) error })
-	if !ok || t.SetDeadline(time.Now().Add(d)) != nil {
-		return false
-	}
-	defer t.SetDeadline(time.Time{})
-	for {
-		nc, err := l.Accept()
-		if err != nil {
-			return errors.Is(err, os.ErrDeadlineExceeded)
-		}
-		hangUp(nc)
-	}
 }
 
 // ServeConn serves one connection and closes it. It returns when everything that the
@@ -316,93 +232,185 @@ func (s *Server) closeLocked(c *conn) {
 	s.wg.Go(c.shut)
 }
 
-// refusals counts refused requests, in all and by address.
-type refusals struct {
-	total  uint64
-	byAddr map[netip.Addr]refusal
-}
-
-// note counts a refusal. If there are too many addresses, it forgets the oldest. It
-// reports whether the address is shut out from now on: after limit refusals within a
-// minute, if limit is not negative.
-func (r *refusals) note(addr netip.Addr, now time.Time, limit int) (shut bool) {
-	r.total++
-	if !addr.IsValid() {
-		return false
+// publish accepts a publisher, or returns the reason for the refusal. It reserves the
+// name before it asks the host, so that a second publisher changes nothing. cfg is the
+// Config that req was made with.
+func (s *Server) publish(ctx context.Context, cfg *Config, req *Request) (*publication, error) {
+	s.memory.Load().Shed(fanout.Clock()) // without publishers nothing else calls it
+	src, err := s.reserve(cfg, req)
+	if src == nil {
+		return nil, err
 	}
-	if r.byAddr == nil {
-		r.byAddr = make(map[netip.Addr]refusal)
+	next := err != nil
+	if next {
+		defer s.wg.Done()
 	}
-	n, known := r.byAddr[addr]
-	if !known && len(r.byAddr) >= maxRefusedAddrs {
-		var oldest netip.Addr
-		for a, n := range r.byAddr {
-			if !oldest.IsValid() || n.last.Before(r.byAddr[oldest].last) {
-				oldest = a
-			}
+	p := src.claim(cfg, req, next)
+	if p == nil {
+		return nil, err
+	}
+	started, accepted := false, next // a next publisher has nothing to release
+	defer func() {                   // runs also if the host's code panics
+		switch {
+		case accepted:
+		case started:
+			src.end()
+		default:
+			s.release(src)
+			src.abandon()
 		}
-		delete(r.byAddr, oldest)
-	}
-	if now.Sub(n.began) >= refusalTime {
-		n.began, n.recent = now, 0
-	}
-	n.count, n.last, n.recent = n.count+1, now, n.recent+1
-	was := now.Before(n.until)
-	if limit >= 0 && (was || n.recent >= limit) {
-		n.until = now.Add(refusalTime)
-		shut = !was
-	}
-	r.byAddr[addr] = n
-	return shut
-}
-
-// shut reports whether an address is shut out.
-func (r *refusals) shut(addr netip.Addr, now time.Time) bool {
-	return now.Before(r.byAddr[addr].until)
-}
-
-func (r *refusals) counts(yield func(netip.Addr, uint64) bool) {
-	for a, n := range r.byAddr {
-		if !yield(a, n.count) {
-			return
+	}()
+	ctx, cancel := context.WithCancel(withLog(ctx, s.log))
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	if f := cfg.Hooks.OnPublish; f != nil {
+		if err := s.calls.do("OnPublish", func() error { return f(ctx, req) }); err != nil {
+			return nil, fmt.Errorf("publish of %s: %w", req.logName(), refusedError{req.hide(err)})
 		}
 	}
-}
-
-type refusal struct {
-	count  uint64
-	last   time.Time
-	began  time.Time // when the current minute began
-	recent int       // refusals in that minute
-	until  time.Time // until when the address is shut out
-}
-
-// refusedError is an error with which OnPublish has refused a publish.
-type refusedError struct{ error }
-
-func (e refusedError) Unwrap() error { return e.error }
-
-const (
-	// refusalDelay slows down guessing of keys and passwords. It is the time from the
-	// request to its refusal.
-	refusalDelay = 250 * time.Millisecond
-	// maxRefusedAddrs bounds the addresses that are counted.
-	maxRefusedAddrs = 1024
-	// refusalTime is the minute of Limits.RefusalsPerAddress.
-	refusalTime = time.Minute
-)
-
-// clientAddr returns the part of an address that counts as one client: of IPv6 the first
-// 64 bits. It is invalid if the connection has no address.
-func clientAddr(a net.Addr) netip.Addr {
-	at, err := netip.ParseAddrPort(logAddr(a))
+	p.hooked.Store(true)
+	if next {
+		if err := p.succeed(); err != nil {
+			return nil, err
+		}
+		return p, nil
+	}
+	dests, ttl, err := src.resolve(ctx)
+	if err == nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	if err != nil {
-		return netip.Addr{}
+		return nil, fmt.Errorf("destinations of %s: %w", req.logName(), req.hide(err))
 	}
-	ip := at.Addr().Unmap()
-	if ip.Is6() {
-		p, _ := ip.WithZone("").Prefix(64)
-		return p.Addr()
+	started = true
+	if err := src.start(dests, ttl); err != nil {
+		return nil, err
 	}
-	return ip
+	accepted = true
+	return p, nil
+}
+
+var errMemory = fmt.Errorf("%w: %d %% of the memory budget is in use", ErrLimit, gop.RefuseAt)
+
+// busyGrace is how long a publisher over the network waits for a name that is taken.
+// When an encoder reconnects immediately, the end of its old connection may be noticed
+// after its new publish.
+const busyGrace = 200 * time.Millisecond
+
+// awaitName waits until the name of req is free, for at most busyGrace.
+func (s *Server) awaitName(ctx context.Context, req *Request) {
+	s.mu.Lock()
+	src := s.sources[req.key()]
+	s.mu.Unlock()
+	if src == nil || src.isClaimable(req) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, busyGrace)
+	defer cancel()
+	select {
+	case <-src.publishing.Done():
+	case <-ctx.Done():
+	}
+}
+
+// reserve reserves the name of req for a new stream. If a live stream has the name, it
+// returns that stream and ErrStreamBusy. The returned stream counts in wg: a new one
+// until it is done, a live one until the host has decided about its next publisher.
+func (s *Server) reserve(cfg *Config, req *Request) (*Source, error) {
+	key := req.key()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch l := s.cfg.Load().Limits.Streams; {
+	case s.closing:
+		return nil, ErrServerClosed
+	case s.sources[key] != nil:
+		if src := s.sources[key]; src.live {
+			s.wg.Add(1)
+			return src, ErrStreamBusy
+		}
+		return nil, ErrStreamBusy
+	case l >= 0 && len(s.sources) >= l:
+		return nil, fmt.Errorf("%w: %d streams", ErrLimit, l)
+	case s.memory.Load().Above(gop.RefuseAt):
+		return nil, errMemory
+	}
+	src := newSource(s, cfg, req)
+	s.sources[key] = src
+	s.wg.Add(1) // until src.done
+	return src, nil
+}
+
+// release frees a stream's name. If it has players, the end of its timestamps is kept
+// for the next stream.
+func (s *Server) release(src *Source) {
+	ended := src.lastMoment()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sources[src.key] != src {
+		return
+	}
+	delete(s.sources, src.key)
+	if a := s.audiences[src.key]; a != nil && ended.at != 0 {
+		a.ended = ended
+	}
+}
+
+// lastEnd is the end of the timestamps that the players of a name have seen.
+func (s *Server) lastEnd(key streamKey) moment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.audiences[key]; a != nil {
+		return a.ended
+	}
+	return moment{}
+}
+
+// enliven makes src visible and returns the players that wait for it.
+func (s *Server) enliven(src *Source) (players []*player, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, ErrServerClosed
+	}
+	if src.dropped(s.cfg.Load()) { // by a Reload in the meantime
+		return nil, errNoVhost
+	}
+	src.live = true
+	s.publishes++
+	s.known[src] = struct{}{}
+	if a := s.audiences[src.key]; a != nil {
+		players = slices.Collect(maps.Keys(a.waiting))
+	}
+	for _, p := range players {
+		p.endWaitLocked()
+	}
+	return players, nil
+}
+
+var errNoVhost = errors.New("no such vhost")
+
+// addressRules returns the rules for the addresses of destinations of an origin.
+func (s *Server) addressRules(from origin) addressRules {
+	return addressRules{from, &s.cfg, s.listensAt}
+}
+
+// listensAt reports whether one of the Server's listeners accepts connections to that
+// address.
+func (s *Server) listensAt(ip netip.Addr, port uint16) bool {
+	var anywhere bool
+	s.mu.Lock()
+	for l := range s.listeners {
+		t, ok := l.addr.(*net.TCPAddr)
+		if !ok || t.AddrPort().Port() != port {
+			continue
+		}
+		at := t.AddrPort().Addr().Unmap().WithZone("")
+		if at == ip || ip.IsUnspecified() && at.IsLoopback() { // the system connects 0.0.0.0 to loopback
+			s.mu.Unlock()
+			return true
+		}
+		anywhere = anywhere || at.IsUnspecified()
+	}
+	s.mu.Unlock()
+	return anywhere && sys.IsOurs(ip)
 }
