@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rtmp-forward/forward/internal/amf"
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
@@ -386,93 +387,49 @@ func (c *conn) idle() {
 	}
 }
 
-// publication returns the publication on a message stream, or nil.
-func (c *conn) publication(streamID uint32) *publication {
-	if c.last != nil && c.lastID == streamID {
-		return c.last
-	}
-	return c.pubs[streamID]
-}
-
-// framer returns the Framer for the media of a message stream, or nil.
-func (c *conn) framer(streamID uint32) *chunk.Framer {
-	if p := c.publication(streamID); p != nil {
-		return p.framer.Load()
-	}
-	return nil
-}
-
-// Message implements rtmp.Handler.
-func (c *conn) Message(m chunk.Message) error {
-	p := c.publication(m.StreamID)
-	now := fanout.Clock()
-	p.heard, p.begun = now, true
-	if p != c.last {
-		c.flush()
-		c.last, c.lastID = p, m.StreamID
-	}
-	c.touched = true
-	c.media = now
-	err := p.message(m, now)
-	switch {
-	case p.pace.tight:
-		c.flush()
-	case p.pace.due():
-		c.holdBack(p)
-	}
-	return err
-}
-
-// flush passes on the messages that were read.
-func (c *conn) flush() {
-	if !c.touched {
-		return
-	}
-	c.touched = false
-	p := c.last
-	if p == nil {
-		return
-	}
-	src := p.src
-	// Moving the deadline costs more than a message, so it is moved only sometimes.
-	if limit := src.vhost.ReadTimeout; c.media-c.limit >= int64(min(orForever(limit)/10, time.Second)) {
-		c.limit = c.media
-		c.in.SetDeadline(deadline(limit))
-		c.rejectSilent(c.media)
-	}
-	if src.group.Early() {
-		c.in.SetWindow(0)
-	} else {
-		c.in.SetWindow(src.vhost.MergeWindow)
-	}
-	switch window := src.vhost.MergeWindow; {
-	case c.in.Merging():
-		src.group.Wake()
-	case window <= 0 && src.group.Few():
-		c.in.Later(src.group)
-	default:
-		src.group.WakeWithin(window)
-	}
-	c.holdBack(p)
-}
-
-// rejectSilent ends the publishes of a connection that send no media while others do. If
-// none sends media, the read deadline ends the connection.
-func (c *conn) rejectSilent(now int64) {
-	if len(c.pubs) < 2 {
-		return
-	}
-	for id, p := range c.pubs {
-		if limit, silent := p.silent(now); silent {
-			c.srv.notices.write(slog.LevelInfo, "publish without media", "", "source", p.req.logName(), "limit", limit)
-			c.rt.Reject(id, fmt.Sprintf("No media for %v.", limit))
-		}
-	}
-}
-
 // stage is a part of a connection's life. It returns the next stage; the last stage
 // returns nil and the reason for the end.
 type stage func(*conn) (stage, error)
+
+// causeOf returns one of a few texts for why a connection has ended: its stage and the
+// kind of the error.
+func (c *conn) causeOf(err error) string {
+	stage := "publisher or player"
+	switch {
+	case c.rt == nil:
+		stage = "handshake"
+	case len(c.ended) == 0 && c.player == nil:
+		stage = "set-up"
+	}
+	var refused *rtmp.StatusError
+	if errors.As(err, &refused) {
+		return stage + " refused " + refused.Command + " " + refused.Code
+	}
+	for _, known := range []error{
+		os.ErrDeadlineExceeded, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, rtmp.ErrVersion, rtmp.ErrWrong, ErrLimit,
+		ErrServerClosed, chunk.ErrLimit, chunk.ErrProtocol, amf.ErrLimit, amf.ErrMalformed, amf.ErrTooDeep,
+	} {
+		if errors.Is(err, known) {
+			return stage + " " + known.Error()
+		}
+	}
+	return stage
+}
+
+// delayRefusal counts a refusal and waits until refusalDelay after its request, which
+// came at asked.
+func (c *conn) delayRefusal(asked time.Time) {
+	limit := c.srv.cfg.Load().Limits.RefusalsPerAddress
+	c.srv.mu.Lock()
+	shut := c.srv.refusals.note(c.addr, time.Now(), limit)
+	c.srv.mu.Unlock()
+	if shut {
+		c.srv.notices.write(slog.LevelWarn, "address shut out", "", "client", c.id, "addr", c.peer, "refusals", limit)
+	}
+	ctx, cancel := context.WithDeadline(c.ctx, asked.Add(refusalDelay))
+	defer cancel()
+	<-ctx.Done()
+}
 
 // inTime gives a deadline error a text that says what has not come in time.
 func inTime(err error, what string, limit time.Duration) error {
@@ -480,58 +437,6 @@ func inTime(err error, what string, limit time.Duration) error {
 		return err
 	}
 	return hidden{err, fmt.Sprintf("%s within %v", what, limit)}
-}
-
-// published is a publish over a connection, on a message stream.
-type published struct {
-	*publication
-	c        *conn
-	streamID uint32
-}
-
-// kick tells the publisher that its stream is over. It disconnects the publisher unless
-// that also publishes other streams, which then continue.
-func (p published) kick(cause error) {
-	c := p.c
-	c.srv.mu.Lock()
-	gone, others := p.gone, c.publishes > 1
-	if !gone && others {
-		p.gone = true
-		c.publishes--
-		c.over.Store(true)
-	}
-	c.srv.mu.Unlock()
-	switch {
-	case gone:
-	case others:
-		c.out.Send(c.rt.AppendKick(nil, p.streamID, cause.Error()))
-	default:
-		for id := range uint32(2) {
-			c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
-		}
-		c.out.Shutdown()
-		c.closeWithin(lingerTime)
-	}
-}
-
-// settle closes the message streams of publishes that are over. Their client has been
-// told.
-func (c *conn) settle() {
-	if !c.over.Load() {
-		return
-	}
-	var over []uint32
-	c.srv.mu.Lock()
-	c.over.Store(false)
-	for id, p := range c.pubs {
-		if p.gone {
-			over = append(over, id)
-		}
-	}
-	c.srv.mu.Unlock()
-	for _, id := range over {
-		c.rt.Stop(id)
-	}
 }
 
 // errGoexit is the error of a connection whose code, the host's, ended its goroutine.

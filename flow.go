@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/fanout"
@@ -75,39 +74,3 @@ func (p *publication) holdBack(ctx context.Context, now int64, within time.Durat
 
 // holdFor is how long a publisher waits before it checks again.
 const holdFor = time.Millisecond
-
-// holdBack makes the connection wait for the receivers of the stream that was read
-// last. The connection is not read meanwhile. That time does not count as silence of its
-// publishers, and its other streams limit the wait.
-func (c *conn) holdBack(p *publication) {
-	within := time.Duration(math.MaxInt64)
-	if len(c.pubs) > 1 { // going through a map costs more than the rest
-		for _, o := range c.pubs {
-			if o != p && c.media-o.heard < int64(flow.Window) {
-				within = min(within, o.pace.Room(c.media))
-			}
-		}
-	}
-	waited := p.holdBack(c.ctx, c.media, within)
-	if waited <= 0 {
-		return
-	}
-	now := fanout.Clock()
-	p.pace.Waited(waited, now)
-	for _, o := range c.pubs {
-		if o != p {
-			o.pace.Waited(waited, now)
-		}
-	}
-	c.excuse(waited)
-}
-
-// excuse subtracts a time in which the connection was not read from the silence of its
-// publishers: see ReadTimeout.
-func (c *conn) excuse(d time.Duration) {
-	for _, p := range c.pubs {
-		p.heard += int64(d)
-	}
-	c.limit += int64(d)
-	c.in.Extend(d)
-}

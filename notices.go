@@ -2,18 +2,10 @@ package forward
 
 import (
 	"context"
-	"errors"
-	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
-
-	"github.com/rtmp-forward/forward/internal/amf"
-	"github.com/rtmp-forward/forward/internal/chunk"
-	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
 // Lines that any client can cause must not fill the log: each cause may have a burst of
@@ -130,29 +122,4 @@ func (l *notices) close() {
 			l.log.Log(context.Background(), c.level, c.msg, args...)
 		}
 	}
-}
-
-// causeOf returns one of a few texts for why a connection has ended: its stage and the
-// kind of the error.
-func (c *conn) causeOf(err error) string {
-	stage := "publisher or player"
-	switch {
-	case c.rt == nil:
-		stage = "handshake"
-	case len(c.ended) == 0 && c.player == nil:
-		stage = "set-up"
-	}
-	var refused *rtmp.StatusError
-	if errors.As(err, &refused) {
-		return stage + " refused " + refused.Command + " " + refused.Code
-	}
-	for _, known := range []error{
-		os.ErrDeadlineExceeded, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, rtmp.ErrVersion, rtmp.ErrWrong, ErrLimit,
-		ErrServerClosed, chunk.ErrLimit, chunk.ErrProtocol, amf.ErrLimit, amf.ErrMalformed, amf.ErrTooDeep,
-	} {
-		if errors.Is(err, known) {
-			return stage + " " + known.Error()
-		}
-	}
-	return stage
 }

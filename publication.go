@@ -458,3 +458,35 @@ func (p *publication) idle() int64 {
 	}
 	return (fanout.Clock() - p.heard) / int64(time.Millisecond)
 }
+
+// published is a publish over a connection, on a message stream.
+type published struct {
+	*publication
+	c        *conn
+	streamID uint32
+}
+
+// kick tells the publisher that its stream is over. It disconnects the publisher unless
+// that also publishes other streams, which then continue.
+func (p published) kick(cause error) {
+	c := p.c
+	c.srv.mu.Lock()
+	gone, others := p.gone, c.publishes > 1
+	if !gone && others {
+		p.gone = true
+		c.publishes--
+		c.over.Store(true)
+	}
+	c.srv.mu.Unlock()
+	switch {
+	case gone:
+	case others:
+		c.out.Send(c.rt.AppendKick(nil, p.streamID, cause.Error()))
+	default:
+		for id := range uint32(2) {
+			c.out.Send(c.rt.AppendKick(nil, id, cause.Error()))
+		}
+		c.out.Shutdown()
+		c.closeWithin(lingerTime)
+	}
+}
