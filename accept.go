@@ -245,7 +245,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *Request) (*publi
 	if next {
 		defer s.wg.Done()
 	}
-	p := src.claim(cfg, req, next)
+	p := src.inputs.claim(cfg, req, next)
 	if p == nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *Request) (*publi
 		}
 		return p, nil
 	}
-	dests, ttl, err := src.resolve(ctx)
+	dests, ttl, err := src.routing.ask(ctx)
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err()
 	}
@@ -302,7 +302,7 @@ func (s *Server) awaitName(ctx context.Context, req *Request) {
 	s.mu.Lock()
 	src := s.sources[req.key()]
 	s.mu.Unlock()
-	if src == nil || src.isClaimable(req) {
+	if src == nil || src.inputs.isClaimable(req) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, busyGrace)
@@ -343,7 +343,7 @@ func (s *Server) reserve(cfg *Config, req *Request) (*Source, error) {
 // release frees a stream's name. If it has players, the end of its timestamps is kept
 // for the next stream.
 func (s *Server) release(src *Source) {
-	ended := src.lastMoment()
+	ended := src.inputs.lastMoment()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sources[src.key] != src {

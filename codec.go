@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/flv"
@@ -92,19 +93,28 @@ func (t *target) warnOfCodec(l *upstream.Link) {
 // changeInterval is the shortest time between two calls of OnCodecChange for a stream.
 const changeInterval = time.Second
 
-// codecChanged counts a change of a sequence header and has it reported.
-func (s *Source) codecChanged() {
-	s.codecChanges.Add(1)
-	if !s.tellsChange.Swap(true) {
-		s.background(s.tellChanges)
+// codecChanges counts the changes of a Source's sequence headers, and reports them.
+type codecChanges struct {
+	src   *Source
+	count atomic.Uint64
+	tells atomic.Bool // a goroutine is in tell
+	told  uint64      // owned by that goroutine
+}
+
+// note counts a change and has it reported.
+func (c *codecChanges) note() {
+	c.count.Add(1)
+	if !c.tells.Swap(true) {
+		c.src.background(c.tell)
 	}
 }
 
-// tellChanges logs codec changes and calls OnCodecChange until all changes are reported.
-func (s *Source) tellChanges() {
+// tell logs changes and calls OnCodecChange until all of them are reported.
+func (c *codecChanges) tell() {
+	s := c.src
 	for s.publishing.Err() == nil {
-		if n := s.codecChanges.Load(); n != s.toldChanges {
-			s.toldChanges = n
+		if n := c.count.Load(); n != c.told {
+			c.told = n
 			st := s.Stats()
 			s.emit(Event{Kind: EventCodec, VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec})
 			s.srv.log.Info("codec changed", "source", s.req.logName(), "video", st.VideoCodec, "audio", st.AudioCodec)
@@ -117,9 +127,9 @@ func (s *Source) tellChanges() {
 			}
 			continue
 		}
-		told := s.toldChanges // another goroutine may own it after the next statement
-		s.tellsChange.Store(false)
-		if s.codecChanges.Load() == told || s.tellsChange.Swap(true) {
+		told := c.told // another goroutine may own it after the next statement
+		c.tells.Store(false)
+		if c.count.Load() == told || c.tells.Swap(true) {
 			return
 		}
 	}

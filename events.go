@@ -2,7 +2,6 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"strings"
 	"sync"
@@ -226,23 +225,6 @@ func (e *events) next(at *uint64) (ev Event, ok, over bool) {
 	return ev, true, false
 }
 
-// emit adds an event of a stream.
-func (s *Source) emit(ev Event) {
-	s.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
-		return ev
-	})
-}
-
-// emitBy adds an event of a stream's publisher.
-func (s *Source) emitBy(req *Request, ev Event) {
-	s.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
-		ev.ClientID, ev.Addr = req.ClientID, logAddr(req.RemoteAddr)
-		return ev
-	})
-}
-
 // emit adds an event of a player.
 func (p *player) emit(kind EventKind) {
 	p.conn.srv.events.emit(func() Event {
@@ -304,15 +286,4 @@ func (f *Forwarder) dropped() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.emitDroppedLocked()
-}
-
-// resolverAnswered notes how a resolver has answered.
-func (s *Source) resolverAnswered(ctx context.Context, err error) {
-	failed := err != nil && ctx.Err() == nil && !errors.Is(err, ErrRefused)
-	switch {
-	case failed && !s.srv.resolverFails.Swap(true):
-		s.emit(s.srv.events.caused(Event{Kind: EventResolverFailing}, s.req.hide(err)))
-	case err == nil && s.srv.resolverFails.Swap(false):
-		s.emit(Event{Kind: EventResolverWell})
-	}
 }

@@ -48,10 +48,10 @@ func (s *Server) GuestMemory() int { return s.memory.Load().Guests() }
 func (s *Server) Settings() *Config { return s.cfg.Load() }
 
 // IsClaimable reports whether r may have the place of the next publisher.
-func (s *Source) IsClaimable(r *Request) bool { return s.isClaimable(r) }
+func (s *Source) IsClaimable(r *Request) bool { return s.inputs.isClaimable(r) }
 
 // GraceOver is the end of the time that a stream waits for its next publisher.
-func (s *Source) GraceOver() { s.graceOver() }
+func (s *Source) GraceOver() { s.inputs.graceOver() }
 
 // BeginClose is the beginning of Close.
 func (f *Forwarder) BeginClose() { f.beginClose(nil) }

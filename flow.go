@@ -28,40 +28,39 @@ const lookEvery = int64(500 * time.Millisecond)
 // due reports whether it is time to check.
 func (p *pacing) due() bool { return p.tight || p.Media()-p.looked.media >= lookEvery }
 
-// behind reports whether the publisher must wait for a receiver now.
-func (p *publication) behind(now int64) bool {
-	pace, group := &p.pace, p.src.group
-	if !pace.onAir {
+// behind reports whether the publisher must wait for a receiver of group now.
+func (p *pacing) behind(group *fanout.Group, now int64) bool {
+	if !p.onAir {
 		return false
 	}
-	meters := pace.looked.cost == 0 || now-pace.looked.meter >= int64(flow.Every)
+	meters := p.looked.cost == 0 || now-p.looked.meter >= int64(flow.Every)
 	if meters {
-		pace.looked.meter = now
-		group.Meter(now, pace.Rate)
+		p.looked.meter = now
+		group.Meter(now, p.Rate)
 	}
-	pace.looked.media = pace.Media()
-	fast := pace.Fast(now)
-	if !meters && fast == 0 && pace.Cost() < pace.looked.cost {
+	p.looked.media = p.Media()
+	fast := p.Fast(now)
+	if !meters && fast == 0 && p.Cost() < p.looked.cost {
 		return false
 	}
 	room := group.Room(fast)
-	pace.looked.cost = pace.Cost() + uint64(max(room, 0))
+	p.looked.cost = p.Cost() + uint64(max(room, 0))
 	return room <= 0
 }
 
 // holdBack makes the publisher wait while it must, for at most within. It returns how
 // long the publisher has waited. now is when the last message came.
-func (p *publication) holdBack(ctx context.Context, now int64, within time.Duration) (waited time.Duration) {
-	p.pace.tight = false
-	if !p.behind(now) {
+func (p *pacing) holdBack(ctx context.Context, group *fanout.Group, now int64, within time.Duration) (waited time.Duration) {
+	p.tight = false
+	if !p.behind(group, now) {
 		return 0
 	}
 	began := fanout.Clock()
-	within = min(within, p.pace.Room(began))
-	p.src.group.Wake() // messages may wait for the end of the merge window
+	within = min(within, p.Room(began))
+	group.Wake() // messages may wait for the end of the merge window
 	for {
 		waited = time.Duration(fanout.Clock() - began)
-		if p.pace.tight = p.behind(began + int64(waited)); !p.pace.tight || waited >= within || ctx.Err() != nil {
+		if p.tight = p.behind(group, began+int64(waited)); !p.tight || waited >= within || ctx.Err() != nil {
 			break
 		}
 		select {

@@ -289,7 +289,7 @@ func (c *conn) holdBack(p *publication) {
 			}
 		}
 	}
-	waited := p.holdBack(c.ctx, c.media, within)
+	waited := p.pace.holdBack(c.ctx, p.src.group, c.media, within)
 	if waited <= 0 {
 		return
 	}

@@ -112,3 +112,15 @@ func plainHost(host string) string {
 	}
 	return host
 }
+
+// serves reports whether c serves the clients of a vhost. listed says that they were
+// accepted with the vhost's own settings, which those of DefaultVhost must not replace.
+func (c *Config) serves(vhost string, listed bool) bool {
+	_, ok := c.resolveVhost(vhost, "")
+	return ok && (!listed || len(c.Vhosts) == 0 || c.lists(vhost))
+}
+
+func (c *Config) lists(vhost string) bool {
+	_, ok := rtmp.ListedVhost(c.Vhosts, vhost)
+	return ok
+}

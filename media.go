@@ -83,28 +83,28 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 		return
 	}
 	s := p.src
-	s.turn.Lock()
+	s.inputs.mu.Lock()
 	if s.log.Ended() {
-		s.turn.Unlock()
+		s.inputs.mu.Unlock()
 		p.pace.onAir = false
 		return
 	}
-	before := s.now
+	before := s.inputs.now
 	if before != p {
-		if s.next != p || !p.readyLocked(frame, wrap, now) {
-			s.turn.Unlock()
+		if s.inputs.next != p || !p.readyLocked(frame, wrap, now) {
+			s.inputs.mu.Unlock()
 			p.pace.onAir = false
 			return
 		}
-		frame = s.turnToLocked(p, frame, now)
+		frame = s.inputs.changeToLocked(p, frame, now)
 	}
-	changed, cost := s.addLocked(frame, wrap, now)
+	changed, cost := s.inputs.addLocked(frame, wrap, now)
 	if before != p {
 		s.emitBy(p.req, Event{Kind: EventPublisher})
 	}
-	s.turn.Unlock()
+	s.inputs.mu.Unlock()
 	if changed {
-		s.codecChanged()
+		s.codecs.note()
 	}
 	s.memory.Shed(now)
 	p.pace.onAir = true
@@ -120,26 +120,6 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 			}
 		})
 	}
-}
-
-// addLocked appends a message to the log. It reports whether a sequence header has replaced
-// another one. turn is held.
-func (s *Source) addLocked(frame *chunk.Frame, wrap bool, now int64) (changed bool, cost int) {
-	m := s.log.Append(frame, wrap, now)
-	s.messages.Add(1)
-	s.bytes.Add(uint64(frame.Len()))
-	if s.rate.Due(now) {
-		s.rate.Note(now, s.counts())
-	}
-	if frame.Type != chunk.TypeData {
-		s.last.note(frame.Time, now)
-	}
-	if m.Media && !s.onAir {
-		s.onAir = true
-		info := s.log.Info()
-		s.emit(Event{Kind: EventLive, VideoCodec: codecName(info.Video), AudioCodec: codecName(info.Audio)})
-	}
-	return m.Changed, m.Cost()
 }
 
 // maxAggregate bounds the messages in an aggregate.
@@ -179,7 +159,7 @@ const (
 )
 
 // readyLocked reports whether the stream can continue with a message of the next
-// publisher. Headers that come before are kept. src.turn is held.
+// publisher. Headers that come before are kept. src.inputs.mu is held.
 func (p *publication) readyLocked(frame *chunk.Frame, wrap bool, now int64) bool {
 	if p.first == 0 {
 		p.first = now
@@ -197,7 +177,7 @@ func (p *publication) readyLocked(frame *chunk.Frame, wrap bool, now int64) bool
 }
 
 // waitLocked keeps a header until the first keyframe, and drops the oldest headers if
-// there is no room. src.turn is held.
+// there is no room. src.inputs.mu is held.
 func (p *publication) waitLocked(h held) {
 	if p.room == nil {
 		p.room = p.src.memory.Account(func() {})
@@ -223,36 +203,12 @@ func (p *publication) waitLocked(h held) {
 	p.waiting = append(p.waiting, h)
 }
 
-// dropWaitingLocked drops the waiting headers. src.turn is held.
+// dropWaitingLocked drops the waiting headers. src.inputs.mu is held.
 func (p *publication) dropWaitingLocked() {
 	for _, w := range p.waiting {
 		p.room.Charge(-gop.Kept(w.frame))
 	}
 	p.waiting = nil
-}
-
-// turnToLocked makes p the publisher. It appends the waiting headers and returns the message
-// with a timestamp after all earlier ones. turn is held.
-func (s *Source) turnToLocked(p *publication, frame *chunk.Frame, now int64) *chunk.Frame {
-	if s.now != nil {
-		s.replaceLocked(s.now, ErrTakenOver)
-	}
-	s.now, s.next, s.aired, s.over = p, nil, p.req, false
-	stopTimer(&p.late)
-	stopTimer(&s.grace)
-	at := frame.Time
-	if late := int32(s.last.time - at); late >= 0 && s.last.at != 0 && !s.cfg.RawTimestamps {
-		at += uint32(late) + 1
-		if framer := p.framer.Load(); framer != nil {
-			framer.Shift(uint32(late) + 1)
-		}
-	}
-	s.log.Restart()
-	for _, w := range p.waiting {
-		s.addLocked(retimed(w.frame, at), w.wrap, now)
-	}
-	p.dropWaitingLocked()
-	return retimed(frame, at)
 }
 
 // retimed returns the message with another timestamp.

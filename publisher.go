@@ -75,7 +75,7 @@ func (p *Publisher) write(typ uint8, ms uint32, body []byte) error {
 	now := fanout.Clock()
 	p.pub.message(chunk.Message{Header: h, Payload: body}, now)
 	p.pub.src.group.WakeWithin(p.pub.src.vhost.MergeWindow)
-	if waited := p.pub.holdBack(p.ctx, now, flow.Longest); waited > 0 {
+	if waited := p.pub.pace.holdBack(p.ctx, p.pub.src.group, now, flow.Longest); waited > 0 {
 		p.pub.pace.Waited(waited, fanout.Clock())
 	}
 	return nil

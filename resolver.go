@@ -5,8 +5,6 @@ import (
 	"errors"
 	"slices"
 	"time"
-
-	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // DestinationResolver decides where a stream goes. It is asked once for each accepted
@@ -89,12 +87,4 @@ func distinctPlaces(ds []Destination) []Destination {
 func isLogged(err error) bool {
 	var l interface{ Logged() bool }
 	return errors.As(err, &l) && l.Logged()
-}
-
-// refreshCause is the cause of a failed refresh, without the stream.
-func refreshCause(err error) string {
-	if below := errors.Unwrap(err); below != nil {
-		err = below
-	}
-	return hostcode.CauseOf(err)
 }

@@ -2,19 +2,19 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nareix/joy4/av"
+
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/hostcode"
+	"github.com/rtmp-forward/forward/internal/joy"
 )
 
 // Source is one live stream, from its publish to its unpublish. With
@@ -26,7 +26,7 @@ type Source struct {
 	cfg   *Config  // when the stream began
 	req   *Request // of the first publisher: all have the same names
 	key   streamKey
-	vhost Vhost // when the stream began; but see resolver
+	vhost Vhost // when the stream began; but see routing.resolver
 	began time.Time
 
 	log    *gop.Log
@@ -39,34 +39,26 @@ type Source struct {
 
 	publishing context.Context // ends with the publish
 	unpublish  context.CancelFunc
-	refreshing chan struct{} // full while a refresh is in progress
-	again      atomic.Bool   // a hook has asked for another one
-	ttl        time.Duration // of the last answer; belongs to the refresh
-	failing    atomic.Bool   // the last refresh of the Server's own has failed
-	untried    atomic.Bool   // the resolver is new and has not answered
 
 	live bool // guarded by srv.mu
 
-	latest atomic.Pointer[Request] // of the last publish that was accepted
-	turns
+	latest  atomic.Pointer[Request] // of the last publish that was accepted
+	inputs  inputs
+	routing routing
+	codecs  codecChanges
 
-	mu          sync.Mutex
-	forwarders  []*Forwarder
-	ending      bool
-	closed      bool   // by Close or Shutdown
-	stopRefresh func() // stops the timer of the next refresh
-	resolver    DestinationResolver
-	current     *Config // of the last Reload, else cfg; for RefreshInterval
+	mu         sync.Mutex
+	forwarders []*Forwarder
+	ending     bool
+	closed     bool // by Close or Shutdown
 
 	reason   Reason         // why the stream has ended; set before finish
 	left     Totals         // of forwarders that have ended
 	formatOf *gop.HeaderSet // formatIs was read from it
 	formatIs Format
 
-	rate                          fanout.Rate
-	messages, bytes, codecChanges atomic.Uint64
-	tellsChange                   atomic.Bool // a goroutine is in tellChanges
-	toldChanges                   uint64      // owned by that goroutine
+	rate            fanout.Rate
+	messages, bytes atomic.Uint64
 }
 
 func newSource(s *Server, cfg *Config, req *Request) *Source {
@@ -74,13 +66,13 @@ func newSource(s *Server, cfg *Config, req *Request) *Source {
 	src := &Source{
 		shown: shown{req.logName()}, // as in the log
 		srv:   s, cfg: cfg, req: req, key: req.key(), vhost: vhost, began: time.Now(),
-		resolver: vhost.Resolver, current: cfg,
-		memory:     s.memory.Load(),
-		log:        gop.New(cfg.logLimits(vhost)),
-		ctx:        s.ctx,
-		done:       make(chan struct{}),
-		refreshing: make(chan struct{}, 1),
+		memory: s.memory.Load(),
+		log:    gop.New(cfg.logLimits(vhost)),
+		ctx:    s.ctx,
+		done:   make(chan struct{}),
 	}
+	src.inputs.src, src.codecs.src = src, src
+	src.routing = routing{src: src, busy: make(chan struct{}, 1), resolver: vhost.Resolver, current: cfg}
 	src.latest.Store(req)
 	src.publishing, src.unpublish = context.WithCancel(s.ctx)
 	src.group = fanout.NewGroup(src.log, s.pool)
@@ -198,6 +190,43 @@ func (s *Source) remove(f *Forwarder) {
 	s.forwarders = slices.DeleteFunc(s.forwarders, func(o *Forwarder) bool { return o == f })
 }
 
+// Refresh asks the Resolver again where the stream goes. Destinations that are
+// still in the answer are not disturbed, new ones begin with the last keyframe,
+// and the others are told that the stream has ended and are disconnected; Refresh
+// does not wait for that. Destinations added with Forward stay. If the Resolver
+// returns an error, so does Refresh, and nothing changes.
+//
+// The Server calls Refresh itself every RefreshInterval, or when the TTL of an
+// answer (TTLResolver) has passed, whichever is earlier.
+//
+// From a hook it returns ErrInHook; the refresh runs in the background, after one that
+// is in progress.
+func (s *Source) Refresh(ctx context.Context) error {
+	return s.routing.refresh(ctx)
+}
+
+// Subscribe reads the stream from its last keyframe on: metadata and sequence
+// headers first, then every message as it comes. A subscriber that falls behind
+// skips to the newest keyframe, like a slow player. The Subscription ends with
+// ctx, with Close, or after the last message of a stream that has ended. If the stream
+// has ended and Next is not called for Config.DrainTimeout, the Subscription is closed
+// and releases the stream's memory.
+func (s *Source) Subscribe(ctx context.Context) *Subscription {
+	return newSubscription(ctx, s)
+}
+
+// Demuxer reads the stream from its last keyframe on as packets of joy4, which supports
+// H.264, AAC and Speex; for other codecs use Subscribe. It ends with ctx, with Close or
+// with the stream. One goroutine may use it; Close may be called from any, and returns
+// nil.
+//
+// Streams waits until the stream's codecs are known, at most for 2 s of media, and
+// returns them, video first. ReadPacket waits for the next packet. It returns io.EOF
+// when the stream has ended, and otherwise the errors of Subscription.Next.
+func (s *Source) Demuxer(ctx context.Context) av.DemuxCloser {
+	return &demuxer{sub: s.Subscribe(ctx), dec: joy.NewDecoder()}
+}
+
 // Shutdown ends the stream: the publisher is told and disconnected (a connection that
 // publishes other streams keeps those), the rest of the stream is sent, and the
 // destinations are told. It returns when this is done (see Done and
@@ -237,7 +266,7 @@ func (s *Source) beginClose() {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	publishers := s.publications()
+	publishers := s.inputs.publications()
 	s.end()
 	for _, p := range publishers {
 		p.kick(ErrKicked)
@@ -246,10 +275,8 @@ func (s *Source) beginClose() {
 
 // start makes an accepted stream live.
 func (s *Source) start(dests []Destination, ttl time.Duration) error {
-	s.forwardAll(dests)
-	s.ttl = ttl
-	s.refreshAfter(ttl)
-	s.goOnFrom(s.srv.lastEnd(s.key))
+	s.routing.begin(dests, ttl)
+	s.inputs.goOnFrom(s.srv.lastEnd(s.key))
 	players, err := s.srv.enliven(s)
 	if err != nil {
 		return err
@@ -266,166 +293,20 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	return nil
 }
 
-// refreshRetry is the longest delay before the Resolver is asked again after it has
-// failed, if its last answer had a TTL.
-const refreshRetry = time.Minute
-
-// minRefresh is the shortest time between two questions to the Resolver.
-const minRefresh = time.Second
-
-// resolve asks the resolver where the stream goes. Of duplicates it keeps the first.
-func (s *Source) resolve(ctx context.Context) (dests []Destination, ttl time.Duration, err error) {
-	s.mu.Lock()
-	r := s.resolver
-	s.mu.Unlock()
-	err = s.srv.calls.do("Resolver", func() (err error) {
-		dests, ttl, err = ResolveTTL(ctx, r, s.Request())
-		return err
-	})
-	s.resolverAnswered(ctx, err)
-	return distinctPlaces(slices.Clone(dests)), ttl, err
-}
-
-// Refresh asks the Resolver again where the stream goes. Destinations that are
-// still in the answer are not disturbed, new ones begin with the last keyframe,
-// and the others are told that the stream has ended and are disconnected; Refresh
-// does not wait for that. Destinations added with Forward stay. If the Resolver
-// returns an error, so does Refresh, and nothing changes.
-//
-// The Server calls Refresh itself every RefreshInterval, or when the TTL of an
-// answer (TTLResolver) has passed, whichever is earlier.
-//
-// From a hook it returns ErrInHook; the refresh runs in the background, after one that
-// is in progress.
-func (s *Source) Refresh(ctx context.Context) error {
-	if hostcode.Within() && s.publishing.Err() == nil {
-		if !s.again.Swap(true) {
-			s.background(s.refreshSelf)
-		}
-		return ErrInHook
-	}
-	ctx, cancel := context.WithCancelCause(withLog(orBackground(ctx), s.srv.log))
-	defer cancel(nil)
-	defer context.AfterFunc(s.publishing, func() { cancel(ErrStreamEnded) })()
-	select {
-	case s.refreshing <- struct{}{}:
-		defer func() { <-s.refreshing }()
-	case <-ctx.Done():
-		return fmt.Errorf("refresh %s: %w", s.req.logName(), context.Cause(ctx))
-	}
-	s.again.Store(false)
-	dests, ttl, err := s.resolve(asRefresh(ctx))
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		again := min(s.ttl, refreshRetry)
-		if s.untried.Load() {
-			again = refreshRetry
-		}
-		s.refreshAfter(again)
-		return fmt.Errorf("refresh %s: %w", s.req.logName(), err)
-	}
-	s.untried.Store(false)
-	s.ttl = ttl
-	s.refreshAfter(ttl)
-	fresh, gone := s.compare(dests)
-	for _, t := range gone {
-		t.turn.f.beginClose(t)
-	}
-	s.forwardAll(fresh)
-	if len(fresh)+len(gone) > 0 {
-		s.srv.log.Info("refresh", "source", s.req.logName(), "new", len(fresh), "gone", len(gone))
-	}
-	return nil
-}
-
-// compare returns the destinations that have no forwarder yet, and the targets from the
-// resolver that are no longer wanted.
-func (s *Source) compare(dests []Destination) (fresh []Destination, gone []*target) {
-	running := make(map[string][]*target)
-	places := make(map[string]bool) // true: a target that the host has added is there
-	for _, f := range s.Forwarders() {
-		if f.Ending() {
-			continue
-		}
-		now := f.to.Load()
-		running[now.id] = append(running[now.id], now)
-		for _, t := range f.targets() {
-			places[t.place] = places[t.place] || !t.resolved
-		}
-	}
-	wanted := make(map[*target]bool)
-	for _, d := range dests {
-		same := running[d.id()]
-		if i := slices.IndexFunc(same, func(t *target) bool { return t.dst.Equal(d.withDefaults()) }); i >= 0 {
-			wanted[same[i]] = true
-		} else if ep, err := d.endpoint(); err != nil || !places[ep.Place()] {
-			fresh = append(fresh, d)
-		}
-	}
-	for _, same := range running {
-		for _, t := range same {
-			if t.resolved && !wanted[t] {
-				gone = append(gone, t)
-			}
-		}
-	}
-	return fresh, gone
-}
-
-// forwardAll adds destinations that the resolver has returned.
-func (s *Source) forwardAll(dests []Destination) {
-	for _, d := range dests {
-		f, err := newForwarder(s, d)
-		if err == nil {
-			f.to.Load().resolved = true
-			err = s.forward(f)
-		}
-		if err != nil {
-			s.srv.notices.write(slog.LevelWarn, "destination skipped", hostcode.CauseOf(err), "source", s.req.logName(), "destination", d, "err", err)
-		}
-	}
-}
-
-// refreshAfter schedules the next refresh, if there is one.
-func (s *Source) refreshAfter(ttl time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopRefresh != nil {
-		s.stopRefresh()
-	}
-	d := ttl
-	if every := s.current.vhost(s.req.Vhost).RefreshInterval; every > 0 && (d <= 0 || every < d) {
-		d = every
-	}
-	if d <= 0 || s.ending {
+// adopt applies the Server's current Config to a live stream.
+func (s *Source) adopt() {
+	if s.dropped(s.srv.cfg.Load()) {
+		s.srv.log.Info("vhost no longer served", "source", s.req.logName())
+		s.beginClose()
 		return
 	}
-	d = max(d, minRefresh) + rand.N(max(d/10, 1))
-	s.stopRefresh = later(d, func() { s.background(s.refreshSelf) })
+	s.routing.adopt()
 }
 
-// refreshSelf is a refresh by the Server.
-func (s *Source) refreshSelf() {
-	err := s.Refresh(context.WithoutCancel(s.publishing)) // Refresh ends it with a cause
-	if errors.Is(err, ErrStreamEnded) {
-		return
-	}
-	log := s.srv.log
-	switch failed := s.failing.Swap(err != nil); {
-	case err == nil && !failed:
-	case err == nil:
-		if lasted, notLogged, ok := s.srv.refreshes.Over(); ok {
-			log.Info("refresh works again", hostcode.WithLeftOut(notLogged, "source", s.req.logName(), "after", lasted.Round(time.Millisecond))...)
-		}
-	case isLogged(err):
-		log.Debug("refresh", "err", err)
-	default:
-		if notLogged, ok := s.srv.refreshes.Note(refreshCause(err)); ok {
-			log.Warn("refresh", hostcode.WithLeftOut(notLogged, "err", err)...)
-		}
-	}
+// dropped reports whether the stream's vhost was served when the stream began, and is
+// not served by cfg.
+func (s *Source) dropped(cfg *Config) bool {
+	return s.cfg.serves(s.req.Vhost, false) && !cfg.serves(s.req.Vhost, s.cfg.lists(s.req.Vhost))
 }
 
 // background runs f in a goroutine that the stream's end waits for, unless the stream
@@ -436,6 +317,12 @@ func (s *Source) background(f func()) {
 	if !s.ending {
 		s.wg.Go(f)
 	}
+}
+
+func (s *Source) isEnding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
 }
 
 // abandon ends a stream whose publish was not accepted.
@@ -465,33 +352,13 @@ func (s *Source) end() {
 			cause = ErrServerClosed
 		}
 		forwarders := slices.Clone(s.forwarders)
-		if s.stopRefresh != nil {
-			s.stopRefresh()
-		}
+		stopTimer(&s.routing.stop)
 		s.mu.Unlock()
 		s.unpublish()
 		for _, f := range forwarders {
 			f.sourceEnded() // first: a destination may close as soon as it is told
 		}
-		closing := s.srv.isClosing()
-		s.turn.Lock()
-		switch {
-		case cause == ErrKicked:
-			s.why = ReasonKicked
-		case closing:
-			s.why = ReasonShutdown
-		}
-		s.reason = s.why
-		stopTimer(&s.grace)
-		if s.now != nil && cause == ErrKicked {
-			s.now.over = cause
-		}
-		if s.next != nil {
-			stopTimer(&s.next.late)
-			s.next.over = cause
-		}
-		s.log.End() // under turn: nothing is appended after it
-		s.turn.Unlock()
+		s.reason = s.inputs.end(cause)
 		s.group.End()
 		go s.finish()
 	})
@@ -502,10 +369,10 @@ func (s *Source) finish() {
 	defer s.srv.wg.Done()
 	s.wg.Wait()
 	s.group.Release()
-	for _, p := range s.publications() {
+	for _, p := range s.inputs.publications() {
 		p.tell()
 	}
-	s.forget()
+	s.inputs.forget()
 	s.srv.keepCounts(s)
 	if s.log.Ended() {
 		s.emit(Event{Kind: EventUnpublish, Reason: s.reason, After: time.Since(s.began)})
@@ -513,6 +380,23 @@ func (s *Source) finish() {
 			"reason", s.reason, "after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
 	}
 	close(s.done)
+}
+
+// emit adds an event of a stream.
+func (s *Source) emit(ev Event) {
+	s.srv.events.emit(func() Event {
+		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
+		return ev
+	})
+}
+
+// emitBy adds an event of a stream's publisher.
+func (s *Source) emitBy(req *Request, ev Event) {
+	s.srv.events.emit(func() Event {
+		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
+		ev.ClientID, ev.Addr = req.ClientID, logAddr(req.RemoteAddr)
+		return ev
+	})
 }
 
 // cursorOptions are the options of a player's cursor.

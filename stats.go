@@ -190,7 +190,7 @@ type Format struct {
 // Stats returns a snapshot.
 func (s *Source) Stats() SourceStats {
 	st := SourceStats{
-		Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecChanges.Load(),
+		Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecs.count.Load(),
 		Players: s.group.Players(), Sent: s.totals(), Format: s.format(),
 	}
 	info, pictures := s.log.Info(), s.log.Pictures()

@@ -38,13 +38,7 @@ type Subscription struct {
 	stop func() // stops the timer of expire; nil if there is none
 }
 
-// Subscribe reads the stream from its last keyframe on: metadata and sequence
-// headers first, then every message as it comes. A subscriber that falls behind
-// skips to the newest keyframe, like a slow player. The Subscription ends with
-// ctx, with Close, or after the last message of a stream that has ended. If the stream
-// has ended and Next is not called for Config.DrainTimeout, the Subscription is closed
-// and releases the stream's memory.
-func (s *Source) Subscribe(ctx context.Context) *Subscription {
+func newSubscription(ctx context.Context, s *Source) *Subscription {
 	sub := &Subscription{tap: s.group.Tap(), drain: s.cfg.DrainTimeout}
 	sub.ctx, sub.cancel = context.WithCancel(orBackground(ctx))
 	unhook := context.AfterFunc(s.ctx, sub.cancel)
@@ -130,18 +124,6 @@ type demuxer struct {
 	dec   *joy.Decoder
 	queue []av.Packet
 	err   error
-}
-
-// Demuxer reads the stream from its last keyframe on as packets of joy4, which supports
-// H.264, AAC and Speex; for other codecs use Subscribe. It ends with ctx, with Close or
-// with the stream. One goroutine may use it; Close may be called from any, and returns
-// nil.
-//
-// Streams waits until the stream's codecs are known, at most for 2 s of media, and
-// returns them, video first. ReadPacket waits for the next packet. It returns io.EOF
-// when the stream has ended, and otherwise the errors of Subscription.Next.
-func (s *Source) Demuxer(ctx context.Context) av.DemuxCloser {
-	return &demuxer{sub: s.Subscribe(ctx), dec: joy.NewDecoder()}
 }
 
 func (d *demuxer) Streams() ([]av.CodecData, error) {
