@@ -147,11 +147,14 @@ type Layout struct {
 	Size     int    // payload bytes per chunk
 	// Prefix is inserted before the payload, as a part of it.
 	Prefix []byte
+	// Tags makes each frame a tag of an FLV file, with its size after it, instead of
+	// chunks. StreamID and Size have no meaning then.
+	Tags bool
 }
 
 // Shared reports whether frames of a Framer with this chunk size can be sent unchanged.
 func (l Layout) Shared(size int) bool {
-	return l.StreamID == MediaStreamID && l.Offset == 0 && l.Size == size && l.Prefix == nil
+	return l.StreamID == MediaStreamID && l.Offset == 0 && l.Size == size && l.Prefix == nil && !l.Tags
 }
 
 // AppendTo appends f in layout l to iov, and returns both slices. Headers are written to
@@ -172,6 +175,19 @@ func (l Layout) AppendTo(iov [][]byte, scratch []byte, f *Frame) ([][]byte, []by
 		iov = append(iov, scratch[n:len(scratch):len(scratch)])
 	}
 
+	if l.Tags {
+		header(appendTagHeader)
+		if len(l.Prefix) > 0 {
+			iov = append(iov, l.Prefix)
+		}
+		for p := range f.chunks() {
+			if len(p) > 0 {
+				iov = append(iov, p[:len(p):len(p)])
+			}
+		}
+		header(appendTagSize)
+		return iov, scratch
+	}
 	header(appendHeader)
 	room := l.Size // of the chunk
 	put := func(p []byte) {

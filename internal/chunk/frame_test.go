@@ -139,18 +139,18 @@ func TestFramer_Slabs(t *testing.T) {
 }
 
 func TestLayout_Shared(t *testing.T) {
-	require.True(t, Layout{MediaStreamID, 0, 60000, nil}.Shared(60000))
-	require.False(t, Layout{MediaStreamID, 0, 4096, nil}.Shared(60000))
-	require.False(t, Layout{MediaStreamID, 1, 60000, nil}.Shared(60000))
-	require.False(t, Layout{2, 0, 60000, nil}.Shared(60000))
+	require.True(t, Layout{MediaStreamID, 0, 60000, nil, false}.Shared(60000))
+	require.False(t, Layout{MediaStreamID, 0, 4096, nil, false}.Shared(60000))
+	require.False(t, Layout{MediaStreamID, 1, 60000, nil, false}.Shared(60000))
+	require.False(t, Layout{2, 0, 60000, nil, false}.Shared(60000))
 }
 
 func TestLayout_AppendTo(t *testing.T) {
 	for _, from := range []int{64, 100, 60000} {
 		for _, l := range []Layout{
-			{1, 0, from, nil}, {5, 0, from, nil}, {1, 0, 128, nil}, {1, 1, 60000, nil}, {0x04030201, 0xfffff0, 4096, nil},
-			{1, 0xffffffff, 60000, nil}, {2, 0x80000000, 99, nil}, {2, 0, MaxMessage, nil},
-			{1, 0, from, []byte("prefix")}, {1, 7, 99, []byte("prefix")},
+			{1, 0, from, nil, false}, {5, 0, from, nil, false}, {1, 0, 128, nil, false}, {1, 1, 60000, nil, false}, {0x04030201, 0xfffff0, 4096, nil, false},
+			{1, 0xffffffff, 60000, nil, false}, {2, 0x80000000, 99, nil, false}, {2, 0, MaxMessage, nil, false},
+			{1, 0, from, []byte("prefix"), false}, {1, 7, 99, []byte("prefix"), false},
 		} {
 			t.Run(fmt.Sprintf("chunks of %d to stream %d, offset %#x, chunks of %d behind %q", from, l.StreamID, l.Offset, l.Size, l.Prefix), func(t *testing.T) {
 				lengths := lengths
@@ -195,13 +195,13 @@ func TestLayout_AppendTo(t *testing.T) {
 // The payload is shared and not copied.
 func TestLayout_AppendToSharesPayload(t *testing.T) {
 	f := NewFrame(Header{Type: TypeVideo}, pattern(1000), 600)
-	iov, _ := Layout{2, 0, 600, nil}.AppendTo(nil, nil, f)
+	iov, _ := Layout{2, 0, 600, nil, false}.AppendTo(nil, nil, f)
 	require.Len(t, iov, 4)
 	require.Same(t, &f.Head()[0], &iov[1][0])
 
 	// Nor is there anything to allocate when both slices are used again.
 	f = NewFrame(Header{Type: TypeVideo}, pattern(10000), 600)
-	l := Layout{2, 0, 128, nil}
+	l := Layout{2, 0, 128, nil, false}
 	iov, scratch := l.AppendTo(nil, make([]byte, 0, 2000), f)
 	require.Zero(t, testing.AllocsPerRun(10, func() { iov, scratch = l.AppendTo(iov[:0], scratch[:0], f) }))
 }

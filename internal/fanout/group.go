@@ -138,6 +138,9 @@ func (g *Group) remove(s *Sender) {
 	}
 }
 
+// Wrote counts n bytes that were sent to a receiver of a Tap.
+func (g *Group) Wrote(n int) { g.bytes.Add(uint64(n)) }
+
 // Sent returns what was sent to all receivers, including those that have left.
 func (g *Group) Sent() (bytes, messages uint64) { return g.bytes.Load(), g.messages.Load() }
 

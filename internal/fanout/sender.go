@@ -117,7 +117,7 @@ type attachment struct {
 	cursor gop.Cursor
 	flow   flow.Receiver // guarded by its group's metering
 	log    *gop.Log
-	push   bool // as in gop.Options
+	form   form
 	end    func() (control []byte, shutdown bool)
 }
 
@@ -220,7 +220,7 @@ func (s *Sender) Attach(l *gop.Log, o gop.Options, end func() (control []byte, s
 // prepare is Attach without Kick.
 func (s *Sender) prepare(l *gop.Log, o gop.Options, end func() (control []byte, shutdown bool)) {
 	o.Skipped = &s.skipped
-	a := &attachment{log: l, push: o.Push, end: end, flow: flow.Receiver{Player: s.player}}
+	a := &attachment{log: l, form: formOf(o), end: end, flow: flow.Receiver{Player: s.player}}
 	l.Start(&a.cursor, o)
 	if s.measure != nil {
 		s.measure.begins(Clock())
@@ -419,7 +419,7 @@ func (s *Sender) plain(w *walk, limit int) ([][]byte, *gop.Batch) {
 		}
 		// A Sender without messages to send leaves the batch to the next Sender.
 		if a.cursor.Lag() > 0 {
-			b := w.batch(a.push)
+			b := &w.batches[a.form]
 			if b.Fill(&a.cursor, limit); b.Len() > 0 {
 				return b.IOV(), b
 			}

@@ -11,15 +11,15 @@ import (
 // walk is the state that a goroutine carries from sender to sender: the batches that
 // senders at the same position share.
 type walk struct {
-	play, push gop.Batch
-	one        [1][]byte
-	gather     []byte
-	joined     *gop.Batch // the batch whose bytes are in gather, or nil
-	filling    uint64
-	sealed     []byte // space for records
-	scratch    ioScratch
-	now        int64 // on Clock, when the walk began
-	tally      tally
+	batches [forms]gop.Batch
+	one     [1][]byte
+	gather  []byte
+	joined  *gop.Batch // the batch whose bytes are in gather, or nil
+	filling uint64
+	sealed  []byte // space for records
+	scratch ioScratch
+	now     int64 // on Clock, when the walk began
+	tally   tally
 }
 
 // tally counts what a walk has sent since the last flush. It is cheaper than counting in
@@ -75,11 +75,24 @@ func newWalk() *walk {
 	return w
 }
 
-func (w *walk) batch(push bool) *gop.Batch {
-	if push {
-		return &w.push
+// form says which senders share batches.
+type form int
+
+const (
+	formPlay form = iota // to players
+	formPush             // to destinations
+	formTags             // as FLV
+	forms
+)
+
+func formOf(o gop.Options) form {
+	switch {
+	case o.Layout.Tags:
+		return formTags
+	case o.Push:
+		return formPush
 	}
-	return &w.play
+	return formPlay
 }
 
 // walk makes senders send everything that is pending.
@@ -97,8 +110,9 @@ func (w *walk) walk(senders []*Sender) {
 // put returns the walk to its pool without references to a stream.
 func (w *walk) put() {
 	w.flush()
-	w.play.Reset()
-	w.push.Reset()
+	for i := range w.batches {
+		w.batches[i].Reset()
+	}
 	w.one[0], w.joined = nil, nil
 	w.scratch.reset()
 	walks.Put(w)

@@ -10,9 +10,10 @@ import (
 // Cursor is one receiver's position in a Log. Only the goroutine that sends to the
 // receiver may call its methods, except those whose comments say otherwise.
 type Cursor struct {
-	log    *Log
-	opt    Options
-	shared bool
+	log     *Log
+	opt     Options
+	shared  bool // the log's frames are sent unchanged
+	uniform bool // all cursors with these Options send the same bytes
 
 	next    atomic.Uint64
 	begun   atomic.Pointer[beginning]
@@ -89,6 +90,7 @@ func (o *Options) layout(wrap bool) chunk.Layout {
 func (l *Log) Start(c *Cursor, o Options) {
 	c.log, c.opt = l, o
 	c.shared = o.Times == nil && o.Layout.Shared(o.Size)
+	c.uniform = c.shared || o.Times == nil && o.Layout.Tags
 	c.set, c.preface, c.needKey = nil, true, true
 	if c.skipped = o.Skipped; c.skipped == nil {
 		c.skipped = new(Skipped)
@@ -331,6 +333,7 @@ type Batch struct {
 	from, to uint64
 	limit    int
 	push     bool
+	tags     bool
 
 	scratch []byte
 	filling uint64
@@ -354,14 +357,19 @@ func (k *mark) joins(m *Message, push bool) bool {
 	return m.Frame.Follows(k.m.Frame) && !(push && k.m.Wrap)
 }
 
+// maxPieces is the number of slices from which on a batch gets no more messages: one
+// system call accepts 1024.
+const maxPieces = 960
+
 // Fill collects the messages that c sends next: all there are, up to the message with
 // which limit bytes are reached. The batch is empty if c is up to date.
 func (b *Batch) Fill(c *Cursor, limit int) {
 	head := c.log.head.Load()
 	from := c.next.Load()
 	stop := c.stop.Load()
-	plain := c.shared && !c.preface && !c.needKey && !c.opt.NoMeta && !stop
-	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.opt.Push && b.limit == limit {
+	plain := c.uniform && !c.preface && !c.needKey && !c.opt.NoMeta && !stop
+	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.opt.Push &&
+		b.tags == c.opt.Layout.Tags && b.limit == limit {
 		return
 	}
 	b.Reset()
@@ -372,7 +380,7 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 		plain, from, head = false, c.next.Load(), c.log.head.Load()
 	}
 	f := filler{Batch: b, c: c, preface: c.preface, needKey: c.needKey}
-	for seq := from; seq < head && b.bytes < limit; seq++ {
+	for seq := from; seq < head && b.bytes < limit && len(b.iov) < maxPieces; seq++ {
 		m := c.log.Get(seq)
 		if m == nil {
 			if len(b.marks) > 0 {
@@ -390,7 +398,8 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 		f.add(m)
 	}
 	if plain && len(b.marks) > 0 {
-		b.log, b.from, b.to, b.push, b.limit = c.log, from, head, c.opt.Push, limit
+		b.log, b.from, b.to, b.limit = c.log, from, head, limit
+		b.push, b.tags = c.opt.Push, c.opt.Layout.Tags
 	}
 }
 
