@@ -65,13 +65,14 @@ type conn struct {
 
 	// Small fields are grouped to save memory: there are many connections.
 
-	lastID   uint32      // the message stream of last
-	touched  bool        // since the last flush
-	caps     bool        // the client supports Enhanced RTMP
-	mayLeave bool        // it has unpublished or played, so that its end is not logged as lost
-	shutting closing     // guarded by srv.mu
-	evicted  atomic.Bool // by evict, for its memory
-	over     atomic.Bool // one of pubs is: see settle
+	lastID    uint32        // the message stream of last
+	touched   bool          // since the last flush
+	caps      bool          // the client supports Enhanced RTMP
+	mayLeave  bool          // it has unpublished or played, so that its end is not logged as lost
+	shutting  closing       // guarded by srv.mu
+	evicted   atomic.Bool   // by evict, for its memory
+	elsewhere atomic.Uint64 // bytes that the host has sent to a Player
+	over      atomic.Bool   // one of pubs is: see settle
 
 	publishes int           // publishes that are not over; guarded by srv.mu
 	closed    chan struct{} // closed with nc; nil if no goroutine waits; guarded by srv.mu
@@ -248,12 +249,21 @@ func (c *conn) end(err error) {
 	if c.out != nil {
 		c.out.Close()
 	}
-	if c.rt != nil {
+	switch {
+	case c.rt != nil:
 		c.rt.Release()
+	case c.player != nil:
+		c.StopPlay(0)
 	}
 	c.tellStop()
 	if f := c.onClose; f != nil {
-		sent, received := c.out.Counters().Bytes, c.rt.Received()
+		sent, received := c.elsewhere.Load(), uint64(0)
+		if c.out != nil {
+			sent += c.out.Counters().Bytes
+		}
+		if c.rt != nil {
+			received = c.rt.Received()
+		}
 		s.calls.tell(c.ctx, "OnClose", func(ctx context.Context) { f(ctx, c.hooked, sent, received) })
 	}
 	for _, src := range c.ended {

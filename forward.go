@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"iter"
 	"log/slog"
 	"maps"
@@ -154,6 +155,42 @@ func (s *Server) Source(name string) *Source {
 		return src
 	}
 	return nil
+}
+
+// Play accepts a player of the live stream that req names. It is treated like a player
+// over RTMP: Limits apply, OnConnect and OnPlay decide, and OnStop and OnClose follow. A
+// refusal is counted, and returned 250 ms after the request at the earliest. The Player
+// ends with Close, with the Server and, until ServeFLV, with ctx. It does not wait for
+// another stream of the name.
+//
+// req must have App and Stream. If Vhost is empty, Param (the query) and TcURL (the URL up
+// to App) tell the vhost, as those of an RTMP client do. RemoteAddr counts in Limits. Play
+// sets ServerID, and ClientID if it is empty.
+//
+// Errors wrap ErrNotLive, ErrLimit, ErrServerClosed, ctx's error, or that of a hook, which
+// has refused the player.
+func (s *Server) Play(ctx context.Context, req Request) (*Player, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	cfg := s.cfg.Load()
+	if err := nameStream(cfg, &req); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotLive, err)
+	}
+	p, err := newPlayer(ctx, s, &req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.ask(cfg, &req); err != nil {
+		p.end(err)
+		return nil, err
+	}
+	src := s.Source(req.Name())
+	if src == nil {
+		p.end(nil)
+		return nil, fmt.Errorf("play of %s: %w", req.logName(), ErrNotLive)
+	}
+	return p.begin(cfg, &req, src)
 }
 
 // Sources returns the live streams, sorted by name.

@@ -367,8 +367,19 @@ func (c *conn) Play(streamID uint32, name string) error {
 			return c.refused("play", failed, "Playing is refused.", req.hide(err))
 		}
 	}
-	vhost := cfg.vhost(req.Vhost)
 	c.srv.mu.Lock()
+	c.playsLocked(cfg, req, streamID)
+	c.srv.mu.Unlock()
+	c.out.SetPlayer()
+	c.excuse(time.Since(asked)) // the client may publish, too
+	c.rt.Limits.Streams = cfg.mediaLimits().Streams
+	c.rt.Resize(playBuffer)
+	return nil
+}
+
+// playsLocked makes the client a player. srv.mu is held.
+func (c *conn) playsLocked(cfg *Config, req *Request, streamID uint32) {
+	vhost := cfg.vhost(req.Vhost)
 	c.player = &player{
 		conn: c, key: req.key(), vhost: req.Vhost, listed: cfg.lists(req.Vhost), streamID: streamID,
 		endPlayers: vhost.EndPlayers, playerWait: vhost.PlayerWait,
@@ -380,12 +391,6 @@ func (c *conn) Play(streamID uint32, name string) error {
 	c.srv.plays++
 	c.player.emit(EventPlay)
 	c.player.enterLocked()
-	c.srv.mu.Unlock()
-	c.out.SetPlayer()
-	c.excuse(time.Since(asked)) // the client may publish, too
-	c.rt.Limits.Streams = cfg.mediaLimits().Streams
-	c.rt.Resize(playBuffer)
-	return nil
 }
 
 // Playing implements rtmp.Handler.

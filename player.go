@@ -77,12 +77,12 @@ func (p *player) attach(src *Source) {
 	p.played.Store(true)
 	at := &playing{src}
 	p.at = at
-	opt := src.cursorOptions(p.streamID, c.rt.ChunkSize())
+	opt := flvOptions(src)
+	if c.rt != nil {
+		opt = src.cursorOptions(p.streamID, c.rt.ChunkSize())
+	}
 	opt.OnBlind = func() { go p.tellBlind(src) }
-	src.group.Prepare(c.out, opt, func() ([]byte, bool) {
-		p.ended(at)
-		return nil, false
-	})
+	src.group.Prepare(c.out, opt, func() ([]byte, bool) { return nil, p.ended(at) })
 	p.mu.Unlock()
 	c.out.Kick()
 }
@@ -106,18 +106,24 @@ func (p *player) leaveReceiversLocked(at *playing) bool {
 }
 
 // ended is called when the whole stream has been sent. The player then waits for the next
-// publisher; its client is told of the end only if endPlayers is set.
-func (p *player) ended(at *playing) {
+// publisher; its client is told of the end only if endPlayers is set. If the player does
+// not use RTMP, its connection is over.
+func (p *player) ended(at *playing) (over bool) {
 	p.mu.Lock()
 	left := p.leaveReceiversLocked(at)
 	p.mu.Unlock()
 	if !left { // the player was stopped meanwhile
-		return
+		return false
+	}
+	if p.conn.rt == nil {
+		p.conn.closeWithin(lingerTime)
+		return true
 	}
 	if p.endPlayers {
 		p.tellEnd()
 	}
 	p.join()
+	return false
 }
 
 // tellEnd tells the player that its stream has ended, once for each end.
@@ -156,9 +162,14 @@ func (p *player) detach() {
 	p.conn.srv.mu.Unlock()
 	p.mu.Lock()
 	p.leaveReceiversLocked(p.at)
-	p.conn.out.Drop()
+	out := p.conn.out
+	if out != nil {
+		out.Drop()
+	}
 	p.mu.Unlock()
-	p.conn.out.Kick()
+	if out != nil {
+		out.Kick()
+	}
 }
 
 // enterLocked adds the player to the audience of its name. srv.mu is held.

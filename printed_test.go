@@ -63,7 +63,7 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
 	reflect.TypeFor[forward.Forwarder](), reflect.TypeFor[forward.ForwarderStats](), reflect.TypeFor[forward.Hooks](), reflect.TypeFor[forward.Limits](),
 	reflect.TypeFor[forward.Message](), reflect.TypeFor[forward.Op](), reflect.TypeFor[forward.Profile](),
-	reflect.TypeFor[forward.Request](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
+	reflect.TypeFor[forward.Request](), reflect.TypeFor[forward.Player](), reflect.TypeFor[forward.Publisher](), reflect.TypeFor[forward.Redirect](), reflect.TypeFor[forward.RetryInfo](),
 	reflect.TypeFor[forward.Secret](), reflect.TypeFor[forward.Server](),
 	reflect.TypeFor[forward.ServerStats](), reflect.TypeFor[forward.Source](), reflect.TypeFor[forward.SourceStats](), reflect.TypeFor[forward.State](),
 	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](),

@@ -57,6 +57,8 @@ type Source struct {
 	formatOf *gop.HeaderSet // formatIs was read from it
 	formatIs Format
 
+	watching atomic.Int64 // Players to which the host sends
+
 	rate            fanout.Rate
 	messages, bytes atomic.Uint64
 }
@@ -129,6 +131,17 @@ func (s *Source) Forward(d Destination) (*Forwarder, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// Play accepts a player of s that the host has authorized itself: OnConnect and OnPlay are
+// not asked. req needs no names. Everything else is as described at Server.Play.
+func (s *Source) Play(ctx context.Context, req Request) (*Player, error) {
+	req.Vhost, req.App, req.Stream = s.req.Vhost, s.req.App, s.req.Stream
+	p, err := newPlayer(ctx, s.srv, &req)
+	if err != nil {
+		return nil, err
+	}
+	return p.begin(s.srv.cfg.Load(), &req, s)
 }
 
 // forward starts f.

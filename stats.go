@@ -191,7 +191,7 @@ type Format struct {
 func (s *Source) Stats() SourceStats {
 	st := SourceStats{
 		Since: s.began, Bytes: s.bytes.Load(), Messages: s.messages.Load(), CodecChanges: s.codecs.count.Load(),
-		Players: s.group.Players(), Sent: s.totals(), Format: s.format(),
+		Players: s.group.Players() + int(s.watching.Load()), Sent: s.totals(), Format: s.format(),
 	}
 	info, pictures := s.log.Info(), s.log.Pictures()
 	st.VideoCodec, st.AudioCodec = codecName(info.Video), codecName(info.Audio)

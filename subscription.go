@@ -112,6 +112,11 @@ func (s *Subscription) Next() (Message, error) {
 	return m, nil
 }
 
+// Pending returns how many messages of the stream wait to be read: 0 if Next would wait. A
+// few of them may not be for receivers, and be left out. It is for the goroutine that
+// calls Next.
+func (s *Subscription) Pending() int { return len(s.queue) + int(s.tap.Lag()) }
+
 // Close ends the Subscription. It returns nil.
 func (s *Subscription) Close() error {
 	s.cancel()

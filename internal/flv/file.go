@@ -166,6 +166,12 @@ func (w *Writer) WriteHeader(audio, video bool) error {
 		return errors.New("FLV header written twice")
 	}
 	w.started = true
+	_, err := w.w.Write(AppendHeader(nil, audio, video))
+	return err
+}
+
+// AppendHeader appends what WriteHeader writes.
+func AppendHeader(b []byte, audio, video bool) []byte {
 	h := [headerSize + 4]byte{'F', 'L', 'V', 1, 0, 0, 0, 0, headerSize}
 	if audio {
 		h[4] |= 4
@@ -173,8 +179,7 @@ func (w *Writer) WriteHeader(audio, video bool) error {
 	if video {
 		h[4] |= 1
 	}
-	_, err := w.w.Write(h[:])
-	return err
+	return append(b, h[:]...)
 }
 
 // WriteTag writes one tag: type, timestamp in milliseconds, and a body of less
