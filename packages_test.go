@@ -7,6 +7,7 @@ import (
 	"github.com/rtmp-forward/forward/auth"
 	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/internal/secretscan"
+	"github.com/rtmp-forward/forward/live"
 	"github.com/rtmp-forward/forward/metrics"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
@@ -16,6 +17,7 @@ import (
 var typesBeside = []reflect.Type{
 	reflect.TypeFor[auth.Token](),
 	reflect.TypeFor[control.Options](), reflect.TypeFor[control.Server](), reflect.TypeFor[control.ServerOptions](), reflect.TypeFor[control.Credential](),
+	reflect.TypeFor[live.Options](), reflect.TypeFor[live.Handlers](),
 	reflect.TypeFor[metrics.Options](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
 	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),

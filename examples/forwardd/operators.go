@@ -9,6 +9,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/control"
+	"github.com/rtmp-forward/forward/live"
 	"github.com/rtmp-forward/forward/metrics"
 	"github.com/rtmp-forward/forward/srs"
 )
@@ -23,6 +24,9 @@ func newOperators(srv *forward.Server, h *srs.HTTPFile, log *slog.Logger, listen
 		return nil, err
 	}
 	s.Handle("GET /metrics", control.RequireToken, metrics.Handler(srv, metrics.Options{}))
+	streams := live.New(srv, live.Options{Operator: s.IsOperator})
+	s.Handle("/live/", control.HandlerDecides, http.StripPrefix("/live", streams.Players()))
+	s.Handle("/sources/", control.HandlerDecides, streams.Operators())
 	s.Handle("/debug/pprof/", control.RequireToken, http.HandlerFunc(pprof.Index))
 	s.Handle("/debug/pprof/cmdline", control.RequireToken, http.HandlerFunc(pprof.Cmdline))
 	s.Handle("/debug/pprof/profile", control.RequireToken, http.HandlerFunc(pprof.Profile))
