@@ -54,16 +54,6 @@ const (
 	fromOutside                // only public addresses and ports, and those of AllowNetworks and AllowPorts
 )
 
-func (d Destination) origin() origin {
-	switch {
-	case d.Untrusted:
-		return fromOutside
-	case d.NoLinkLocal:
-		return fromOperator
-	}
-	return fromHost
-}
-
 // addressRules say which addresses destinations of an origin may have.
 type addressRules struct {
 	from origin
@@ -84,8 +74,7 @@ func (r addressRules) check(addr netip.AddrPort) error {
 			return refused
 		}
 	}
-	cfg := r.cfg.Load()
-	if r.from == fromOutside && !cfg.allowsPort(addr.Port()) {
+	if r.from == fromOutside && !r.cfg.Load().allowsPort(addr.Port()) {
 		refused.reason = fmt.Sprintf("port %d%s", addr.Port(), badPort)
 		return refused
 	}
@@ -94,7 +83,7 @@ func (r addressRules) check(addr netip.AddrPort) error {
 		switch {
 		case !ok:
 		case !special.Explicit() && (r.from != fromOutside || i > 0 && !sure):
-		case !cfg.allowsAddr(a, special):
+		case !r.allows(a, special):
 			refused.reason, refused.Allow = string(special.Kind), netip.PrefixFrom(a, a.BitLen())
 			return refused
 		}
@@ -102,19 +91,15 @@ func (r addressRules) check(addr netip.AddrPort) error {
 	return nil
 }
 
-// allowsAddr reports whether AllowNetworks allows an address of a special range.
-func (c *Config) allowsAddr(ip netip.Addr, r upstream.AddrRange) bool {
-	return slices.ContainsFunc(c.AllowNetworks, func(p netip.Prefix) bool {
+// allows reports whether AllowNetworks allows an address of a special range.
+func (r addressRules) allows(ip netip.Addr, in upstream.AddrRange) bool {
+	return slices.ContainsFunc(r.cfg.Load().AllowNetworks, func(p netip.Prefix) bool {
 		p = unmapped(p)
-		return p.Contains(ip) && (!r.Explicit() || p.Bits() >= r.Prefix.Bits())
+		return p.Contains(ip) && (!in.Explicit() || p.Bits() >= in.Prefix.Bits())
 	})
 }
 
 const badPort = " is not for destinations from outside: expected 443, 1024 and above, or one of Config.AllowPorts"
-
-func (c *Config) allowsPort(p uint16) bool {
-	return p == 443 || p >= 1024 || slices.Contains(c.AllowPorts, p)
-}
 
 // unmapped turns a prefix of IPv4-mapped addresses into one of IPv4.
 func unmapped(p netip.Prefix) netip.Prefix {

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
+	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/rtmp"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
@@ -391,4 +393,28 @@ func (c Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// mediaLimits are the limits of an accepted publisher or player.
+func (c *Config) mediaLimits() chunk.Limits {
+	return chunk.Limits{
+		Media:    unlimited(c.Limits.MediaSize),
+		Command:  unlimited(c.Limits.DataSize),
+		Partial:  unlimited(c.Limits.PartialSize),
+		Streams:  unlimited(c.Limits.ChunkStreams),
+		TinySize: 64 << 10,
+	}
+}
+
+// logLimits are the limits of a stream's log.
+func (c *Config) logLimits(v Vhost) gop.Limits {
+	return gop.Limits{
+		Bytes: unlimited(c.MaxBytes),
+		Age:   age(v.MaxLatency),
+		Live:  v.NoGOPCache,
+	}
+}
+
+func (c *Config) allowsPort(p uint16) bool {
+	return p == 443 || p >= 1024 || slices.Contains(c.AllowPorts, p)
 }

@@ -374,3 +374,23 @@ const (
 	// may be empty: app and key together are its path.
 	ProfileMediaMTX Profile = endpoint.MediaMTX
 )
+
+func (d Destination) origin() origin {
+	switch {
+	case d.Untrusted:
+		return fromOutside
+	case d.NoLinkLocal:
+		return fromOperator
+	}
+	return fromHost
+}
+
+// at returns d with another URL, and with the given key if d has none.
+func (d Destination) at(url, key string) (Destination, error) {
+	d.URL = url
+	def(&d.StreamKey, Secret(key))
+	if d.StreamKey == "" {
+		return d, fmt.Errorf("destination %s: no stream key", endpoint.Redact(d.URL, true))
+	}
+	return d, d.Validate()
+}

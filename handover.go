@@ -198,24 +198,6 @@ func (f *Forwarder) stopped(r *run, l *upstream.Link, from uint64) bool {
 	return true
 }
 
-// reconnect follows a ReconnectRequest.
-func (r *run) reconnect(l *upstream.Link, ref string) {
-	f := r.f
-	at, err := r.to.redirected(l.At, ref)
-	if err != nil {
-		f.reports.report(r.to, slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	soon := !f.moved.IsZero() && time.Since(f.moved) < moveEvery
-	if soon || f.next != nil || f.Ending() || f.now != r || r.link != l {
-		return
-	}
-	f.moved = time.Now()
-	f.handOverLocked(r.to, handover{at: at})
-}
-
 // notTakenLocked is called when r ends. If r has not taken over although it was to, it
 // records why. A server that refuses a second publish of the stream may accept it when
 // the old connection has ended: see handover.after. mu is held; then must be called

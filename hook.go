@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
@@ -175,4 +177,13 @@ func hashID(s string) string {
 	h := hmac.New(sha256.New, idKey())
 	io.WriteString(h, s)
 	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+func (r *Request) key() streamKey {
+	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
+}
+
+// onward returns the hopsProperty that a stream's Forwarders send.
+func (r *Request) onward() string {
+	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
 }

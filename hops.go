@@ -44,8 +44,3 @@ func checkHops(hops []string, id string) error {
 	}
 	return nil
 }
-
-// onward returns the hopsProperty that a stream's Forwarders send.
-func (r *Request) onward() string {
-	return strings.Join(append(slices.Clone(r.Hops), r.ServerID), ",")
-}

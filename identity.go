@@ -16,10 +16,6 @@ type streamKey struct {
 	path  string // app and stream, joined
 }
 
-func (r *Request) key() streamKey {
-	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/" + r.Stream}
-}
-
 // String returns the stream's name, which parseStreamName parses.
 func (k streamKey) String() string { return rtmp.JoinName(k.vhost, k.path) }
 

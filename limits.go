@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
-	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
@@ -69,26 +68,6 @@ var connectLimits = func() chunk.Limits {
 	l.Partial = 16 << 10
 	return l
 }()
-
-// mediaLimits are the limits of an accepted publisher or player.
-func (c *Config) mediaLimits() chunk.Limits {
-	return chunk.Limits{
-		Media:    unlimited(c.Limits.MediaSize),
-		Command:  unlimited(c.Limits.DataSize),
-		Partial:  unlimited(c.Limits.PartialSize),
-		Streams:  unlimited(c.Limits.ChunkStreams),
-		TinySize: 64 << 10,
-	}
-}
-
-// logLimits are the limits of a stream's log.
-func (c *Config) logLimits(v Vhost) gop.Limits {
-	return gop.Limits{
-		Bytes: unlimited(c.MaxBytes),
-		Age:   age(v.MaxLatency),
-		Live:  v.NoGOPCache,
-	}
-}
 
 func age(d time.Duration) int64 {
 	if d < 0 {

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"math/rand/v2"
 	"time"
 )
 
@@ -66,20 +65,4 @@ func delay(lo, hi time.Duration, n int, random float64) time.Duration {
 		return hi
 	}
 	return lo/2 + time.Duration(random*float64(lo-lo/2))
-}
-
-// retryAfter returns the delay before the next attempt after err; negative means never.
-// sent is how long the session was publishing, negative if it was not.
-func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duration {
-	b, src := &r.backoff, r.f.src
-	d := b.next(!err.Temporary(), sent, rand.Float64())
-	if ask := src.cfg.Retry; ask != nil {
-		src.srv.calls.do("Retry", func() error {
-			if own := ask(RetryInfo{Request: src.Request(), Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
-				d = own
-			}
-			return nil
-		})
-	}
-	return d
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/rtmp-forward/forward/internal/endpoint"
@@ -216,4 +218,38 @@ func (r *run) attach(l *upstream.Link, from uint64) {
 	if f.isAwaited() {
 		l.Out.StopAtKeyframe()
 	}
+}
+
+// retryAfter returns the delay before the next attempt after err; negative means never.
+// sent is how long the session was publishing, negative if it was not.
+func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duration {
+	b, src := &r.backoff, r.f.src
+	d := b.next(!err.Temporary(), sent, rand.Float64())
+	if ask := src.cfg.Retry; ask != nil {
+		src.srv.calls.do("Retry", func() error {
+			if own := ask(RetryInfo{Request: src.Request(), Err: err, Attempt: b.attempt, Delay: d}); own != 0 {
+				d = own
+			}
+			return nil
+		})
+	}
+	return d
+}
+
+// reconnect follows a ReconnectRequest.
+func (r *run) reconnect(l *upstream.Link, ref string) {
+	f := r.f
+	at, err := r.to.redirected(l.At, ref)
+	if err != nil {
+		f.reports.report(r.to, slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	soon := !f.moved.IsZero() && time.Since(f.moved) < moveEvery
+	if soon || f.next != nil || f.Ending() || f.now != r || r.link != l {
+		return
+	}
+	f.moved = time.Now()
+	f.handOverLocked(r.to, handover{at: at})
 }

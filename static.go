@@ -120,16 +120,6 @@ func (t template) expand(r endpoint.Request) (Destination, error) {
 	return t.of.at(t.Expand(r, nil))
 }
 
-// at returns d with another URL, and with the given key if d has none.
-func (d Destination) at(url, key string) (Destination, error) {
-	d.URL = url
-	def(&d.StreamKey, Secret(key))
-	if d.StreamKey == "" {
-		return d, fmt.Errorf("destination %s: no stream key", endpoint.Redact(d.URL, true))
-	}
-	return d, d.Validate()
-}
-
 func (s static) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "Static of %d", len(s)) }
 
 func (s static) MarshalText() ([]byte, error) { return fmt.Append(nil, s), nil }

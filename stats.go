@@ -306,3 +306,58 @@ func metadataFormat(payload []byte) (f Format) {
 
 // noKeyframe is the Warning of a destination that began without one.
 const noKeyframe = "No keyframe came within 5 s: the destination began with video from the middle of a GOP."
+
+// ForwarderStats is a snapshot of a Forwarder. Counters only grow.
+type ForwarderStats struct {
+	State State     // what the Forwarder is doing
+	Since time.Time // when State began
+	// NextAttempt is when the next attempt begins, in StateWaiting. It is zero
+	// if Config.Retry has given up.
+	NextAttempt time.Time
+
+	// Connects counts attempted connections. An attempt takes three with
+	// authentication, and two if the server requires the other form of the
+	// handshake.
+	Connects uint64
+	Accepted uint64 // attempts whose publish was accepted
+	Bytes    uint64 // sent
+	Messages uint64 // sent
+	// DroppedLate counts messages that were not sent because the destination was
+	// too slow, DroppedNoKeyframe those that depend on a keyframe that the
+	// destination did not get.
+	DroppedLate       uint64
+	DroppedNoKeyframe uint64
+	// Lost counts failed attempts and lost connections, by Op of their error.
+	Lost map[Op]uint64
+
+	// Rates of the last 5 seconds; 0 without a connection.
+	Bitrate     float64 // bits a second
+	MessageRate float64 // messages a second
+	FrameRate   float64 // video frames a second
+
+	// Lag is the number of messages that wait to be sent, LagBytes their size,
+	// LagMedia the time from the first to the last of them by their timestamps, and
+	// LagAge the time since the first of them arrived.
+	Lag      uint64
+	LagBytes int
+	LagMedia time.Duration
+	LagAge   time.Duration
+	// Unacked is the number of bytes that were sent and not acknowledged by the
+	// destination, and RTT the round-trip time (TCP_INFO of Linux); 0 if the system
+	// does not report them.
+	Unacked int
+	RTT     time.Duration
+	// FirstKeyframe is the time from the destination's answer to publish until the
+	// first video was sent; 0 before that.
+	FirstKeyframe time.Duration
+
+	// LastErr is why the last attempt ended, a *DestinationError; nil if none
+	// has failed.
+	LastErr error
+	// Warning is one sentence, without secrets, about something that the
+	// destination does not refuse but may not handle: a name that is longer
+	// than its kind of server keeps, a codec that it does not list
+	// (UnsupportedCodecError), or video that began without a keyframe because
+	// none came within 5 s. Empty if there is no warning.
+	Warning string
+}
