@@ -82,6 +82,7 @@ var noSecret = map[string]bool{
 	"Event.Kind": true, "Event.Stream": true, "Event.StreamID": true, "Event.Destination": true, "Event.DestinationID": true, "Event.ClientID": true,
 	"Event.Addr": true, "Event.State": true, "Event.Reason": true, "Event.Cause": true, "Event.VideoCodec": true, "Event.AudioCodec": true,
 	"StatusError.Code": true, "StatusError.Description": true,
+	"Entry.Name": true, "Entry.By": true, "FileError.Path": true,
 	"Token.Purpose": true, "Token.Param": true, "UnsupportedCodecError.Codec": true, "UnsupportedCodecError.platform": true,
 	"Request.App": true, "Request.Vhost": true,
 	"shown.text": true,

@@ -6,11 +6,11 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/internal/endpoint"
+	"github.com/rtmp-forward/forward/internal/pattern"
 )
 
 // Route sends matching streams to the URLs of To and to the destinations of Resolver.
@@ -113,7 +113,7 @@ func compileRoute(r Route) (c rule, err error) {
 		name, pattern, flags string
 		re                   **regexp.Regexp
 	}{{"Vhost", r.Vhost, "i", &c.vhost}, {"App", r.App, "", &c.app}, {"Stream", r.Stream, "", &c.stream}} {
-		if *p.re, err = compilePattern(p.pattern, p.flags); err != nil {
+		if *p.re, err = pattern.Compile(p.pattern, p.flags); err != nil {
 			return rule{}, fmt.Errorf("%s: %w", p.name, err)
 		}
 		for _, name := range (*p.re).SubexpNames()[1:] {
@@ -138,37 +138,6 @@ func compileRoute(r Route) (c rule, err error) {
 var routeVars = regexp.MustCompile(`\[[a-z]+\]|\$[0-9]+|\$\{\w*\}`)
 
 var replaceRouteVars endpoint.Replace = routeVars.ReplaceAllStringFunc
-
-// compilePattern compiles a pattern to a regular expression that matches only a whole
-// string. flags are those of package regexp/syntax.
-func compilePattern(p, flags string) (*regexp.Regexp, error) {
-	if p == "" {
-		return regexp.MustCompile(``), nil
-	}
-	if re, ok := strings.CutPrefix(p, "~"); ok {
-		if _, err := regexp.Compile(re); err != nil {
-			return nil, err
-		}
-		return regexp.Compile(`\A(?` + flags + `:` + re + `)\z`)
-	}
-	return globPattern(p, flags), nil
-}
-
-// globPattern converts a glob to a regular expression; "*" and "?" become groups.
-func globPattern(glob, flags string) *regexp.Regexp {
-	var b strings.Builder
-	for _, r := range glob {
-		switch r {
-		case '*':
-			b.WriteString(`(.*)`)
-		case '?':
-			b.WriteString(`(.)`)
-		default:
-			b.WriteString(regexp.QuoteMeta(string(r)))
-		}
-	}
-	return regexp.MustCompile(`(?s` + flags + `)\A` + b.String() + `\z`)
-}
 
 // match returns the parts that the patterns of r capture, by placeholder.
 func (r rule) match(req *forward.Request) (captures map[string]string, ok bool) {

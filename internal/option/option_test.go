@@ -1,6 +1,7 @@
 package option_test
 
 import (
+	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -207,4 +208,34 @@ func TestCommentsNameEveryOption(t *testing.T) {
 		require.True(t, has(load, o.Name), o.Name)
 		require.True(t, has(check, o.Name), o.Name)
 	}
+}
+
+// JSON has every option, and sets the same ones again.
+func TestJSONOfEveryOption(t *testing.T) {
+	d := forward.Destination{}
+	for _, o := range option.All {
+		switch v := o.Value.(type) {
+		case *option.Choice:
+			v.Set(&d, v.Words[len(v.Words)-1])
+		case *option.Switch:
+			v.Set(&d, true)
+		case *option.Number:
+			v.Set(&d, v.Max)
+		case *option.Milliseconds:
+			v.Set(&d, time.Duration(v.Max)*time.Millisecond)
+		case option.Field[string]:
+			v.Set(&d, "\"text\"")
+		default:
+			t.Errorf("%s has a value of type %T, which is not tested", o.Name, v)
+		}
+	}
+	text, err := json.Marshal(option.ToJSON(d))
+	require.NoError(t, err)
+	var fields map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(text, &fields))
+	require.Len(t, fields, len(option.All))
+	var same forward.Destination
+	require.NoError(t, option.FromJSON(&same, fields))
+	require.Empty(t, fields)
+	require.True(t, d.Equal(same))
 }
