@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"strings"
 	"sync"
@@ -11,7 +12,7 @@ import (
 
 // Event is something that has happened to a stream, a destination, a player or a
 // backend. Fields that do not belong to its Kind are zero. No field holds a secret:
-// Stream and Destination are as in the log.
+// Stream and Destination are as in the log. Name returns the name of the stream.
 type Event struct {
 	// Seq numbers the events of a Server from 1. A reader that missed some gets an
 	// EventMissed first.
@@ -46,7 +47,42 @@ type Event struct {
 	Count uint64 `json:"count,omitempty"`
 	// After is how long a stream was live, of EventUnpublish, or how long after the
 	// answer to publish a destination was sent its first video, of EventFirstKeyframe.
-	After time.Duration `json:"after,omitempty"`
+	After time.Duration `json:"-"`
+
+	name func() string // see Name; a function is not printed
+}
+
+// Name returns the name of the stream, which the log may mask: see Source.Name. It is
+// empty for events that are about no stream.
+func (e Event) Name() string {
+	if e.name == nil {
+		return ""
+	}
+	return e.name()
+}
+
+// MarshalJSON writes the fields that are set. After is after_ms, in milliseconds.
+func (e Event) MarshalJSON() ([]byte, error) {
+	type fields Event
+	return json.Marshal(struct {
+		fields
+		AfterMS int64 `json:"after_ms,omitempty"`
+	}{fields(e), e.After.Milliseconds()})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes: not Err, and of Stream only what the log
+// shows of the name.
+func (e *Event) UnmarshalJSON(text []byte) error {
+	type fields Event
+	all := struct {
+		*fields
+		AfterMS int64 `json:"after_ms"`
+	}{fields: (*fields)(e)}
+	if err := json.Unmarshal(text, &all); err != nil {
+		return err
+	}
+	e.After = time.Duration(all.AfterMS) * time.Millisecond
+	return nil
 }
 
 // EventKind says what has happened.
@@ -231,7 +267,7 @@ func (p *player) emit(kind EventKind) {
 		id := hashID(p.key.String())
 		app := p.key.path[:strings.LastIndexByte(p.key.path, '/')+1]
 		return Event{
-			Kind: kind, Stream: streamKey{p.key.vhost, app + "#" + id[:8]}.String(), StreamID: id,
+			Kind: kind, Stream: streamKey{p.key.vhost, app + "#" + id[:8]}.String(), StreamID: id, name: p.key.String,
 			ClientID: p.conn.id, Addr: p.conn.peer,
 		}
 	})

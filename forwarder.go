@@ -445,7 +445,7 @@ func (st *ForwarderStats) add(o fanout.Counters) {
 func (f *Forwarder) emit(ev Event) {
 	t := f.to.Load()
 	f.src.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID = f.src.req.logName(), f.src.ID()
+		ev.Stream, ev.StreamID, ev.name = f.src.req.logName(), f.src.ID(), f.src.key.String
 		ev.Destination, ev.DestinationID = t.dst.String(), t.id
 		return ev
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
 	"github.com/rtmp-forward/forward/table"
+	"github.com/rtmp-forward/forward/webhooks"
 )
 
 // typesBeside are the exported types, of packages beside this one, that have values.
@@ -23,6 +24,7 @@ var typesBeside = []reflect.Type{
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
 	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
 	reflect.TypeFor[table.Entry](), reflect.TypeFor[table.FileError](), reflect.TypeFor[table.Options](), reflect.TypeFor[table.Row](), reflect.TypeFor[table.State](), reflect.TypeFor[table.Table](),
+	reflect.TypeFor[webhooks.Options](), reflect.TypeFor[webhooks.Sender](),
 }
 
 // valuesBeside returns values that hold the URLs of a destination and of a backend.
@@ -38,8 +40,13 @@ func valuesBeside(url, backend string) []any {
 	}
 	hooks := &srs.Hooks{URLs: srs.HookURLs{OnPublish: []string{backend}}, Secret: secretscan.Canary}
 	http := &resolve.HTTP{URL: backend, Secret: secretscan.Canary}
+	events := webhooks.Options{URL: backend, Secrets: []forward.Secret{secretscan.Canary}}
+	sender, err := webhooks.New(events)
+	if err != nil {
+		panic(err)
+	}
 	return []any{
-		routes, resolve.Route{To: []string{url}}, http, &resolve.DNS{URL: url}, hooks, hooks.URLs, hooks.Hooks(),
+		events, sender, routes, resolve.Route{To: []string{url}}, http, &resolve.DNS{URL: url}, hooks, hooks.URLs, hooks.Hooks(),
 		resolve.Cached(static, 0), resolve.Union(static), resolve.FromParam("to", "h"), resolve.Fallback(static),
 		forward.Config{Resolver: static, Vhosts: map[string]forward.Vhost{"v": {Resolver: http}, "r": {Resolver: routes}}},
 		file, *file, file.Config,

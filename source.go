@@ -398,7 +398,7 @@ func (s *Source) finish() {
 // emit adds an event of a stream.
 func (s *Source) emit(ev Event) {
 	s.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
+		ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
 		return ev
 	})
 }
@@ -406,7 +406,7 @@ func (s *Source) emit(ev Event) {
 // emitBy adds an event of a stream's publisher.
 func (s *Source) emitBy(req *Request, ev Event) {
 	s.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID = s.req.logName(), s.ID()
+		ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
 		ev.ClientID, ev.Addr = req.ClientID, logAddr(req.RemoteAddr)
 		return ev
 	})

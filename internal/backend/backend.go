@@ -73,7 +73,7 @@ func New(url string, o Options) *Backend {
 	hook := webhook.New(webhook.Options{
 		URL: url, Key: key, Client: webhook.Client(o.Client), MaxReply: o.MaxReply, Turns: o.MaxQuestions,
 	})
-	return &Backend{hook: hook, timeout: o.Timeout, name: redact(url)}
+	return &Backend{hook: hook, timeout: o.Timeout, name: Redact(url)}
 }
 
 // UnderWay is how many calls are.
@@ -138,9 +138,9 @@ func (e logged) Logged() bool { return true }
 // IsLogged reports whether Call has logged an error.
 func IsLogged(err error) bool { return errors.As(err, new(logged)) }
 
-// redact is a backend's URL without its secrets: user and password, the
+// Redact is a backend's URL without its secrets: user and password, the
 // query, and elements of the path that look like a token.
-func redact(s string) string {
+func Redact(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {
 		return endpoint.Masked

@@ -15,6 +15,6 @@ func TestRedact(t *testing.T) {
 		"http://[::1]:80/%2f%2fsecret": "http://[::1]:80/***",
 		"://":                          "***",
 	} {
-		require.Equal(t, want, redact(in), in)
+		require.Equal(t, want, Redact(in), in)
 	}
 }

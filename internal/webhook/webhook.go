@@ -194,6 +194,23 @@ func (h *Hook) post(ctx context.Context, header http.Header, body []byte) ([]byt
 	return reply, nil
 }
 
+// Post sends body once, with a header of Header, and returns the status of the answer. Of
+// its body it reads at most maxReply bytes. Errors do not show the URL.
+func Post(ctx context.Context, c *http.Client, url string, header http.Header, body []byte, maxReply int64) (status int, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, shown(err)
+	}
+	r.Header = header
+	resp, err := c.Do(r)
+	if err != nil {
+		return 0, shown(err)
+	}
+	defer resp.Body.Close()
+	io.CopyN(io.Discard, resp.Body, maxReply)
+	return resp.StatusCode, nil
+}
+
 // decoded is the body of an answer without its compression, which we have not
 // asked for and some proxies use regardless.
 func decoded(resp *http.Response) (io.Reader, error) {
@@ -217,20 +234,36 @@ func decoded(resp *http.Response) (io.Reader, error) {
 // header is that of a call, with those of Standard Webhooks where there is a
 // Key. It is the same for each try.
 func (h *Hook) header(body []byte) http.Header {
-	// A call may be made again, as we do. The name without a value is not sent,
-	// and has net/http try another connection where one that was kept is closed.
-	header := http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": nil}
-	if len(h.Key) == 0 {
-		return header
+	header := Header()
+	if len(h.Key) > 0 {
+		Sign(header, NewID(), time.Now(), body, h.Key)
 	}
-	id := "msg_" + rand.Text()
-	at := strconv.FormatInt(time.Now().Unix(), 10)
-	mac := hmac.New(sha256.New, h.Key)
-	fmt.Fprintf(mac, "%s.%s.%s", id, at, body)
-	header.Set("webhook-id", id)
-	header.Set("webhook-timestamp", at)
-	header.Set("webhook-signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 	return header
+}
+
+// Header returns the header of a post that may be made again.
+func Header() http.Header {
+	// The name without a value is not sent, and has net/http try another connection
+	// where one that was kept is closed.
+	return http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": nil}
+}
+
+// NewID returns the id of a message.
+func NewID() string { return "msg_" + rand.Text() }
+
+// Sign sets the headers of Standard Webhooks: the message with that id and body was sent
+// at a time. There is a signature for each key.
+func Sign(header http.Header, id string, at time.Time, body []byte, keys ...[]byte) {
+	unix := strconv.FormatInt(at.Unix(), 10)
+	signatures := make([]string, 0, len(keys))
+	for _, key := range keys {
+		mac := hmac.New(sha256.New, key)
+		fmt.Fprintf(mac, "%s.%s.%s", id, unix, body)
+		signatures = append(signatures, "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	header.Set("webhook-id", id)
+	header.Set("webhook-timestamp", unix)
+	header.Set("webhook-signature", strings.Join(signatures, " "))
 }
 
 // Key is the key of a secret: base64 after whsec_, as in Standard Webhooks, or its own
