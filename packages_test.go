@@ -11,6 +11,7 @@ import (
 	"github.com/rtmp-forward/forward/metrics"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
+	"github.com/rtmp-forward/forward/status"
 	"github.com/rtmp-forward/forward/table"
 	"github.com/rtmp-forward/forward/webhooks"
 )
@@ -23,6 +24,7 @@ var typesBeside = []reflect.Type{
 	reflect.TypeFor[metrics.Options](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
 	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
+	reflect.TypeFor[status.Options](),
 	reflect.TypeFor[table.Entry](), reflect.TypeFor[table.FileError](), reflect.TypeFor[table.Options](), reflect.TypeFor[table.Row](), reflect.TypeFor[table.State](), reflect.TypeFor[table.Table](),
 	reflect.TypeFor[webhooks.Options](), reflect.TypeFor[webhooks.Sender](),
 }

@@ -61,12 +61,13 @@ type ServerOptions struct {
 //	GET /healthz      200 for as long as it serves
 //	GET /readyz       200 while the forward.Server accepts connections from all its
 //	                  listeners, else 503: from the beginning of its Shutdown on
+//	GET /session      {"operator":true} if the request has an operator's credential
 //	POST /session     begins the session of a browser, for one of Options.Tokens
 //	DELETE /session   ends it
 //	/control/…        Handler
 //
-// and what is added with Handle. Only /healthz and /readyz are answered without a
-// credential.
+// and what is added with Handle. Only /healthz, /readyz and /session are
+// answered without a credential.
 //
 // POST /session takes {"token":"…"} or a form with token. It answers 204 to JSON and
 // 303 to a form, with the cookie of a session, which is valid for 12 hours wherever a

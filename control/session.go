@@ -160,16 +160,18 @@ func isOurPage(r *http.Request) bool {
 	return false
 }
 
-// serveSession logs an operator in and out.
+// serveSession logs an operator in and out, and says whether that is needed.
 func (s *Server) serveSession(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		write(w, http.StatusOK, map[string]bool{"operator": s.IsOperator(r)})
 	case http.MethodPost:
 		s.login(w, r)
 	case http.MethodDelete:
 		s.logout(w, r)
 	default:
-		w.Header().Set("Allow", "POST, DELETE")
-		answerText(w, http.StatusMethodNotAllowed, "This path takes POST, DELETE.")
+		w.Header().Set("Allow", "DELETE, GET, HEAD, POST")
+		answerText(w, http.StatusMethodNotAllowed, "This path takes DELETE, GET, HEAD, POST.")
 	}
 }
 

@@ -59,13 +59,13 @@ func TestSessionBeginsWithAToken(t *testing.T) {
 		{"POST", formType, "%", 400},
 		{"POST", formType, "token=" + strings.Repeat("x", maxLogin), 400},
 		{"POST", "text/plain", token, 415},
-		{"GET", "", "", 405},
+		{"GET", "", "", 200},
 		{"PUT", jsonType, `{"token":"` + token + `"}`, 405},
 	} {
 		w := asked(s, fromPage(tt.method, "/session", tt.typ, tt.body))
 		require.Equal(t, tt.status, w.Code, "%+v", tt)
 		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
-		require.Equal(t, tt.status < 400, len(w.Result().Cookies()) == 1, "%+v", tt)
+		require.Equal(t, tt.method == "POST" && tt.status < 400, len(w.Result().Cookies()) == 1, "%+v", tt)
 	}
 	w := asked(s, fromPage("POST", "/session?token="+token, formType, "token="))
 	require.Equal(t, 401, w.Code, "a token in the URL does not count")
@@ -104,6 +104,8 @@ func TestSessionCookieCountsOnOurPageAlone(t *testing.T) {
 		}
 	}))
 	c := loggedIn(t, s)
+	require.JSONEq(t, `{"operator":true}`, asked(s, with(fromPage("GET", "/session", "", ""), c)).Body.String())
+	require.JSONEq(t, `{"operator":false}`, asked(s, fromPage("GET", "/session", "", "")).Body.String())
 	for path, without := range map[string]int{"/facts": 401, "/media": 402, "/control/sources": 401} {
 		require.Equal(t, without, asked(s, fromPage("GET", path, "", "")).Code)
 		require.Equal(t, 200, asked(s, with(fromPage("GET", path, "", ""), c)).Code)

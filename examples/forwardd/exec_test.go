@@ -411,6 +411,7 @@ vhost __defaultVhost__ { forward { enabled on; destination ` + to + `; } }
 	}
 	for path, part := range map[string]string{
 		"/control/sources":                `"state":"publishing"`,
+		"/page/status.json":               `"state":"publishing"`,
 		"/metrics":                        "forward_streams",
 		"/debug/pprof/":                   "goroutine",
 		"/debug/pprof/heap":               "",
@@ -427,7 +428,10 @@ vhost __defaultVhost__ { forward { enabled on; destination ` + to + `; } }
 		require.Equal(t, 200, status, path)
 		require.Contains(t, body, part, path)
 	}
-	status, _ := ask(t, addr, "/", operatorToken)
+	status, body := ask(t, addr, "/", "")
+	require.Equal(t, 200, status)
+	require.Contains(t, body, "<title>forward</title>")
+	status, _ = ask(t, addr, "/nothing", operatorToken)
 	require.Equal(t, 404, status)
 
 	// Another token, and an address that needs a restart.

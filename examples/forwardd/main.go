@@ -18,8 +18,8 @@
 // If GOMEMLIMIT is not set, it becomes seven eighths of the memory limit of the
 // process's cgroup, if there is one. AUTOMEMLIMIT sets another fraction, or "off".
 //
-// With an http block it serves the control API, metrics, health checks and profiles
-// over HTTP.
+// With an http block it serves a page for people, the control API, metrics, health
+// checks and profiles over HTTP.
 //
 // On SIGHUP it reads the file again. Streams that the new file treats as the old one
 // are not disturbed; a file with an error changes nothing. Certificates and the token of

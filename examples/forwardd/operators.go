@@ -12,6 +12,7 @@ import (
 	"github.com/rtmp-forward/forward/live"
 	"github.com/rtmp-forward/forward/metrics"
 	"github.com/rtmp-forward/forward/srs"
+	statuspage "github.com/rtmp-forward/forward/status"
 )
 
 // newOperators returns the server of the http block. Its handlers, and the credential
@@ -23,6 +24,9 @@ func newOperators(srv *forward.Server, h *srs.HTTPFile, log *slog.Logger, listen
 	if err != nil {
 		return nil, err
 	}
+	page := statuspage.Handler(srv, statuspage.Options{IsOperator: s.IsOperator})
+	s.Handle("GET /{$}", control.HandlerDecides, page) // without data, except for operators
+	s.Handle("GET /page/", control.HandlerDecides, page)
 	s.Handle("GET /metrics", control.RequireToken, metrics.Handler(srv, metrics.Options{}))
 	streams := live.New(srv, live.Options{Operator: s.IsOperator})
 	s.Handle("/live/", control.HandlerDecides, http.StripPrefix("/live", streams.Players()))
