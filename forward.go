@@ -42,6 +42,7 @@ type Server struct {
 	wg     sync.WaitGroup // connections, streams
 
 	refreshes hostcode.Outage // for the log
+	places    places          // that are connected to
 
 	mu        sync.Mutex
 	closing   bool
@@ -320,6 +321,32 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 	return live, gone, fixed, nil
 }
 
+// Probe connects to a destination and publishes as a Forwarder does, with the same
+// options, timeouts and rules for addresses, and leaves when the publish is accepted,
+// without sending media. It makes one attempt. It returns nil if the destination has
+// accepted, and a *DestinationError if not. Package probe describes each step.
+//
+// To the destination a probe is a publish that ends immediately. Platforms that start a
+// broadcast when an encoder connects may do so, and a destination that takes the newest
+// publisher disconnects one with the same stream key. A destination to which a Forwarder
+// of this Server is connected, or is connecting, is therefore not probed: the error wraps
+// ErrDuplicate, also if it is being probed or a Forwarder begins to connect meanwhile. The
+// probe also ends with ctx, and with ErrServerClosed when the Server begins to shut down.
+//
+// It announces Enhanced RTMP, so that the destination lists the codecs that it takes.
+func (s *Server) Probe(ctx context.Context, d Destination) error {
+	ep, err := d.endpoint()
+	if err != nil {
+		return err
+	}
+	ctx, leave, err := s.places.probe(orBackground(ctx), ep.Place(), &s.wg)
+	if err != nil {
+		return fmt.Errorf("destination %s: %w", d, err)
+	}
+	defer leave()
+	return probe(ctx, s, d, ep)
+}
+
 // Shutdown closes the listeners and ends every stream: everything that has been
 // received is sent, then the destinations are told that the stream has ended. It
 // returns when all of this is done, or ctx's error if ctx ends earlier; call Close
@@ -432,6 +459,7 @@ func (s *Server) beginClosing() {
 	for l := range s.listeners {
 		s.wg.Go(func() { l.Close() })
 	}
+	s.places.close()
 }
 
 func (s *Server) isClosing() bool {

@@ -21,7 +21,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	asked := time.Now()
 	c.hops = hops(m)
 	if err := checkHops(c.hops, c.srv.id); err != nil {
-		return c.refused("connect", "NetConnection.Connect.Rejected", "The stream has already passed through this server.", err)
+		return c.refused("connect", "NetConnection.Connect.Rejected", passedBefore, err)
 	}
 	if err := c.authenticate(m); err != nil {
 		return err

@@ -20,6 +20,9 @@ const (
 	maxHopsLen   = 256
 )
 
+// passedBefore is the description with which a Server refuses a stream that loops.
+const passedBefore = "The stream has already passed through this server."
+
 // hops returns the Servers that a stream has passed through, as reported in connect.
 func hops(m *rtmp.Connect) []string {
 	s, _ := m.Properties.GetString(hopsProperty)

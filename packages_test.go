@@ -9,6 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 	"github.com/rtmp-forward/forward/live"
 	"github.com/rtmp-forward/forward/metrics"
+	"github.com/rtmp-forward/forward/probe"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
 	"github.com/rtmp-forward/forward/status"
@@ -22,6 +23,7 @@ var typesBeside = []reflect.Type{
 	reflect.TypeFor[control.Options](), reflect.TypeFor[control.Server](), reflect.TypeFor[control.ServerOptions](), reflect.TypeFor[control.Credential](),
 	reflect.TypeFor[live.Options](), reflect.TypeFor[live.Handlers](),
 	reflect.TypeFor[metrics.Options](),
+	reflect.TypeFor[probe.Report](), reflect.TypeFor[probe.Step](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
 	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
 	reflect.TypeFor[status.Options](),

@@ -77,6 +77,7 @@ var exportedTypes = []reflect.Type{
 var noSecret = map[string]bool{
 	"AddressError.reason": true, "Config.Addr": true, "Request.ServerID": true, "Request.ClientID": true,
 	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.Warning": true,
+	"Report.Destination": true, "Report.Verdict": true, "Report.Warnings": true, "Step.Op": true, "Step.Text": true, "Step.Said": true,
 	"RTMPSFile.CertFile": true, "RTMPSFile.KeyFile": true, "RTMPSFile.Listen": true, "Route.Vhost": true, "Route.App": true,
 	"SourceStats.VideoCodec": true, "SourceStats.AudioCodec": true, "Format.Profile": true,
 	"Event.Kind": true, "Event.Stream": true, "Event.StreamID": true, "Event.Destination": true, "Event.DestinationID": true, "Event.ClientID": true,

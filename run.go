@@ -122,6 +122,7 @@ func (r *run) attempt(at endpoint.Endpoint) (err *DestinationError) {
 // session connects to a place and sends until the connection ends. It returns nil if the
 // stream has ended or another run has taken over.
 func (r *run) session(at endpoint.Endpoint) *DestinationError {
+	defer r.f.src.srv.places.occupy(r.ctx, r.to.place)()
 	next := &resumption{at: at}
 	for next != nil {
 		l, err := r.to.Open(r.ctx, next.at, upstream.Session{
@@ -239,7 +240,7 @@ func (r *run) retryAfter(err *DestinationError, sent time.Duration) time.Duratio
 // reconnect follows a ReconnectRequest.
 func (r *run) reconnect(l *upstream.Link, ref string) {
 	f := r.f
-	at, err := r.to.redirected(l.At, ref)
+	at, err := r.to.Redirected(l.At, ref)
 	if err != nil {
 		f.reports.report(r.to, slog.LevelWarn, "request to reconnect not followed", "to", endpoint.Redact(ref, true), "err", err)
 		return

@@ -37,37 +37,46 @@ func newTarget(s *Source, d Destination) (*target, error) {
 		return nil, err
 	}
 	t := &target{src: s, dst: d.withDefaults(), id: d.id(), host: ep.HostPort(), place: ep.Place(), turn: turn{done: make(chan struct{})}}
-	d = t.dst
-	t.Target = upstream.Target{
-		Endpoint: ep, FlashVer: d.FlashVer, ChunkSize: d.ChunkSize,
-		NoReleaseStream: d.NoReleaseStream, NoFCPublish: d.NoFCPublish, DigestHandshake: d.DigestHandshake,
-		DialTimeout: d.DialTimeout, SetupTimeout: d.SetupTimeout, PublishTimeout: d.PublishTimeout,
-		WriteTimeout: orForever(s.cfg.WriteTimeout),
-		Dial:         t.dial, TLS: d.TLSConfig, Redirected: t.redirected,
-		Limits: setupLimits, Memory: s.memory,
-		Log: s.srv.log.With("source", s.req.logName(), "destination", d, "id", t.id),
-	}
+	aim{s.srv, s.cfg, &t.dst}.set(&t.Target, ep)
+	t.Memory = s.memory
+	t.Log = s.srv.log.With("source", s.req.logName(), "destination", d, "id", t.id)
 	def(&t.ChunkSize, s.vhost.ChunkSize)
-	def(&t.TLS, s.cfg.TLSConfig)
 	return t, nil
 }
 
 // String returns the names of the stream and the destination, as in the log.
 func (t *target) String() string { return t.src.req.logName() + " to " + t.dst.String() }
 
+// aim is how a Server connects to a destination with defaults.
+type aim struct {
+	srv *Server
+	cfg *Config      // of the stream, or the Server's
+	dst *Destination // does not change
+}
+
+// set sets all of a target except Memory, Log, and the default of ChunkSize.
+func (a aim) set(t *upstream.Target, ep endpoint.Endpoint) {
+	d := a.dst
+	t.Endpoint, t.FlashVer, t.ChunkSize = ep, d.FlashVer, d.ChunkSize
+	t.NoReleaseStream, t.NoFCPublish, t.DigestHandshake = d.NoReleaseStream, d.NoFCPublish, d.DigestHandshake
+	t.DialTimeout, t.SetupTimeout, t.PublishTimeout = d.DialTimeout, d.SetupTimeout, d.PublishTimeout
+	t.WriteTimeout = orForever(a.cfg.WriteTimeout)
+	t.Dial, t.Redirected, t.TLS, t.Limits = a.dial, a.redirected, d.TLSConfig, setupLimits
+	def(&t.TLS, a.cfg.TLSConfig)
+}
+
 // dial makes the TCP connection to a place.
-func (t *target) dial(ctx context.Context, at endpoint.Endpoint) (nc net.Conn, err error) {
-	dial := t.dst.DialContext
+func (a aim) dial(ctx context.Context, at endpoint.Endpoint) (nc net.Conn, err error) {
+	dial := a.dst.DialContext
 	if dial == nil {
-		dial = t.src.cfg.Dial
+		dial = a.cfg.Dial
 	}
-	from := t.dst.origin()
+	from := a.dst.origin()
 	if at.Untrusted {
 		from = fromOutside
 	}
-	srv := t.src.srv
-	dial = srv.addressRules(from).restrict(dial)
-	err = srv.calls.do("Dial", func() (err error) {
+	dial = a.srv.addressRules(from).restrict(dial)
+	err = a.srv.calls.do("Dial", func() (err error) {
 		nc, err = dial(ctx, "tcp", net.JoinHostPort(at.Host, at.Port))
 		return err
 	})
@@ -75,8 +84,8 @@ func (t *target) dial(ctx context.Context, at endpoint.Endpoint) (nc net.Conn, e
 }
 
 // redirected returns the place to which ref redirects from at.
-func (t *target) redirected(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
-	return t.dst.redirected(t.src.srv.cfg.Load(), at, ref)
+func (a aim) redirected(at endpoint.Endpoint, ref string) (endpoint.Endpoint, error) {
+	return a.dst.redirected(a.srv.cfg.Load(), at, ref)
 }
 
 // properties returns the additional properties of connect.

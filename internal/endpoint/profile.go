@@ -44,6 +44,7 @@ type Profile struct {
 	Times   string    // Zero, Increasing or empty
 	Video   flv.Codec // the only codec accepted; 0: any
 	Audio   bool      // audio is required
+	starts  bool      // may start a broadcast when an encoder connects
 	plain   string    // the usual problem with rtmp://
 	hint    string    // what else to check after a failure
 }
@@ -54,27 +55,27 @@ const nginxName = 255
 
 var profiles = []Profile{
 	{
-		Name: YouTube, Title: "YouTube", hosts: []string{"rtmps.youtube.com"},
+		Name: YouTube, Title: "YouTube", hosts: []string{"rtmps.youtube.com"}, starts: true,
 		scheme: "rtmps", app: "live2", tls: true, Audio: true,
 		hint: "the stream needs an audio track",
 	},
 	{
-		Name: YouTube, Title: "YouTube", hosts: []string{"rtmp.youtube.com"},
+		Name: YouTube, Title: "YouTube", hosts: []string{"rtmp.youtube.com"}, starts: true,
 		scheme: "rtmp", app: "live2", Audio: true,
 		hint: "rtmps:// needs a host in rtmps.youtube.com; the stream needs an audio track",
 	},
 	{
-		Name: Facebook, Title: "Facebook", hosts: []string{"facebook.com", "fbcdn.net"},
+		Name: Facebook, Title: "Facebook", hosts: []string{"facebook.com", "fbcdn.net"}, starts: true,
 		scheme: "rtmps", app: "rtmp", tls: true,
 		hint: "the key is used up about a day after it was given out",
 	},
 	{
-		Name: Twitch, Title: "Twitch", hosts: []string{"twitch.tv"},
+		Name: Twitch, Title: "Twitch", hosts: []string{"twitch.tv"}, starts: true,
 		scheme: "rtmp", app: "app", Video: flv.CodecAVC,
 		hint: "regular ingest takes H.264 only",
 	},
 	{
-		Name: IVS, Title: "Amazon IVS (Kick, Twitch)", hosts: []string{"live-video.net"},
+		Name: IVS, Title: "Amazon IVS (Kick, Twitch)", hosts: []string{"live-video.net"}, starts: true,
 		scheme: "rtmps", app: "app", plain: "rtmp:// is refused where it is not enabled",
 		hint: "a channel takes one publisher, whose media must be as it expects",
 	},
@@ -132,6 +133,10 @@ func ProfileOf(name string, host string) (p *Profile, ok bool) {
 
 // IsPlatform reports whether p is a platform, and not a server that users run themselves.
 func (p *Profile) IsPlatform() bool { return p != nil && len(p.hosts) > 0 }
+
+// StartsBroadcasts reports whether p is a platform that may start a broadcast when an
+// encoder connects.
+func (p *Profile) StartsBroadcasts() bool { return p != nil && p.starts }
 
 // WithScheme adds the scheme to a URL without one if its host is a platform's.
 func WithScheme(s string) string {

@@ -42,6 +42,9 @@ type Options struct {
 	// Step is called with the name of each step before it is waited for:
 	// connect, createStream, publish, play.
 	Step func(string)
+	// Said is called with the code and description of the answers that accept
+	// connect and publish or play, made fit as those of a StatusError are.
+	Said func(code, description string)
 }
 
 // Transaction ids. connect's is 1 by specification.
@@ -185,6 +188,7 @@ func (c *Client) connect(flashVer string) error {
 		switch {
 		case cmd.Name == "_result" && (cmd.Txn == txnConnect || code == "NetConnection.Connect.Success"):
 			c.codecs.learn(cmd)
+			c.said(cmd)
 			return true, nil
 		case cmd.Name == "_error" && (cmd.Txn == txnConnect || cmd.Txn == 0):
 			return true, c.refused("connect", cmd)
@@ -221,8 +225,22 @@ func (c *Client) status(step, want string) error {
 			return true, c.refused(step, cmd)
 		}
 		_, code, _ := cmd.info()
-		return cmd.Name == "onStatus" && code == want, nil
+		accepted := cmd.Name == "onStatus" && code == want
+		if accepted {
+			c.said(cmd)
+		}
+		return accepted, nil
 	})
+}
+
+// said passes on the words of an answer that accepts.
+func (c *Client) said(cmd *Command) {
+	if c.opt.Said == nil {
+		return
+	}
+	_, code, text := cmd.info()
+	code, text = c.words(code, text)
+	c.opt.Said(code, text)
 }
 
 // read reads a message and decodes it if it is a command; ok is false for another one.
@@ -263,17 +281,8 @@ func (c *Client) refused(step string, cmd *Command) error {
 	if code == "" {
 		code = cmd.Name
 	}
-	// A code of the usual form stays unchanged, even if the key is part of it: callers
-	// branch on it.
-	if !usualCode(code) {
-		code = c.mask(code)
-	}
-	st := &StatusError{
-		Command:     step,
-		Level:       clip(c.mask(level), 16),
-		Code:        clip(code, 64),
-		Description: clip(c.mask(text), 256),
-	}
+	st := &StatusError{Command: step, Level: clip(c.mask(level), 16)}
+	st.Code, st.Description = c.words(code, text)
 	if step == "connect" {
 		if auth, ok := c.opt.authorize(text, newNonce()); ok {
 			return &AuthRequired{Refused: st, Auth: auth}
@@ -283,6 +292,15 @@ func (c *Client) refused(step string, cmd *Command) error {
 		}
 	}
 	return st
+}
+
+// words makes the code and description of an answer fit to be shown. A code of the usual
+// form stays unchanged, even if the key is part of it: callers branch on it.
+func (c *Client) words(code, text string) (string, string) {
+	if !usualCode(code) {
+		code = c.mask(code)
+	}
+	return clip(code, 64), clip(c.mask(text), 256)
 }
 
 // mask puts *** for the key, its name, all queries and their values, user and password,

@@ -68,3 +68,29 @@ func (c *codecs) take(audio bool, fourCC string) bool {
 // Takes reports whether the server supports a codec, given by its FourCC, or
 // has not said what it supports. It is to be asked after Publish.
 func (c *Client) Takes(audio bool, fourCC string) bool { return c.codecs.take(audio, fourCC) }
+
+// Codecs returns what the server lists, by FourCC; "*" stands for all. Both are empty if
+// it lists nothing. It is to be called after connect has been answered.
+func (c *Client) Codecs() (video, audio []string) { return c.codecs.names() }
+
+// names returns what the peer lists: fourCcList counts for those kinds of which there is
+// no map.
+func (c *codecs) names() (video, audio []string) {
+	for to, m := range map[*[]string]amf.Object{&video: c.video, &audio: c.audio} {
+		for _, p := range m {
+			if c.take(to == &audio, p.Key) && !slices.Contains(*to, p.Key) {
+				*to = append(*to, p.Key)
+			}
+		}
+	}
+	for _, name := range c.list {
+		isAudio := slices.Contains(audioFourCCs, name)
+		if len(c.video) == 0 && !isAudio && !slices.Contains(video, name) {
+			video = append(video, name)
+		}
+		if len(c.audio) == 0 && (isAudio || name == "*") && !slices.Contains(audio, name) {
+			audio = append(audio, name)
+		}
+	}
+	return video, audio
+}

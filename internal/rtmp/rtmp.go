@@ -52,6 +52,9 @@ func (e *StatusError) Error() string {
 	return s
 }
 
+// Usual reports whether the code has the form NetStream.Publish.BadName.
+func (e *StatusError) Usual() bool { return usualCode(e.Code) }
+
 // Command is a command message (RTMP 1.0, 7.1.1).
 type Command struct {
 	Name     string

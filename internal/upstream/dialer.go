@@ -60,6 +60,7 @@ func (d Dialer) DialContext(ctx context.Context, network, address string) (net.C
 	if err == nil && len(addrs) == 0 {
 		err = &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}
+	traceOf(ctx).resolved(host, addrs, err)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}

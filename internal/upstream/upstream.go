@@ -122,6 +122,7 @@ func (t *Target) Open(ctx context.Context, at endpoint.Endpoint, s Session) (*Li
 			if redirects++; why == nil && redirects > MaxRedirects {
 				why = ErrRedirects
 			}
+			traceOf(ctx).ended(OpRedirect, why, func(s *Step) { s.To = endpoint.Redact(sent.URL(), true) })
 			if why != nil {
 				return nil, t.error(OpConnect, fmt.Errorf("%w; sent to %s: %w", sent, endpoint.Redact(sent.URL(), true), why), 0)
 			}
@@ -143,6 +144,8 @@ func (t *Target) Open(ctx context.Context, at endpoint.Endpoint, s Session) (*Li
 // time left in su. auth is the answer to the challenge of the connection before.
 func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string, fm *form, su *setup, s Session) (_ *Link, err *Error) {
 	s.Begins(OpDial)
+	tr := traceOf(ctx)
+	tr.begin(at)
 	nc, err := t.dial(ctx, at, su)
 	if err != nil {
 		return nil, err
@@ -160,8 +163,11 @@ func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string,
 	}()
 	s.Begins(OpHandshake)
 	nc.SetDeadline(su.begins(OpHandshake, su.by))
-	if err := rtmp.ClientHandshake(nc, fm.turned.Load() != t.DigestHandshake); err != nil {
-		return nil, t.error(OpHandshake, cause(nc, err), su.limit)
+	digest := fm.turned.Load() != t.DigestHandshake
+	herr := rtmp.ClientHandshake(nc, digest)
+	tr.ended(OpHandshake, herr, func(s *Step) { s.Digest = digest })
+	if herr != nil {
+		return nil, t.error(OpHandshake, cause(nc, herr), su.limit)
 	}
 	fm.known.Store(true)
 	nc.SetDeadline(time.Time{}) // writing is limited by the sender
@@ -176,15 +182,24 @@ func (t *Target) connect(ctx context.Context, at endpoint.Endpoint, auth string,
 		hostcode.Close(nc)
 		rc.Release()
 	}
-	l.Client = rtmp.NewClient(rc, rtmp.Options{
+	options := rtmp.Options{
 		App: at.App, TcURL: at.TcURL, Key: at.Key, FlashVer: t.FlashVer,
 		User: at.User, Password: at.Password, Auth: auth,
 		NoReleaseStream: t.NoReleaseStream, NoFCPublish: t.NoFCPublish,
 		Properties: s.Properties(at),
-		Step:       func(name string) { nc.SetReadDeadline(su.begins(Op(name), su.by)) },
-		Reconnect:  func(ref string) { s.Reconnect(l, ref) },
-	})
-	if err := l.Client.Publish(); err != nil {
+		Step: func(name string) {
+			tr.next(l.Client, Op(name), nil)
+			nc.SetReadDeadline(su.begins(Op(name), su.by))
+		},
+		Reconnect: func(ref string) { s.Reconnect(l, ref) },
+	}
+	if tr != nil {
+		options.Said = tr.said
+	}
+	l.Client = rtmp.NewClient(rc, options)
+	perr := l.Client.Publish()
+	tr.next(l.Client, "", perr)
+	if err := perr; err != nil {
 		return nil, t.error(su.step, firstOf(l.Out.Err(), err), su.limit)
 	}
 	nc.SetReadDeadline(time.Time{})
@@ -216,14 +231,18 @@ func (t *Target) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net
 	if err == nil && nc == nil {
 		err = errNoConn
 	}
+	tr := traceOf(ctx)
 	if err != nil {
 		op := Op(OpDial)
 		var dns *net.DNSError
 		if errors.As(err, &dns) {
 			op = OpResolve
+		} else {
+			tr.ended(op, err, nil)
 		}
 		return nil, t.error(op, err, su.limit)
 	}
+	tr.ended(OpDial, nil, func(s *Step) { s.Addr = nc.RemoteAddr() })
 	if !again {
 		su.whole, su.publish = t.SetupTimeout, t.PublishTimeout
 		su.by = time.Now().Add(su.whole)
@@ -238,7 +257,9 @@ func (t *Target) dial(ctx context.Context, at endpoint.Endpoint, su *setup) (net
 	shaking, cancel := context.WithDeadline(ctx, su.begins(OpTLS, by))
 	defer cancel()
 	tc := fanout.TLSClient(nc, t.tlsConfig(at))
-	if err := tc.HandshakeContext(shaking); err != nil {
+	err = tc.HandshakeContext(shaking)
+	tr.secured(tc, err)
+	if err != nil {
 		hostcode.Close(nc)
 		return nil, t.error(OpTLS, err, su.limit)
 	}
