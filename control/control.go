@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/table"
 )
 
 // Options are the options of Handler.
@@ -30,6 +31,11 @@ type Options struct {
 	// forward.Destination.Untrusted). Set it if people other than the operator have
 	// tokens.
 	Untrusted bool
+
+	// Table is shown and changed under /destinations. Without one these paths are
+	// answered 404. Its method OnSource must be the Server's Hooks.OnSource, or be
+	// called by that.
+	Table *table.Table
 
 	// Logger gets a line for each change. Default: the logger of the Server.
 	Logger *slog.Logger
@@ -57,6 +63,16 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	GET    /sources/SOURCE/forwarders/FORWARDER
 //	PUT    /sources/SOURCE/forwarders/FORWARDER   Forwarder.Update
 //	DELETE /sources/SOURCE/forwarders/FORWARDER   Forwarder.Shutdown
+//	GET    /sources/SOURCE/destinations     the entries of Options.Table for a stream
+//	POST   /sources/SOURCE/destinations/NAME/live   Table.GoLive on this stream
+//	GET    /destinations                    all entries of Options.Table
+//	GET    /destinations/NAME               one of them
+//	PUT    /destinations/NAME               Table.Put
+//	DELETE /destinations/NAME               Table.Delete
+//	POST   /destinations/NAME/enable        Table.Switch to table.On
+//	POST   /destinations/NAME/disable       Table.Switch to table.Off
+//	POST   /destinations/NAME/hold          Table.Switch to table.Held
+//	POST   /destinations/NAME/live          Table.GoLive on all streams
 //
 // SOURCE is Source.ID, which callbacks have as stream_id; FORWARDER is Forwarder.ID.
 // Neither reveals names or keys. Both are the same for the same stream and destination
@@ -93,6 +109,22 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 // any address except link-local ones and those of metadata services, unless they are in
 // forward.Config.AllowNetworks; see also Options.Untrusted.
 //
+// GET /destinations and /sources/SOURCE/destinations answer {"destinations":[…]}. An
+// entry is
+//
+//	{"name":"…","stream":"app/#…","state":"on","url":"rtmp://host/app/***",
+//	 "changed":"…","by":"…","pushes":[{"source":"…","live":true,"forwarder":{…}}]}
+//
+// with the state off, on or held, and a push for each live stream of the entry: live
+// says that it is to be pushed, and message why there is no forwarder nevertheless.
+// Names of streams in stream are masked; with Options.Names pattern has it unmasked. The
+// body of PUT is
+//
+//	{"stream":"live/*","state":"held","destination":{"url":"…","stream_key":"…"}}
+//
+// as in table.Entry. Without state a new entry is off, and another keeps its state. PUT
+// answers 201 with a new entry, else 200. Keys are in no answer.
+//
 // POST of a forwarder answers 201 with the forwarder immediately. PUT answers 200 with
 // the forwarder after the new connection has taken over. refresh answers 200 with the
 // source. DELETE answers 204: for a source immediately, for a forwarder when it has ended.
@@ -107,6 +139,7 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	409 exists, limit, conflict
 //	413 too_large
 //	415 unsupported_media_type
+//	500 table_failed
 //	502 resolver_failed, destination_failed
 func Handler(srv *forward.Server, o Options) (http.Handler, error) {
 	if err := checkTokens(o.Tokens); err != nil {
@@ -118,7 +151,7 @@ func Handler(srv *forward.Server, o Options) (http.Handler, error) {
 }
 
 func newHandler(srv *forward.Server, o Options, k *keys) http.Handler {
-	h := &handler{srv: srv, keys: k, names: o.Names, untrusted: o.Untrusted, logger: o.Logger}
+	h := &handler{srv: srv, keys: k, names: o.Names, untrusted: o.Untrusted, table: o.Table, logger: o.Logger}
 	if h.logger == nil {
 		h.logger = srv.Logger()
 	}
@@ -132,7 +165,7 @@ func newHandler(srv *forward.Server, o Options, k *keys) http.Handler {
 
 // paths returns the methods of each path.
 func (h *handler) paths() map[string]methods {
-	return map[string]methods{
+	all := map[string]methods{
 		"/openapi.json":                {http.MethodGet: h.describe},
 		"/sources":                     {http.MethodGet: h.list},
 		"/sources/{source}":            {http.MethodGet: h.source, http.MethodDelete: h.kick},
@@ -142,6 +175,8 @@ func (h *handler) paths() map[string]methods {
 			http.MethodGet: h.forwarder, http.MethodPut: h.replace, http.MethodDelete: h.remove,
 		},
 	}
+	maps.Copy(all, h.tablePaths())
+	return all
 }
 
 // handler is not changed after it has been made.
@@ -150,6 +185,7 @@ type handler struct {
 	keys      *keys
 	names     bool
 	untrusted bool
+	table     *table.Table // may be nil
 	logger    *slog.Logger
 }
 

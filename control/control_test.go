@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/leaktest"
 	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
+	"github.com/rtmp-forward/forward/table"
 )
 
 func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
@@ -113,6 +115,8 @@ type controlled struct {
 	p      *forward.Publisher
 	dest   *forward.Server // where rtmp://dest leads; rtmp://down is down
 	answer answer
+	table  *table.Table
+	dir    string // of its file
 	log    logtest.Buffer
 }
 
@@ -120,7 +124,14 @@ func newControlled(t *testing.T) *controlled {
 	c := &controlled{t: t, dest: newServer(t, forward.Config{MergeWindow: -1})}
 	c.answer.dests = []forward.Destination{{URL: "rtmp://dest/live/" + canary}}
 	dial := forwardtest.Direct(c.dest)
+	var err error
+	c.dir = filepath.Join(t.TempDir(), "table")
+	require.NoError(t, os.Mkdir(c.dir, 0o700))
+	c.table, err = table.Open(filepath.Join(c.dir, "t.json"), table.Options{Logger: secretscan.Logger(slog.NewTextHandler(&c.log, nil))})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.table.Close() })
 	srv := newServer(t, forward.Config{
+		Hooks:       forward.Hooks{OnSource: c.table.OnSource},
 		MergeWindow: -1, Resolver: &c.answer, Logger: secretscan.Logger(slog.NewTextHandler(&c.log, nil)),
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			if addr == "down:1935" {
@@ -130,7 +141,7 @@ func newControlled(t *testing.T) *controlled {
 		},
 		Limits: forward.Limits{Destinations: 4},
 	})
-	h, err := Handler(srv, Options{Tokens: []forward.Secret{"another", token}})
+	h, err := Handler(srv, Options{Tokens: []forward.Secret{"another", token}, Table: c.table})
 	require.NoError(t, err)
 	c.http = httptest.NewServer(http.StripPrefix("/control", h))
 	t.Cleanup(c.http.Close)

@@ -14,10 +14,10 @@ import (
 // maxBody bounds the body of a request, in bytes.
 const maxBody = 64 << 10
 
-// readDestination reads the body of a request.
-func (h *handler) readDestination(r *http.Request) (forward.Destination, error) {
+// readBody reads the JSON object in the body of a request.
+func readBody(r *http.Request) (map[string]json.RawMessage, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return forward.Destination{}, &failure{"unsupported_media_type", "The body must be application/json."}
+		return nil, &failure{"unsupported_media_type", "The body must be application/json."}
 	}
 	dec := json.NewDecoder(r.Body)
 	var body map[string]json.RawMessage
@@ -30,9 +30,23 @@ func (h *handler) readDestination(r *http.Request) (forward.Destination, error) 
 		}
 	}
 	if err != nil {
-		return forward.Destination{}, badJSON(err)
+		return nil, badJSON(err)
 	}
-	d := forward.Destination{Untrusted: h.untrusted, NoLinkLocal: true}
+	return body, nil
+}
+
+// named is a destination that a client names.
+func (h *handler) named() forward.Destination {
+	return forward.Destination{Untrusted: h.untrusted, NoLinkLocal: true}
+}
+
+// readDestination reads the body of a request.
+func (h *handler) readDestination(r *http.Request) (forward.Destination, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return forward.Destination{}, err
+	}
+	d := h.named()
 	if err := setOptions(&d, body); err != nil {
 		return forward.Destination{}, err
 	}

@@ -78,7 +78,7 @@ func TestDocumentsNameEveryRequest(t *testing.T) {
 	var want, inDocument, inComment []string
 	for path, methods := range new(handler).paths() {
 		for method := range methods {
-			want = append(want, method+" "+strings.NewReplacer("{source}", "SOURCE", "{forwarder}", "FORWARDER").Replace(path))
+			want = append(want, method+" "+strings.NewReplacer("{source}", "SOURCE", "{forwarder}", "FORWARDER", "{name}", "NAME").Replace(path))
 		}
 	}
 	var of []string // methods whose path follows

@@ -34,6 +34,7 @@ var statuses = map[string]int{
 	"unsupported_media_type": http.StatusUnsupportedMediaType,
 	"resolver_failed":        http.StatusBadGateway,
 	"destination_failed":     http.StatusBadGateway,
+	"table_failed":           http.StatusInternalServerError,
 }
 
 // write answers with the failure.

@@ -140,6 +140,8 @@ func (d *description) fits(s *schema, v any, at string) string {
 		}
 	case float64:
 		ok = s.Type == "integer" && v == float64(int64(v))
+	case bool:
+		ok = s.Type == "boolean"
 	default:
 		ok = false
 	}
@@ -183,7 +185,7 @@ func described(t *testing.T, method, at string, resp *http.Response, body []byte
 
 // same reports whether a path is of a pattern.
 func same(pattern, at string) bool {
-	pattern = strings.NewReplacer("{source}", "*", "{forwarder}", "*").Replace(pattern)
+	pattern = strings.NewReplacer("{source}", "*", "{forwarder}", "*", "{name}", "*").Replace(pattern)
 	ok, _ := path.Match(pattern, at)
 	return ok
 }
@@ -273,6 +275,7 @@ func TestDescriptionHasNoOtherAnswer(t *testing.T) {
 	c.do("DELETE", add+"/"+c.p.Source().Forwarders()[0].ID(), "", "", bearer)
 	c.answer.set(nil, fmt.Errorf("no answer"))
 	c.do("POST", src+"/refresh", "", "", bearer)
+	c.everyAnswerOfTheTable()
 	c.do("DELETE", src, "", "", bearer)
 	for pattern, item := range spec().Paths {
 		for method, op := range item.operations() {
@@ -289,7 +292,7 @@ func TestDescriptionHasNoOtherAnswer(t *testing.T) {
 // kinds are the types of JSON of Go's.
 var kinds = map[reflect.Kind]string{
 	reflect.String: "string", reflect.Int: "integer", reflect.Int64: "integer", reflect.Uint64: "integer",
-	reflect.Struct: "object", reflect.Slice: "array", reflect.Pointer: "object",
+	reflect.Bool: "boolean", reflect.Struct: "object", reflect.Slice: "array", reflect.Pointer: "object",
 }
 
 // The schemas have the fields that answers have, and the options of a destination.
@@ -298,8 +301,16 @@ func TestDescriptionHasEveryField(t *testing.T) {
 	types := map[string]reflect.Type{
 		"Source": reflect.TypeFor[shownSource](), "Forwarder": reflect.TypeFor[shownForwarder](),
 		"ForwarderError": reflect.TypeFor[shownError](), "Failure": reflect.TypeFor[failure](),
+		"Entry": reflect.TypeFor[shownEntry](), "Push": reflect.TypeFor[shownPush](),
 	}
-	require.Len(t, d.Components.Schemas, len(types)+1)
+	require.Len(t, d.Components.Schemas, len(types)+2)
+	put := d.Components.Schemas["PutEntry"]
+	require.ElementsMatch(t, []string{"stream", "state", "destination"}, slices.Collect(maps.Keys(put.Properties)))
+	require.Equal(t, "#/components/schemas/Destination", put.Properties["destination"].Ref)
+	require.Equal(t, []string{"stream", "destination"}, put.Required)
+	for _, s := range []*schema{put, d.Components.Schemas["Entry"]} {
+		require.Equal(t, []string{"off", "on", "held"}, s.Properties["state"].Enum)
+	}
 	for name, typ := range types {
 		s := d.Components.Schemas[name]
 		var fields, required []string
