@@ -64,6 +64,12 @@ type Config struct {
 	// number of lines left out (not_logged). Default slog.Default().
 	Logger *slog.Logger
 
+	// LogNames shows the names of streams (Source.Name) in the log, errors, events, and
+	// the texts of a Source or Request, from which metrics and the control handler take
+	// theirs. By default names are masked, because with many encoders the name is the
+	// key that allows publishing. Queries, and keys of destinations, are never shown.
+	LogNames bool
+
 	// Dial connects to destinations whose DialContext is nil. The default is
 	// described at Destination.DialContext. Names are resolved at each attempt.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)

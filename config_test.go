@@ -28,6 +28,7 @@ var configFields = map[string]struct {
 	"PublishAuth":       {nil, "TestPublishAuth"},
 	"PublishAuthMethod": {AuthAdobe, "TestPublishAuth"},
 	"Logger":            {slog.Default, "TestAddressesAreLoggedAsText"},
+	"LogNames":          {nil, "TestLogNames"},
 	"Dial":              {nil, "bubble"},
 	"AllowNetworks":     {nil, "TestUntrustedAddresses"},
 	"AllowPorts":        {nil, "TestUntrustedPorts"},

@@ -45,9 +45,11 @@ type conn struct {
 	app      string
 	hops     []string // Servers that the stream has passed through
 	user     string   // authenticated by PublishAuth
-	hooked   *Request // accepted by OnConnect, for onClose
-	shake    int64    // when the handshake must be done, on fanout's Clock
-	setup    int64    // when publish or play must be accepted
+	// publishID is Request.PublishID of the next publish, if its client has reported it.
+	publishID string
+	hooked    *Request // accepted by OnConnect, for onClose
+	shake     int64    // when the handshake must be done, on fanout's Clock
+	setup     int64    // when publish or play must be accepted
 	// onClose is OnClose of the Hooks that have accepted the connect, nil before.
 	onClose func(ctx context.Context, req *Request, sent, received uint64)
 	result  chan error // of ServeConn, nil for others

@@ -30,6 +30,8 @@ type Event struct {
 	// ClientID and Addr are those of the publisher or player.
 	ClientID string `json:"client_id,omitempty"`
 	Addr     string `json:"addr,omitempty"`
+	// PublishID is Request.PublishID of the publisher that was accepted last.
+	PublishID string `json:"publish_id,omitempty"`
 
 	State  State  `json:"state,omitempty"`  // of EventDestination
 	Reason Reason `json:"reason,omitempty"` // of EventUnpublish and EventPublisherLost
@@ -265,9 +267,12 @@ func (e *events) next(at *uint64) (ev Event, ok, over bool) {
 func (p *player) emit(kind EventKind) {
 	p.conn.srv.events.emit(func() Event {
 		id := hashID(p.key.String())
-		app := p.key.path[:strings.LastIndexByte(p.key.path, '/')+1]
+		shown := p.key
+		if !p.named {
+			shown.path = p.key.path[:strings.LastIndexByte(p.key.path, '/')+1] + "#" + id[:8]
+		}
 		return Event{
-			Kind: kind, Stream: streamKey{p.key.vhost, app + "#" + id[:8]}.String(), StreamID: id, name: p.key.String,
+			Kind: kind, Stream: shown.String(), StreamID: id, name: p.key.String,
 			ClientID: p.conn.id, Addr: p.conn.peer,
 		}
 	})

@@ -108,8 +108,8 @@ func NewServer(cfg Config) *Server {
 // Publish publishes a stream from inside the process. It is treated like an encoder's
 // publish: hooks and the resolver decide, and the name must be free. req must have App
 // and Stream. Publish sets ServerID, and Vhost and ClientID if they are empty. Vhost is
-// not case-sensitive and need not be in Config.Vhosts. Set Hops for a stream that comes
-// from another Server. The stream ends with Close, with ctx, or with the Server.
+// not case-sensitive and need not be in Config.Vhosts. Set Hops and PublishID for a stream
+// that comes from another Server. The stream ends with Close, with ctx, or with the Server.
 //
 // Errors wrap ErrStreamBusy, ErrLimit, ErrLoop, ErrRefused, ErrServerClosed, or the
 // error of a hook or the resolver.
@@ -119,12 +119,15 @@ func (s *Server) Publish(ctx context.Context, req Request) (*Publisher, error) {
 	}
 	def(&req.ClientID, randomID())
 	req.ServerID = s.id
+	if !isPublishID(req.PublishID) {
+		req.PublishID = randomID()
+	}
 	def(&req.Vhost, DefaultVhost)
 	if err := checkRequest(&req); err != nil {
 		return nil, err
 	}
 	cfg := s.cfg.Load()
-	req.Vhost = cfg.vhostName(req.Vhost)
+	req.Vhost, req.named = cfg.vhostName(req.Vhost), cfg.LogNames
 	if err := checkHops(req.Hops, s.id); err != nil {
 		return nil, err
 	}

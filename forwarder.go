@@ -446,7 +446,7 @@ func (f *Forwarder) emit(ev Event) {
 	t := f.to.Load()
 	f.src.srv.events.emit(func() Event {
 		ev.Stream, ev.StreamID, ev.name = f.src.req.logName(), f.src.ID(), f.src.key.String
-		ev.Destination, ev.DestinationID = t.dst.String(), t.id
+		ev.Destination, ev.DestinationID, ev.PublishID = t.dst.String(), t.id, f.src.Request().PublishID
 		return ev
 	})
 }

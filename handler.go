@@ -19,7 +19,7 @@ import (
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
 	asked := time.Now()
-	c.hops = hops(m)
+	c.hops, c.publishID = hops(m), publishID(m)
 	if err := checkHops(c.hops, c.srv.id); err != nil {
 		return c.refused("connect", "NetConnection.Connect.Rejected", passedBefore, err)
 	}
@@ -33,7 +33,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	cfg := c.srv.cfg.Load()
 	req := &Request{
 		ServerID: c.srv.id, ClientID: c.id, User: c.user, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
-		Vhost: DefaultVhost, App: m.App, TcURL: m.TcURL, PageURL: c.page, FlashVer: m.FlashVer, Hops: c.hops,
+		Vhost: DefaultVhost, App: m.App, TcURL: m.TcURL, PageURL: c.page, FlashVer: m.FlashVer, Hops: c.hops, named: cfg.LogNames,
 	}
 	// The name is not known yet; any name gives the vhost and the app. The vhost is
 	// checked later, because the name may select another one.
@@ -108,6 +108,7 @@ func (c *conn) Publish(streamID uint32, name string) error {
 	if err != nil {
 		return c.refused("publish", badName, "The stream's name can't be used: "+err.Error()+".", err)
 	}
+	req.PublishID = c.newPublishID()
 	p, err := c.askPublish(cfg, req)
 	switch {
 	case errors.As(err, new(goneError)):
@@ -165,8 +166,19 @@ func (c *conn) request(cfg *Config, name string) (*Request, error) {
 	return &Request{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
-		PageURL: c.page, FlashVer: c.flashVer, User: c.user, Hops: c.hops, enhanced: c.caps,
+		PageURL: c.page, FlashVer: c.flashVer, User: c.user, Hops: c.hops, enhanced: c.caps, named: cfg.LogNames,
 	}, nil
+}
+
+// newPublishID returns the id of the connection's next publish: the first has the one that
+// a Server before this one has reported.
+func (c *conn) newPublishID() string {
+	id := c.publishID
+	c.publishID = ""
+	if id == "" {
+		id = randomID()
+	}
+	return id
 }
 
 // askPublish asks the host whether to accept a publish.
@@ -381,7 +393,7 @@ func (c *conn) Play(streamID uint32, name string) error {
 func (c *conn) playsLocked(cfg *Config, req *Request, streamID uint32) {
 	vhost := cfg.vhost(req.Vhost)
 	c.player = &player{
-		conn: c, key: req.key(), vhost: req.Vhost, listed: cfg.lists(req.Vhost), streamID: streamID,
+		conn: c, key: req.key(), vhost: req.Vhost, listed: cfg.lists(req.Vhost), named: req.named, streamID: streamID,
 		endPlayers: vhost.EndPlayers, playerWait: vhost.PlayerWait,
 	}
 	if f := cfg.Hooks.OnStop; f != nil {

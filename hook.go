@@ -66,7 +66,15 @@ type Request struct {
 	// 4, is refused with ErrLoop before hooks are called.
 	Hops []string
 
+	// PublishID is random and the same for a publish on all Servers of this library
+	// that it passes through: 16 hex digits, to find it in their logs. The first Server
+	// makes it, each one sends it onward. A publisher that comes again has another one,
+	// also if it continues a stream. Anyone who connects may choose it: it identifies
+	// a publish, and proves nothing. It is empty for a connect and a play.
+	PublishID string
+
 	enhanced bool // connect announces Enhanced RTMP
+	named    bool // Config.LogNames
 }
 
 // IP returns the host part of RemoteAddr, or "" if there is none.
@@ -100,7 +108,11 @@ func (r *Request) shown() string {
 
 // hide masks the secrets of r in an error of the host.
 func (r *Request) hide(err error) error {
-	return hide(err, []string{r.Stream, r.PageURL}, []string{r.Param, r.TcURL, r.PageURL})
+	secrets := []string{r.PageURL}
+	if !r.named {
+		secrets = append(secrets, r.Stream)
+	}
+	return hide(err, secrets, []string{r.Param, r.TcURL, r.PageURL})
 }
 
 func addrIP(a net.Addr) string {
@@ -166,9 +178,12 @@ type Hooks struct {
 }
 
 // logName returns the stream's name for the log. In many set-ups the name is also the key
-// that allows publishing, so the first 8 hex digits of ID replace it. They do not depend
-// on how an encoder splits the path.
+// that allows publishing, so the first 8 hex digits of ID replace it, unless the host has
+// set Config.LogNames. They do not depend on how an encoder splits the path.
 func (r *Request) logName() string {
+	if r.named {
+		return r.Name()
+	}
 	return streamKey{rtmp.FoldVhost(r.Vhost), r.App + "/#" + r.ID()[:8]}.String()
 }
 

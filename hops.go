@@ -23,6 +23,24 @@ const (
 // passedBefore is the description with which a Server refuses a stream that loops.
 const passedBefore = "The stream has already passed through this server."
 
+// publishProperty is another one: Request.PublishID.
+const publishProperty = "forwardPublish"
+
+// publishID returns the id of a stream's publish as reported in connect, empty if it has
+// none or not one of ours.
+func publishID(m *rtmp.Connect) string {
+	id, _ := m.Properties.GetString(publishProperty)
+	if !isPublishID(id) {
+		return ""
+	}
+	return id
+}
+
+// isPublishID reports whether id is one that randomID could have made.
+func isPublishID(id string) bool {
+	return len(id) == 16 && strings.Trim(id, "0123456789abcdef") == ""
+}
+
 // hops returns the Servers that a stream has passed through, as reported in connect.
 func hops(m *rtmp.Connect) []string {
 	s, _ := m.Properties.GetString(hopsProperty)

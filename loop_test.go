@@ -59,3 +59,21 @@ func TestHopsOfConnect(t *testing.T) {
 		require.Equal(t, row.loop, errors.Is(checkHops(got, s.id), ErrLoop), "%v", row.value)
 	}
 }
+
+// Only an id that a Server could have made is taken from connect, for one publish.
+func TestPublishIDOfConnect(t *testing.T) {
+	const good = "0123456789abcdef"
+	for _, sent := range []any{good, nil, "", 12.0, good[:15], good + "0", strings.ToUpper(good), strings.Repeat("g", 16), strings.Repeat("a", 1<<16)} {
+		m := &rtmp.Connect{Properties: amf.Object{{Key: publishProperty, Value: sent}}}
+		want := ""
+		if sent == good {
+			want = good
+		}
+		require.Equal(t, want, publishID(m), "%.20v", sent)
+	}
+	c := &conn{publishID: good}
+	require.Equal(t, good, c.newPublishID())
+	next := c.newPublishID()
+	require.True(t, isPublishID(next))
+	require.NotEqual(t, good, next)
+}

@@ -114,7 +114,7 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 			before.kick(ErrTakenOver)
 		}
 		s.background(func() { // calls the host's code, for which media must not wait
-			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
+			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "publish_id", p.req.PublishID, "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
 			if before != nil {
 				before.tell()
 			}

@@ -49,7 +49,7 @@ func nameStream(c *Config, req *Request) error {
 		}
 		req.Vhost = vhost
 	}
-	req.Vhost = c.vhostName(req.Vhost)
+	req.Vhost, req.named = c.vhostName(req.Vhost), c.LogNames
 	return checkRequest(req)
 }
 

@@ -15,6 +15,7 @@ type player struct {
 	key      streamKey
 	vhost    string
 	listed   bool // in Config.Vhosts, when play began
+	named    bool // Config.LogNames, when play began
 	streamID uint32
 	onStop   func(context.Context, *Request) // of the Hooks that accepted the play
 	req      *Request                        // for onStop

@@ -75,7 +75,7 @@ var exportedTypes = []reflect.Type{
 // words itself, ids, codecs, addresses to listen on, paths of files, and the
 // words of a StatusError, which are for the client.
 var noSecret = map[string]bool{
-	"AddressError.reason": true, "Config.Addr": true, "Request.ServerID": true, "Request.ClientID": true,
+	"AddressError.reason": true, "Config.Addr": true, "Request.ServerID": true, "Request.ClientID": true, "Request.PublishID": true, "Event.PublishID": true,
 	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.Warning": true,
 	"Report.Destination": true, "Report.Verdict": true, "Report.Warnings": true, "Step.Op": true, "Step.Text": true, "Step.Said": true,
 	"RTMPSFile.CertFile": true, "RTMPSFile.KeyFile": true, "RTMPSFile.Listen": true, "Route.Vhost": true, "Route.App": true,

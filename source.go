@@ -295,7 +295,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 		return err
 	}
 	s.emitBy(s.req, Event{Kind: EventPublish})
-	s.srv.log.Info("publish", "source", s.req.logName(), "addr", logAddr(s.req.RemoteAddr), "destinations", len(dests))
+	s.srv.log.Info("publish", "source", s.req.logName(), "publish_id", s.req.PublishID, "addr", logAddr(s.req.RemoteAddr), "destinations", len(dests))
 	for _, p := range players {
 		p.attach(s)
 	}
@@ -389,7 +389,7 @@ func (s *Source) finish() {
 	s.srv.keepCounts(s)
 	if s.log.Ended() {
 		s.emit(Event{Kind: EventUnpublish, Reason: s.reason, After: time.Since(s.began)})
-		s.srv.log.Info("unpublish", "source", s.req.logName(),
+		s.srv.log.Info("unpublish", "source", s.req.logName(), "publish_id", s.Request().PublishID,
 			"reason", s.reason, "after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
 	}
 	close(s.done)
@@ -399,6 +399,7 @@ func (s *Source) finish() {
 func (s *Source) emit(ev Event) {
 	s.srv.events.emit(func() Event {
 		ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
+		ev.PublishID = s.Request().PublishID
 		return ev
 	})
 }
@@ -407,7 +408,7 @@ func (s *Source) emit(ev Event) {
 func (s *Source) emitBy(req *Request, ev Event) {
 	s.srv.events.emit(func() Event {
 		ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
-		ev.ClientID, ev.Addr = req.ClientID, logAddr(req.RemoteAddr)
+		ev.ClientID, ev.Addr, ev.PublishID = req.ClientID, logAddr(req.RemoteAddr), req.PublishID
 		return ev
 	})
 }

@@ -96,7 +96,10 @@ func (a aim) redirected(at endpoint.Endpoint, ref string) (endpoint.Endpoint, er
 // first frame.
 func (t *target) properties(at endpoint.Endpoint) (properties amf.Object) {
 	if !at.Profile.IsPlatform() { // it may be a Server of this library
-		properties = amf.Object{{Key: hopsProperty, Value: t.src.Request().onward()}}
+		properties = amf.Object{
+			{Key: hopsProperty, Value: t.src.Request().onward()},
+			{Key: publishProperty, Value: t.src.Request().PublishID},
+		}
 	}
 	if t.src.Request().enhanced || t.src.log.Info().Enhanced {
 		properties = append(properties, rtmp.Enhanced(t.dst.Redirect != RedirectNever)...)

@@ -15,6 +15,7 @@ type (
 		Stream     string           `json:"stream"`
 		Name       string           `json:"name,omitempty"`
 		ClientID   string           `json:"client_id"`
+		PublishID  string           `json:"publish_id"`
 		IP         string           `json:"ip"`
 		Since      time.Time        `json:"since"`
 		Bytes      uint64           `json:"bytes"`
@@ -53,7 +54,7 @@ type (
 func (h *handler) show(src *forward.Source) shownSource {
 	st := src.Stats()
 	out := shownSource{
-		ID: src.ID(), Stream: fmt.Sprint(src), ClientID: src.Request().ClientID, IP: src.Request().IP(),
+		ID: src.ID(), Stream: fmt.Sprint(src), ClientID: src.Request().ClientID, PublishID: src.Request().PublishID, IP: src.Request().IP(),
 		Since: st.Since, Bytes: st.Bytes, Messages: st.Messages,
 		VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec, Bitrate: uint64(st.Bitrate), Players: st.Players,
 		Forwarders: make([]shownForwarder, 0),
