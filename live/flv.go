@@ -67,6 +67,8 @@ type output struct {
 	conn *http.ResponseController
 	stop func() bool // stops watching the Player's context
 	cut  chan struct{}
+
+	failed bool // a write has failed
 }
 
 func newOutput(w http.ResponseWriter, p *forward.Player) *output {
@@ -80,6 +82,24 @@ func newOutput(w http.ResponseWriter, p *forward.Player) *output {
 
 // Write writes b and flushes it.
 func (o *output) Write(b []byte) (int, error) {
+	n, err := o.write(b)
+	if err == nil {
+		err = o.conn.Flush()
+	}
+	return n, err
+}
+
+// writeAll writes pieces and flushes them.
+func (o *output) writeAll(pieces [][]byte) error {
+	for _, b := range pieces {
+		if _, err := o.write(b); err != nil {
+			return err
+		}
+	}
+	return o.conn.Flush()
+}
+
+func (o *output) write(b []byte) (int, error) {
 	if err := o.conn.SetWriteDeadline(o.p.Deadline()); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return 0, err
 	}
@@ -88,9 +108,7 @@ func (o *output) Write(b []byte) (int, error) {
 	}
 	n, err := o.w.Write(b)
 	o.p.Wrote(n)
-	if err == nil {
-		err = o.conn.Flush()
-	}
+	o.failed = o.failed || err != nil
 	return n, err
 }
 
@@ -98,5 +116,8 @@ func (o *output) Write(b []byte) (int, error) {
 func (o *output) end() {
 	if !o.stop() {
 		<-o.cut
+	}
+	if !o.failed {
+		o.conn.SetWriteDeadline(o.p.Deadline()) // for the end of the body
 	}
 }

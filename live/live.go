@@ -56,8 +56,9 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	503       a limit is reached, or the server is shutting down
 type Handlers struct {
 	masked
-	srv *forward.Server
-	o   Options
+	srv    *forward.Server
+	o      Options
+	muxers muxers
 }
 
 // masked is what Handlers look like when they are printed, as a value and as a pointer.
@@ -72,7 +73,7 @@ func (masked) MarshalText() ([]byte, error) { return []byte("live.Handlers"), ni
 // New returns handlers for the streams of srv.
 func New(srv *forward.Server, o Options) *Handlers {
 	o.Origins = slices.Clone(o.Origins)
-	return &Handlers{srv: srv, o: o}
+	return &Handlers{srv: srv, o: o, muxers: muxers{log: srv.Logger()}}
 }
 
 // Players returns the handler for players, who ask by name. Its paths are
@@ -222,10 +223,6 @@ func (h *Handlers) serve(w http.ResponseWriter, r *http.Request, format string, 
 		fail(w, http.StatusMethodNotAllowed, "This path takes GET, HEAD.")
 		return
 	}
-	if format == mp4Format {
-		fail(w, http.StatusNotFound, "There is no MP4 yet.")
-		return
-	}
 	p, err := play(r.Context())
 	if err != nil {
 		refuse(w, r, err)
@@ -234,6 +231,10 @@ func (h *Handlers) serve(w http.ResponseWriter, r *http.Request, format string, 
 	defer p.Close()
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if format == mp4Format {
+		h.serveMP4(w, r, p)
+		return
+	}
 	serveFLV(w, r, p)
 }
 

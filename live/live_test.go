@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -31,6 +30,7 @@ const (
 type site struct {
 	t    *testing.T
 	srv  *forward.Server
+	h    *Handlers
 	http *httptest.Server
 }
 
@@ -45,7 +45,7 @@ func newSite(t *testing.T, cfg forward.Config, o Options) *site {
 	mux := http.NewServeMux()
 	mux.Handle("/", h.Players())
 	mux.Handle("/sources/", h.Operators())
-	s := &site{t: t, srv: srv, http: httptest.NewServer(mux)}
+	s := &site{t: t, srv: srv, h: h, http: httptest.NewServer(mux)}
 	t.Cleanup(func() {
 		srv.Close()
 		s.http.Close()
@@ -143,5 +143,3 @@ func eventually(t *testing.T, cond func() bool) {
 	t.Helper()
 	require.Eventually(t, cond, 10*time.Second, time.Millisecond)
 }
-
-var _ net.Conn
