@@ -21,6 +21,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/gop"
 	"github.com/rtmp-forward/forward/internal/leaktest"
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
@@ -135,10 +136,13 @@ func tcpPair(t testing.TB) (a, b net.Conn) {
 }
 
 // change is what newSender does to a Sender, which is on its system's way; see
-// TestWaysOfOtherSystems.
+// TestOtherWays.
 var change = func(*Sender) {}
 
 func newSender(conn net.Conn, timeout time.Duration) *Sender {
+	if tcp, ok := conn.(*net.TCPConn); ok { // as of a Server
+		conn = sys.Own(tcp)
+	}
 	s := NewSender(conn, timeout)
 	change(s)
 	return s

@@ -63,6 +63,7 @@ const (
 type Sender struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil if the connection has no writes that do not block
+	holder  sys.Holder      // nil if its writes can't be those of a round
 	records *records        // below TLS, if the TCP connection has such writes
 	timeout time.Duration
 	piece   int           // bytes written at a time at the beginning of catchUp
@@ -137,6 +138,9 @@ func NewSender(conn net.Conn, timeout time.Duration) *Sender {
 	if r := s.records; r != nil {
 		s.raw = rawConn(r.Conn)
 		r.keep(s.kickLater)
+	}
+	if s.records == nil {
+		s.holder = sys.HolderOf(conn)
 	}
 	s.try.init(s)
 	sys.Tune(conn)
@@ -343,7 +347,7 @@ func (s *Sender) kick(w *walk) {
 	}
 }
 
-// run tries to send everything that is pending.
+// run tries to send everything that is pending. The state is running.
 func (s *Sender) run(w *walk) {
 	for {
 		full := false

@@ -20,6 +20,7 @@ type walk struct {
 	scratch ioScratch
 	now     int64 // on Clock, when the walk began
 	tally   tally
+	round   *round
 }
 
 // tally counts what a walk has sent since the last flush. It is cheaper than counting in
@@ -101,10 +102,15 @@ func (w *walk) walk(senders []*Sender) {
 		if i%clockEvery == clockEvery-1 {
 			w.now = Clock()
 		}
-		if !s.holds() {
+		switch {
+		case s.holds():
+		case s.holder == nil || !s.state.CompareAndSwap(idle, running):
 			s.kick(w)
+		case !w.prepare(s):
+			s.run(w)
 		}
 	}
+	w.writeRound()
 }
 
 // put returns the walk to its pool without references to a stream.
@@ -115,6 +121,9 @@ func (w *walk) put() {
 	}
 	w.one[0], w.joined = nil, nil
 	w.scratch.reset()
+	if w.round != nil {
+		w.round.reset()
+	}
 	walks.Put(w)
 }
 

@@ -15,13 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestWaysOfOtherSystems runs the tests of senders on the ways that other
-// systems go.
-func TestWaysOfOtherSystems(t *testing.T) {
+// TestOtherWays runs the tests of senders on the ways that other systems and
+// connections go.
+func TestOtherWays(t *testing.T) {
 	defer func() { change = func(*Sender) {} }()
 	for way, c := range map[string]func(*Sender){
 		"libc":     gatherer, // macOS, OpenBSD
-		"portable": func(s *Sender) { s.raw = nil },
+		"portable": func(s *Sender) { s.raw, s.holder = nil, nil },
+		"alone":    func(s *Sender) { s.holder = nil }, // connections of the host
 	} {
 		change = c
 		for name, test := range map[string]func(*testing.T){
@@ -42,6 +43,7 @@ func TestWaysOfOtherSystems(t *testing.T) {
 
 // gatherer has s send as where there is no vectored write.
 func gatherer(s *Sender) {
+	s.holder = nil
 	a := &s.try
 	send := func(fd uintptr) {
 		for {

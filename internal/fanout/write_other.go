@@ -17,6 +17,12 @@ func (s *ioScratch) reset() {}
 // goroutine, which waits in the connection's Write.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
+// convert is for writes that do not block.
+func (s *ioScratch) convert([][]byte, *gop.Batch) {}
+
+// write makes no system calls: no connection can be held.
+func (r *round) write() {}
+
 type attempt struct{}
 
 func (a *attempt) init(*Sender) {}

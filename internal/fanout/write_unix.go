@@ -96,6 +96,21 @@ func (s *Sender) wait(iov [][]byte, batch *gop.Batch, limit int, w *walk) (int, 
 	return s.try.wait(iov, batch, w)
 }
 
+// write makes the system calls of a round.
+func (r *round) write() {
+	for i := range r.entries {
+		x := &r.entries[i]
+		if x.held == nil {
+			continue
+		}
+		for {
+			if x.n, x.err = send(x.fd, x.load.scratch.iov); x.err != syscall.EINTR {
+				break
+			}
+		}
+	}
+}
+
 // convert returns the system's form of iov. If batch is not nil, iov is that of batch.
 func (s *ioScratch) convert(iov [][]byte, batch *gop.Batch) []syscall.Iovec {
 	if batch != nil && s.batch == batch && s.filling == batch.Filling() {

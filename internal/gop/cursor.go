@@ -367,9 +367,8 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 	head := c.log.head.Load()
 	from := c.next.Load()
 	stop := c.stop.Load()
-	plain := c.uniform && !c.preface && !c.needKey && !c.opt.NoMeta && !stop
-	if plain && b.log == c.log && b.from == from && b.to == head && b.push == c.opt.Push &&
-		b.tags == c.opt.Layout.Tags && b.limit == limit {
+	plain := c.plain() && !stop
+	if plain && b.holds(c, from, head, limit) {
 		return
 	}
 	b.Reset()
@@ -401,6 +400,21 @@ func (b *Batch) Fill(c *Cursor, limit int) {
 		b.log, b.from, b.to, b.limit = c.log, from, head, limit
 		b.push, b.tags = c.opt.Push, c.opt.Layout.Tags
 	}
+}
+
+// plain reports whether c gets the same bytes as all others at its position, unless it
+// stops.
+func (c *Cursor) plain() bool { return c.uniform && !c.preface && !c.needKey && !c.opt.NoMeta }
+
+func (b *Batch) holds(c *Cursor, from, head uint64, limit int) bool {
+	return b.log == c.log && b.from == from && b.to == head && b.push == c.opt.Push &&
+		b.tags == c.opt.Layout.Tags && b.limit == limit
+}
+
+// Holds reports whether b is filled for another cursor with what Fill would collect for
+// c. Then both can send it, and neither must be sent something else before.
+func (b *Batch) Holds(c *Cursor, limit int) bool {
+	return c.plain() && !c.stop.Load() && b.holds(c, c.next.Load(), c.log.head.Load(), limit)
 }
 
 // filler holds the state that the cursor will have when the batch is sent.
@@ -523,7 +537,9 @@ func (b *Batch) Sent(c *Cursor, n int) (messages, pictures int, rest [][]byte) {
 	if c.opt.Times != nil {
 		c.opt.Times.state = b.times[i]
 	}
-	c.skipped.Waited.Add(last.skipped)
+	if last.skipped > 0 {
+		c.skipped.Waited.Add(last.skipped)
+	}
 	if n < last.end {
 		rest = cut(b.iov, n, last.end)
 		b.scratch = nil // rest may lie in it, too

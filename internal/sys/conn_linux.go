@@ -16,7 +16,8 @@ import (
 // All methods work at any time and from any goroutine, parked or not. Whatever must
 // wait returns the connection to Go's poller first: Read, and Write if the socket is
 // full. The descriptor has one owner at a time: the net.TCPConn that was accepted, then
-// the Conn itself while it is parked, then an os.File. Close closes that of the owner.
+// the Conn itself while it is parked, then an os.File. Close closes that of the owner,
+// once nobody holds it (see Hold).
 type Conn struct {
 	at      atomic.Pointer[place]
 	mu      sync.Mutex   // held while the place is exchanged or closed
@@ -26,6 +27,7 @@ type Conn struct {
 
 // place is where a Conn is: in Go's poller, parked, or closed.
 type place struct {
+	Descriptor
 	nc  inPoller
 	raw syscall.RawConn // of nc
 
@@ -40,9 +42,6 @@ type inPoller interface {
 
 // parked is the state of a Conn that has left Go's poller.
 type parked struct {
-	lock          sync.RWMutex // for reading: the descriptor is in use
-	fd            int
-	gone          bool
 	watcher       Watcher
 	local, remote net.Addr
 	read, write   time.Time // deadlines; guarded by Conn.mu
@@ -78,9 +77,20 @@ func Own(c *net.TCPConn) net.Conn {
 		return c
 	}
 	o := new(Conn)
-	o.first = place{nc: c, raw: raw}
+	o.first.nc, o.first.raw = c, raw
+	if raw.Control(func(fd uintptr) { o.first.fd = fd }) != nil {
+		return c
+	}
 	o.at.Store(&o.first)
 	return o
+}
+
+// Hold implements Holder.
+func (c *Conn) Hold() *Descriptor {
+	if p := c.at.Load(); p.hold() {
+		return &p.Descriptor
+	}
+	return nil
 }
 
 // Park takes the connection out of Go's poller and reports whether it is parked. It is
@@ -108,8 +118,10 @@ func (c *Conn) Park(w Watcher) bool {
 		syscall.Close(int(fd))
 		return false
 	}
-	c.at.Store(&place{parked: &parked{fd: int(fd), watcher: w, local: p.nc.LocalAddr(), remote: p.nc.RemoteAddr()}})
-	p.nc.Close() // calls that are under way go on at the new place
+	next := &place{parked: &parked{watcher: w, local: p.nc.LocalAddr(), remote: p.nc.RemoteAddr()}}
+	next.fd = fd
+	c.at.Store(next)
+	p.leave(func() { p.nc.Close() }) // calls that are under way go on at the new place
 	return true
 }
 
@@ -120,40 +132,42 @@ func (c *Conn) Parked() bool { return c.at.Load().parked != nil }
 func (c *Conn) Unpark() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.unparkLocked(func(k *parked) inPoller {
-		f := os.NewFile(uintptr(k.fd), "tcp "+k.local.String()+"->"+k.remote.String())
+	c.unparkLocked(func(fd uintptr, k *parked) *place {
+		f := os.NewFile(fd, "tcp "+k.local.String()+"->"+k.remote.String())
 		f.SetReadDeadline(k.read)
 		f.SetWriteDeadline(k.write)
-		return &file{f, k.addresses()}
+		next := &place{nc: &file{f, k.addresses()}}
+		next.fd = fd
+		return next
 	})
 }
 
 // unparkLocked gives the descriptor to another owner.
-func (c *Conn) unparkLocked(to func(*parked) inPoller) bool {
-	k := c.at.Load().parked
+func (c *Conn) unparkLocked(to func(fd uintptr, k *parked) *place) bool {
+	p := c.at.Load()
+	k := p.parked
 	if k == nil {
 		return false
 	}
-	k.lock.Lock()
-	defer k.lock.Unlock()
-	k.gone = true
-	k.watcher.Unparked(k.fd)
-	nc := to(k)
-	raw, _ := nc.SyscallConn()
-	c.at.Store(&place{nc: nc, raw: raw})
+	p.leave(func() {
+		k.watcher.Unparked(int(p.fd))
+		next := to(p.fd, k)
+		next.raw, _ = next.nc.SyscallConn()
+		c.at.Store(next)
+	})
 	return true
 }
 
 func (k *parked) addresses() addresses { return addresses{k.local, k.remote} }
 
 // use calls f with the descriptor, unless another owner has it.
-func (k *parked) use(f func(fd uintptr)) bool {
-	k.lock.RLock()
-	defer k.lock.RUnlock()
-	if k.gone {
+func (d *Descriptor) use(f func(fd uintptr)) bool {
+	d.lock.RLock()
+	defer d.lock.RUnlock()
+	if d.gone {
 		return false
 	}
-	f(uintptr(k.fd))
+	f(d.fd)
 	return true
 }
 
@@ -162,19 +176,25 @@ func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var err error
-	if c.unparkLocked(func(k *parked) inPoller {
-		err = os.NewSyscallError("close", syscall.Close(k.fd))
-		return gone{k.addresses()}
+	if c.unparkLocked(func(fd uintptr, k *parked) *place {
+		err = os.NewSyscallError("close", syscall.Close(int(fd)))
+		return closedPlace(k.addresses())
 	}) {
 		return err
 	}
 	p := c.at.Load()
 	if f, ok := p.nc.(*file); ok {
 		// Package os has errors of its own for what is closed.
-		nc := gone{f.addresses}
-		c.at.Store(&place{nc: nc, raw: goneRaw{}})
+		c.at.Store(closedPlace(f.addresses))
 	}
-	return p.nc.Close()
+	p.leave(func() { err = p.nc.Close() })
+	return err
+}
+
+func closedPlace(a addresses) *place {
+	p := &place{nc: gone{a}, raw: goneRaw{}}
+	p.gone = true
+	return p
 }
 
 // do calls f with the connection in Go's poller, to which it returns if it is parked:
@@ -284,8 +304,8 @@ type rawConn struct{ *Conn }
 func (c rawConn) Control(f func(fd uintptr)) error {
 	for {
 		p := c.at.Load()
-		if k := p.parked; k != nil {
-			if k.use(f) {
+		if p.parked != nil {
+			if p.use(f) {
 				return nil
 			}
 			continue
@@ -301,9 +321,9 @@ func (c rawConn) Read(f func(fd uintptr) bool) error {
 }
 
 func (c rawConn) Write(f func(fd uintptr) bool) error {
-	if k := c.at.Load().parked; k != nil {
+	if p := c.at.Load(); p.parked != nil {
 		done := false
-		if k.use(func(fd uintptr) { done = f(fd) }) && done {
+		if p.use(func(fd uintptr) { done = f(fd) }) && done {
 			return nil
 		}
 	}

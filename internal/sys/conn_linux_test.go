@@ -311,3 +311,56 @@ func TestConn_Concurrently(t *testing.T) {
 	peer.Close()
 	require.Equal(t, before, descriptors(t))
 }
+
+// A descriptor that is held stays the connection's: Close, Park and Unpark wait, and
+// after each of them the next owner's is held.
+func TestConn_Hold(t *testing.T) {
+	c, peer := owned(t)
+	writes := func(d *Descriptor) {
+		t.Helper()
+		require.NotNil(t, d)
+		n, err := syscall.Write(int(d.FD()), []byte("abc"))
+		require.NoError(t, err)
+		require.Equal(t, 3, n)
+		got := make([]byte, 3)
+		_, err = io.ReadFull(peer, got)
+		require.NoError(t, err)
+	}
+	for _, next := range []func(){
+		func() { c.Park(new(lot)) },
+		c.Unpark,
+		func() { c.Close() },
+	} {
+		d, again := c.Hold(), c.Hold()
+		require.Same(t, d, again)
+		again.Release()
+		done := make(chan bool)
+		go func() {
+			next()
+			close(done)
+		}()
+		for d.lock.TryRLock() { // until it waits
+			d.lock.RUnlock()
+			runtime.Gosched()
+		}
+		writes(d)
+		require.Empty(t, done)
+		d.Release()
+		<-done
+	}
+	require.Nil(t, c.Hold())
+	require.ErrorIs(t, c.Close(), net.ErrClosed)
+	require.Nil(t, c.Hold())
+}
+
+func TestConn_HoldWhileParked(t *testing.T) {
+	c, peer := owned(t)
+	require.True(t, c.Park(new(lot)))
+	d := c.Hold()
+	require.NotNil(t, d)
+	d.Release()
+	require.NoError(t, c.Close())
+	require.Nil(t, c.Hold())
+	_, err := peer.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
+}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"github.com/rtmp-forward/forward/internal/sys"
 )
 
 const (
@@ -32,7 +34,13 @@ func NewDialer(control func(network, address string, c syscall.RawConn) error) D
 		Lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return LookupAddrs(ctx, net.DefaultResolver, host)
 		},
-		Dial: (&net.Dialer{Control: control}).DialContext,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			nc, err := (&net.Dialer{Control: control}).DialContext(ctx, network, address)
+			if tcp, ok := nc.(*net.TCPConn); ok {
+				return sys.Own(tcp), err
+			}
+			return nc, err
+		},
 	}
 }
 
