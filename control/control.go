@@ -73,6 +73,7 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	POST   /destinations/NAME/disable       Table.Switch to table.Off
 //	POST   /destinations/NAME/hold          Table.Switch to table.Held
 //	POST   /destinations/NAME/live          Table.GoLive on all streams
+//	POST   /probe                           probe.Run, whose body is a destination
 //
 // SOURCE is Source.ID, which callbacks have as stream_id; FORWARDER is Forwarder.ID.
 // Neither reveals names or keys. Both are the same for the same stream and destination
@@ -130,6 +131,16 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 // source. DELETE answers 204: for a source immediately, for a forwarder when it has ended.
 // If the client cancels a request, the handler stops waiting; a PUT is then undone.
 //
+// POST /probe answers 200 when the probe has ended, whatever it has found:
+//
+//	{"destination":"rtmp://host/app/***","accepted":false,"verdict":"…","warnings":["…"],
+//	 "steps":[{"op":"dial","ok":true,"text":"…","said":"…","took_ms":0}],"took_ms":0}
+//
+// with the fields of probe.Report. said has the destination's own words, and is omitted if
+// there are none. At most 2 probes are in progress, and at most 10 begin in a row and then
+// one every 6 s; others are answered 429. A destination that a stream is pushed to is
+// answered 409.
+//
 // Every failure answers {"code":"…","message":"A sentence."} with one of
 //
 //	400 bad_json, bad_destination
@@ -139,6 +150,7 @@ func (o Options) MarshalText() ([]byte, error) { return fmt.Append(nil, o), nil 
 //	409 exists, limit, conflict
 //	413 too_large
 //	415 unsupported_media_type
+//	429 too_many
 //	500 table_failed
 //	502 resolver_failed, destination_failed
 func Handler(srv *forward.Server, o Options) (http.Handler, error) {
@@ -174,12 +186,13 @@ func (h *handler) paths() map[string]methods {
 		"/sources/{source}/forwarders/{forwarder}": {
 			http.MethodGet: h.forwarder, http.MethodPut: h.replace, http.MethodDelete: h.remove,
 		},
+		"/probe": {http.MethodPost: h.probe},
 	}
 	maps.Copy(all, h.tablePaths())
 	return all
 }
 
-// handler is not changed after it has been made.
+// handler is not changed after it has been made, except probes.
 type handler struct {
 	srv       *forward.Server
 	keys      *keys
@@ -187,6 +200,7 @@ type handler struct {
 	untrusted bool
 	table     *table.Table // may be nil
 	logger    *slog.Logger
+	probes    probes
 }
 
 // methods are the HTTP methods of a path. Each returns a status and the body of the

@@ -32,6 +32,7 @@ var statuses = map[string]int{
 	"conflict":               http.StatusConflict,
 	"too_large":              http.StatusRequestEntityTooLarge,
 	"unsupported_media_type": http.StatusUnsupportedMediaType,
+	"too_many":               http.StatusTooManyRequests,
 	"resolver_failed":        http.StatusBadGateway,
 	"destination_failed":     http.StatusBadGateway,
 	"table_failed":           http.StatusInternalServerError,

@@ -212,7 +212,7 @@ func TestDescriptionHasEveryRequest(t *testing.T) {
 					}
 				}
 			}
-			takesBody := method == "PUT" || method == "POST" && strings.HasSuffix(pattern, "/forwarders")
+			takesBody := method == "PUT" || method == "POST" && (strings.HasSuffix(pattern, "/forwarders") || pattern == "/probe")
 			require.Equal(t, takesBody, op.RequestBody != nil, pattern)
 		}
 	}
@@ -239,7 +239,7 @@ func TestDescriptionHasNoOtherAnswer(t *testing.T) {
 	const jsonCT, good = "application/json", `{"url":"rtmp://dest/live/x"}`
 	for _, r := range [][2]string{
 		{"GET", "/openapi.json"}, {"GET", "/sources"}, {"GET", src}, {"DELETE", src}, {"POST", src + "/refresh"}, {"POST", add},
-		{"GET", own}, {"PUT", own}, {"DELETE", own},
+		{"GET", own}, {"PUT", own}, {"DELETE", own}, {"POST", "/probe"},
 	} {
 		c.do(r[0], r[1], "", "", "")
 	}
@@ -254,8 +254,13 @@ func TestDescriptionHasNoOtherAnswer(t *testing.T) {
 		{"POST", add, jsonCT, `{"url":"rtmp://down/live/x"}`},
 		{"PUT", own, jsonCT, `{"url":"rtmp://down/live/x"}`}, // which is there
 		{"PUT", own, jsonCT, `{"url":"rtmp://down/live/y"}`},
+		{"POST", "/probe", jsonCT, "{"}, {"POST", "/probe", "", good}, {"POST", "/probe", jsonCT, strings.Repeat(" ", maxBody+1)},
+		{"POST", "/probe", jsonCT, `{"url":"rtmp://dest/live/` + canary + `"}`}, // which is pushed to
 	} {
 		c.do(r[0], r[1], r[2], r[3], bearer)
+	}
+	for range probeBurst + 1 {
+		c.do("POST", "/probe", jsonCT, `{"url":"rtmp://dest/live/probed"}`, bearer)
 	}
 	require.NoError(t, c.p.WriteTag(forward.TagVideo, 0, []byte{0x17, 0, 0, 0, 0, 1, 0x64, 0, 0x1f, 0xff}))
 	replaced := make(chan struct{})
@@ -301,6 +306,7 @@ func TestDescriptionHasEveryField(t *testing.T) {
 	types := map[string]reflect.Type{
 		"Source": reflect.TypeFor[shownSource](), "Forwarder": reflect.TypeFor[shownForwarder](),
 		"ForwarderError": reflect.TypeFor[shownError](), "Failure": reflect.TypeFor[failure](),
+		"Probe": reflect.TypeFor[shownProbe](), "ProbeStep": reflect.TypeFor[shownStep](),
 		"Entry": reflect.TypeFor[shownEntry](), "Push": reflect.TypeFor[shownPush](),
 	}
 	require.Len(t, d.Components.Schemas, len(types)+2)

@@ -4,8 +4,10 @@
 //	forwardd -c forward.conf
 //
 //	forwardd status -c forward.conf
+//	forwardd probe -key-file key.txt rtmps://ingest.example/app
 //
-// The second prints what a running one is doing. It logs to standard error. SIGTERM and Ctrl-C end it: everything received is sent,
+// The second prints what a running one is doing, and the third tries a destination
+// without a stream. It logs to standard error. SIGTERM and Ctrl-C end it: everything received is sent,
 // the destinations are told that the streams have ended, and it exits with status 0. A
 // second signal ends it at once. The status is 2 if the command line or the file is
 // wrong, and 1 if it cannot serve.
@@ -96,8 +98,13 @@ type options struct {
 
 // run serves until ctx ends, and returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "status" {
-		return status(ctx, args[1:], stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "status":
+			return status(ctx, args[1:], stdout, stderr)
+		case "probe":
+			return probeDestination(ctx, args[1:], os.Stdin, stdout, stderr)
+		}
 	}
 	o := options{allow: append(forward.PrivateNetworks(), thisMachine...), allowed: "private,loopback"}
 	flags := flag.NewFlagSet("forwardd", flag.ContinueOnError)
