@@ -136,6 +136,7 @@ func TestDocumentsShowCodeThatCompiles(t *testing.T) {
 func TestDocumentsShowConfigurationThatIsRead(t *testing.T) {
 	t.Setenv("YOUTUBE_KEY", "key")
 	t.Setenv("FORWARDD_TOKEN", "0123456789abcdef")
+	t.Setenv("WEBHOOK_SECRET", "0123456789abcdef")
 	for _, name := range documents(t) {
 		for _, block := range blocks(t, name, "conf") {
 			file, err := srs.ParseConfig(name, []byte(block))

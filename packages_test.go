@@ -25,7 +25,7 @@ var typesBeside = []reflect.Type{
 	reflect.TypeFor[metrics.Options](),
 	reflect.TypeFor[probe.Report](), reflect.TypeFor[probe.Step](),
 	reflect.TypeFor[resolve.DNS](), reflect.TypeFor[resolve.HTTP](), reflect.TypeFor[resolve.Route](), reflect.TypeFor[resolve.RouteMode](),
-	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](),
+	reflect.TypeFor[srs.File](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HTTPFile](), reflect.TypeFor[srs.HookURLs](), reflect.TypeFor[srs.Hooks](), reflect.TypeFor[srs.RTMPSFile](), reflect.TypeFor[srs.WebhooksFile](),
 	reflect.TypeFor[status.Options](),
 	reflect.TypeFor[table.Entry](), reflect.TypeFor[table.FileError](), reflect.TypeFor[table.Options](), reflect.TypeFor[table.Row](), reflect.TypeFor[table.State](), reflect.TypeFor[table.Table](),
 	reflect.TypeFor[webhooks.Options](), reflect.TypeFor[webhooks.Sender](),

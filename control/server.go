@@ -78,8 +78,8 @@ type ServerOptions struct {
 // is replaced, and with the process.
 //
 // It refuses requests that other sites make a browser send, and limits
-// connections, times and sizes. It does not use TLS: listen on a private address, or
-// put a proxy in front of it. Its methods are safe for concurrent use.
+// connections, times and sizes. It does not use TLS by itself: listen on a private
+// address, give Serve a listener of crypto/tls, or put a proxy in front of it. Its methods are safe for concurrent use.
 type Server struct {
 	masked
 	srv       *forward.Server

@@ -33,6 +33,8 @@ type File struct {
 	RTMPS *RTMPSFile
 	// HTTP is the http block, nil if it is missing.
 	HTTP *HTTPFile
+	// Webhooks is the webhooks block, nil if it is missing.
+	Webhooks *WebhooksFile
 	// PID is the file to write the process id to; empty for none.
 	PID string
 	// Ignored names the directives of SRS that this library does not support, with
@@ -63,24 +65,6 @@ func (f File) Format(w fmt.State, _ rune) {
 
 // MarshalText gives the same as Format.
 func (f File) MarshalText() ([]byte, error) { return fmt.Append(nil, f), nil }
-
-// HTTPFile is the http block of a configuration file.
-type HTTPFile struct {
-	// Listen has the addresses to listen on. The default host is 127.0.0.1.
-	Listen []string
-	// Token is the token of operators.
-	Token forward.Secret
-	// Hosts are the names of this machine that are accepted as the host of a request.
-	Hosts []string
-}
-
-// Format writes the number of addresses, for every verb.
-func (h HTTPFile) Format(w fmt.State, _ rune) {
-	fmt.Fprintf(w, "HTTPFile with %d addresses", len(h.Listen))
-}
-
-// MarshalText gives the same as Format.
-func (h HTTPFile) MarshalText() ([]byte, error) { return fmt.Append(nil, h), nil }
 
 // RTMPSFile is the rtmps block of a configuration file.
 type RTMPSFile struct {
@@ -123,7 +107,9 @@ func readPath(path string, from *string) ([]byte, error) {
 //	rtmp { listen; chunk_size; }
 //	rtmps { enabled; listen; cert; key; }
 //	publish_auth { enabled; method; user; }
-//	http { listen; token; host; }
+//	log_names;
+//	http { listen; token; host; cert; key; }
+//	webhooks { url; secret; events; names; timeout_ms; }
 //	vhost NAME { enabled; chunk_size;
 //	  forward { enabled; destination; backend; timeout_ms; on_failure; refresh_ms; }
 //	  play { gop_cache; queue_length; mw_latency; end_players; player_wait; }
@@ -177,7 +163,9 @@ func readPath(path string, from *string) ([]byte, error) {
 // forward.Config.PublishGrace and PlayerWait; grace_unpublish, takeover and end_players
 // are the fields of these names. http has the addresses, the token and the names of a
 // control.Server; token_file PATH names a file with the token. The default host of its
-// addresses is 127.0.0.1. SRS has none of these, nor timeout_ms, on_failure, refresh_ms
+// addresses is 127.0.0.1. With cert and key, the paths of PEM files, it uses TLS. webhooks
+// has the Options of package webhooks. log_names is forward.Config.LogNames. SRS has none
+// of these, nor timeout_ms, on_failure, refresh_ms
 // and the block of a destination.
 func LoadConfig(path string) (*File, error) {
 	src, err := conf.ReadFile(path)
@@ -234,6 +222,12 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 			f.publishAuth(d)
 		case "http":
 			if err := f.http(d); err != nil {
+				return nil, err
+			}
+		case "log_names":
+			f.Config.LogNames = on(d)
+		case "webhooks":
+			if err := f.webhooks(d); err != nil {
 				return nil, err
 			}
 		case "vhost":
@@ -445,30 +439,6 @@ func (f *File) publishAuth(d *conf.Directive) {
 		password, ok := users[user]
 		return password, ok
 	}
-}
-
-// http reads the http block. Listen and token are both required: without a token nobody
-// could use the server.
-func (f *File) http(block *conf.Directive) error {
-	h := &HTTPFile{}
-	for _, d := range block.Block {
-		switch d.Name {
-		case "listen":
-			h.Listen = append(h.Listen, localAddresses(d.Args)...)
-		case "token":
-			h.Token = forward.Secret(d.Args[0])
-		case "host":
-			h.Hosts = append(h.Hosts, d.Args...)
-		}
-	}
-	switch {
-	case len(h.Listen) == 0:
-		return fmt.Errorf("%s: http has no address to listen on: expected listen", block.Pos)
-	case h.Token == "":
-		return fmt.Errorf("%s: http has no token: expected token_file PATH, or token", block.Pos)
-	}
-	f.HTTP = h
-	return nil
 }
 
 func rtmpsFile(d *conf.Directive) *RTMPSFile {

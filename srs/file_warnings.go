@@ -29,6 +29,10 @@ func (f *File) findWarnings(tree *conf.File) {
 			f.warnUnused(d, "nobody is asked for a password")
 		case "http":
 			f.warnHTTP(d)
+		case "webhooks":
+			if len(f.Webhooks.Secrets) == 0 {
+				f.warn(d.Pos, "webhooks has no secret: its receiver cannot tell who sends the events")
+			}
 		case "vhost":
 			for _, d := range d.Block {
 				switch d.Name {
@@ -62,12 +66,15 @@ func (f *File) warnUnused(d *conf.Directive, so string) {
 
 // warnHTTP warns of addresses of http to which the token travels unencrypted.
 func (f *File) warnHTTP(d *conf.Directive) {
+	if f.HTTP.TLS != nil {
+		return
+	}
 	for _, d := range directives(d.Block, "listen") {
 		for i, a := range localAddresses(d.Args) {
 			host, _, _ := net.SplitHostPort(a)
 			ip, err := netip.ParseAddr(host)
 			if !strings.EqualFold(host, "localhost") && (err != nil || !ip.Unmap().IsLoopback()) {
-				f.warn(d.ArgPos(i), "other machines may reach this address, and requests to it carry the token unencrypted: put a proxy with TLS in front of 127.0.0.1")
+				f.warn(d.ArgPos(i), "other machines may reach this address, and requests to it carry the token unencrypted: add cert and key, or put a proxy with TLS in front of 127.0.0.1")
 			}
 		}
 	}

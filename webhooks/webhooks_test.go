@@ -26,6 +26,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/hosttest"
 	"github.com/rtmp-forward/forward/internal/logtest"
 	"github.com/rtmp-forward/forward/internal/secretscan"
+	"github.com/rtmp-forward/forward/srs"
 )
 
 func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
@@ -356,6 +357,19 @@ func TestContext(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A configuration file takes the same kinds.
+func TestKindsOfAFile(t *testing.T) {
+	var all []string
+	for _, k := range kinds {
+		all = append(all, string(k))
+	}
+	f, err := srs.ParseConfig("x.conf", []byte("webhooks { url "+url+"; secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw; events "+strings.Join(all, " ")+"; }"))
+	require.NoError(t, err)
+	require.Equal(t, kinds, f.Webhooks.Kinds)
+	_, err = srs.ParseConfig("x.conf", []byte("webhooks { events missed; }"))
+	require.ErrorContains(t, err, `found "missed"`)
 }
 
 func TestOptionsAreChecked(t *testing.T) {

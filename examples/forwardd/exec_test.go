@@ -122,7 +122,7 @@ func slave(t *testing.T) (srv *forward.Server, addr string, published chan *forw
 
 // publish publishes the clip to a destination, as fast as the server reads, and leaves
 // the stream open.
-func publish(t *testing.T, d forward.Destination) {
+func publish(t *testing.T, d forward.Destination) (end func()) {
 	srv := forward.NewServer(forward.Config{
 		Logger: secretscan.Quiet,
 		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
@@ -139,7 +139,7 @@ func publish(t *testing.T, d forward.Destination) {
 	for {
 		pkt, err := clip.ReadPacket()
 		if err == io.EOF {
-			return
+			return func() { pub.Close() }
 		}
 		require.NoError(t, err)
 		require.NoError(t, pub.WritePacket(pkt))

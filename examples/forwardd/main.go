@@ -25,8 +25,8 @@
 //
 // On SIGHUP it reads the file again. Streams that the new file treats as the old one
 // are not disturbed; a file with an error changes nothing. Certificates and the token of
-// http are read again too. Changes of listen, the listen of rtmps and http, and pid need
-// a restart.
+// http are read again too. Changes of listen, the listen of rtmps and http, whether http
+// uses TLS, and pid need a restart.
 package main
 
 import (
@@ -57,6 +57,7 @@ import (
 	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
+	"github.com/rtmp-forward/forward/webhooks"
 )
 
 func main() {
@@ -244,6 +245,7 @@ var flagNames = strings.NewReplacer("Config.AllowNetworks holds", "-allow has", 
 type config struct {
 	*srs.File
 	cert *tls.Certificate // of rtmps
+	web  *tls.Certificate // of http
 }
 
 // load reads the file and checks everything that can be checked before serving.
@@ -273,6 +275,18 @@ func load(o options) (*config, error) {
 			return nil, fmt.Errorf("%s: rtmps: %w", o.file, err)
 		}
 		conf.cert = &cert
+	}
+	if h := file.HTTP; h != nil && h.TLS != nil {
+		cert, err := h.TLS.Certificate()
+		if err != nil {
+			return nil, fmt.Errorf("%s: http: %w", o.file, err)
+		}
+		conf.web = &cert
+	}
+	if h := file.Webhooks; h != nil {
+		if _, err := webhooks.New(webhookOptions(h, nil)); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.file, err)
+		}
 	}
 	return conf, nil
 }
@@ -309,6 +323,9 @@ type daemon struct {
 	srv   *forward.Server
 	http  *control.Server // nil if the file of the start has no http
 	cert  atomic.Pointer[tls.Certificate]
+	web   atomic.Pointer[tls.Certificate]
+
+	teller *teller // nil if the file has no webhooks
 }
 
 // serve serves until ctx ends or a listener fails.
@@ -319,6 +336,7 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 
 	d := &daemon{log: log, opts: o, first: conf, conf: conf}
 	d.cert.Store(conf.cert)
+	d.web.Store(conf.web)
 	d.warn()
 	listeners, err := d.listen()
 	defer func() {
@@ -342,11 +360,18 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 			return err
 		}
 	}
+	if conf.Webhooks != nil {
+		if d.teller, err = startTelling(d.srv, conf.Webhooks, log); err != nil {
+			return err
+		}
+	}
 	serving, ended := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		log.Info("listening", "addr", l.Addr().String(), "tls", l.tls != nil, "http", l.http)
 		serving.Go(func() error {
 			switch {
+			case l.http && l.tls != nil:
+				return d.http.Serve(tls.NewListener(l, l.tls))
 			case l.http:
 				return d.http.Serve(l)
 			case l.tls != nil:
@@ -370,6 +395,9 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 		log.Warn("connections cut off: they have not ended in time")
 	}
 	d.srv.Close()
+	if d.teller != nil {
+		d.teller.finish(log)
+	}
 	if d.http != nil {
 		endOperators(end, d.http) // last: until then /readyz says that this one is ending
 	}
@@ -429,7 +457,15 @@ func (d *daemon) listen() (ls []listener, err error) {
 			SessionTicketsDisabled: true,
 		}})
 	}
-	open(web(d.conf.File).Listen, listener{http: true})
+	http := listener{http: true}
+	if d.conf.web != nil {
+		http.tls = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return d.web.Load(), nil },
+			NextProtos:     []string{"http/1.1"}, // the server limits connections, not requests
+		}
+	}
+	open(web(d.conf.File).Listen, http)
 	return ls, err
 }
 

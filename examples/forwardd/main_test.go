@@ -104,7 +104,7 @@ func TestCheckWarnsOfHTTP(t *testing.T) {
 	require.Equal(t, []string{
 		"ignored: " + conf + ":2:1: http_api (the control API of this server is in the block http)",
 		"warning: " + conf + ":5:14: the mode 0644 of this file lets every user of the machine read or write the token",
-		"warning: " + conf + ":4:10: other machines may reach this address, and requests to it carry the token unencrypted: put a proxy with TLS in front of 127.0.0.1",
+		"warning: " + conf + ":4:10: other machines may reach this address, and requests to it carry the token unencrypted: add cert and key, or put a proxy with TLS in front of 127.0.0.1",
 		conf + ": ok", "",
 	}, strings.Split(out.String(), "\n"))
 	require.Empty(t, errs.String())

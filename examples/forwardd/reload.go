@@ -30,6 +30,10 @@ func (d *daemon) reload(listeners []listener) {
 	if conf.cert != nil {
 		d.cert.Store(conf.cert)
 	}
+	if conf.web != nil {
+		d.web.Store(conf.web)
+	}
+	d.reloadTeller(conf.Webhooks)
 	d.conf = conf
 	d.log.Info("reloaded", "changed", changed)
 	if restart := needRestart(d.first.File, conf.File); len(restart) > 0 {
@@ -70,6 +74,9 @@ func needRestart(running, now *srs.File) (directives []string) {
 	if !slices.Equal(web(running).Listen, web(now).Listen) {
 		directives = append(directives, "http listen")
 	}
+	if running.HTTP != nil && now.HTTP != nil && (running.HTTP.TLS == nil) != (now.HTTP.TLS == nil) {
+		directives = append(directives, "http cert")
+	}
 	return directives
 }
 
@@ -86,7 +93,10 @@ func changes(old, now *srs.File) (changed []string) {
 	if old.HTTP != nil && now.HTTP != nil {
 		note("http token", old.HTTP.Token, now.HTTP.Token)
 		note("http host", old.HTTP.Hosts, now.HTTP.Hosts)
+		note("http certificate", old.HTTP.TLS, now.HTTP.TLS)
 	}
+	note("webhooks", old.Webhooks, now.Webhooks)
+	note("log_names", old.Config.LogNames, now.Config.LogNames)
 	note("max_connections", old.Config.Limits, now.Config.Limits)
 	note("publish_auth", [2]any{old.Config.PublishAuthMethod, old.Users}, [2]any{now.Config.PublishAuthMethod, now.Users})
 	note("chunk_size", old.Config.ChunkSize, now.Config.ChunkSize)

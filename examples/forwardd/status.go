@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -47,11 +49,11 @@ func status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if flags.NArg() > 0 {
 		return fail(exitUsage, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}
-	at, token, err := whom(*addr, *tokenFile, *file)
+	at, token, cert, err := whom(*addr, *tokenFile, *file)
 	if err != nil {
 		return fail(exitUsage, err)
 	}
-	body, now, err := sources(ctx, at, token)
+	body, now, err := sources(ctx, at, token, cert)
 	if err != nil {
 		return fail(exitServe, err)
 	}
@@ -69,35 +71,43 @@ func status(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// whom returns the address and the token of the forwardd to ask.
-func whom(addr, tokenFile, file string) (at string, token forward.Secret, err error) {
+// whom returns the address and the token of the forwardd to ask, and its certificate if
+// the file has one.
+func whom(addr, tokenFile, file string) (at string, token forward.Secret, cert *tls.Certificate, err error) {
 	at = "127.0.0.1:8080"
 	if file != "" {
 		conf, err := srs.LoadConfig(file)
 		switch {
 		case err != nil:
-			return "", "", err
+			return "", "", nil, err
 		case conf.HTTP == nil:
-			return "", "", fmt.Errorf("%s: no http block: without one a forwardd cannot be asked", file)
+			return "", "", nil, fmt.Errorf("%s: no http block: without one a forwardd cannot be asked", file)
 		}
 		at, token = conf.HTTP.Listen[0], conf.HTTP.Token
+		if conf.HTTP.TLS != nil {
+			own, err := conf.HTTP.TLS.Certificate()
+			if err != nil {
+				return "", "", nil, err
+			}
+			cert = &own
+		}
 	}
 	if tokenFile != "" {
 		text, err := os.ReadFile(tokenFile)
 		if err != nil {
-			return "", "", err
+			return "", "", nil, err
 		}
 		token = forward.Secret(strings.TrimSpace(string(text)))
 	}
 	if token == "" {
-		return "", "", errors.New("no token: give its file with -token-file, or the configuration file with -c")
+		return "", "", nil, errors.New("no token: give its file with -token-file, or the configuration file with -c")
 	}
 	if addr != "" {
 		at = addr
 	}
 	host, port, err := net.SplitHostPort(at)
 	if err != nil {
-		return "", "", fmt.Errorf("-http %s: expected an address such as 127.0.0.1:8080", at)
+		return "", "", nil, fmt.Errorf("-http %s: expected an address such as 127.0.0.1:8080", at)
 	}
 	switch ip, err := netip.ParseAddr(host); {
 	case host == "", err == nil && ip.IsUnspecified() && ip.Is4():
@@ -105,20 +115,25 @@ func whom(addr, tokenFile, file string) (at string, token forward.Secret, err er
 	case err == nil && ip.IsUnspecified():
 		host = "::1"
 	}
-	return net.JoinHostPort(host, port), token, nil
+	return net.JoinHostPort(host, port), token, cert, nil
 }
 
 // sources asks a forwardd for its streams. now is the time of its clock.
-func sources(ctx context.Context, at string, token forward.Secret) (body []byte, now time.Time, err error) {
+func sources(ctx context.Context, at string, token forward.Secret, cert *tls.Certificate) (body []byte, now time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at+"/control/sources", nil)
+	// No proxy, which would see the token.
+	transport, scheme := &http.Transport{DisableKeepAlives: true}, "http"
+	if cert != nil {
+		transport.TLSClientConfig, scheme = onlyWith(cert), "https"
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+at+"/control/sources", nil)
 	if err != nil {
 		return nil, now, fmt.Errorf("-http %s: expected an address such as 127.0.0.1:8080", at)
 	}
 	r.Header.Set("Authorization", "Bearer "+string(token))
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true}, // and no proxy, which would see the token
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	resp, err := client.Do(r)
@@ -146,6 +161,19 @@ func sources(ctx context.Context, at string, token forward.Secret) (body []byte,
 		now = time.Now()
 	}
 	return body, now, nil
+}
+
+// onlyWith accepts a server with this certificate, by whatever address it is asked.
+func onlyWith(cert *tls.Certificate) *tls.Config {
+	return &tls.Config{
+		InsecureSkipVerify: true, // VerifyConnection does more
+		VerifyConnection: func(st tls.ConnectionState) error {
+			if !bytes.Equal(st.PeerCertificates[0].Raw, cert.Certificate[0]) {
+				return errors.New("its certificate is not the one in the file: another server, or it has not been reloaded")
+			}
+			return nil
+		},
+	}
 }
 
 // liveStream and destination are the parts of the control API's answer that are printed.

@@ -23,7 +23,10 @@ type Ignored struct {
 //	rtmp { listen ADDRESS…; chunk_size BYTES; }
 //	rtmps { enabled; listen ADDRESS…; key PATH; cert PATH; }
 //	publish_auth { enabled; method adobe|llnw; user NAME PASSWORD; }
-//	http { listen ADDRESS…; token TOKEN; host NAME…; }
+//	log_names on|off;
+//	http { listen ADDRESS…; token TOKEN; host NAME…; cert PATH; key PATH; }
+//	webhooks { url URL; secret SECRET…; events KIND…; names on|off;
+//	           timeout_ms MILLISECONDS; }
 //	vhost NAME {
 //	    enabled on|off; tcp_nodelay on|off; chunk_size BYTES;
 //	    forward {
@@ -53,7 +56,7 @@ type Ignored struct {
 // Those with "…" take several values and may be repeated, which adds values; both forms of
 // destination may be mixed. The user of publish_auth may be repeated with other names. Any
 // other directive may come once in a block, and a vhost once with a name. publish_auth,
-// http, grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
+// log_names, http, webhooks, grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
 // on_failure and the block of a destination are this module's own; all others are SRS's.
 // The options of that block are the table of package option.
 //
@@ -95,13 +98,16 @@ type value struct {
 }
 
 var (
-	onOff        = oneOf("on", "off")
-	name         = &value{expected: "a name", valid: notEmpty}
-	path         = &value{expected: "a path", valid: notEmpty}
-	user         = &value{expected: "a user's name", valid: notEmpty}
-	password     = text("a password", 1, 4096, true)
-	method       = oneOf("adobe", "llnw")
-	bearer       = &value{expected: "a token of 16 to 4096 letters, digits and signs, without spaces", valid: isToken, secret: true}
+	onOff      = oneOf("on", "off")
+	name       = &value{expected: "a name", valid: notEmpty}
+	path       = &value{expected: "a path", valid: notEmpty}
+	user       = &value{expected: "a user's name", valid: notEmpty}
+	password   = text("a password", 1, 4096, true)
+	method     = oneOf("adobe", "llnw")
+	bearer     = &value{expected: "a token of 16 to 4096 letters, digits and signs, without spaces", valid: isToken, secret: true}
+	hookSecret = &value{expected: "a secret of 16 to 4096 bytes, or base64 after whsec_", valid: isHookSecret, secret: true}
+	eventKind  = oneOf("publish", "live", "codec", "publisher_lost", "publisher", "unpublish", "destination", "first_keyframe",
+		"dropped", "retry", "play", "stop", "resolver_failing", "resolver_well")
 	hostName     = &value{expected: "the name of a host, without a port", valid: isHostName}
 	connections  = integer("a number of connections", 1, 1<<31-1)
 	chunkSize    = integer("a chunk size in bytes", 128, 65536) // the range SRS accepts
@@ -126,7 +132,9 @@ var (
 			"rtmp":            {block: rtmp},
 			"rtmps":           {block: rtmps},
 			"publish_auth":    {block: publishAuth},
+			"log_names":       {value: onOff},
 			"http":            {block: httpBlock},
+			"webhooks":        {block: webhooks},
 			"vhost":           {value: name, named: true, noCase: true, block: vhost},
 		},
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
@@ -169,6 +177,18 @@ var (
 			"listen": {value: address, many: true},
 			"token":  {value: bearer},
 			"host":   {value: hostName, many: true},
+			"cert":   {value: path},
+			"key":    {value: path},
+		},
+	}
+	webhooks = &context{
+		name: "webhooks",
+		done: map[string]rule{
+			"url":        {value: httpURL},
+			"secret":     {value: hookSecret, many: true},
+			"events":     {value: eventKind, many: true},
+			"names":      {value: onOff},
+			"timeout_ms": {value: timeLimit},
 		},
 	}
 	vhost = &context{
@@ -244,7 +264,7 @@ var (
 		ignored: names("on_dvr on_hls on_hls_notify"),
 	}
 
-	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, httpBlock, vhost, forward, destinationOptions, play, publish, httpHooks}
+	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, httpBlock, webhooks, vhost, forward, destinationOptions, play, publish, httpHooks}
 )
 
 // optionRules are the rules of the options of a destination.

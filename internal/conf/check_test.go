@@ -53,7 +53,10 @@ listen :0 live.example.com:1936 [fe80::1%eth0]:1;
 max_connections 10240; chunk_size 60000; pid ./objs/srs.pid;
 rtmps { enabled on; listen 443 [::1]:443; key "a b.key"; cert a.crt; }
 publish_auth { enabled on; method llnw; user jo "pass word"; user al https://user:a@b/; }
-http { listen 8080 [::1]:8080; token 0123456789abcdef; host forward forward.example; }
+http { listen 8080 [::1]:8080; token 0123456789abcdef; host forward forward.example; cert a.crt; key a.key; }
+log_names on;
+webhooks { url https://u:p@h/x?y; secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw "0123456789 abcdef"; secret 0123456789abcdef;
+	events publish live codec; events unpublish; names on; timeout_ms 5000; }
 vhost __defaultVhost__ {
 	enabled on; tcp_nodelay off; chunk_size 128;
 	forward {
@@ -119,6 +122,8 @@ func TestCheckErrors(t *testing.T) {
 		{"unknown", "colour red;", `1:1: found "colour", expected a directive of the top level`},
 		{"short token", "http { token 0123456789abcde; }", `1:14: found value 1 of token, expected a token of 16 to 4096 letters, digits and signs, without spaces`},
 		{"token with a space", `http { token "0123456789 abcdef"; }`, `1:14: found value 1 of token, expected a token of 16 to 4096 letters, digits and signs, without spaces`},
+		{"short webhook secret", "webhooks { secret 0123456789abcdef whsec_MDEyMzQ1; }", `1:36: found value 2 of secret, expected ";" or a secret of 16 to 4096 bytes, or base64 after whsec_`},
+		{"kind of event", "webhooks { events unpublished; }", `1:19: found "unpublished", expected "publish", "live", "codec", "publisher_lost", "publisher", "unpublish", "destination", "first_keyframe", "dropped", "retry", "play", "stop", "resolver_failing" or "resolver_well"`},
 		{"host with a port", "http { host a.example:80; }", `1:13: found "a.example:80", expected the name of a host, without a port`},
 		{"unknown, one edit", "lisen 1935;", `1:1: found "lisen", expected a directive of the top level (did you mean "listen"?)`},
 		{"unknown, two edits", "vhost a { forwrad {} }", `1:11: found "forwrad", expected a directive of vhost (did you mean "forward"?)`},

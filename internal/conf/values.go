@@ -2,6 +2,7 @@ package conf
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -50,6 +51,15 @@ func notEmpty(s string) bool { return s != "" }
 // isToken accepts what a header can carry and nobody guesses.
 func isToken(s string) bool {
 	return 16 <= len(s) && len(s) <= 4096 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// isHookSecret accepts what signs requests and nobody guesses.
+func isHookSecret(s string) bool {
+	if b64, ok := strings.CutPrefix(s, "whsec_"); ok {
+		key, err := base64.StdEncoding.DecodeString(b64)
+		return err == nil && len(key) >= 16
+	}
+	return 16 <= len(s) && len(s) <= 4096 && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 func isHostName(s string) bool { return isHost(s, false) }
