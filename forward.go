@@ -191,6 +191,9 @@ func (s *Server) Play(ctx context.Context, req Request) (*Player, error) {
 	}
 	src := s.Source(req.Name())
 	if src == nil {
+		if f := cfg.Hooks.OnStop; f != nil {
+			s.calls.tell(p.c.ctx, "OnStop", func(ctx context.Context) { f(ctx, &req) })
+		}
 		p.end(nil)
 		return nil, fmt.Errorf("play of %s: %w", req.logName(), ErrNotLive)
 	}

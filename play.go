@@ -74,7 +74,6 @@ func newPlayer(ctx context.Context, s *Server, req *Request) (*Player, error) {
 	req.ServerID, c.id = s.id, req.ClientID
 	p := &Player{shown: shown{"Player " + c.id}, c: c}
 	p.unwatch = context.AfterFunc(ctx, cancel)
-	context.AfterFunc(c.ctx, func() { p.end(nil) })
 	return p, nil
 }
 
@@ -119,6 +118,7 @@ func (p *Player) begin(cfg *Config, req *Request, src *Source) (*Player, error) 
 	src.watching.Add(1)
 	p.c.playsLocked(cfg, req, 0)
 	s.mu.Unlock()
+	context.AfterFunc(p.c.ctx, func() { p.end(nil) }) // until here, Play itself ends p
 	return p, nil
 }
 

@@ -35,12 +35,13 @@ func (h *Handlers) serveMP4(w http.ResponseWriter, r *http.Request, p *forward.P
 	if r.Method == http.MethodHead {
 		return
 	}
+	var at place
+	m.place(&at)
 	out := newOutput(w, p)
 	defer out.end()
 	if _, err := out.Write(init); err != nil {
 		return
 	}
-	var at place
 	for {
 		fragments, err := m.fragments(p.Context(), &at)
 		if err != nil || out.writeAll(fragments) != nil {

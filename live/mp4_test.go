@@ -67,9 +67,12 @@ func (s *site) mp4(p *forward.Publisher, messages []forward.Message, shift uint3
 		audio = m
 	}
 	// A player of audio alone begins with the newest message.
-	for at := audio.Timestamp; audio.Payload != nil && at < audio.Timestamp+3000; at += 20 {
-		at := at
-		time.AfterFunc(time.Duration(at-audio.Timestamp)/10*time.Millisecond, func() { p.WriteTag(audio.Type, at, audio.Payload) })
+	if audio.Payload != nil {
+		go func() {
+			for at := audio.Timestamp + 20; p.WriteTag(audio.Type, at, audio.Payload) == nil; at += 20 {
+				time.Sleep(2 * time.Millisecond) // the pace of the encoder
+			}
+		}()
 	}
 	resp := s.get("/live/" + name + ".mp4")
 	require.Equal(s.t, http.StatusOK, resp.StatusCode)

@@ -32,10 +32,13 @@ const (
 	// maxDrift is how far, in milliseconds, the time of audio that its durations add up to
 	// may be from its timestamps. Timestamps are rounded.
 	maxDrift = 100
+	// restartStep is from how many milliseconds on timestamps that go back begin another
+	// timeline, which needs another MP4.
+	restartStep = 10_000
 )
 
 var (
-	errChanged = errors.New("the codecs have changed")
+	errChanged = errors.New("the codecs or the timeline have changed")
 )
 
 // muxers are the muxers of a server's streams. There is one for each stream that somebody
@@ -228,6 +231,9 @@ func (m *muxer) header(kind int, codec flv.Codec, config []byte) error {
 
 // frame takes coded media.
 func (m *muxer) frame(kind int, codec flv.Codec, body []byte, ms uint32, composition int32, key bool) error {
+	if m.started && int32(ms-m.last) < -restartStep {
+		return errChanged
+	}
 	at := m.clock(ms)
 	t := m.tracks[kind]
 	switch {
@@ -324,6 +330,10 @@ func (m *muxer) clock(ms uint32) int64 {
 // video adds a frame, and with it the duration of the one before.
 func (m *muxer) video(t *track, body []byte, at int64, composition int32, key bool) error {
 	now := uint64(at) * videoScale / 1000
+	if t.begun && now <= t.heldAt {
+		now = t.heldAt + videoScale/1000 // times do not go back
+	}
+	t.begun = true
 	m.release(t, now)
 	if key {
 		m.flush(false) // a fragment begins with a keyframe
@@ -355,8 +365,12 @@ func (m *muxer) release(t *track, now uint64) {
 func (m *muxer) audio(t *track, body []byte, at int64) {
 	now := uint64(at) * uint64(t.TimeScale) / 1000
 	drift := int64(now) - int64(t.next)
-	if !t.begun || max(drift, -drift) > int64(t.TimeScale)*maxDrift/1000 {
+	limit := int64(t.TimeScale) * maxDrift / 1000
+	switch {
+	case !t.begun || drift > limit:
 		t.begun, t.next = true, now
+	case drift < -limit:
+		return // times do not go back
 	}
 	s := &fmp4.Sample{Duration: t.duration(body), Payload: body}
 	m.add(1, t.next, s)
@@ -472,18 +486,29 @@ type place struct {
 	begun bool
 }
 
+// place gives a viewer its place.
+func (m *muxer) place(at *place) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.placeLocked(at)
+}
+
+// placeLocked gives a viewer that has no place, or has lost it, that of the last keyframe.
+// If there is none the viewer waits. mu is held.
+func (m *muxer) placeLocked(at *place) {
+	if at.begun && at.next >= m.tail {
+		return
+	}
+	key := m.lastKey()
+	at.next, at.begun = m.tail+uint64(key), key < len(m.kept)
+}
+
 // fragments waits for the next fragments of a viewer. One that lags too far goes on with
 // the last keyframe.
 func (m *muxer) fragments(ctx context.Context, at *place) ([][]byte, error) {
 	for {
 		m.mu.Lock()
-		if !at.begun || at.next < m.tail {
-			if key := m.lastKey(); key < len(m.kept) {
-				at.next, at.begun = m.tail+uint64(key), true
-			} else if at.begun {
-				at.begun = false // waits for a keyframe
-			}
-		}
+		m.placeLocked(at)
 		var out [][]byte
 		if at.begun {
 			for _, f := range m.kept[at.next-m.tail:] {
