@@ -7,6 +7,7 @@ import (
 
 	"github.com/rtmp-forward/forward"
 	"github.com/rtmp-forward/forward/control"
+	"github.com/rtmp-forward/forward/live"
 	"github.com/rtmp-forward/forward/status"
 )
 
@@ -19,9 +20,10 @@ func ExampleHandler() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	page := status.Handler(srv, status.Options{IsOperator: operators.IsOperator})
+	page := status.Handler(srv, status.Options{IsOperator: operators.IsOperator, Pictures: true})
 	operators.Handle("GET /{$}", control.HandlerDecides, page)
 	operators.Handle("GET /page/", control.HandlerDecides, page)
+	operators.Handle("/sources/", control.HandlerDecides, live.New(srv, live.Options{Operator: operators.IsOperator}).Operators())
 	l, err := net.Listen("tcp", "127.0.0.1:8080")
 	if err != nil {
 		log.Fatal(err)

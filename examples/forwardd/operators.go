@@ -24,7 +24,7 @@ func newOperators(srv *forward.Server, h *srs.HTTPFile, log *slog.Logger, listen
 	if err != nil {
 		return nil, err
 	}
-	page := statuspage.Handler(srv, statuspage.Options{IsOperator: s.IsOperator})
+	page := statuspage.Handler(srv, statuspage.Options{IsOperator: s.IsOperator, Pictures: true})
 	s.Handle("GET /{$}", control.HandlerDecides, page) // without data, except for operators
 	s.Handle("GET /page/", control.HandlerDecides, page)
 	s.Handle("GET /metrics", control.RequireToken, metrics.Handler(srv, metrics.Options{}))

@@ -1,6 +1,7 @@
 // Command quickstart is a small cluster in one process. It publishes a clip in a loop
 // as a live stream to a master, which forwards it to two slaves over RTMP. It prints
-// the URLs to play and the state of the destinations. It exits with status 0 only if
+// the URL of a page that shows this, the URLs to play, and the state of the destinations.
+// It exits with status 0 only if
 // both slaves have received media that can be decoded.
 //
 //	go run ./examples/quickstart [-for 10s]
@@ -82,7 +83,14 @@ func run(ctx context.Context, args []string, out io.Writer, terminal bool) error
 	}
 	defer master.Close()
 
-	fmt.Fprintf(out, "A clip in a loop is published to a master, which forwards it to %d slaves. Play:\n\n", slaves)
+	page, err := servePage(master.Server)
+	if err != nil {
+		return err
+	}
+	defer page.Close()
+
+	fmt.Fprintf(out, "A clip in a loop is published to a master, which forwards it to %d slaves. Look:\n\n", slaves)
+	fmt.Fprintf(out, "  page     %s  token %s\n\nPlay:\n\n", page.url, page.token)
 	fmt.Fprintf(out, "  master   %s\n", master.url())
 	for i, r := range receivers {
 		fmt.Fprintf(out, "  slave %d  %s\n", i+1, r.url())

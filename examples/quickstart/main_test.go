@@ -49,6 +49,7 @@ func TestSlavesReceiveTheClip(t *testing.T) {
 			require.NoError(t, run(ctx, nil, out, terminal))
 			text := out.text.String()
 			secretscan.Check(t.Name(), text)
+			require.Regexp(t, `\n  page     http://127\.0\.0\.1:\d+/  token [A-Z2-7]{26}\n`, text)
 			require.Len(t, regexp.MustCompile(`rtmp://127\.0\.0\.1:\d+/live/livestream\n`).FindAllString(text, -1), 1+slaves)
 			require.Regexp(t, `slave 2  publishing +\d+ +\d+ +0 +\d+  H264 AAC \d+\.\d s`, text)
 			require.Equal(t, terminal, strings.Contains(text, "\x1b["))

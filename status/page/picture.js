@@ -2,8 +2,8 @@
 
 import { codec } from "./format.js";
 
-const behind = 1; // s that the picture is behind the live edge
-const hurry = 1.6; // s behind: it plays faster
+const behind = 0.8; // s that the picture is behind the live edge
+const hurry = 1.5; // s behind: it plays faster
 const jump = 2.5; // s behind: it jumps
 const kept = 5; // s that are kept of what was shown
 const patience = 8000; // ms without data
@@ -29,6 +29,7 @@ export class Picture {
   start() {
     if (this.#ended || this.#refused === this.codecs) return;
     this.#refused = null;
+    this.element.hidden = this.button.hidden = false;
     this.#ended = new AbortController();
     this.#draw("Loading");
     this.#run(this.#ended.signal);
@@ -85,13 +86,8 @@ export class Picture {
     let late = setTimeout(stop, patience), media;
     try {
       const answer = await fetch(this.url, { signal: own.signal, cache: "no-store" });
-      if (answer.status === 404 && this.codecs === "") throw new Error("not yet");
-      if (answer.status === 404 || answer.status === 415) {
-        this.element.hidden = answer.status === 404;
-        return "There is no picture for this codec.";
-      }
+      if (answer.status === 406) return "There is no picture of this codec.";
       if (!answer.ok) throw new Error(answer.status);
-      this.element.hidden = this.button.hidden = false;
       const type = answer.headers.get("Content-Type");
       if (!Source.isTypeSupported(type)) return `This browser cannot decode ${names(type)}.`;
 

@@ -8,6 +8,7 @@ import { Picture } from "./picture.js";
 const samples = 120; // of a sparkline, one a second
 const autoPictures = 3; // at a time: a browser has 6 connections to a server
 const maxPictures = 4;
+const linger = 5000; // ms that a picture goes on out of sight
 const calm = matchMedia("(prefers-reduced-motion: reduce)"); // pictures move only if asked for
 const $ = (id) => document.getElementById(id);
 
@@ -67,7 +68,7 @@ export class Dashboard {
     this.seen = new IntersectionObserver((entries) => {
       for (const e of entries) {
         const stream = this.#streams.get(e.target.dataset.id);
-        if (stream) stream.visible = e.isIntersecting;
+        if (stream) stream.leftAt = e.isIntersecting ? Infinity : Math.min(stream.leftAt, performance.now());
       }
       this.#pictures();
     });
@@ -101,7 +102,7 @@ export class Dashboard {
   #pictures() {
     let n = 0;
     for (const s of this.#streams.values()) {
-      const on = this.#live && n < maxPictures && (s.wants ?? (s.visible && n < autoPictures && !calm.matches));
+      const on = this.#live && s.hasVideo && n < maxPictures && (s.wants ?? (performance.now() - s.leftAt < linger && n < autoPictures && !calm.matches));
       if (on) n++;
       s.showPicture(on);
     }
@@ -141,6 +142,7 @@ class Stream {
   #lags = []; // of the slowest destination, ms
   #picture;
   #dashboard;
+  leftAt = -Infinity; // when it was out of sight, ms; Infinity: it is in sight
 
   constructor(src, dashboard) {
     const e = (this.element = copy("stream-template"));
@@ -177,6 +179,7 @@ class Stream {
     put(at[".frames"], format.rate(src.frame_rate));
     put(at[".gop"], src.gop_ms ? `every ${format.milliseconds(src.gop_ms)}` : "–");
     put(at[".players"], format.count(src.players));
+    this.hasVideo = src.video_codec !== "";
     this.#picture.codecs = src.video_codec + src.audio_codec;
     this.#lag(src);
     at[".none"].hidden = src.forwarders.length > 0;
