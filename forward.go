@@ -328,9 +328,10 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 }
 
 // Probe connects to a destination and publishes as a Forwarder does, with the same
-// options, timeouts and rules for addresses, and leaves when the publish is accepted,
-// without sending media. It makes one attempt. It returns nil if the destination has
-// accepted, and a *DestinationError if not. Package probe describes each step.
+// options, timeouts and rules for addresses, and leaves 300 ms after the publish has been
+// accepted, without sending media. It makes one attempt. It returns nil if the destination
+// has accepted and has not refused meanwhile, and a *DestinationError if not. Package probe
+// describes each step.
 //
 // To the destination a probe is a publish that ends immediately. Platforms that start a
 // broadcast when an encoder connects may do so, and a destination that takes the newest

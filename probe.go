@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -56,6 +57,10 @@ func tryPublish(ctx context.Context, s *Server, d Destination, ep endpoint.Endpo
 		return err
 	}
 	defer l.Close()
+	l.Conn.SetReadDeadline(time.Now().Add(probeStay))
+	if err := l.Client.Watch(nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return t.Lost(upstream.OpRead, err)
+	}
 	l.Out.Send(l.Client.AppendUnpublish(nil))
 	l.Out.Shutdown()
 	l.Conn.SetReadDeadline(time.Now().Add(lingerTime))
@@ -65,6 +70,11 @@ func tryPublish(ctx context.Context, s *Server, d Destination, ep endpoint.Endpo
 	}
 	return nil
 }
+
+// probeStay is how long a probe stays after the publish has been accepted. Some servers
+// accept every publish and end the connection of one that they refuse, for example
+// nginx-rtmp because of its rule "deny publish".
+const probeStay = 300 * time.Millisecond
 
 // places are the destinations of a Server that are connected to, by endpoint.Place. The
 // zero value has none.

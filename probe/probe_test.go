@@ -224,6 +224,16 @@ func TestFaultsAreExplained(t *testing.T) {
 			"The server refuses the publish. Check the stream key. If it is right, another encoder may be publishing with it now.", "<b>***</b>: " + strings.Repeat("ä", 120) + "…"},
 		{"publish not answered", steps("publish", forwardtest.Step{Silent: true}), nil, forward.OpPublish,
 			"The server did not answer publish within 35 s. It may be waiting for its own backend: ask its operator, or allow it more time.", ""},
+		{"closed after the acceptance", steps("publish", forwardtest.Step{Do: func(s *forwardtest.Session) {
+			s.Status("NetStream.Publish.Start", "Publishing.")
+			s.Close()
+		}}), nil, forward.OpRead,
+			"The server has accepted the publish, and then ended the connection. Some servers do this when they refuse a stream key or a client. Check the stream key. If it is right, another encoder may be publishing with it now.", ""},
+		{"refused after the acceptance", steps("publish", forwardtest.Step{Do: func(s *forwardtest.Session) {
+			s.Status("NetStream.Publish.Start", "Publishing.")
+			s.Send(1, "onStatus", 0, nil, map[string]any{"level": "error", "code": "NetStream.Publish.Denied", "description": "not you"})
+		}}), nil, forward.OpRead,
+			"The server has accepted the publish, and then refused it (NetStream.Publish.Denied). Check the stream key. If it is right, another encoder may be publishing with it now.", "NetStream.Publish.Denied: not you"},
 		{"publish broken off", steps("publish", hangsUp), nil, forward.OpPublish,
 			"The server ended the connection instead of answering publish. Check the stream key: some servers do this when they refuse one. The key may also be in use, or used up.", ""},
 	} {
@@ -289,7 +299,7 @@ func TestStepsThatSucceed(t *testing.T) {
 		{"certificate that expires soon", nil, func(w *world) {
 			w.dest.URL, w.cert = "rtmps://a.example/live", certificate(w.T, "a.example", 50*time.Hour)
 			w.dest.TLSConfig = trusting(w.cert)
-		}, `TLS 1.3. The certificate is for "a.example", comes from "a.example" and is valid until 2000-01-03. It expires in 50 hours.`},
+		}, `TLS 1.3. The certificate is for "a.example", comes from "a.example" and is valid until 2000-01-03. It expires in 2 days.`},
 		{"pin", nil, func(w *world) {
 			w.dest.URL, w.dest.TLSConfig, w.dest.Fingerprint = "rtmps://a.example/live", nil, fingerprint(w.cert)
 		}, `TLS 1.3. The certificate is for "a.example", comes from "a.example" and is valid until 2000-12-31. Its public key has the fingerprint of the destination; nothing else of it was checked.`},

@@ -238,6 +238,9 @@ func (p *probe) unpublished(de *forward.DestinationError) (what, do string) {
 		return fmt.Sprintf("The server refuses the stream key%s.", code(st)), keyOrTaken
 	case errors.As(de, &st):
 		return fmt.Sprintf("The server refuses the publish%s.", code(st)), keyOrTaken
+	case isClosed(de.Err) && de.Op == forward.OpRead:
+		return "The server has accepted the publish, and then ended the connection.",
+			"Some servers do this when they refuse a stream key or a client. " + keyOrTaken
 	case isTimeout(de.Err):
 		return fmt.Sprintf("The server did not answer %s within %s.", de.Op, seconds(p.facts.Took)),
 			"It may be waiting for its own backend: ask its operator, or allow it more time."

@@ -112,7 +112,7 @@ func secured(s upstream.Step) string {
 	text += fmt.Sprintf(" The certificate is for %s, comes from %s and is valid until %s.",
 		names(cert), quoted(nameOf(cert.Issuer.CommonName, cert.Issuer.Organization)), day(cert.NotAfter))
 	if left := time.Until(cert.NotAfter); left > 0 && left < soon {
-		text += fmt.Sprintf(" It expires in %d hours.", int(left.Hours()))
+		text += " It expires in " + about(left) + "."
 	}
 	switch {
 	case s.At.Pin != nil:
@@ -121,6 +121,17 @@ func secured(s upstream.Step) string {
 		text += " It was not checked, because the host's TLS configuration says so."
 	}
 	return text
+}
+
+// about is a time in whole days or hours.
+func about(d time.Duration) string {
+	switch hours := int(d.Hours()); {
+	case hours >= 48:
+		return fmt.Sprintf("%d days", hours/24)
+	case hours >= 2:
+		return fmt.Sprintf("%d hours", hours)
+	}
+	return "less than 2 hours"
 }
 
 // soon is the time before a certificate expires from which a probe mentions it.
