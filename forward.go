@@ -86,6 +86,7 @@ func NewServer(cfg Config) *Server {
 		perAddr:   make(map[netip.Addr]tally),
 		known:     make(map[*Source]struct{}),
 	}
+	s.reads.WakeAll = fanout.WakeAll[ingest.Waker]
 	s.shown.text = "Server " + s.id
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)

@@ -163,11 +163,31 @@ func without(list *atomic.Pointer[[]*Sender], s *Sender) bool {
 // Wake sends the appended messages. The caller's goroutine serves the senders, with the
 // pool's help if there are many.
 func (g *Group) Wake() {
+	w := newWalk()
+	g.wake(w)
+	w.put()
+}
+
+// WakeAll calls Wake of all. The receivers of Groups are sent to in the same rounds.
+func WakeAll[W interface{ Wake() }](all []W) {
+	w := newWalk()
+	for _, each := range all {
+		if g, ok := any(each).(*Group); ok {
+			g.wake(w)
+		} else {
+			each.Wake()
+		}
+	}
+	w.put()
+}
+
+// wake is Wake, up to the last round of w.
+func (g *Group) wake(w *walk) {
 	g.armed.Store(false)
 	for _, t := range *g.taps.Load() {
 		t.notify()
 	}
-	g.wakeEarly()
+	w.walk(*g.early.Load())
 	shards := *g.shards.Load()
 	if len(shards) == 0 {
 		return
@@ -180,14 +200,12 @@ func (g *Group) Wake() {
 			}
 		}
 	}
-	w := newWalk()
 	shards[0].walk(w)
 	for _, sh := range shards[1:] {
 		if !help || sh.queued.CompareAndSwap(true, false) || !g.pool.running() {
 			sh.walk(w)
 		}
 	}
-	w.put()
 }
 
 // few is how many senders a walk may have that others wait for.

@@ -12,7 +12,7 @@ const (
 	// different batches. The last of the senders has waited for all others' writes before
 	// the first goes on.
 	roundSize  = 64
-	roundLoads = 16
+	roundLoads = 32
 )
 
 // round is the writes of a walk that are made in a row: first the batches of all senders

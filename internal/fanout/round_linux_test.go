@@ -2,6 +2,7 @@ package fanout
 
 import (
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"syscall"
@@ -14,49 +15,65 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// BenchmarkRound sends a frame to 50 receivers that keep up: in rounds, by one sender
-// after the other, and by bare writes to the same sockets. They alternate, so that what
-// else the machine does disturbs all alike. It reports the median CPU time for each
-// receiver, in µs.
+// BenchmarkRound sends a frame of each stream to receivers that keep up: of all streams in
+// the same rounds, of one stream after the other, by one sender after the other, and by
+// bare writes to the same sockets. They alternate, so that what else the machine does
+// disturbs all alike. It reports the median CPU time for each receiver, in µs.
 func BenchmarkRound(b *testing.B) {
 	for _, bench := range []struct {
-		name string
-		size int
-	}{{"300 bytes", 300}, {"5000 bytes", 5000}} {
-		b.Run(bench.name, func(b *testing.B) { benchmarkRound(b, bench.size) })
+		name                     string
+		size, streams, receivers int
+	}{
+		{"300 bytes to 50", 300, 1, 50},
+		{"5000 bytes to 50", 5000, 1, 50},
+		{"300 bytes of 20 to 2 each", 300, 20, 2},
+	} {
+		b.Run(bench.name, func(b *testing.B) { benchmarkRound(b, bench.size, bench.streams, bench.receivers) })
 	}
 }
 
-func benchmarkRound(b *testing.B, size int) {
-	const receivers = 50
-	s := newStream(1 << 23)
-	g := NewGroup(s.log, NewPool())
+func benchmarkRound(b *testing.B, size, streams, receivers int) {
+	pool := NewPool()
+	var logs []*stream
+	var groups []*Group
 	var senders []*Sender
 	var holders []sys.Holder
 	var fds []uintptr
-	for range receivers {
-		here, peer := tcpPair(b)
-		go io.Copy(io.Discard, peer)
-		snd := newSender(here, time.Minute)
-		snd.Measure(func(time.Duration) {}, func() {})
-		g.Add(snd, options, end)
-		defer snd.Wait()
-		defer snd.Close()
-		d := snd.holder.Hold()
-		fds = append(fds, d.FD())
-		d.Release()
-		senders, holders = append(senders, snd), append(holders, snd.holder)
+	for range streams {
+		s := newStream(1 << 20)
+		g := NewGroup(s.log, pool)
+		logs, groups = append(logs, s), append(groups, g)
+		for range receivers {
+			here, peer := tcpPair(b)
+			go io.Copy(io.Discard, peer)
+			snd := newSender(here, time.Minute)
+			snd.Measure(func(time.Duration) {}, func() {})
+			g.Add(snd, options, end)
+			defer snd.Wait()
+			defer snd.Close()
+			d := snd.holder.Hold()
+			fds = append(fds, d.FD())
+			d.Release()
+			senders, holders = append(senders, snd), append(holders, snd.holder)
+		}
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	bare := make([]byte, size+20)
+	each := func() {
+		for _, g := range groups {
+			g.Wake()
+		}
+	}
 	ways := []struct {
-		name string
-		send func()
+		name        string
+		send        func()
+		bare, alone bool
 	}{
-		{"round-µs", g.Wake},
-		{"alone-µs", g.Wake},
-		{"bare-µs", func() {
+		{name: "rounds-µs", send: func() { WakeAll(groups) }},
+		{name: "streams-µs", send: each},
+		{name: "alone-µs", send: each, alone: true},
+		{name: "bare-µs", bare: true, send: func() {
 			for _, fd := range fds {
 				syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&bare[0])), uintptr(len(bare)), sendFlags, 0, 0)
 			}
@@ -64,19 +81,22 @@ func benchmarkRound(b *testing.B, size int) {
 	}
 	took := make([][]float64, len(ways))
 	for b.Loop() {
-		for i, way := range ways {
+		for _, i := range rand.Perm(len(ways)) {
+			way := ways[i]
 			time.Sleep(2 * time.Millisecond) // as between the frames of a stream
 			for k, snd := range senders {
-				if snd.holder = holders[k]; way.name == "alone-µs" {
+				if snd.holder = holders[k]; way.alone {
 					snd.holder = nil
 				}
 			}
-			if way.name != "bare-µs" {
-				s.frame(size)
+			for _, s := range logs {
+				if !way.bare {
+					s.frame(size)
+				}
 			}
 			began := threadTime(b)
 			way.send()
-			took[i] = append(took[i], float64(threadTime(b)-began)/1e3/receivers)
+			took[i] = append(took[i], float64(threadTime(b)-began)/1e3/float64(len(senders)))
 		}
 	}
 	for i, way := range ways {

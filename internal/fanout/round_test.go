@@ -160,3 +160,54 @@ func TestRoundWithoutADescriptor(t *testing.T) {
 	snd.Wait()
 	require.Equal(t, 3, (<-got).frames)
 }
+
+// waker is no Group.
+type waker func()
+
+func (w waker) Wake() { w() }
+
+// What several streams have appended goes out by one call.
+func TestWakeAll(t *testing.T) {
+	pool := NewPool()
+	defer pool.Close()
+	woken := 0
+	all := []interface{ Wake() }{waker(func() { woken++ })}
+	var logs []*stream
+	var senders []*Sender
+	results := make(chan received)
+	const streams = roundLoads + 2
+	for range streams {
+		s := newStream(1 << 20)
+		g := NewGroup(s.log, pool)
+		logs, all = append(logs, s), append(all, g)
+		for range 2 {
+			a, b := tcpPair(t)
+			snd := newSender(a, time.Minute)
+			senders = append(senders, snd)
+			require.NoError(t, snd.Send(setChunkSize()))
+			g.Add(snd, options, end)
+			go func() { results <- receive(b, nil) }()
+		}
+	}
+	all = append(all, all[0])
+	for range 10 {
+		for _, s := range logs {
+			s.frame(200)
+		}
+		WakeAll(all)
+	}
+	for _, s := range logs {
+		s.log.End()
+	}
+	WakeAll(all)
+	require.Equal(t, 22, woken)
+	for range senders {
+		got := <-results
+		require.NoError(t, got.err)
+		require.Equal(t, 10, got.frames)
+	}
+	for _, snd := range senders {
+		snd.Close()
+		snd.Wait()
+	}
+}

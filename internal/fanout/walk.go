@@ -96,7 +96,7 @@ func formOf(o gop.Options) form {
 	return formPlay
 }
 
-// walk makes senders send everything that is pending.
+// walk makes senders send everything that is pending, in part when the walk is put.
 func (w *walk) walk(senders []*Sender) {
 	for i, s := range senders {
 		if i%clockEvery == clockEvery-1 {
@@ -110,11 +110,12 @@ func (w *walk) walk(senders []*Sender) {
 			s.run(w)
 		}
 	}
-	w.writeRound()
 }
 
-// put returns the walk to its pool without references to a stream.
+// put ends the walk's last round, and returns the walk to its pool without references to
+// a stream.
 func (w *walk) put() {
+	w.writeRound()
 	w.flush()
 	for i := range w.batches {
 		w.batches[i].Reset()

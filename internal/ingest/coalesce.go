@@ -20,6 +20,10 @@ import (
 // others are tried each time. A parked one returns to Go's poller when its Reader waits by
 // itself or leaves, and when a writer must wait for its socket.
 type Coalescer struct {
+	// WakeAll, if not nil, calls Wake of all Wakers of a look (see Later). It must be
+	// set before the first Reader is coalesced, and must not block.
+	WakeAll func([]Waker)
+
 	mu     sync.Mutex
 	shards []*shard
 	closed bool
@@ -306,8 +310,12 @@ func (s *shard) run() {
 		clear(s.wakes)
 		s.wakes, s.gathering = s.wakes[:0], false
 		s.mu.Unlock()
-		for _, w := range wakes {
-			w.Wake()
+		if all := s.c.WakeAll; all != nil && len(wakes) > 0 {
+			all(wakes)
+		} else {
+			for _, w := range wakes {
+				w.Wake()
+			}
 		}
 		clear(all)
 		clear(read)

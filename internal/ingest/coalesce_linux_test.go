@@ -330,6 +330,27 @@ func TestLaterInALook(t *testing.T) {
 	})
 }
 
+// Where there is a function for all Wakers of a look, that is called instead.
+func TestWakeAll(t *testing.T) {
+	c, r, _, peer := coalesced(t, ways["parked"])
+	woken := make(chan int, 1)
+	c.WakeAll = func(all []Waker) { woken <- len(all) }
+	for range 10 {
+		go func() {
+			seated(r)
+			peer.Write([]byte{1})
+		}()
+		r.empty = true
+		_, err := r.Read(make([]byte, 10))
+		require.NoError(t, err)
+		later := false
+		r.Later(waker(func() { later = true }))
+		if !later { // as in the look that read it
+			require.Equal(t, 1, <-woken)
+		}
+	}
+}
+
 type waker func()
 
 func (w waker) Wake() { w() }
