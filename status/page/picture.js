@@ -125,7 +125,7 @@ export class Picture {
     } else {
       video.playbackRate = late > hurry ? 1.1 : 1;
     }
-    if (video.paused) await video.play();
+    if (video.paused) video.play().catch(() => {}); // which may need more data: nothing waits for it
     this.#draw(`Live, ${Math.max(0, edge - video.currentTime).toFixed(1)} s behind`);
     if (video.currentTime - ranges.start(0) > 2 * kept) {
       await change(buffer, () => buffer.remove(0, video.currentTime - kept), signal);
