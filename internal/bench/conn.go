@@ -22,6 +22,7 @@ const (
 	rolePublisher role = iota
 	rolePlayer
 	roleDestination
+	roleFLVPlayer // over HTTP
 	// Connections of the limit: chunks without any protocol.
 	roleRawPublisher
 	roleRawReceiver
@@ -65,6 +66,7 @@ type conn struct {
 	err       error
 	handshake []byte
 	p         parser
+	tags      *tagParser // in place of p, for FLV
 	msgStream uint32
 	window    uint64 // the peer's acknowledgement window
 	received  uint64
@@ -242,6 +244,9 @@ func (c *conn) open() error {
 		c.becomeLive()
 		return nil
 	}
+	if c.role == roleFLVPlayer {
+		return c.askFLV()
+	}
 	c.stage = stageHandshake
 	c01 := make([]byte, 1+handshakeSize)
 	c01[0] = 3
@@ -285,6 +290,9 @@ func (c *conn) feed(b []byte) error {
 	c.received += uint64(len(b))
 	if t := c.receiver.tally; t != nil {
 		t.bytes += uint64(len(b))
+	}
+	if c.tags != nil {
+		return c.tags.feed(b, c)
 	}
 	if c.stage < stageCommands {
 		var err error

@@ -108,7 +108,7 @@ func (b *bench) flags(args []string) ([]scenario, error) {
 	all := scenarios()
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	names := flags.String("scenario", "play-500,forward-50,forward-max,many-streams", "scenarios to run, or \"all\"")
-	servers := flags.String("servers", "", "servers to measure: nginx-rtmp, nginx-rtmp-64k, forward[-wN][-tls], limit[-wN]\n(N: the merge window in ms); default: each scenario's own list")
+	servers := flags.String("servers", "", "servers to measure: nginx-rtmp, nginx-rtmp-64k, forward[-wN][-tls][-flv], limit[-wN]\n(N: the merge window in ms); default: each scenario's own list")
 	sizes := flags.String("sizes", "", "sizes of the growth scenarios; default: each scenario's own list")
 	list := flags.Bool("list", false, "list the scenarios and exit")
 	flags.IntVar(&b.rounds, "rounds", 3, "rounds over all servers; the tables show medians")

@@ -245,6 +245,9 @@ func (r *rig) join(n int, as role, t *tally) error {
 // joinOne adds a player and calls onVideo with its first video frame.
 func (r *rig) joinOne(as role, t *tally, onVideo func()) (*conn, error) {
 	dial := func(name string) (*conn, error) { return r.dial(r.proc.port, as, name) }
+	if r.server.flv {
+		dial = func(name string) (*conn, error) { return r.dial(r.proc.securePort, roleFLVPlayer, name) }
+	}
 	if r.server.tls {
 		dial = func(name string) (*conn, error) {
 			return r.dialTLS(r.proc.securePort, as, name, r.cert.client(nil))

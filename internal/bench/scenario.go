@@ -66,6 +66,7 @@ var (
 	manyStreams = fan{name: "many-streams", profile: profile500k, streams: 100, receivers: 2, forward: true, ratios: nginxRows[:1]}
 	rtmps       = fan{name: "rtmps", profile: profile4M, streams: 1, receivers: 50, forward: true, ratios: []string{"forward-w0", "forward"}}
 	rtmpsPlay   = fan{name: "rtmps-play", profile: profile2M, streams: 1, receivers: 100, ratios: []string{"forward-w0", "forward", "forward-w350"}}
+	httpFLV     = fan{name: "http-flv", profile: profile2M, streams: 1, receivers: 500, ratios: []string{"forward-w0", "forward"}}
 	nginxRows   = []string{"nginx-rtmp", "nginx-rtmp-64k"}
 )
 
@@ -86,6 +87,8 @@ func scenarios() []scenario {
 			"forward-w0", "forward-w0-tls", "forward", "forward-tls"),
 		fanScenario(rtmpsPlay, "100 players of one 2 Mbit/s stream, without and with TLS",
 			"forward-w0", "forward-w0-tls", "forward", "forward-tls", "forward-w350", "forward-w350-tls"),
+		fanScenario(httpFLV, "500 players of one 2 Mbit/s stream, by RTMP and by HTTP-FLV",
+			"forward-w0", "forward-w0-flv", "forward", "forward-flv"),
 		{"tls-again", "destinations over TLS that reconnect, and players that connect with and without session resumption",
 			[]string{"forward-w0-tls"}, (*bench).tlsAgain},
 		{"players-until-it-breaks", "players of a 2 Mbit/s stream: 500, then half as many more at each step until p99 exceeds 500 ms",

@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"runtime/metrics"
 	"time"
 
 	"github.com/rtmp-forward/forward"
+	overhttp "github.com/rtmp-forward/forward/live"
 )
 
 // defaultWindow as a serveConfig's Window selects the library's default.
@@ -25,6 +27,7 @@ const defaultWindow time.Duration = -1
 type serveConfig struct {
 	Addr         string        // to listen on
 	Secure       string        // to listen on over TLS, if not empty
+	HTTP         string        // to serve HTTP-FLV on, if not empty
 	Destinations []string      // RTMP or RTMPS URLs with [app] and [stream]
 	Window       time.Duration // merge window, or defaultWindow
 	Cert         string        // file with the certificate to present and to trust over TLS
@@ -63,6 +66,13 @@ func serve(c serveConfig) error {
 	}
 	srv := forward.NewServer(config)
 	go answer(srv)
+	if c.HTTP != "" {
+		flv, err := net.Listen("tcp4", c.HTTP)
+		if err != nil {
+			return err
+		}
+		go http.Serve(flv, overhttp.New(srv, overhttp.Options{}).Players())
+	}
 	if c.Secure == "" {
 		return srv.Serve(l)
 	}

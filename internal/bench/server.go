@@ -22,13 +22,14 @@ const (
 
 // server is a server under test: nginx-rtmp, nginx-rtmp-64k, forward or limit. The last
 // two take options: -wN sets a merge window of N ms, -tls puts forward's destinations
-// and players on TLS.
+// and players on TLS, -flv has its players use HTTP-FLV.
 type server struct {
 	name   string
 	kind   string // nginx-rtmp, forward or limit
 	chunk  int    // nginx-rtmp's chunk size
 	window time.Duration
 	tls    bool
+	flv    bool
 }
 
 func parseServer(name string) (server, error) {
@@ -51,6 +52,8 @@ func parseServer(name string) (server, error) {
 			s.window = time.Duration(n) * time.Millisecond
 		case part == "tls" && s.kind == "forward":
 			s.tls = true
+		case part == "flv" && s.kind == "forward":
+			s.flv = true
 		default:
 			ok = false
 		}
@@ -93,7 +96,7 @@ func (s server) start(ctx context.Context, cpus placement, need launch, cancel c
 	listener := os.NewFile(uintptr(fd), "listener")
 	defer listener.Close()
 	securePort := 0
-	if s.tls {
+	if s.tls || s.flv {
 		if fd, securePort, err = listenSocket(0); err != nil {
 			return nil, err
 		}
@@ -123,6 +126,12 @@ func (s server) start(ctx context.Context, cpus placement, need launch, cancel c
 	if err := waitForPort(ctx, port); err != nil {
 		p.stop()
 		return nil, err
+	}
+	if s.flv {
+		if err := waitForPort(ctx, securePort); err != nil {
+			p.stop()
+			return nil, err
+		}
 	}
 	return p, nil
 }
@@ -170,6 +179,9 @@ func (s server) forwardCommand(port, securePort int, need launch) (*exec.Cmd, er
 	if s.tls {
 		args = append(args, "-secure", fmt.Sprintf("127.0.0.1:%d", securePort), "-cert", need.cert)
 	}
+	if s.flv {
+		args = append(args, "-http", fmt.Sprintf("127.0.0.1:%d", securePort))
+	}
 	return exec.Command(exe, args...), nil
 }
 
@@ -180,6 +192,7 @@ func serveMain(args []string) error {
 	flags.StringVar(&c.Addr, "addr", "", "")
 	flags.DurationVar(&c.Window, "window", defaultWindow, "")
 	flags.StringVar(&c.Secure, "secure", "", "")
+	flags.StringVar(&c.HTTP, "http", "", "")
 	flags.StringVar(&c.Cert, "cert", "", "")
 	destinations := flags.String("destinations", "", "")
 	flags.Parse(args)
