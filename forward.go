@@ -334,7 +334,7 @@ func (s *Server) reload(cfg Config) (live []*Source, gone []*player, fixed []str
 // has accepted and has not refused meanwhile, and a *DestinationError if not. Package probe
 // describes each step.
 //
-// To the destination a probe is a publish that ends immediately. Platforms that start a
+// To the destination a probe is a publish without media. Platforms that start a
 // broadcast when an encoder connects may do so, and a destination that takes the newest
 // publisher disconnects one with the same stream key. A destination to which a Forwarder
 // of this Server is connected, or is connecting, is therefore not probed: the error wraps

@@ -2,7 +2,7 @@
 // what has happened: the look-up of the name, the connection, TLS, the handshake, the
 // password, redirects, the codecs that the server lists, and its answer to the publish.
 //
-// To the destination a probe is a publish that ends immediately and has no media.
+// To the destination a probe is a publish without media that ends within a second.
 // Warnings says whether that may have an effect.
 package probe
 
@@ -92,7 +92,7 @@ func Warnings(d forward.Destination) (ws []string) {
 	}
 	if ep.Profile.StartsBroadcasts() {
 		ws = append(ws, ep.Profile.Title+" may start a broadcast, and tell viewers, when an encoder connects. "+
-			"A probe is such a connection, although it sends no media and leaves immediately.")
+			"A probe is such a connection, although it sends no media and leaves within a second.")
 	}
 	if w := ep.Warning(); w != "" {
 		ws = append(ws, sentence(w))

@@ -184,6 +184,8 @@ func TestFaultsAreExplained(t *testing.T) {
 		{"handshake broken off", steps("handshake", hangsUp), nil, forward.OpHandshake,
 			"The server at a.example:1935 ended the connection during the RTMP handshake. Check that the port is that of an RTMP server. If it is for TLS, use rtmps:// in the URL.", ""},
 
+		{"port of TLS", steps("handshake", hangsUp), func(w *world) { w.dest.URL = "rtmp://a.example:443/live" }, forward.OpHandshake,
+			"The server at a.example:443 ended the connection during the RTMP handshake. Use rtmps:// in the URL: port 443 is usually for TLS.", ""},
 		{"port does not speak TLS", steps("handshake", hangsUp), overTLS(func(w *world) { w.dest.URL = "rtmps://a.example:1935/live" }), forward.OpTLS,
 			"The server at a.example:1935 ended the connection during the TLS handshake. If the port is not for TLS, use rtmp:// in the URL.", ""},
 		{"certificate expired", nil, overTLS(func(w *world) {
@@ -328,6 +330,20 @@ func TestStepsThatSucceed(t *testing.T) {
 	}
 }
 
+// Each step has its own time.
+func TestStepsHaveTheirTimes(t *testing.T) {
+	slow := forwardtest.Script{Steps: map[string]forwardtest.Step{
+		"handshake": {Delay: time.Second}, "connect": {Delay: 2 * time.Second}, "createStream": {Delay: 3 * time.Second}, "publish": {Delay: 4 * time.Second},
+	}}
+	inWorld(t, []forwardtest.Script{slow}, nil, func(w *world, r *probe.Report) {
+		require.True(t, r.Accepted)
+		for i, want := range []time.Duration{0, 1, 2, 3, 4} {
+			require.Equal(t, want*time.Second, r.Steps[i].Took, r.Steps[i].Op)
+		}
+		require.Equal(t, 10*time.Second+r.Steps[5].Took, r.Took)
+	})
+}
+
 // A destination that is refused before anything is sent has no step.
 func TestNothingIsTried(t *testing.T) {
 	inWorld(t, nil, func(w *world) { w.dest.URL = "rtmp://a.example:0/live" }, func(w *world, r *probe.Report) {
@@ -366,7 +382,7 @@ func TestProbeIsCancelled(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	starts := " may start a broadcast, and tell viewers, when an encoder connects. A probe is such a connection, although it sends no media and leaves immediately."
+	starts := " may start a broadcast, and tell viewers, when an encoder connects. A probe is such a connection, although it sends no media and leaves within a second."
 	for url, want := range map[string][]string{
 		"a.rtmps.youtube.com":                          {"YouTube" + starts},
 		"rtmp://a.rtmp.youtube.com/live2":              {"YouTube" + starts},

@@ -168,16 +168,19 @@ func (p *probe) unshaken(err error) (what, do string) {
 	var version rtmp.VersionError
 	if errors.As(err, &version) {
 		switch {
-		case version.OtherProtocol() && byte(version) != 'H':
+		case version.OtherProtocol() && version < ' ':
 			return fmt.Sprintf("The server at %s speaks TLS.", p.place()), "Use rtmps:// in the URL."
-		case version.OtherProtocol(), byte(version) == '<':
+		case version.OtherProtocol():
 			return fmt.Sprintf("The server at %s speaks HTTP, not RTMP.", p.place()),
 				"Use the port of its RTMP server: usually 1935 for rtmp:// and 443 for rtmps://."
 		}
 		return fmt.Sprintf("The server at %s does not speak RTMP.", p.place()), "Check host and port."
 	}
 	hint := "Check that the port is that of an RTMP server."
-	if p.at.Scheme == "rtmp" {
+	switch {
+	case p.at.Scheme == "rtmp" && p.at.Port == "443":
+		hint = "Use rtmps:// in the URL: port 443 is usually for TLS."
+	case p.at.Scheme == "rtmp":
 		hint = "Check that the port is that of an RTMP server. If it is for TLS, use rtmps:// in the URL."
 	}
 	switch {

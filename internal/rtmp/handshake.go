@@ -31,8 +31,8 @@ func (e VersionError) Error() string { return fmt.Sprintf("%v (%d)", ErrVersion,
 func (e VersionError) Unwrap() error { return ErrVersion }
 
 // OtherProtocol reports whether so begins what TLS (RFC 8446, 5.1) or HTTP/1
-// (RFC 9112, 4) answers.
-func (e VersionError) OtherProtocol() bool { return 20 <= e && e <= 23 || e == 'H' }
+// (RFC 9112, 4) answers, or a page that an HTTP server sends without a header.
+func (e VersionError) OtherProtocol() bool { return 20 <= e && e <= 23 || e == 'H' || e == '<' }
 
 // The keys of the digest handshake. Its text is the partial key, the whole is
 // the full key; Flash Player's and Flash Media Server's share the tail.
