@@ -37,6 +37,8 @@ type File struct {
 	Webhooks *WebhooksFile
 	// PID is the file to write the process id to; empty for none.
 	PID string
+	// DestinationTable is the path of the file for table.Open; empty for none.
+	DestinationTable string
 	// Ignored names the directives of SRS that this library does not support, with
 	// their position: "srs.conf:3:1: daemon".
 	Ignored []string
@@ -103,7 +105,7 @@ func readPath(path string, from *string) ([]byte, error) {
 // LoadConfig reads a file in SRS's configuration format. It supports the directives
 // about receiving, forwarding and playing RTMP:
 //
-//	listen, max_connections, chunk_size, pid;
+//	listen, max_connections, chunk_size, pid, destination_table;
 //	rtmp { listen; chunk_size; }
 //	rtmps { enabled; listen; cert; key; }
 //	publish_auth { enabled; method; user; }
@@ -164,8 +166,9 @@ func readPath(path string, from *string) ([]byte, error) {
 // are the fields of these names. http has the addresses, the token and the names of a
 // control.Server; token_file PATH names a file with the token. The default host of its
 // addresses is 127.0.0.1. With cert and key, the paths of PEM files, it uses TLS. webhooks
-// has the Options of package webhooks. log_names is forward.Config.LogNames. SRS has none
-// of these, nor timeout_ms, on_failure, refresh_ms
+// has the Options of package webhooks. log_names is forward.Config.LogNames.
+// destination_table PATH is the file of a table.Table. SRS has none of these, nor
+// timeout_ms, on_failure, refresh_ms
 // and the block of a destination.
 func LoadConfig(path string) (*File, error) {
 	src, err := conf.ReadFile(path)
@@ -207,6 +210,8 @@ func parseConfig(name string, src []byte, env conf.Environment) (*File, error) {
 			f.Config.ChunkSize = cmp.Or(f.Config.ChunkSize, number(d))
 		case "pid":
 			f.PID = d.Args[0]
+		case "destination_table":
+			f.DestinationTable = d.Args[0]
 		case "rtmp":
 			for _, d := range d.Block {
 				switch d.Name {

@@ -33,6 +33,10 @@ func (f *File) findWarnings(tree *conf.File) {
 			if len(f.Webhooks.Secrets) == 0 {
 				f.warn(d.Pos, "webhooks has no secret: its receiver cannot tell who sends the events")
 			}
+		case "destination_table":
+			if f.HTTP == nil {
+				f.warn(d.Pos, "destination_table without http: nothing can change the table while the server runs")
+			}
 		case "vhost":
 			for _, d := range d.Block {
 				switch d.Name {

@@ -20,13 +20,17 @@
 // If GOMEMLIMIT is not set, it becomes seven eighths of the memory limit of the
 // process's cgroup, if there is one. AUTOMEMLIMIT sets another fraction, or "off".
 //
+// With destination_table it also pushes to the destinations of a table in a file, which the
+// control API switches while it runs.
+//
 // With an http block it serves a page for people, the control API, metrics, health
 // checks and profiles over HTTP.
 //
 // On SIGHUP it reads the file again. Streams that the new file treats as the old one
 // are not disturbed; a file with an error changes nothing. Certificates and the token of
-// http are read again too. Changes of listen, the listen of rtmps and http, whether http
-// uses TLS, and pid need a restart.
+// http are read again too. The table of destinations stays as it is. Changes of listen, the
+// listen of rtmps and http, whether http uses TLS, pid, and destination_table need a
+// restart.
 package main
 
 import (
@@ -57,6 +61,7 @@ import (
 	"github.com/rtmp-forward/forward/control"
 	"github.com/rtmp-forward/forward/resolve"
 	"github.com/rtmp-forward/forward/srs"
+	"github.com/rtmp-forward/forward/table"
 	"github.com/rtmp-forward/forward/webhooks"
 )
 
@@ -150,6 +155,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var conf *config
 	if err == nil {
 		conf, err = load(o)
+	}
+	if err == nil {
+		err = checkTable(conf)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "forwardd:", err)
@@ -322,6 +330,7 @@ type daemon struct {
 	conf  *config // the last one read
 	srv   *forward.Server
 	http  *control.Server // nil if the file of the start has no http
+	table *table.Table    // nil if the file of the start has none
 	cert  atomic.Pointer[tls.Certificate]
 	web   atomic.Pointer[tls.Certificate]
 
@@ -354,9 +363,16 @@ func serve(ctx context.Context, conf *config, log *slog.Logger, o options) error
 		defer os.Remove(conf.PID)
 	}
 
-	d.srv = forward.NewServer(conf.Config)
+	if err := d.openTable(); err != nil {
+		return err
+	}
+	if d.table != nil {
+		defer d.table.Close()
+	}
+	d.srv = forward.NewServer(d.withTable(conf.Config))
+	defer d.srv.Close() // first
 	if conf.HTTP != nil {
-		if d.http, err = newOperators(d.srv, conf.HTTP, log, len(listeners)-len(conf.HTTP.Listen)); err != nil {
+		if d.http, err = newOperators(d.srv, d.table, conf.HTTP, log, len(listeners)-len(conf.HTTP.Listen)); err != nil {
 			return err
 		}
 	}

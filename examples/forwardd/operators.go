@@ -13,13 +13,14 @@ import (
 	"github.com/rtmp-forward/forward/metrics"
 	"github.com/rtmp-forward/forward/srs"
 	statuspage "github.com/rtmp-forward/forward/status"
+	"github.com/rtmp-forward/forward/table"
 )
 
 // newOperators returns the server of the http block. Its handlers, and the credential
 // that each takes, are here. listeners are those of srv.
-func newOperators(srv *forward.Server, h *srs.HTTPFile, log *slog.Logger, listeners int) (*control.Server, error) {
+func newOperators(srv *forward.Server, t *table.Table, h *srs.HTTPFile, log *slog.Logger, listeners int) (*control.Server, error) {
 	o := operatorOptions(h)
-	o.Logger, o.Listeners = log, listeners
+	o.Logger, o.Listeners, o.Table = log, listeners, t
 	s, err := control.NewServer(srv, o)
 	if err != nil {
 		return nil, err

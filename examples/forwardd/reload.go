@@ -15,7 +15,7 @@ func (d *daemon) reload(listeners []listener) {
 		conf.Inherit(d.conf.File)
 		next := conf.Config
 		next.Addr = d.first.Config.Addr // as Listen, which is named below
-		err = d.srv.Reload(next)
+		err = d.srv.Reload(d.withTable(next))
 	}
 	if err != nil {
 		d.log.Error("not reloaded, nothing has changed", "err", err)
@@ -66,6 +66,9 @@ func needRestart(running, now *srs.File) (directives []string) {
 	}
 	if running.PID != now.PID {
 		directives = append(directives, "pid")
+	}
+	if running.DestinationTable != now.DestinationTable {
+		directives = append(directives, "destination_table")
 	}
 	was, _ := rtmps(running)
 	if is, _ := rtmps(now); !slices.Equal(was, is) {

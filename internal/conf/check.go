@@ -20,6 +20,7 @@ type Ignored struct {
 // Check compares f with the known directives. The supported ones are:
 //
 //	listen ADDRESS…; max_connections N; chunk_size BYTES; pid PATH;
+//	destination_table PATH;
 //	rtmp { listen ADDRESS…; chunk_size BYTES; }
 //	rtmps { enabled; listen ADDRESS…; key PATH; cert PATH; }
 //	publish_auth { enabled; method adobe|llnw; user NAME PASSWORD; }
@@ -56,7 +57,7 @@ type Ignored struct {
 // Those with "…" take several values and may be repeated, which adds values; both forms of
 // destination may be mixed. The user of publish_auth may be repeated with other names. Any
 // other directive may come once in a block, and a vhost once with a name. publish_auth,
-// log_names, http, webhooks, grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
+// log_names, http, webhooks, destination_table, grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
 // on_failure and the block of a destination are this module's own; all others are SRS's.
 // The options of that block are the table of package option.
 //
@@ -125,17 +126,18 @@ var (
 	topLevel = &context{
 		name: "the top level",
 		done: map[string]rule{
-			"listen":          {value: address, many: true},
-			"max_connections": {value: connections},
-			"chunk_size":      {value: chunkSize},
-			"pid":             {value: path},
-			"rtmp":            {block: rtmp},
-			"rtmps":           {block: rtmps},
-			"publish_auth":    {block: publishAuth},
-			"log_names":       {value: onOff},
-			"http":            {block: httpBlock},
-			"webhooks":        {block: webhooks},
-			"vhost":           {value: name, named: true, noCase: true, block: vhost},
+			"listen":            {value: address, many: true},
+			"max_connections":   {value: connections},
+			"chunk_size":        {value: chunkSize},
+			"pid":               {value: path},
+			"destination_table": {value: path},
+			"rtmp":              {block: rtmp},
+			"rtmps":             {block: rtmps},
+			"publish_auth":      {block: publishAuth},
+			"log_names":         {value: onOff},
+			"http":              {block: httpBlock},
+			"webhooks":          {block: webhooks},
+			"vhost":             {value: name, named: true, noCase: true, block: vhost},
 		},
 		ignored: names(`asprocess auto_reload_for_docker circuit_breaker daemon
 			disable_daemon_for_docker empty_ip_ok exporter ff_log_dir ff_log_level
