@@ -182,9 +182,12 @@ func (b *tab) prefers(name, value string) {
 	require.NoError(b.t, err)
 }
 
-// heap is the size of the page's JavaScript heap and of its buffers, without garbage.
+// heap is the size of the page's JavaScript heap and of its buffers, without garbage. From
+// then on requests are not looked at: the browser would keep a record of each in the heap.
 func (b *tab) heap() float64 {
 	b.t.Helper()
+	_, err := chromedp.Call(b.ctx, network.Disable, cdp.Empty{})
+	require.NoError(b.t, err)
 	for range 2 {
 		_, err := chromedp.Call(b.ctx, heapprofiler.CollectGarbage, cdp.Empty{})
 		require.NoError(b.t, err)
