@@ -116,8 +116,7 @@ func (c *codecChanges) tell() {
 		if n := c.count.Load(); n != c.told {
 			c.told = n
 			st := s.Stats()
-			s.emit(Event{Kind: EventCodec, VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec})
-			s.srv.log.Info("codec changed", "source", s.req.logName(), "video", st.VideoCodec, "audio", st.AudioCodec)
+			s.report(nil, Event{Kind: EventCodec, VideoCodec: st.VideoCodec, AudioCodec: st.AudioCodec})
 			if f := s.cfg.Hooks.OnCodecChange; f != nil {
 				s.srv.calls.do("OnCodecChange", func() error { f(s); return nil })
 			}

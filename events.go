@@ -159,7 +159,9 @@ func (e *events) emit(make func() Event) {
 		return
 	}
 	ev := make()
-	ev.Time = time.Now()
+	if ev.Time.IsZero() {
+		ev.Time = time.Now()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed || e.kept == nil {
@@ -175,9 +177,17 @@ func (e *events) emit(make func() Event) {
 // the caller holds no locks.
 func (e *events) caused(ev Event, err error) Event {
 	if err != nil && e.readers.Load() > 0 {
-		ev.Err, ev.Cause = err, err.Error()
+		ev.Err, ev.Cause = err, causeText(err)
 	}
 	return ev
+}
+
+// causeText is the text of err without the destination, which the event names.
+func causeText(err error) string {
+	if lost, ok := err.(*DestinationError); ok {
+		return string(lost.Op) + ": " + lost.Err.Error()
+	}
+	return err.Error()
 }
 
 // wakeLocked wakes the readers that wait. One that does not is woken already.

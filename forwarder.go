@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -264,11 +265,9 @@ func (f *Forwarder) endLocked() {
 	f.drain = time.AfterFunc(rest, f.cancel)
 }
 
-// drains sets StateDraining and logs it.
+// drains sets StateDraining.
 func (f *Forwarder) drains() {
-	if f.setState(StateDraining, nil) {
-		f.to.Load().Log.Info("destination draining")
-	}
+	f.setState(StateDraining, nil)
 }
 
 // dialGrace is how long an ending Forwarder may still take to connect. It keeps Shutdown
@@ -317,7 +316,7 @@ func (f *Forwarder) setState(s State, err error) bool {
 }
 
 // change is setState on condition that may, which is called under mu, returns true.
-func (f *Forwarder) change(s State, err error, may func() bool) bool {
+func (f *Forwarder) change(s State, err error, may func() bool, more ...any) bool {
 	f.telling <- struct{}{}
 	defer func() { <-f.telling }()
 	event := f.src.srv.events.caused(Event{Kind: EventDestination, State: s}, err)
@@ -327,12 +326,18 @@ func (f *Forwarder) change(s State, err error, may func() bool) bool {
 		f.mu.Unlock()
 		return false
 	}
+	was := f.state
+	if f.switched {
+		was = StateHandshaking // of the other destination
+	}
 	f.state, f.since = s, time.Now()
 	if s == StatePublishing {
 		f.switched = false
 	}
+	event = f.event(event)
 	f.emitStateLocked(event)
 	f.mu.Unlock()
+	f.logState(event, was, more) // before the hook, which may take long
 	if h := f.src.cfg.Hooks.OnForward; h != nil {
 		f.src.srv.calls.do("OnForward", func() error { h(f, s, err); return nil })
 	}
@@ -441,14 +446,31 @@ func (st *ForwarderStats) add(o fanout.Counters) {
 	st.DroppedNoKeyframe += o.Waited
 }
 
-// emit adds an event of a destination.
-func (f *Forwarder) emit(ev Event) {
+// event fills in the stream and the destination.
+func (f *Forwarder) event(ev Event) Event {
 	t := f.to.Load()
-	f.src.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID, ev.name = f.src.req.logName(), f.src.ID(), f.src.key.String
-		ev.Destination, ev.DestinationID, ev.PublishID = t.dst.String(), t.id, f.src.Request().PublishID
-		return ev
-	})
+	ev.Time = time.Now()
+	ev.Stream, ev.StreamID, ev.name = f.src.req.logName(), f.src.ID(), f.src.key.String
+	ev.Destination, ev.DestinationID, ev.PublishID = t.dst.String(), t.id, f.src.Request().PublishID
+	return ev
+}
+
+// emit adds an event of a destination. The caller may hold locks.
+func (f *Forwarder) emit(ev Event) {
+	f.src.srv.events.emit(func() Event { return f.event(ev) })
+}
+
+// logState logs a change of state: that the destination publishes again, but not after a
+// stall, and that it drains. OnForward and Events tell the others.
+func (f *Forwarder) logState(ev Event, was State, more []any) {
+	t := f.to.Load()
+	args := append(ev.attrs(), more...)
+	switch {
+	case ev.State == StatePublishing && was != StateStalled:
+		f.reports.report(t, slog.LevelInfo, "destination publishing", args...)
+	case ev.State == StateDraining:
+		t.Log.Info("destination draining", args...)
+	}
 }
 
 // emitStateLocked adds the events of a change of state. f.mu is held.
@@ -456,7 +478,7 @@ func (f *Forwarder) emitStateLocked(change Event) {
 	if !f.state.publishes() {
 		f.emitDroppedLocked() // there is no connection any more that would
 	}
-	f.emit(change)
+	f.src.srv.events.emit(func() Event { return change })
 	if f.first > 0 && f.state.publishes() {
 		f.emit(Event{Kind: EventFirstKeyframe, After: f.first})
 		f.first = 0

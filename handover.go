@@ -170,8 +170,7 @@ func (f *Forwarder) tellOfHandover(n, old *run) {
 		f.reports.report(n.to, slog.LevelInfo, "destination asked to reconnect", "to", endpoint.Redact(n.at.TcURL, true))
 		return
 	}
-	f.reports.report(n.to, slog.LevelInfo, "destination publishing", "instead_of", old.to.dst)
-	n.setState(StatePublishing, nil)
+	n.setState(StatePublishing, nil, "instead_of", old.to.dst)
 }
 
 // stopped is called when l has stopped before message from. It starts the next run there,
@@ -288,7 +287,6 @@ func (f *Forwarder) begin(r *run, l *upstream.Link, from uint64) bool {
 	f.published = time.Now()
 	f.mu.Unlock()
 	r.attach(l, from)
-	f.reports.report(r.to, slog.LevelInfo, "destination publishing") // before the hook, which may take long
 	r.setState(StatePublishing, nil)
 	f.stallChanged() // l may have stalled before StatePublishing
 	if f.Ending() {

@@ -99,8 +99,10 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 		frame = s.inputs.changeToLocked(p, frame, now)
 	}
 	changed, cost := s.inputs.addLocked(frame, wrap, now)
+	var taken Event
 	if before != p {
-		s.emitBy(p.req, Event{Kind: EventPublisher})
+		taken = s.event(p.req, Event{Kind: EventPublisher})
+		s.srv.events.emit(func() Event { return taken })
 	}
 	s.inputs.mu.Unlock()
 	if changed {
@@ -114,7 +116,7 @@ func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 			before.kick(ErrTakenOver)
 		}
 		s.background(func() { // calls the host's code, for which media must not wait
-			s.srv.log.Info("publisher has the stream", "source", s.req.logName(), "publish_id", p.req.PublishID, "addr", logAddr(p.req.RemoteAddr), "takeover", before != nil)
+			s.logEvent(taken, "takeover", before != nil)
 			if before != nil {
 				before.tell()
 			}

@@ -151,8 +151,7 @@ func (p *publication) leave(lost bool) (ended bool) {
 	}
 	s.group.Wake() // the last messages may wait for the end of the merge window
 	if waits {
-		s.emitBy(p.req, Event{Kind: EventPublisherLost, Reason: why})
-		s.srv.log.Info("publisher lost", "source", s.req.logName(), "waiting", grace)
+		s.report(p.req, Event{Kind: EventPublisherLost, Reason: why}, "waiting", grace.String())
 	}
 	s.inputs.unaccept(p)
 	s.background(p.tell)

@@ -42,21 +42,20 @@ type report struct {
 }
 
 // lost reports a failed attempt, unless the attempt before failed for the same cause.
-func (r *reports) lost(t *target, err *DestinationError, published bool, attempt int, retry time.Duration) {
+func (r *reports) lost(t *target, ev Event, err *DestinationError, published bool, attempt int, retry time.Duration) {
 	cause := string(err.Op) + " " + err.Code
 	r.mu.Lock()
 	same := !published && retry >= 0 && cause == r.cause
 	r.cause = cause
 	r.mu.Unlock()
-	// The line already names the destination.
-	args := []any{"err", hidden{err, string(err.Op) + ": " + err.Err.Error()}, "attempt", attempt}
+	args := append(ev.attrs(), "attempt", attempt)
 	switch {
 	case retry < 0:
 		r.report(t, slog.LevelWarn, "destination given up", args...)
 	case same:
-		t.Log.Log(context.Background(), slog.LevelDebug, "destination lost", append(args, "retry", retry)...)
+		t.Log.Log(context.Background(), slog.LevelDebug, "destination lost", append(args, "retry", retry.String())...)
 	default:
-		r.report(t, slog.LevelWarn, "destination lost", append(args, "retry", retry)...)
+		r.report(t, slog.LevelWarn, "destination lost", append(args, "retry", retry.String())...)
 	}
 }
 

@@ -76,8 +76,7 @@ func (r *run) push() *DestinationError {
 			return err
 		}
 		d := r.retryAfter(err, sent)
-		f.reports.lost(r.to, err, sent >= 0, r.backoff.attempt, d)
-		if !r.pause(d, err) {
+		if !r.pause(d, err, sent >= 0) {
 			return nil
 		}
 	}
@@ -85,7 +84,7 @@ func (r *run) push() *DestinationError {
 
 // pause waits until the next attempt, forever if d is negative. It returns false if there
 // is no next attempt because f or r has ended.
-func (r *run) pause(d time.Duration, err *DestinationError) bool {
+func (r *run) pause(d time.Duration, err *DestinationError, published bool) bool {
 	var due <-chan time.Time
 	var next time.Time
 	if d >= 0 {
@@ -95,7 +94,9 @@ func (r *run) pause(d time.Duration, err *DestinationError) bool {
 	}
 	f := r.f
 	f.setAttempt(r, next)
-	f.emit(f.src.srv.events.caused(Event{Kind: EventRetry, Retry: next}, err))
+	ev := f.event(Event{Kind: EventRetry, Retry: next, Err: err, Cause: causeText(err)})
+	f.src.srv.events.emit(func() Event { return ev })
+	f.reports.lost(r.to, ev, err, published, r.backoff.attempt, d)
 	defer f.setAttempt(r, time.Time{})
 	r.setState(StateWaiting, err)
 	select {
@@ -162,8 +163,8 @@ func (r *run) prepare(out *fanout.Sender) {
 }
 
 // setState changes f's state, unless r is not the run that sends.
-func (r *run) setState(s State, err error) {
-	r.f.change(s, err, func() bool { return r.f.now == r })
+func (r *run) setState(s State, err error, more ...any) {
+	r.f.change(s, err, func() bool { return r.f.now == r }, more...)
 }
 
 // send sends over a connection until it ends, from message from on if that is not 0. It

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -294,8 +295,7 @@ func (s *Source) start(dests []Destination, ttl time.Duration) error {
 	if err != nil {
 		return err
 	}
-	s.emitBy(s.req, Event{Kind: EventPublish})
-	s.srv.log.Info("publish", "source", s.req.logName(), "publish_id", s.req.PublishID, "addr", logAddr(s.req.RemoteAddr), "destinations", len(dests))
+	s.report(s.req, Event{Kind: EventPublish}, "destinations", len(dests))
 	for _, p := range players {
 		p.attach(s)
 	}
@@ -388,29 +388,38 @@ func (s *Source) finish() {
 	s.inputs.forget()
 	s.srv.keepCounts(s)
 	if s.log.Ended() {
-		s.emit(Event{Kind: EventUnpublish, Reason: s.reason, After: time.Since(s.began)})
-		s.srv.log.Info("unpublish", "source", s.req.logName(), "publish_id", s.Request().PublishID,
-			"reason", s.reason, "after", time.Since(s.began).Round(time.Millisecond), "bytes", s.bytes.Load())
+		s.report(nil, Event{Kind: EventUnpublish, Reason: s.reason, After: time.Since(s.began)}, "bytes", s.bytes.Load())
 	}
 	close(s.done)
 }
 
-// emit adds an event of a stream.
-func (s *Source) emit(ev Event) {
-	s.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
-		ev.PublishID = s.Request().PublishID
-		return ev
-	})
+// event fills in the stream, and its publisher if req is not nil.
+func (s *Source) event(req *Request, ev Event) Event {
+	ev.Time = time.Now()
+	ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
+	ev.PublishID = s.Request().PublishID
+	if req != nil {
+		ev.ClientID, ev.Addr, ev.PublishID = req.ClientID, logAddr(req.RemoteAddr), req.PublishID
+	}
+	return ev
 }
 
-// emitBy adds an event of a stream's publisher.
-func (s *Source) emitBy(req *Request, ev Event) {
-	s.srv.events.emit(func() Event {
-		ev.Stream, ev.StreamID, ev.name = s.req.logName(), s.ID(), s.key.String
-		ev.ClientID, ev.Addr, ev.PublishID = req.ClientID, logAddr(req.RemoteAddr), req.PublishID
-		return ev
-	})
+// emit adds an event of a stream. The caller may hold locks.
+func (s *Source) emit(ev Event) {
+	s.srv.events.emit(func() Event { return s.event(nil, ev) })
+}
+
+// report adds an event of a stream, and of a publisher if req is not nil, and logs it with
+// more attributes. The caller holds no locks.
+func (s *Source) report(req *Request, ev Event, more ...any) {
+	ev = s.event(req, ev)
+	s.srv.events.emit(func() Event { return ev })
+	s.logEvent(ev, more...)
+}
+
+// logEvent logs an event of report, or one that was added under a lock.
+func (s *Source) logEvent(ev Event, more ...any) {
+	s.srv.log.Log(context.Background(), slog.LevelInfo, eventLines[ev.Kind], append(ev.attrs(), more...)...)
 }
 
 // cursorOptions are the options of a player's cursor.
