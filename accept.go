@@ -269,6 +269,11 @@ func (s *Server) publish(ctx context.Context, cfg *Config, req *Request) (*publi
 		}
 	}
 	p.hooked.Store(true)
+	if standby := src.vhost.Standby; standby != nil && standby.Rank != nil {
+		if err := s.calls.do("Standby.Rank", func() error { p.rank = standby.Rank(req); return nil }); err != nil {
+			return nil, fmt.Errorf("publish of %s: %w", req.logName(), err)
+		}
+	}
 	if next {
 		if err := p.succeed(); err != nil {
 			return nil, err

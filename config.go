@@ -216,6 +216,10 @@ type Config struct {
 	// displace the current publisher: decide in Hooks.OnPublish.
 	Takeover bool
 
+	// Standby lets more publishers of a name wait, ready to continue the stream. It takes
+	// precedence over Takeover. Default nil: none may wait.
+	Standby *Standby
+
 	// EndPlayers tells players when their stream ends (StreamEOF,
 	// NetStream.Play.UnpublishNotify). Most players then leave; those that stay
 	// are told when the next publisher comes. By default players are told
@@ -272,7 +276,7 @@ type Vhost struct {
 
 	// Resolver, RefreshInterval, ChunkSize, NoGOPCache, MaxLatency, MergeWindow,
 	// FirstMediaTimeout, ReadTimeout, PublishGrace, GraceUnpublish, Takeover,
-	// EndPlayers and PlayerWait replace the fields of Config with these names.
+	// Standby, EndPlayers and PlayerWait replace the fields of Config with these names.
 	Resolver          DestinationResolver
 	RefreshInterval   time.Duration
 	ChunkSize         int
@@ -284,6 +288,7 @@ type Vhost struct {
 	PublishGrace      time.Duration
 	GraceUnpublish    bool
 	Takeover          bool
+	Standby           *Standby
 	EndPlayers        bool
 	PlayerWait        time.Duration
 }

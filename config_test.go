@@ -48,6 +48,7 @@ var configFields = map[string]struct {
 	"PublishGrace":      {nil, "TestFault17_PublishGrace"},
 	"GraceUnpublish":    {nil, "TestGraceForAnUnpublish"},
 	"Takeover":          {nil, "TestFault20_Takeover"},
+	"Standby":           {nil, "TestStandby"},
 	"EndPlayers":        {nil, "TestPlayersAreToldTheEnd"},
 	"PlayerWait":        {nil, "TestPlayerWait"},
 	"WriteTimeout":      {10 * time.Second, "TestTimeoutsOfPeers"},

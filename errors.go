@@ -50,6 +50,10 @@ func (e *StatusError) Error() string {
 // stream (Config.Takeover).
 var ErrTakenOver = errors.New("forward: another publisher has taken the stream over")
 
+// ErrFormat is returned to a Publisher that waited with another format than that of the
+// stream (Standby.SameFormat).
+var ErrFormat = errors.New("forward: the format differs from that of the stream")
+
 // ErrNoKeyframe is returned to a Publisher that was accepted to continue a stream
 // (Config.Takeover, PublishGrace) and has sent no keyframe within FirstMediaTimeout.
 var ErrNoKeyframe = errors.New("forward: no keyframe has come in time")

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nareix/joy4/av/avutil"
@@ -297,6 +299,40 @@ func ExampleConfig_takeover() {
 	// Output:
 	// <nil>
 	// true
+}
+
+// Two encoders send the same program. If the one on air is lost, the other one continues the
+// stream.
+func ExampleStandby() {
+	srv := forward.NewServer(quietly(forward.Config{
+		Standby: &forward.Standby{
+			Publishers: 1,
+			Return:     time.Minute, // the preferred one comes back
+			Rank: func(req *forward.Request) int { // the lowest is preferred
+				rank, _ := strconv.Atoi(strings.TrimPrefix(req.Param, "?rank="))
+				return rank
+			},
+		},
+	}))
+	defer srv.Close()
+	publish := func(param string) *forward.Publisher {
+		pub, err := srv.Publish(context.Background(), forward.Request{App: "live", Stream: "cam", Param: param})
+		if err != nil {
+			panic(err)
+		}
+		pub.WriteTag(forward.TagVideo, 0, exampleHeader)
+		pub.WriteTag(forward.TagVideo, 0, exampleKeyframe)
+		return pub
+	}
+
+	main, backup := publish("?rank=1"), publish("?rank=2")
+	src := main.Source()
+	fmt.Println(src.Request().Param)
+	main.Close()
+	fmt.Println(src.Request().Param, backup.WriteTag(forward.TagVideo, 40, exampleFrame))
+	// Output:
+	// ?rank=1
+	// ?rank=2 <nil>
 }
 
 // Vhosts have resolvers and settings of their own. The same path in two vhosts is

@@ -50,6 +50,10 @@ func (c *Config) vhost(name string) Vhost {
 	def(&v.PublishGrace, c.PublishGrace)
 	v.GraceUnpublish = v.GraceUnpublish || c.GraceUnpublish
 	v.Takeover = v.Takeover || c.Takeover
+	if v.Standby == nil {
+		v.Standby = c.Standby
+	}
+	v.Standby = v.Standby.withDefaults()
 	v.EndPlayers = v.EndPlayers || c.EndPlayers
 	def(&v.PlayerWait, c.PlayerWait)
 	return v

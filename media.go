@@ -2,20 +2,10 @@ package forward
 
 import (
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/flv"
-	"github.com/rtmp-forward/forward/internal/gop"
 )
-
-// held is a header that waits for the first keyframe of a next publisher, and whether
-// destinations get it inside @setDataFrame.
-type held struct {
-	frame *chunk.Frame
-	wrap  bool
-}
 
 // message processes a message in the publisher's goroutine.
 func (p *publication) message(m chunk.Message, now int64) error {
@@ -76,51 +66,29 @@ func (p *publication) data(ms uint32, body []byte, amf3 bool, now int64) {
 	p.append(m, t.Set || t.OnMetaData && !t.Clear, now)
 }
 
-// append appends a message to the stream. It drops empty messages, which confuse some
-// servers.
+// append appends a message to the stream, or keeps it while another publisher is on air.
+// It drops empty messages, which confuse some servers.
 func (p *publication) append(frame *chunk.Frame, wrap bool, now int64) {
 	if frame.Length == 0 {
 		return
 	}
 	s := p.src
 	s.inputs.mu.Lock()
-	if s.log.Ended() {
-		s.inputs.mu.Unlock()
-		p.pace.onAir = false
-		return
-	}
-	before := s.inputs.now
-	if before != p {
-		if s.inputs.next != p || !p.readyLocked(frame, wrap, now) {
-			s.inputs.mu.Unlock()
-			p.pace.onAir = false
-			return
-		}
-		frame = s.inputs.changeToLocked(p, frame, now)
-	}
-	changed, cost := s.inputs.addLocked(frame, wrap, now)
-	var taken Event
-	if before != p {
-		taken = s.event(p.req, Event{Kind: EventPublisher})
-		s.srv.events.emit(func() Event { return taken })
-	}
+	added, refused := s.inputs.takeLocked(p, frame, wrap, now)
 	s.inputs.mu.Unlock()
-	if changed {
+	p.pace.onAir = added.onAir
+	switch {
+	case refused != nil:
+		p.turnDown(refused)
+	case added.onAir:
+		s.memory.Shed(now)
+		p.pace.Note(frame.Time, frame.Len(), added.cost, now)
+	}
+	if added.changed {
 		s.codecs.note()
 	}
-	s.memory.Shed(now)
-	p.pace.onAir = true
-	p.pace.Note(frame.Time, frame.Len(), cost, now)
-	if before != p {
-		if before != nil {
-			before.kick(ErrTakenOver)
-		}
-		s.background(func() { // calls the host's code, for which media must not wait
-			s.logEvent(taken, "takeover", before != nil)
-			if before != nil {
-				before.tell()
-			}
-		})
+	if added.change != nil {
+		added.change.tell(p)
 	}
 }
 
@@ -148,69 +116,6 @@ func splitAggregate(m chunk.Message, f func(chunk.Header, []byte)) error {
 		p = p[min(11+size+4, len(p)):] // a back pointer follows
 	}
 	return nil
-}
-
-const (
-	// maxWaiting and maxWaitingBytes bound the headers that are kept until the
-	// first keyframe of a publisher that continues a stream.
-	maxWaiting      = 64
-	maxWaitingBytes = 1 << 20
-	// noVideo is how long such a publisher may send only audio before the stream
-	// continues with audio.
-	noVideo = 2 * time.Second
-)
-
-// readyLocked reports whether the stream can continue with a message of the next
-// publisher. Headers that come before are kept. src.inputs.mu is held.
-func (p *publication) readyLocked(frame *chunk.Frame, wrap bool, now int64) bool {
-	if p.first == 0 {
-		p.first = now
-	}
-	p.video = p.video || frame.Type == chunk.TypeVideo
-	media, keyframe, header := gop.Look(frame)
-	switch {
-	case header:
-		p.waitLocked(held{frame.Apart(), wrap})
-		return false
-	case keyframe:
-		return true
-	}
-	return media && !p.video && now-p.first > int64(noVideo)
-}
-
-// waitLocked keeps a header until the first keyframe, and drops the oldest headers if
-// there is no room. src.inputs.mu is held.
-func (p *publication) waitLocked(h held) {
-	if p.room == nil {
-		p.room = p.src.memory.Account(func() {})
-		p.room.Accept()
-	}
-	size := func(h held) int { return gop.Kept(h.frame) }
-	bytes := size(h)
-	for _, w := range p.waiting {
-		bytes += size(w)
-	}
-	n := 0
-	for ; n < len(p.waiting) && (len(p.waiting)-n >= maxWaiting || bytes > maxWaitingBytes); n++ {
-		bytes -= size(p.waiting[n])
-		p.room.Charge(-size(p.waiting[n]))
-	}
-	for p.waiting = slices.Delete(p.waiting, 0, n); bytes > maxWaitingBytes || p.room.Charge(size(h)) != nil; {
-		if len(p.waiting) == 0 {
-			return
-		}
-		p.room.Charge(-size(p.waiting[0]))
-		p.waiting = slices.Delete(p.waiting, 0, 1)
-	}
-	p.waiting = append(p.waiting, h)
-}
-
-// dropWaitingLocked drops the waiting headers. src.inputs.mu is held.
-func (p *publication) dropWaitingLocked() {
-	for _, w := range p.waiting {
-		p.room.Charge(-gop.Kept(w.frame))
-	}
-	p.waiting = nil
 }
 
 // retimed returns the message with another timestamp.

@@ -68,7 +68,7 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.ServerStats](), reflect.TypeFor[forward.Source](), reflect.TypeFor[forward.SourceStats](), reflect.TypeFor[forward.State](),
 	reflect.TypeFor[forward.StatusError](), reflect.TypeFor[forward.Subscription](), reflect.TypeFor[forward.Timestamps](),
 	reflect.TypeFor[forward.UnsupportedCodecError](), reflect.TypeFor[forward.Vhost](),
-	reflect.TypeFor[forward.Bucket](), reflect.TypeFor[forward.CallStats](), reflect.TypeFor[forward.Durations](), reflect.TypeFor[forward.Event](), reflect.TypeFor[forward.EventKind](), reflect.TypeFor[forward.Reason](), reflect.TypeFor[forward.Format](), reflect.TypeFor[forward.Totals](),
+	reflect.TypeFor[forward.Bucket](), reflect.TypeFor[forward.Standby](), reflect.TypeFor[forward.CallStats](), reflect.TypeFor[forward.Durations](), reflect.TypeFor[forward.Event](), reflect.TypeFor[forward.EventKind](), reflect.TypeFor[forward.Reason](), reflect.TypeFor[forward.Format](), reflect.TypeFor[forward.Totals](),
 }
 
 // noSecret are the texts that hold none, by type and field: what the library

@@ -9,7 +9,6 @@ import (
 
 	"github.com/rtmp-forward/forward/internal/chunk"
 	"github.com/rtmp-forward/forward/internal/fanout"
-	"github.com/rtmp-forward/forward/internal/gop"
 )
 
 // succeed makes p, which the host has accepted, the next publisher.
@@ -28,11 +27,13 @@ func (p *publication) succeed() error {
 		p.tell()
 		return fmt.Errorf("publish of %s: %w", p.req.logName(), err)
 	}
-	replaced := s.inputs.next
-	if replaced != nil {
-		s.inputs.dropNextLocked(ErrTakenOver)
+	var replaced *publication
+	if standby := s.vhost.Standby; standby == nil && len(s.inputs.next) > 0 || standby != nil && len(s.inputs.next) >= standby.Publishers {
+		replaced = s.inputs.replaceableLocked(p.req)
+		s.inputs.dropNextLocked(replaced, ErrTakenOver)
 	}
-	s.inputs.next, p.accepted = p, time.Now()
+	p.accepted = time.Now()
+	s.inputs.addNextLocked(p)
 	if limit := s.vhost.FirstMediaTimeout; limit >= 0 {
 		p.late = later(limit, p.keyframeLate)
 	}
@@ -40,8 +41,10 @@ func (p *publication) succeed() error {
 	if replaced != nil {
 		replaced.turnDown(ErrTakenOver)
 	}
-	s.latest.Store(p.req)
-	s.background(s.routing.refreshSelf)
+	if s.vhost.Standby == nil { // else nothing changes until p comes on air
+		s.latest.Store(p.req)
+		s.background(s.routing.refreshSelf)
+	}
 	return nil
 }
 
@@ -58,12 +61,12 @@ func (p *publication) turnDown(cause error) {
 func (p *publication) keyframeLate() {
 	s := p.src
 	s.inputs.mu.Lock()
-	if s.inputs.next != p {
+	if !slices.Contains(s.inputs.next, p) || p.kept.isReadyLocked() {
 		s.inputs.mu.Unlock()
 		return
 	}
-	s.inputs.dropNextLocked(ErrNoKeyframe)
-	ended := s.inputs.now == nil && s.inputs.over
+	s.inputs.dropNextLocked(p, ErrNoKeyframe)
+	ended := s.inputs.emptyLocked()
 	s.inputs.mu.Unlock()
 	p.turnDown(ErrNoKeyframe)
 	if ended {
@@ -76,7 +79,7 @@ func (p *publication) begin(by interface{ kick(error) }) {
 	s := p.src
 	s.inputs.mu.Lock()
 	p.by = by
-	now, next := s.inputs.now == p, s.inputs.next == p
+	now, next := s.inputs.now == p, slices.Contains(s.inputs.next, p)
 	s.inputs.mu.Unlock()
 	s.mu.Lock()
 	closed, ending := s.closed, s.ending
@@ -124,25 +127,37 @@ func (p *publication) leave(lost bool) (ended bool) {
 	}
 	s.inputs.mu.Lock()
 	p.by = nil
-	switch p {
-	case s.inputs.now:
+	var successor *publication
+	var taken *change
+	left := s.event(p.req, Event{Kind: EventPublisherLost, Reason: why})
+	switch {
+	case s.inputs.now == p:
 		s.inputs.why = why
-		waits = (lost || s.vhost.GraceUnpublish) && grace > 0 && !s.isEnding()
-		if ended = !waits && s.inputs.next == nil; ended {
+		ending := s.isEnding()
+		if i := slices.IndexFunc(s.inputs.next, func(n *publication) bool { return n.kept.isReadyLocked() }); i >= 0 && !ending {
+			successor = s.inputs.next[i]
+			s.inputs.past = append(s.inputs.past, p)
+			s.inputs.now = nil
+			s.srv.events.emit(func() Event { return left })
+			taken = s.inputs.changeToLocked(successor, fanout.Clock()).change
+			break
+		}
+		waits = (lost || s.vhost.GraceUnpublish) && grace > 0 && !ending
+		if ended = !waits && len(s.inputs.next) == 0; ended {
 			break
 		}
 		s.inputs.past = append(s.inputs.past, p)
 		s.inputs.now, s.inputs.over = nil, !waits
-		if !waits { // the stream continues only for next, or for a publisher that replaces next
+		if !waits { // the stream continues only for a next publisher, or for one that replaces it
 			grace = s.vhost.FirstMediaTimeout
 		}
-		if grace >= 0 && !s.isEnding() {
+		if grace >= 0 && !ending {
 			s.inputs.until = time.Now().Add(grace)
 			s.inputs.grace = later(grace, s.inputs.graceOver)
 		}
-	case s.inputs.next:
-		s.inputs.dropNextLocked(nil)
-		ended = s.inputs.now == nil && s.inputs.over
+	case slices.Contains(s.inputs.next, p):
+		s.inputs.dropNextLocked(p, nil)
+		ended = s.inputs.emptyLocked()
 	}
 	s.inputs.mu.Unlock()
 	if ended {
@@ -153,7 +168,13 @@ func (p *publication) leave(lost bool) (ended bool) {
 	if waits {
 		s.report(p.req, Event{Kind: EventPublisherLost, Reason: why}, "waiting", grace.String())
 	}
-	s.inputs.unaccept(p)
+	if successor != nil {
+		s.memory.Shed(fanout.Clock())
+		s.logEvent(left)
+		taken.tell(successor)
+	} else {
+		s.inputs.unaccept(p)
+	}
 	s.background(p.tell)
 	return s.isEnding()
 }
@@ -182,7 +203,7 @@ func (p *publication) tell() {
 func (p *publication) forgetLocked() {
 	p.framer.Store(nil)
 	p.by = nil
-	p.dropWaitingLocked()
+	p.kept.dropLocked()
 }
 
 // publication is one publisher's publish of a Source.
@@ -195,8 +216,10 @@ type publication struct {
 	accepted time.Time // as the next publisher; guarded by src.inputs.mu
 	late     func()    // stops the timer for the first keyframe; guarded by src.inputs.mu
 
-	waiting []held       // headers that wait for the first keyframe; guarded by src.inputs.mu
-	room    *gop.Account // memory of waiting; guarded by src.inputs.mu
+	kept    kept
+	rank    int    // see Standby.Rank
+	airedAt int64  // when it came on air, on fanout.Clock; guarded by src.inputs.mu
+	shift   uint32 // see shiftedLocked; guarded by src.inputs.mu
 
 	gone bool // for a connection: the publisher has left or was told the end; guarded by srv.mu
 
@@ -211,8 +234,6 @@ type publication struct {
 	heard  int64 // when the last message came, or the publish was accepted
 	begun  bool  // media has come
 	goesOn bool  // players have seen earlier timestamps; until media comes
-	first  int64 // when the first message came that was dropped for want of a keyframe
-	video  bool  // one of those messages was video
 }
 
 // silent reports whether a publisher has sent no media for longer than limit, which is
@@ -263,4 +284,21 @@ func (p published) kick(cause error) {
 		c.out.Shutdown()
 		c.closeWithin(lingerTime)
 	}
+}
+
+// shiftedLocked returns frame, a message of p, with its timestamp after the change that has
+// put p on air. The framer shifts all later messages. p's goroutine calls it.
+func (p *publication) shiftedLocked(frame *chunk.Frame) *chunk.Frame {
+	d := p.shift
+	if d == 0 {
+		return frame
+	}
+	p.shift = 0
+	if framer := p.framer.Load(); framer != nil {
+		framer.Shift(d)
+	}
+	if frame == nil {
+		return nil
+	}
+	return retimed(frame, frame.Time+d)
 }

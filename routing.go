@@ -42,8 +42,12 @@ func (r *routing) ask(ctx context.Context) (dests []Destination, ttl time.Durati
 	s.mu.Lock()
 	resolver := r.resolver
 	s.mu.Unlock()
+	req := s.Request()
+	if s.vhost.Standby != nil { // a change of the publisher must not move the destinations
+		req = s.req
+	}
 	err = s.srv.calls.do("Resolver", func() (err error) {
-		dests, ttl, err = ResolveTTL(ctx, resolver, s.Request())
+		dests, ttl, err = ResolveTTL(ctx, resolver, req)
 		return err
 	})
 	r.answered(ctx, err)

@@ -90,6 +90,8 @@ func TestParseConfig(t *testing.T) {
 		{vhost("publish { firstpkt_timeout 20000; normal_timeout 7000; }"),
 			of(forward.Vhost{FirstMediaTimeout: 20 * time.Second, ReadTimeout: 7 * time.Second})},
 		{vhost("publish { grace 30000; takeover on; }"), of(forward.Vhost{PublishGrace: 30 * time.Second, Takeover: true})},
+		{vhost("publish { standby 2; standby_stall 3000; standby_return 60000; standby_same_format on; }"),
+			of(forward.Vhost{Standby: &forward.Standby{Publishers: 2, Stall: 3 * time.Second, Return: time.Minute, SameFormat: true}})},
 		{vhost("publish { grace 0; takeover off; }"), of(forward.Vhost{PublishGrace: -1})},
 		{vhost("publish { grace 30000; grace_unpublish on; }"), of(forward.Vhost{PublishGrace: 30 * time.Second, GraceUnpublish: true})},
 		{vhost("play { end_players on; player_wait 60000; }"), of(forward.Vhost{EndPlayers: true, PlayerWait: time.Minute})},

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rtmp-forward/forward"
@@ -115,7 +118,8 @@ func readPath(path string, from *string) ([]byte, error) {
 //	vhost NAME { enabled; chunk_size;
 //	  forward { enabled; destination; backend; timeout_ms; on_failure; refresh_ms; }
 //	  play { gop_cache; queue_length; mw_latency; end_players; player_wait; }
-//	  publish { firstpkt_timeout; normal_timeout; grace; grace_unpublish; takeover; }
+//	  publish { firstpkt_timeout; normal_timeout; grace; grace_unpublish; takeover;
+//	    standby; standby_stall; standby_return; standby_rank; standby_same_format; }
 //	  http_hooks { enabled; on_connect; on_close; on_publish; on_unpublish; on_play; on_stop; timeout_ms; } }
 //
 // Other directives of SRS are listed in File.Ignored. Unknown directives and wrong
@@ -163,7 +167,10 @@ func readPath(path string, from *string) ([]byte, error) {
 // adobe or llnw, for forward.Config.PublishAuthMethod. If it is enabled without users,
 // nobody may publish. grace and player_wait, in milliseconds, are
 // forward.Config.PublishGrace and PlayerWait; grace_unpublish, takeover and end_players
-// are the fields of these names. http has the addresses, the token and the names of a
+// are the fields of these names. standby is the Publishers of forward.Standby, standby_stall
+// and standby_return, in milliseconds, its Stall and Return, standby_same_format its
+// SameFormat; standby_rank PARAM takes the Rank from this param of the publisher's query, 0
+// without it. http has the addresses, the token and the names of a
 // control.Server; token_file PATH names a file with the token. The default host of its
 // addresses is 127.0.0.1. With cert and key, the paths of PEM files, it uses TLS. webhooks
 // has the Options of package webhooks. log_names is forward.Config.LogNames.
@@ -356,11 +363,41 @@ func (f *File) vhost(vhost *conf.Directive) (v forward.Vhost, err error) {
 					v.GraceUnpublish = on(d)
 				case "takeover":
 					v.Takeover = on(d)
+				case "standby", "standby_stall", "standby_return", "standby_rank", "standby_same_format":
+					if v.Standby == nil {
+						v.Standby = new(forward.Standby)
+					}
+					standby(v.Standby, d)
 				}
 			}
 		}
 	}
 	return v, nil
+}
+
+// standby applies a directive of a forward.Standby.
+func standby(s *forward.Standby, d *conf.Directive) {
+	switch d.Name {
+	case "standby":
+		s.Publishers = number(d)
+	case "standby_stall":
+		s.Stall = milliseconds(d)
+	case "standby_return":
+		s.Return = milliseconds(d)
+	case "standby_rank":
+		s.Rank = rankBy(d.Args[0])
+	case "standby_same_format":
+		s.SameFormat = on(d)
+	}
+}
+
+// rankBy returns a Standby.Rank that takes the rank from a param of the query.
+func rankBy(param string) func(*forward.Request) int {
+	return func(req *forward.Request) int {
+		q, _ := url.ParseQuery(strings.TrimPrefix(req.Param, "?"))
+		n, _ := strconv.Atoi(q.Get(param))
+		return n
+	}
 }
 
 // maxMergeWindow is the limit of forward.Config.MergeWindow.

@@ -48,7 +48,9 @@ type Ignored struct {
 //	    play { gop_cache on|off; queue_length SECONDS; mw_latency MILLISECONDS;
 //	           end_players on|off; player_wait MILLISECONDS; }
 //	    publish { firstpkt_timeout MILLISECONDS; normal_timeout MILLISECONDS;
-//	              grace MILLISECONDS; grace_unpublish on|off; takeover on|off; }
+//	              grace MILLISECONDS; grace_unpublish on|off; takeover on|off;
+//	              standby N; standby_stall, standby_return MILLISECONDS;
+//	              standby_rank PARAM; standby_same_format on|off; }
 //	    http_hooks { enabled; on_connect URL…; on_close, on_publish,
 //	                 on_unpublish, on_play, on_stop likewise;
 //	                 timeout_ms MILLISECONDS; }
@@ -57,7 +59,8 @@ type Ignored struct {
 // Those with "…" take several values and may be repeated, which adds values; both forms of
 // destination may be mixed. The user of publish_auth may be repeated with other names. Any
 // other directive may come once in a block, and a vhost once with a name. publish_auth,
-// log_names, http, webhooks, destination_table, grace, grace_unpublish, takeover, end_players, player_wait, timeout_ms, refresh_ms,
+// log_names, http, webhooks, destination_table, grace, grace_unpublish, takeover, standby and
+// the directives that begin with it, end_players, player_wait, timeout_ms, refresh_ms,
 // on_failure and the block of a destination are this module's own; all others are SRS's.
 // The options of that block are the table of package option.
 //
@@ -248,6 +251,12 @@ var (
 			"grace":            {value: milliseconds},
 			"grace_unpublish":  {value: onOff},
 			"takeover":         {value: onOff},
+
+			"standby":             {value: integer("a number of publishers", 0, 64)},
+			"standby_stall":       {value: integer("whole milliseconds", 1, 1<<31-1)},
+			"standby_return":      {value: milliseconds},
+			"standby_rank":        {value: name},
+			"standby_same_format": {value: onOff},
 		},
 		ignored: names("kickoff_for_idle mr mr_latency parse_sps try_annexb_first"),
 	}

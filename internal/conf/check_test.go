@@ -75,7 +75,7 @@ vhost __defaultVhost__ {
 		backend https://user:pass@[::1]:8085/api?token=1;
 	}
 	play { gop_cache on; queue_length 10; mw_latency 0; }
-	publish { firstpkt_timeout 20000; normal_timeout 7000; grace 30000; grace_unpublish on; takeover on; }
+	publish { firstpkt_timeout 20000; normal_timeout 7000; grace 30000; grace_unpublish on; takeover on; standby 2; standby_stall 3000; standby_return 60000; standby_rank rank; standby_same_format on; }
 	http_hooks {
 		enabled on;
 		on_connect http://a http://b; on_connect http://c;

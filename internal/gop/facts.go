@@ -31,6 +31,9 @@ func (l *Log) LagOf(seq uint64, now int64) Lag {
 	return lag
 }
 
+// Key returns the last keyframe if it is kept, or nil.
+func (l *Log) Key() *Message { return l.key.Load() }
+
 // Headers is the header set in force, nil if nothing is kept. It is safe for concurrent
 // use.
 func (l *Log) Headers() *HeaderSet {

@@ -179,6 +179,20 @@ func (s *HeaderSet) AppendTo(iov [][]byte, scratch []byte, o Options, time uint3
 	return iov, scratch
 }
 
+// Frames returns the set's messages, metadata first.
+func (s *HeaderSet) Frames() (frames []*chunk.Frame) {
+	if s == nil {
+		return nil
+	}
+	if s.meta != nil {
+		frames = append(frames, s.meta)
+	}
+	for _, h := range s.headers {
+		frames = append(frames, h.frame)
+	}
+	return frames
+}
+
 // All calls f for each of the set's messages. The payload may be the set's own.
 func (s *HeaderSet) All(f func(typ uint8, payload []byte)) {
 	if s == nil {

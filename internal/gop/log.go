@@ -149,6 +149,10 @@ func New(limits Limits) *Log {
 	return l
 }
 
+// SetBytes changes Limits.Bytes. Only the appending goroutine may call it, and only of a Log
+// without cursors.
+func (l *Log) SetBytes(n int) { l.limits.Bytes = n }
+
 // MaxLag returns how far a receiver may lag, in nanoseconds.
 func (l *Log) MaxLag() int64 { return l.limits.lag().age }
 
