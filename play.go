@@ -248,5 +248,5 @@ func (e *elsewhere) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline 
 
 // flvOptions are the options of the cursor of a player that gets FLV.
 func flvOptions(s *Source) gop.Options {
-	return gop.Options{Layout: chunk.Layout{Tags: true}, Live: s.vhost.NoGOPCache}
+	return gop.Options{Layout: chunk.Layout{Tags: true}, Live: s.vhost.NoGOPCache, All: &s.missed}
 }

@@ -60,6 +60,7 @@ type Source struct {
 
 	watching atomic.Int64 // Players to which the host sends
 
+	missed          gop.Skipped // by players
 	rate            fanout.Rate
 	messages, bytes atomic.Uint64
 }
@@ -428,5 +429,6 @@ func (s *Source) cursorOptions(streamID uint32, chunkSize int) gop.Options {
 		Layout: chunk.Layout{StreamID: streamID, Size: chunkSize},
 		Size:   s.vhost.ChunkSize,
 		Live:   s.vhost.NoGOPCache,
+		All:    &s.missed,
 	}
 }

@@ -69,6 +69,10 @@ type Totals struct {
 	DroppedLate       uint64
 	DroppedNoKeyframe uint64
 	Lost              map[Op]uint64
+	// PlayersDroppedLate counts the messages that players did not get because they were
+	// too slow, PlayersDroppedNoKeyframe those that needed a keyframe that they did not get.
+	PlayersDroppedLate       uint64
+	PlayersDroppedNoKeyframe uint64
 }
 
 // add adds what a destination has.
@@ -97,6 +101,8 @@ func (t *Totals) addAll(o Totals) {
 	t.Accepted += o.Accepted
 	t.DroppedLate += o.DroppedLate
 	t.DroppedNoKeyframe += o.DroppedNoKeyframe
+	t.PlayersDroppedLate += o.PlayersDroppedLate
+	t.PlayersDroppedNoKeyframe += o.PlayersDroppedNoKeyframe
 	t.addLost(o.Lost)
 }
 
@@ -227,6 +233,7 @@ func (s *Source) totals() Totals {
 		t.add(&st)
 	}
 	t.Bytes, t.Messages = s.group.Sent()
+	t.PlayersDroppedLate, t.PlayersDroppedNoKeyframe = s.missed.Overtaken.Load(), s.missed.Waited.Load()
 	return t
 }
 

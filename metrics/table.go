@@ -126,6 +126,10 @@ var serverMetrics = describe(nil, []metric[forward.ServerStats]{
 		put(late, float64(st.Sent.DroppedLate))
 		put(noKeyframe, float64(st.Sent.DroppedNoKeyframe))
 	}),
+	by("cause", prometheus.CounterValue, "forward_players_dropped_messages_total", "Messages not sent to players, by cause.", func(st *forward.ServerStats, put func(string, float64)) {
+		put(late, float64(st.Sent.PlayersDroppedLate))
+		put(noKeyframe, float64(st.Sent.PlayersDroppedNoKeyframe))
+	}),
 })
 
 // streamMetrics are those of a stream.
@@ -152,6 +156,10 @@ var streamMetrics = describe([]string{"stream"}, []metric[forward.SourceStats]{
 	by("cause", prometheus.CounterValue, "forward_stream_push_dropped_messages_total", "Messages not sent to destinations, by cause.", func(st *forward.SourceStats, put func(string, float64)) {
 		put(late, float64(st.Sent.DroppedLate))
 		put(noKeyframe, float64(st.Sent.DroppedNoKeyframe))
+	}),
+	by("cause", prometheus.CounterValue, "forward_stream_players_dropped_messages_total", "Messages not sent to players, by cause.", func(st *forward.SourceStats, put func(string, float64)) {
+		put(late, float64(st.Sent.PlayersDroppedLate))
+		put(noKeyframe, float64(st.Sent.PlayersDroppedNoKeyframe))
 	}),
 	gauge("forward_stream_log_bytes", "Media kept for receivers that lag and for new ones.", sum, func(st *forward.SourceStats) float64 { return float64(st.LogBytes) }),
 	gauge("forward_stream_log_messages", "Messages kept for receivers that lag and for new ones.", sum, func(st *forward.SourceStats) float64 { return float64(st.LogMessages) }),

@@ -173,6 +173,26 @@ func BenchmarkStats(b *testing.B) {
 	}
 }
 
+// What players miss is counted by cause, and outlives them and their stream.
+func TestStatsOfPlayersThatMiss(t *testing.T) {
+	inBubble(t, forward.Config{MaxLatency: 2 * time.Second}, func(b *bubble) {
+		p := b.Publish("live/s")
+		healthy := b.Play("live/s")
+		slow := b.PlayAtRate("live/s", 10_000)
+		media := forwardtest.Media{}
+		require.NoError(b, p.Send(b.Ctx, media.Messages(20*time.Second), 1))
+		src := b.Server.Source("live/s")
+		late := src.Stats().Sent.PlayersDroppedLate
+		require.Positive(b, late)
+		require.Zero(b, src.Stats().Sent.DroppedLate, "of destinations")
+		require.NoError(b, healthy.Recorder().Err())
+		slow.Close()
+		require.NoError(b, p.Unpublish())
+		<-src.Done()
+		require.GreaterOrEqual(b, b.Server.Stats().Sent.PlayersDroppedLate, late)
+	})
+}
+
 // A Server counts its destinations by state, until the last has got the rest, and each
 // has a host without secrets.
 func TestStatsOfStates(t *testing.T) {

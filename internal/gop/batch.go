@@ -106,7 +106,7 @@ func (f *filler) add(m *Message) {
 		case len(f.marks) == 0:
 			c.next.Store(m.Seq + 1)
 			if waits {
-				c.skipped.Waited.Add(1)
+				c.waited(1)
 			}
 		case waits:
 			f.skipped++
@@ -210,7 +210,7 @@ func (b *Batch) Sent(c *Cursor, n int) (messages, pictures int, rest [][]byte) {
 		c.opt.Times.state = b.times[i]
 	}
 	if last.skipped > 0 {
-		c.skipped.Waited.Add(last.skipped)
+		c.waited(last.skipped)
 	}
 	if n < last.end {
 		rest = cut(b.iov, n, last.end)

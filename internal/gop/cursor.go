@@ -27,6 +27,7 @@ type Cursor struct {
 	stopped bool // because of stop
 
 	skipped *Skipped
+	all     *Skipped // see Options.All
 }
 
 // Skipped counts the messages that a receiver did not get. It is safe for
@@ -68,6 +69,8 @@ type Options struct {
 	// Skipped counts for the receiver, which may have several cursors one after
 	// another; nil: the cursor has its own.
 	Skipped *Skipped
+	// All, if not nil, counts for several receivers, in addition.
+	All *Skipped
 	// OnBlind, if not nil, is called when Skipped.Blind becomes true. Locks are
 	// held: it must not block.
 	OnBlind func()
@@ -92,6 +95,7 @@ func (l *Log) Start(c *Cursor, o Options) {
 	c.shared = o.Times == nil && o.Layout.Shared(o.Size)
 	c.uniform = c.shared || o.Times == nil && o.Layout.Tags
 	c.set, c.preface, c.needKey = nil, true, true
+	c.all = o.All
 	if c.skipped = o.Skipped; c.skipped == nil {
 		c.skipped = new(Skipped)
 	}
@@ -203,6 +207,14 @@ func (c *Cursor) Lag() uint64 {
 	return c.log.head.Load() - next
 }
 
+// waited counts n messages that the receiver does not get because they need a keyframe.
+func (c *Cursor) waited(n uint64) {
+	c.skipped.Waited.Add(n)
+	if c.all != nil {
+		c.all.Waited.Add(n)
+	}
+}
+
 // Skipped returns the counts of messages that the receiver did not get.
 func (c *Cursor) Skipped() (overtaken, waited uint64) {
 	return c.skipped.Overtaken.Load(), c.skipped.Waited.Load()
@@ -242,7 +254,11 @@ func (c *Cursor) jump() {
 	old := c.next.Load()
 	c.place(max(old, c.log.tail.Load()))
 	c.preface = true
-	c.skipped.Overtaken.Add(c.next.Load() - old)
+	n := c.next.Load() - old
+	c.skipped.Overtaken.Add(n)
+	if c.all != nil {
+		c.all.Overtaken.Add(n)
+	}
 }
 
 // skip continues at the newest keyframe, or at the newest message in a stream without
@@ -289,7 +305,7 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 		}
 		c.next.Store(m.Seq + 1)
 		if c.needKey && c.waits(m) {
-			c.skipped.Waited.Add(1)
+			c.waited(1)
 			continue
 		}
 		if c.leavesOut(m) {
