@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // failure is an error as a client sees it.
@@ -80,7 +81,7 @@ func failed(err error, code string) error {
 
 // sentence converts an error to a sentence.
 func sentence(err error) string {
-	s := strings.TrimPrefix(err.Error(), "forward: ")
+	s := hostcode.Text(err)
 	first, n := utf8.DecodeRuneInString(s)
 	return string(unicode.ToUpper(first)) + s[n:] + "."
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rtmp-forward/forward"
+	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
 // The data of the page.
@@ -131,9 +132,9 @@ func cause(err error) string {
 		if err == nil {
 			return ""
 		}
-		return strings.TrimPrefix(err.Error(), "forward: ")
+		return hostcode.Text(err)
 	}
-	text := strings.TrimPrefix(de.Err.Error(), "forward: ")
+	text := hostcode.Text(de.Err)
 	if de.Code != "" {
 		text = de.Code + ": " + text
 	}
