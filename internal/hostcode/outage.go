@@ -16,15 +16,20 @@ import (
 // ErrBusy says that a host's backend was not asked, since too many ask already.
 var ErrBusy = errors.New("forward: busy")
 
-// OutageEvery is how often the log is told that something still fails.
-const OutageEvery = 10 * time.Minute
+const (
+	// OutageEvery is how often the log is told that something still fails.
+	OutageEvery = 10 * time.Minute
+	// OutageAgain is how long after the last line of a cause the next outage is told.
+	OutageAgain = time.Minute
+)
 
 // maxCauses is how many causes of an outage are told apart.
 const maxCauses = 8
 
 // Outage decides which failures of a part of the host that may fail often are logged: the
-// first of a cause immediately, later ones every OutageEvery with the number left out, and
-// the recovery once. The zero value has not failed.
+// first of a cause immediately, later ones every OutageEvery, or after a recovery every
+// OutageAgain, with the number left out, and the recovery once. The zero value has not
+// failed.
 type Outage struct {
 	mu     sync.Mutex
 	since  time.Time // zero: it works, as far as known
@@ -33,6 +38,7 @@ type Outage struct {
 
 // failures are those of one cause.
 type failures struct {
+	told      time.Time // the last line
 	next      time.Time // that one is logged
 	notLogged int
 }
@@ -63,7 +69,7 @@ func (o *Outage) Note(cause string) (notLogged int, ok bool) {
 		o.since = now
 	}
 	notLogged = f.notLogged
-	f.next, f.notLogged = now.Add(OutageEvery), 0
+	f.told, f.next, f.notLogged = now, now.Add(OutageEvery), 0
 	return notLogged, true
 }
 
@@ -78,6 +84,7 @@ func (o *Outage) Over() (lasted time.Duration, notLogged int, ok bool) {
 	now := time.Now()
 	for cause, f := range o.causes {
 		notLogged += f.notLogged
+		f.next = f.told.Add(OutageAgain)
 		if f.notLogged = 0; !now.Before(f.next) {
 			delete(o.causes, cause)
 		}

@@ -49,6 +49,25 @@ func TestOutageIsToldOnceAndThenWithTheNumber(t *testing.T) {
 	})
 }
 
+// An outage after a recovery is told, at most once in a minute.
+func TestOutageAfterARecoveryIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o Outage
+		told, over := 0, 0
+		for range 10 * 60 { // it comes and goes for 10 minutes
+			if _, ok := o.Note("down"); ok {
+				told++
+			}
+			if _, _, ok := o.Over(); ok {
+				over++
+			}
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, 10, told)
+		require.Equal(t, 10, over)
+	})
+}
+
 func TestSomeCausesAreToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o Outage
