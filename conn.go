@@ -43,13 +43,11 @@ type conn struct {
 	page     string
 	flashVer string
 	app      string
-	hops     []string // Servers that the stream has passed through
+	rare     *rare    // nil for most
 	user     string   // authenticated by PublishAuth
-	// publishID is Request.PublishID of the next publish, if its client has reported it.
-	publishID string
-	hooked    *Request // accepted by OnConnect, for onClose
-	shake     int64    // when the handshake must be done, on fanout's Clock
-	setup     int64    // when publish or play must be accepted
+	hooked   *Request // accepted by OnConnect, for onClose
+	shake    int64    // when the handshake must be done, on fanout's Clock
+	setup    int64    // when publish or play must be accepted
 	// onClose is OnClose of the Hooks that have accepted the connect, nil before.
 	onClose func(ctx context.Context, req *Request, sent, received uint64)
 	result  chan error // of ServeConn, nil for others
@@ -67,14 +65,13 @@ type conn struct {
 
 	// Small fields are grouped to save memory: there are many connections.
 
-	lastID    uint32        // the message stream of last
-	touched   bool          // since the last flush
-	caps      bool          // the client supports Enhanced RTMP
-	mayLeave  bool          // it has unpublished or played, so that its end is not logged as lost
-	shutting  closing       // guarded by srv.mu
-	evicted   atomic.Bool   // by evict, for its memory
-	elsewhere atomic.Uint64 // bytes that the host has sent to a Player
-	over      atomic.Bool   // one of pubs is: see settle
+	lastID   uint32      // the message stream of last
+	touched  bool        // since the last flush
+	caps     bool        // the client supports Enhanced RTMP
+	mayLeave bool        // it has unpublished or played, so that its end is not logged as lost
+	shutting closing     // guarded by srv.mu
+	evicted  atomic.Bool // by evict, for its memory
+	over     atomic.Bool // one of pubs is: see settle
 
 	publishes int           // publishes that are not over; guarded by srv.mu
 	closed    chan struct{} // closed with nc; nil if no goroutine waits; guarded by srv.mu
@@ -259,7 +256,10 @@ func (c *conn) end(err error) {
 	}
 	c.tellStop()
 	if f := c.onClose; f != nil {
-		sent, received := c.elsewhere.Load(), uint64(0)
+		var sent, received uint64
+		if c.rare != nil {
+			sent = c.rare.elsewhere.Load()
+		}
 		if c.out != nil {
 			sent += c.out.Counters().Bytes
 		}
@@ -397,6 +397,21 @@ func (c *conn) idle() {
 	default:
 		c.in.SetDeadline(deadline(c.srv.cfg.Load().SetupTimeout))
 	}
+}
+
+// rare is what few connections have.
+type rare struct {
+	hops      []string      // Servers that the stream has passed through
+	publishID string        // Request.PublishID of the next publish, if the client has reported it
+	elsewhere atomic.Uint64 // bytes that the host has sent to a Player
+}
+
+// hops returns the Servers that the stream has passed through.
+func (c *conn) hops() []string {
+	if c.rare == nil {
+		return nil
+	}
+	return c.rare.hops
 }
 
 // stage is a part of a connection's life. It returns the next stage; the last stage

@@ -19,8 +19,10 @@ import (
 // Connect implements rtmp.Handler.
 func (c *conn) Connect(m *rtmp.Connect) error {
 	asked := time.Now()
-	c.hops, c.publishID = hops(m), publishID(m)
-	if err := checkHops(c.hops, c.srv.id); err != nil {
+	if passed, id := hops(m), publishID(m); len(passed) > 0 || id != "" {
+		c.rare = &rare{hops: passed, publishID: id}
+	}
+	if err := checkHops(c.hops(), c.srv.id); err != nil {
 		return c.refused("connect", "NetConnection.Connect.Rejected", passedBefore, err)
 	}
 	if err := c.authenticate(m); err != nil {
@@ -33,7 +35,7 @@ func (c *conn) Connect(m *rtmp.Connect) error {
 	cfg := c.srv.cfg.Load()
 	req := &Request{
 		ServerID: c.srv.id, ClientID: c.id, User: c.user, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
-		Vhost: DefaultVhost, App: m.App, TcURL: m.TcURL, PageURL: c.page, FlashVer: m.FlashVer, Hops: c.hops, named: cfg.LogNames,
+		Vhost: DefaultVhost, App: m.App, TcURL: m.TcURL, PageURL: c.page, FlashVer: m.FlashVer, Hops: c.hops(), named: cfg.LogNames,
 	}
 	// The name is not known yet; any name gives the vhost and the app. The vhost is
 	// checked later, because the name may select another one.
@@ -166,17 +168,16 @@ func (c *conn) request(cfg *Config, name string) (*Request, error) {
 	return &Request{
 		ServerID: c.srv.id, ClientID: c.id, RemoteAddr: c.remote, LocalAddr: c.nc.LocalAddr(),
 		Vhost: vhost, App: r.App, Stream: r.Stream, Param: r.Param, TcURL: r.TcURL,
-		PageURL: c.page, FlashVer: c.flashVer, User: c.user, Hops: c.hops, enhanced: c.caps, named: cfg.LogNames,
+		PageURL: c.page, FlashVer: c.flashVer, User: c.user, Hops: c.hops(), enhanced: c.caps, named: cfg.LogNames,
 	}, nil
 }
 
 // newPublishID returns the id of the connection's next publish: the first has the one that
 // a Server before this one has reported.
 func (c *conn) newPublishID() string {
-	id := c.publishID
-	c.publishID = ""
-	if id == "" {
-		id = randomID()
+	id := randomID()
+	if c.rare != nil && c.rare.publishID != "" {
+		id, c.rare.publishID = c.rare.publishID, ""
 	}
 	return id
 }

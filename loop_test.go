@@ -71,7 +71,7 @@ func TestPublishIDOfConnect(t *testing.T) {
 		}
 		require.Equal(t, want, publishID(m), "%.20v", sent)
 	}
-	c := &conn{publishID: good}
+	c := &conn{rare: &rare{publishID: good}}
 	require.Equal(t, good, c.newPublishID())
 	next := c.newPublishID()
 	require.True(t, isPublishID(next))

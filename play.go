@@ -69,7 +69,7 @@ func newPlayer(ctx context.Context, s *Server, req *Request) (*Player, error) {
 		return nil, err
 	}
 	s.shaken(c)
-	c.ctx, c.cancel = elsewhere.ctx, cancel
+	c.ctx, c.cancel, c.rare = elsewhere.ctx, cancel, new(rare)
 	def(&req.ClientID, c.id)
 	req.ServerID, c.id = s.id, req.ClientID
 	p := &Player{shown: shown{"Player " + c.id}, c: c}
@@ -135,7 +135,7 @@ func (p *Player) Deadline() time.Time { return deadline(p.c.srv.cfg.Load().Write
 
 // Wrote counts bytes that the host has sent to the client, for OnClose and Totals.
 func (p *Player) Wrote(n int) {
-	p.c.elsewhere.Add(uint64(n))
+	p.c.rare.elsewhere.Add(uint64(n))
 	p.src.group.Wrote(n)
 }
 

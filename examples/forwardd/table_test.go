@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -57,8 +58,10 @@ func TestTableOfDestinations(t *testing.T) {
 
 	publish(t, forward.Destination{URL: "rtmp://" + rtmp + "/live", StreamKey: secretscan.Canary})
 	d.await("publish")
-	status, body = tell(t, addr, "POST", "/destinations/slave/live", "")
-	require.Equal(t, 200, status, body)
+	require.Eventually(t, func() bool { // the stream is in the log a moment before it is in the table
+		status, body = tell(t, addr, "POST", "/destinations/slave/live", "")
+		return status == 200
+	}, 10*time.Second, 10*time.Millisecond, "%s", body)
 	<-published
 	d.await("destination publishing")
 

@@ -36,6 +36,7 @@ func spoken(s *forwardtest.Session) (out []string) {
 		for _, a := range c.Args {
 			if props, ok := a.(map[string]any); ok {
 				delete(props, hopsProperty)
+				delete(props, publishProperty)
 				if props["swfUrl"] == props["tcUrl"] {
 					delete(props, "swfUrl")
 				}
@@ -153,6 +154,7 @@ func TestProfileSessions(t *testing.T) {
 				require.NoError(t, err)
 				props := connected(dest.Sessions()[0])
 				require.Equal(t, !ep.Profile.IsPlatform(), props[hopsProperty] != nil)
+				require.Equal(t, !ep.Profile.IsPlatform(), props[publishProperty] != nil)
 				require.Equal(t, c.want, spoken(dest.Sessions()[0]))
 			})
 		})

@@ -10,24 +10,24 @@ import (
 // Cursor is one receiver's position in a Log. Only the goroutine that sends to the
 // receiver may call its methods, except those whose comments say otherwise.
 type Cursor struct {
-	log     *Log
-	opt     Options
+	log *Log
+	opt Options // Skipped is set
+
+	next  atomic.Uint64
+	begun atomic.Pointer[beginning]
+	set   *HeaderSet // the headers that the receiver has
+	since int64      // when needKey began; 0: with the first video that waits
+	under int64      // see UnderWay
+	stops int64      // arrival of the first message that was read with stop; 0: none
+	stop  atomic.Bool
+
+	// Small fields are grouped to save memory: there are many cursors.
+
 	shared  bool // the log's frames are sent unchanged
 	uniform bool // all cursors with these Options send the same bytes
-
-	next    atomic.Uint64
-	begun   atomic.Pointer[beginning]
-	set     *HeaderSet // the headers that the receiver has
-	preface bool       // the header set must be sent before the next message
-	needKey bool       // video waits for a keyframe
-	since   int64      // when that began; 0: with the first video that waits
-	under   int64      // see UnderWay
-	stops   int64      // arrival of the first message that was read with stop; 0: none
-	stop    atomic.Bool
+	preface bool // the header set must be sent before the next message
+	needKey bool // video waits for a keyframe
 	stopped bool // because of stop
-
-	skipped *Skipped
-	all     *Skipped // see Options.All
 }
 
 // Skipped counts the messages that a receiver did not get. It is safe for
@@ -95,9 +95,8 @@ func (l *Log) Start(c *Cursor, o Options) {
 	c.shared = o.Times == nil && o.Layout.Shared(o.Size)
 	c.uniform = c.shared || o.Times == nil && o.Layout.Tags
 	c.set, c.preface, c.needKey = nil, true, true
-	c.all = o.All
-	if c.skipped = o.Skipped; c.skipped == nil {
-		c.skipped = new(Skipped)
+	if c.opt.Skipped == nil {
+		c.opt.Skipped = new(Skipped)
 	}
 	switch {
 	case o.From > 0:
@@ -209,15 +208,15 @@ func (c *Cursor) Lag() uint64 {
 
 // waited counts n messages that the receiver does not get because they need a keyframe.
 func (c *Cursor) waited(n uint64) {
-	c.skipped.Waited.Add(n)
-	if c.all != nil {
-		c.all.Waited.Add(n)
+	c.opt.Skipped.Waited.Add(n)
+	if c.opt.All != nil {
+		c.opt.All.Waited.Add(n)
 	}
 }
 
 // Skipped returns the counts of messages that the receiver did not get.
 func (c *Cursor) Skipped() (overtaken, waited uint64) {
-	return c.skipped.Overtaken.Load(), c.skipped.Waited.Load()
+	return c.opt.Skipped.Overtaken.Load(), c.opt.Skipped.Waited.Load()
 }
 
 // StopAtKeyframe ends the cursor before the next keyframe that it reaches, or before the
@@ -255,9 +254,9 @@ func (c *Cursor) jump() {
 	c.place(max(old, c.log.tail.Load()))
 	c.preface = true
 	n := c.next.Load() - old
-	c.skipped.Overtaken.Add(n)
-	if c.all != nil {
-		c.all.Overtaken.Add(n)
+	c.opt.Skipped.Overtaken.Add(n)
+	if c.opt.All != nil {
+		c.opt.All.Overtaken.Add(n)
 	}
 }
 
@@ -326,7 +325,7 @@ func (c *Cursor) Read() (m *Message, set *HeaderSet) {
 
 // beginBlind records that the receiver gets video without a keyframe before it.
 func (c *Cursor) beginBlind() {
-	if !c.skipped.Blind.Swap(true) && c.opt.OnBlind != nil {
+	if !c.opt.Skipped.Blind.Swap(true) && c.opt.OnBlind != nil {
 		c.opt.OnBlind()
 	}
 }

@@ -123,15 +123,15 @@ func TestLongGOP_VideoLater(t *testing.T) {
 				f.after(time.Second, f.video, avcInter)
 				require.Nil(t, next(t, c))
 			}
-			require.False(t, c.skipped.Blind.Load())
+			require.False(t, c.opt.Skipped.Blind.Load())
 			for range 2 {
 				f.after(time.Second, f.video, avcInter)
 				require.Nil(t, next(t, c))
 			}
 			m := f.after(time.Second, f.video, avcInter)
 			require.Equal(t, items(m.Time, avcInter), next(t, c), "after 5 s of video")
-			require.True(t, c.skipped.Blind.Load())
-			require.EqualValues(t, 6, c.skipped.Waited.Load())
+			require.True(t, c.opt.Skipped.Blind.Load())
+			require.EqualValues(t, 6, c.opt.Skipped.Waited.Load())
 		})
 	}
 }
