@@ -37,13 +37,13 @@ func (c *Command) isFalse(i int) bool {
 	return ok && !v
 }
 
-// noString is what a client is told whose publish or play has anything but a
-// string in the place of the name.
+// noString is the description sent to a client whose publish or play has another type
+// than a string in place of the name.
 const noString = "The stream's name is not a string."
 
-// streamName is the name of a publish or play, which is argument 1. It is empty
-// where the command ends before it; ok is false where something else stands
-// there: what follows is not the name.
+// streamName returns the name of a publish or play, which is argument 1. It is empty if
+// the command has no argument 1. ok is false if argument 1 is not a string: no later
+// argument is taken as the name.
 func (c *Command) streamName() (name string, ok bool) {
 	if len(c.Args) < 2 {
 		return "", true

@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// AMF0 values as they stand in a command.
+// AMF0 values, encoded as in a command.
 const (
 	amfNull      = "\x05"
 	amfUndefined = "\x06"
@@ -20,8 +20,8 @@ const (
 	amfXML       = "\x0f\x00\x00\x00\x04live"
 )
 
-// The name of a publish or play has a place: a string that follows it, such as
-// the type "live", is not taken for it.
+// The name of a publish or play is argument 1. A later string, such as the type "live", is
+// not taken as the name.
 func TestServerTakesTheNameFromItsPlace(t *testing.T) {
 	for _, command := range []struct{ name, bytes, code string }{
 		{"publish", "\x02\x00\x07publish", "NetStream.Publish.BadName"},

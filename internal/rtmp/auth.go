@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// Authentication of publishers, as Flash Media Server's access manager asks
-// for it (authmod=adobe), and as Limelight does (authmod=llnw). There is no
-// specification; this is what OBS' librtmp and FFmpeg do. It takes three
-// connections: the first is refused with the name of the method, the second,
-// which names the user, with a challenge, the third answers it. What the
-// client has to say is a query at the end of app and tcUrl.
+// Authentication of publishers, as Flash Media Server's access manager requires it
+// (authmod=adobe), and Limelight (authmod=llnw). There is no specification; OBS' librtmp
+// and FFmpeg work this way. It takes three connections. The first is refused with the
+// name of the method. The second names the user, and is refused with a challenge. The
+// third answers the challenge. The client's parameters are a query at the end of app and
+// tcUrl.
 const (
-	// AuthAdobe and AuthLLNW name the methods, as authmod does.
+	// AuthAdobe and AuthLLNW are the methods, as values of authmod.
 	AuthAdobe = "adobe"
 	AuthLLNW  = "llnw"
 
@@ -36,7 +36,8 @@ const (
 // accepted.
 type AuthRequired struct {
 	Refused *StatusError
-	// Auth answers what the server asks for. It holds the user's name.
+	// Auth is the query that the next connection must send. It contains the user's
+	// name.
 	Auth string
 }
 
@@ -45,9 +46,8 @@ func (e *AuthRequired) Error() string { return e.Refused.Error() }
 // Unwrap returns the refusal.
 func (e *AuthRequired) Unwrap() error { return e.Refused }
 
-// authorize returns the query that answers a refusal of connect. It is false
-// where the refusal is about something else, and where it comes in spite of
-// the same kind of answer.
+// authorize returns the query that answers a refusal of connect. ok is false if the
+// refusal has another cause, or if this connection has already sent that kind of answer.
 func (o *Options) authorize(description, nonce string) (auth string, ok bool) {
 	_, method, _ := strings.Cut(description, "authmod=")
 	if end := strings.IndexAny(method, " ;]&"); end >= 0 {
@@ -80,8 +80,8 @@ func (o *Options) authorize(description, nonce string) (auth string, ok bool) {
 	return auth, true
 }
 
-// adobeResponse answers a challenge: seed is the server's opaque, or its
-// challenge where it has none.
+// adobeResponse returns the response to a challenge. seed is the server's opaque, or its
+// challenge if it sent no opaque.
 func adobeResponse(user, password, salt, seed, nonce string) string {
 	return base64MD5(base64MD5(user+salt+password) + seed + nonce)
 }
@@ -91,17 +91,17 @@ func base64MD5(s string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// llnwCount is nc: each answer has a nonce of its own.
+// llnwCount is nc. It stays 1, because each nonce is used for one response.
 const llnwCount = "00000001"
 
-// llnwResponse answers a challenge in the manner of HTTP's digests (RFC 2617,
-// 3.2.2.1) with realm "live", method "publish" and qop "auth".
+// llnwResponse returns the response to a challenge. It is computed as HTTP's digest
+// (RFC 2617, 3.2.2.1) with realm "live", method "publish" and qop "auth".
 func llnwResponse(uri, user, password, nonce, cnonce, count string) string {
 	return hexMD5(hexMD5(user+":live:"+password) + ":" + nonce + ":" + count + ":" + cnonce + ":auth:" +
 		hexMD5("publish:/"+uri))
 }
 
-// llnwURI is the app as an answer has it: without its query, and with an
+// llnwURI returns the app as it is hashed in a response: without its query, and with an
 // instance.
 func llnwURI(app string) string {
 	app, _ = splitQuery(app)
@@ -120,15 +120,15 @@ func hexMD5(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// newNonce is the client's part of a challenge.
+// newNonce returns the client's nonce, 4 random bytes in hexadecimal.
 func newNonce() string {
 	var b [4]byte
 	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
 }
 
-// escapeUser encodes what would end a value or the query. All else stays as it
-// is: servers need not decode it.
+// escapeUser percent-encodes the bytes that would end a value or the query. It leaves all
+// others unchanged, because not every server decodes the name.
 func escapeUser(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -142,7 +142,7 @@ func escapeUser(s string) string {
 	return b.String()
 }
 
-// parseAuth splits a query. Values stay as they are.
+// parseAuth splits a query. It does not decode the values.
 func parseAuth(query string) map[string]string {
 	q := make(map[string]string)
 	for pair := range strings.SplitSeq(query, "&") {
@@ -153,7 +153,7 @@ func parseAuth(query string) map[string]string {
 	return q
 }
 
-// withAuth appends the answer to a challenge to an app or tcUrl.
+// withAuth appends authentication parameters to an app or tcUrl.
 func withAuth(s, auth string) string {
 	switch {
 	case auth == "":
@@ -164,7 +164,7 @@ func withAuth(s, auth string) string {
 	return s + "?" + auth
 }
 
-// CutAuth takes the answer to a challenge off the end of an app or tcUrl.
+// CutAuth cuts authentication parameters off the end of an app or tcUrl.
 func CutAuth(s string) (rest, auth string) {
 	for _, mark := range []string{"?authmod=", "&authmod="} {
 		if at := strings.Index(s, mark); at >= 0 {
@@ -177,29 +177,31 @@ func CutAuth(s string) (rest, auth string) {
 const (
 	authCode   = "NetConnection.Connect.Rejected"
 	authReject = "[ AccessManager.Reject ] : [ "
-	// authLife is how long a challenge may be answered.
+	// authLife is how long a challenge is valid.
 	authLife = time.Minute
-	// authNonce and authMAC are the sizes, in bytes, of what makes a challenge
-	// different from others of the same moment, and of what proves it ours.
+	// authNonce and authMAC are the sizes, in bytes, of a challenge's nonce and of its
+	// authentication code. The nonce distinguishes challenges of the same moment; the
+	// code proves that this Authenticator made the challenge.
 	authNonce = 7
 	authMAC   = 12
-	// maxSpent is how many answered challenges are remembered.
+	// maxSpent is the number of answered challenges that are remembered.
 	maxSpent = 1 << 14
 )
 
-// Authenticator is the server's side. A challenge is good for one right answer
-// within authLife. What is not answered right is not remembered: a challenge
-// tells by itself that it is ours. Methods are safe for concurrent use.
+// Authenticator is the server's side of the authentication. A challenge is valid for one
+// correct response within authLife. Challenges without a correct response take no memory:
+// each contains the proof that it is ours. Methods are safe for concurrent use.
 type Authenticator struct {
 	key      [sha256.Size]byte
 	password func(user string) (string, bool)
 
 	mu    sync.Mutex
-	spent map[string]time.Time // challenges with a right answer, and their times
-	since time.Time            // those made till then are no longer good
+	spent map[string]time.Time // challenges with a correct response: when each was made
+	since time.Time            // challenges made until then are invalid
 }
 
-// NewAuthenticator returns an Authenticator for the users that password knows.
+// NewAuthenticator returns an Authenticator. password returns a user's password, and
+// false for an unknown user.
 func NewAuthenticator(password func(user string) (string, bool)) *Authenticator {
 	a := &Authenticator{password: password, spent: make(map[string]time.Time)}
 	rand.Read(a.key[:])
@@ -207,15 +209,15 @@ func NewAuthenticator(password func(user string) (string, bool)) *Authenticator 
 }
 
 var (
-	// ErrAsked is wrapped by refusals that only ask a client the next question, which
-	// it may well answer.
+	// ErrAsked is wrapped by refusals that request the next step of the
+	// authentication. It is not a failure: the client usually connects again.
 	ErrAsked = errors.New("asked for user and password")
-	// ErrWrong is wrapped by refusals of a wrong answer.
+	// ErrWrong is wrapped by refusals of a wrong response.
 	ErrWrong = errors.New("wrong user or password")
 )
 
-// authRefusal tells a client what to do next. For the log it is shorter, and
-// without the user.
+// authRefusal is a refusal whose status tells the client the next step. Its text is for
+// the log: it is shorter, and does not contain the user.
 type authRefusal struct {
 	cause error
 	st    *StatusError
@@ -228,8 +230,8 @@ func refuseAuth(cause error, description string) error {
 	return &authRefusal{cause, &StatusError{Command: "connect", Code: authCode, Description: authReject + description}}
 }
 
-// Check returns the user that is authenticated by the parameters that CutAuth has cut
-// off app, with method AuthAdobe or AuthLLNW. Its error wraps the *StatusError for the
+// Check returns the user that auth authenticates. auth is the query that CutAuth has cut
+// off app; method is AuthAdobe or AuthLLNW. The error wraps the *StatusError for the
 // client, and does not reveal whether a user exists.
 func (a *Authenticator) Check(method, app, auth string) (user string, err error) {
 	q := parseAuth(auth)
@@ -257,7 +259,7 @@ func (a *Authenticator) Check(method, app, auth string) (user string, err error)
 	}
 	right := false
 	if a.fresh(user, challenge) {
-		// Some hash the name as it stands in the query.
+		// Some clients hash the name as it is encoded in the query.
 		for _, name := range []string{user, sent} {
 			if method == AuthLLNW {
 				right = right || rightLLNW(q, app, name, password)
@@ -278,7 +280,7 @@ func rightAdobe(q map[string]string, user, password string) bool {
 	return err == nil && equal(response, adobeResponse(user, password, salt(opaque), opaque, q["challenge"]))
 }
 
-// rightLLNW takes an app with its query too: FFmpeg leaves it there.
+// rightLLNW also accepts a response that hashes the app with its query, as FFmpeg does.
 func rightLLNW(q map[string]string, app, user, password string) bool {
 	for _, uri := range []string{llnwURI(app), withInstance(app)} {
 		if equal(q["response"], llnwResponse(uri, user, password, q["nonce"], q["cnonce"], q["nc"])) {
@@ -288,8 +290,8 @@ func rightLLNW(q map[string]string, app, user, password string) bool {
 	return false
 }
 
-// challenge makes one for a user: the time, a nonce, which is random where it
-// is nil, and what proves that both are ours.
+// challenge returns a challenge for a user: the time, the nonce, and a code that
+// authenticates both. If nonce is nil, it is random.
 func (a *Authenticator) challenge(user string, at time.Time, nonce []byte) string {
 	b := binary.BigEndian.AppendUint64(nil, uint64(at.UnixNano()))
 	if nonce == nil {
@@ -303,7 +305,7 @@ func (a *Authenticator) challenge(user string, at time.Time, nonce []byte) strin
 	return base64.RawURLEncoding.EncodeToString(append(b, mac.Sum(nil)[:authMAC]...))
 }
 
-// fresh reports whether challenge is ours, for the user, and not too old.
+// fresh reports whether challenge was made by a for this user, at most authLife ago.
 func (a *Authenticator) fresh(user, challenge string) bool {
 	b, err := base64.RawURLEncoding.DecodeString(challenge)
 	if err != nil || len(b) != 8+authNonce+authMAC {
@@ -318,9 +320,9 @@ func made(challenge []byte) time.Time {
 	return time.Unix(0, int64(binary.BigEndian.Uint64(challenge)))
 }
 
-// spend takes a fresh challenge that was answered right. It is false for one
-// that was answered before. Where there are too many to remember, all that were
-// made so far are no longer good.
+// spend records that a fresh challenge has got a correct response. It returns false if
+// the challenge has had one before. If there are too many to remember, it invalidates all
+// challenges made so far.
 func (a *Authenticator) spend(challenge string) bool {
 	b, _ := base64.RawURLEncoding.DecodeString(challenge)
 	at := made(b)
@@ -341,7 +343,8 @@ func (a *Authenticator) spend(challenge string) bool {
 	return true
 }
 
-// salt is a part of the challenge: our passwords are not stored as hashes.
+// salt returns the salt of a challenge, which is a part of it: passwords are not stored
+// as hashes, so the salt may differ each time.
 func salt(challenge string) string { return challenge[:8] }
 
 func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }

@@ -14,7 +14,7 @@ import (
 
 const reject = "[ AccessManager.Reject ] : [ "
 
-// The responses were computed by another program.
+// The expected responses were computed by another program.
 func TestAuthorize(t *testing.T) {
 	const nonce = "01020304"
 	answered := "authmod=adobe&user=jo&challenge=0&response=x"
@@ -94,15 +94,15 @@ func TestAuthOfConnect(t *testing.T) {
 	for _, secret := range []string{"jo.doe", "secret"} {
 		require.NotContains(t, err.Error(), secret)
 	}
-	// Without a user it is a refusal as any other.
+	// Without a user it is an ordinary refusal.
 	err = client(&record{}, Options{}, refusal).Publish()
 	require.False(t, errors.As(err, &required))
 	var st *StatusError
 	require.ErrorAs(t, err, &st)
 }
 
-// ask takes a client through all that an Authenticator wants, with as many
-// connections as that takes.
+// ask goes through the authentication as a client does, with as many connections as it
+// takes.
 func ask(a *Authenticator, method string, o Options, nonce string) (user string, connections int, err error) {
 	for connections = 1; ; connections++ {
 		app, auth := CutAuth(withAuth(o.App, o.Auth))
@@ -144,7 +144,7 @@ func TestAuthenticator(t *testing.T) {
 	}
 }
 
-// What the server says, word for word: clients look for these.
+// The exact descriptions: clients search for parts of them.
 func TestAuthenticatorWords(t *testing.T) {
 	a := NewAuthenticator(func(string) (string, bool) { return "pw", true })
 	said := func(method, auth string) string {
@@ -165,7 +165,7 @@ func TestAuthenticatorWords(t *testing.T) {
 	require.Equal(t, reject+"authmod=llnw ] : ?reason=authfailed", said(AuthLLNW, "authmod=llnw&user=jo&response=x"))
 }
 
-// Some send the user's name as it is and hash what the server repeats.
+// Some clients send the user's name unencoded, and hash it as the server repeats it.
 func TestAuthenticatorTakesTheNameAsSent(t *testing.T) {
 	a := NewAuthenticator(func(user string) (string, bool) { return "pw", user == "a+b c" })
 	for _, method := range methods {
@@ -181,7 +181,7 @@ func TestAuthenticatorTakesTheNameAsSent(t *testing.T) {
 	}
 }
 
-// answer is what a client of another make says.
+// answer returns the query of a client that is written independently of ours.
 func answer(method, app, user, password, challenge string) string {
 	if method == AuthLLNW {
 		return "authmod=llnw&user=" + user + "&nonce=" + challenge + "&cnonce=c&nc=00000001&response=" +
@@ -191,7 +191,7 @@ func answer(method, app, user, password, challenge string) string {
 		adobeResponse(user, password, salt(challenge), challenge, "c") + "&opaque=" + challenge
 }
 
-// FFmpeg leaves the app's query in what it hashes, and finds its slash there.
+// FFmpeg hashes the app with its query, and counts a slash in the query as the app's.
 func TestAuthenticatorTakesTheAppWithItsQuery(t *testing.T) {
 	a := NewAuthenticator(func(string) (string, bool) { return "pw", true })
 	for _, app := range []string{"live?x=1", "live?x=a/b", "live/more?x=1"} {
@@ -238,7 +238,7 @@ func TestAuthenticatorChallenges(t *testing.T) {
 	}
 }
 
-// Of many at the same time with one answer one gets in.
+// If many clients send the same answer at the same time, one is accepted.
 func TestAuthenticatorTakesAnAnswerOnce(t *testing.T) {
 	a := NewAuthenticator(func(string) (string, bool) { return "pw", true })
 	auth := answer(AuthAdobe, "live", "jo", "pw", a.challenge("jo", time.Now(), nil))
@@ -255,7 +255,7 @@ func TestAuthenticatorTakesAnAnswerOnce(t *testing.T) {
 	require.EqualValues(t, 1, in.Load())
 }
 
-// However many there are, none is good twice.
+// No challenge is valid twice, even if there are too many to remember.
 func TestAuthenticatorRemembersSoMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := NewAuthenticator(nil)
@@ -279,8 +279,7 @@ func TestAuthenticatorRemembersSoMany(t *testing.T) {
 	})
 }
 
-// What a client claims is never taken for what it could have computed only
-// with the password.
+// Only a response computed with the password is accepted.
 func FuzzAuthenticator(f *testing.F) {
 	f.Add("live", "authmod=adobe&user=jo&challenge=1&response=2&opaque=3")
 	f.Add("live?a=1", "authmod=adobe&user=%6a%zz&response=%")

@@ -8,10 +8,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// FlashVer is the flashVer of our publishers: some servers ask for
-// credentials, or take no publish at all, unless it looks like this encoder's.
-// nginx-rtmp keeps 31 bytes of it. PlayerFlashVer is that of our players, whom
-// such servers must not take for publishers.
+// FlashVer is the flashVer of our publishers. Some servers ask for credentials, or accept
+// a publish, only if it looks like the flashVer of this encoder. nginx-rtmp keeps 31
+// bytes of it. PlayerFlashVer is the flashVer of our players, so that such servers do not
+// mistake them for publishers.
 const (
 	FlashVer       = "FMLE/3.0 (compatible; FMSc/1.0)"
 	PlayerFlashVer = "LNX 9,0,124,2"
@@ -21,13 +21,13 @@ const (
 type Options struct {
 	App      string
 	TcURL    string
-	FlashVer string // FlashVer or PlayerFlashVer where empty
+	FlashVer string // if empty, FlashVer or PlayerFlashVer
 	Key      string // the name to publish or play, sent unchanged
 
-	// User and Password answer a server that asks for them, by way of
-	// AuthRequired.
+	// User and Password are for a server that asks for them. Publish and Play then
+	// return an AuthRequired.
 	User, Password string
-	// Auth is that of the AuthRequired of the connection before, or empty.
+	// Auth is AuthRequired.Auth of the previous connection, or empty.
 	Auth string
 
 	NoReleaseStream bool
@@ -35,15 +35,14 @@ type Options struct {
 	// Properties are added to the connect command's object.
 	Properties amf.Object
 
-	// Reconnect is called with the tcUrl of each ReconnectRequest that comes
-	// after Publish, empty for the one there is, by the goroutine that
-	// watches.
+	// Reconnect is called by Watch with the tcUrl of each ReconnectRequest. The tcUrl is
+	// empty if the server names none, which means the current one.
 	Reconnect func(tcURL string)
-	// Step is called with the name of each step before it is waited for:
-	// connect, createStream, publish, play.
+	// Step is called with the name of each step before it begins: connect,
+	// createStream, publish, play.
 	Step func(string)
-	// Said is called with the code and description of the answers that accept
-	// connect and publish or play, made fit as those of a StatusError are.
+	// Said is called with the code and description of the answers that accept connect
+	// and publish or play. Both are masked and shortened as in a StatusError.
 	Said func(code, description string)
 }
 
@@ -61,17 +60,18 @@ type Client struct {
 	*Conn
 	opt      Options
 	streamID uint32
-	codecs   codecs // that the server says it supports
+	codecs   codecs // those that the server lists
 }
 
-// NewClient returns the client's side of c, whose handshake is done.
+// NewClient returns the client's side of c, after its handshake.
 func NewClient(c *Conn, opt Options) *Client { return &Client{Conn: c, opt: opt} }
 
-// StreamID is the message stream id that the server gave.
+// StreamID returns the message stream id that the server has assigned.
 func (c *Client) StreamID() uint32 { return c.streamID }
 
-// Publish goes through connect, createStream and publish and returns when the
-// server has accepted. Its error is a *StatusError where the server refused.
+// Publish sends connect, createStream and publish, and returns when the server has
+// accepted. If the server refuses, the error is a *StatusError, or an *AuthRequired or a
+// *Redirect that wraps one.
 func (c *Client) Publish() error {
 	if err := c.connect(FlashVer); err != nil {
 		return err
@@ -93,8 +93,8 @@ func (c *Client) Publish() error {
 	return c.status("publish", "NetStream.Publish.Start")
 }
 
-// Play goes through connect, createStream and play and returns when the
-// server has accepted.
+// Play sends connect, createStream and play, and returns when the server has accepted.
+// Its errors are those of Publish.
 func (c *Client) Play() error {
 	if err := c.connect(PlayerFlashVer); err != nil {
 		return err
@@ -110,7 +110,7 @@ func (c *Client) Play() error {
 	return c.status("play", "NetStream.Play.Start")
 }
 
-// AppendUnpublish appends what tells the server that the stream has ended.
+// AppendUnpublish appends the commands that end the published stream.
 func (c *Client) AppendUnpublish(b []byte) []byte {
 	if !c.opt.NoFCPublish {
 		b = c.appendCommand(b, 0, "FCUnpublish", txnPublish+1, nil, c.opt.Key)
@@ -218,7 +218,7 @@ func (c *Client) createStream(b []byte) error {
 	})
 }
 
-// status waits for an onStatus with a code.
+// status waits for an onStatus with the code want.
 func (c *Client) status(step, want string) error {
 	return c.await(step, func(cmd *Command) (bool, error) {
 		if cmd.Name == "_error" && cmd.Txn == txnPublish {
@@ -233,7 +233,7 @@ func (c *Client) status(step, want string) error {
 	})
 }
 
-// said passes on the words of an answer that accepts.
+// said calls Options.Said for an answer that accepts.
 func (c *Client) said(cmd *Command) {
 	if c.opt.Said == nil {
 		return
@@ -243,7 +243,7 @@ func (c *Client) said(cmd *Command) {
 	c.opt.Said(code, text)
 }
 
-// read reads a message and decodes it if it is a command; ok is false for another one.
+// read reads a message. If it is a command, read decodes it and ok is true.
 func (c *Client) read() (m chunk.Message, cmd Command, ok bool, err error) {
 	if m, err = c.Next(); err == nil {
 		cmd, ok, err = parseCommand(m)
@@ -251,10 +251,9 @@ func (c *Client) read() (m chunk.Message, cmd Command, ok bool, err error) {
 	return m, cmd, ok, err
 }
 
-// await reads until answer says that it has seen what step waits for. An
-// onStatus that refuses, or close, ends any step. Whatever else comes is of no
-// interest: the answers to releaseStream, FCPublish and _checkbw may be errors
-// or missing.
+// await reads commands until answer returns true or an error. An onStatus that refuses,
+// or close, ends any step. Other messages are ignored: the answers to releaseStream,
+// FCPublish and _checkbw may be errors, or missing.
 func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
 	for {
 		_, cmd, ok, err := c.read()
@@ -274,8 +273,8 @@ func (c *Client) await(step string, answer func(*Command) (bool, error)) error {
 	}
 }
 
-// refused makes the typed error of a refusal. Servers often repeat the request; its
-// secret parts are removed from the error.
+// refused returns the typed error of a refusal. Servers often repeat the request, so its
+// secret parts are masked in the error.
 func (c *Client) refused(step string, cmd *Command) error {
 	level, code, text := cmd.info()
 	if code == "" {
@@ -294,8 +293,8 @@ func (c *Client) refused(step string, cmd *Command) error {
 	return st
 }
 
-// words makes the code and description of an answer fit to be shown. A code of the usual
-// form stays unchanged, even if the key is part of it: callers branch on it.
+// words masks and shortens the code and description of an answer. A code of the usual
+// form is not masked, even if the key is part of it: callers branch on it.
 func (c *Client) words(code, text string) (string, string) {
 	if !usualCode(code) {
 		code = c.mask(code)
@@ -303,8 +302,8 @@ func (c *Client) words(code, text string) (string, string) {
 	return clip(code, 64), clip(c.mask(text), 256)
 }
 
-// mask puts *** for the key, its name, all queries and their values, user and password,
-// except texts shorter than 4 bytes, so that the text stays readable.
+// mask replaces the key, its name, all queries and their values, user and password by
+// ***. It leaves texts shorter than 4 bytes, so that s stays readable.
 func (c *Client) mask(s string) string {
 	name, query := splitQuery(c.opt.Key)
 	_, appQuery := splitQuery(c.opt.App)
@@ -318,8 +317,8 @@ func (c *Client) mask(s string) string {
 	return MaskValues(s, query, appQuery, tcQuery, auth)
 }
 
-// MaskValues puts *** for the values of queries, except those shorter than 4 bytes, so
-// that the text stays readable.
+// MaskValues replaces the values of queries in s by ***. It leaves values shorter than 4
+// bytes, so that s stays readable.
 func MaskValues(s string, queries ...string) string {
 	for _, q := range queries {
 		for pair := range strings.SplitSeq(q, "&") {
@@ -331,7 +330,7 @@ func MaskValues(s string, queries ...string) string {
 	return s
 }
 
-// usualCode reports whether code is of the form NetStream.Publish.BadName.
+// usualCode reports whether code has the form NetStream.Publish.BadName.
 func usualCode(code string) bool {
 	return (strings.HasPrefix(code, "NetStream.") || strings.HasPrefix(code, "NetConnection.")) &&
 		!strings.ContainsFunc(code, func(r rune) bool {

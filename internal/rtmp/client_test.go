@@ -19,7 +19,7 @@ import (
 
 const testKey = secretscan.Canary + "?s_bl=1&a=Ab/c+d="
 
-// client is a Client whose server says all it has to say at once.
+// client returns a Client whose server has sent all its messages.
 func client(r *record, opt Options, in ...[]byte) testClient {
 	if opt.App == "" {
 		opt.App, opt.TcURL, opt.Key = "live", "rtmp://h/live", testKey
@@ -28,7 +28,7 @@ func client(r *record, opt Options, in ...[]byte) testClient {
 	return testClient{NewClient(newTestConn(bytes.NewReader(concat(in...)), r), opt)}
 }
 
-// testClient is a Client that looks for secrets in its errors.
+// testClient is a Client that checks its errors for secrets.
 type testClient struct{ *Client }
 
 func (c testClient) Publish() error { return checked(c.Client.Publish()) }
@@ -42,7 +42,8 @@ func (c testClient) publishAndWatch() error {
 	return checked(c.Watch(nil))
 }
 
-// checked is err. An AuthRequired is no message, but has the answer to send.
+// checked returns err after a check for secrets. An AuthRequired is exempt: it contains
+// the answer to send.
 func checked(err error) error {
 	if !errors.As(err, new(*AuthRequired)) {
 		secretscan.Check("an error", err)
@@ -122,7 +123,7 @@ func TestClientConnectBytes(t *testing.T) {
 	require.LessOrEqual(t, len(FlashVer), 31, "nginx-rtmp cuts it")
 }
 
-// What servers say instead of the plain answers, and is no refusal.
+// Answers of servers that differ from the usual ones and are not refusals.
 func TestClientTakesTheAnswersOf(t *testing.T) {
 	success := status("status", "NetConnection.Connect.Success", "")
 	ping := message(chunk.TypeUserControl, 0, []byte{0, 6, 0, 0, 0, 1})
@@ -173,7 +174,7 @@ func TestClientTakesTheAnswersOf(t *testing.T) {
 	}
 }
 
-// onFive is a message of one chunk on chunk stream 5.
+// onFive moves a message of one chunk to chunk stream 5.
 func onFive(b []byte) []byte { return concat([]byte{5}, b[1:]) }
 
 func TestClientStreamIDs(t *testing.T) {
@@ -237,8 +238,7 @@ func TestClientPlayRefused(t *testing.T) {
 	require.Equal(t, &StatusError{Command: "createStream", Code: "_error"}, err)
 }
 
-// Servers repeat what they were asked; the secret parts of it stay out of the
-// error, wherever they stand.
+// Servers repeat the request. Its secret parts are masked in the error, wherever they are.
 func TestClientRefusedMasksSecrets(t *testing.T) {
 	opt := Options{App: "live?backup=c4nary5ecret-app", TcURL: "rtmp://h/live?backup=c4nary5ecret-app", Key: "c4nary5ecret?token=tok/en=&b=1"}
 	for _, words := range []string{
@@ -266,14 +266,14 @@ func TestClientRefusedMasksSecrets(t *testing.T) {
 	}
 }
 
-// A key may be a word of the code that callers branch on.
+// The key may be a word of the code. Callers branch on the code, so it stays.
 func TestClientRefusedKeepsTheCode(t *testing.T) {
 	opt := Options{App: "live", TcURL: "rtmp://h/live", Key: "Publish"}
 	err := client(&record{}, opt, connectOK, createOK, onStatus(1, "error", "NetStream.Publish.BadName", "Publish is busy")).Publish()
 	require.Equal(t, &StatusError{"publish", "error", "NetStream.Publish.BadName", "*** is busy"}, err)
 }
 
-// A key of a few letters is in every word, and no secret.
+// A key of a few letters occurs in ordinary words, and is not masked.
 func TestClientRefusedStaysReadable(t *testing.T) {
 	for key, want := range map[string]string{"s": "s is busy as such", "is": "s is busy as such", "suc": "s is busy as such", "such": "s is busy as ***"} {
 		opt := Options{App: "live?a=b", TcURL: "rtmp://h/live?a=b", Key: key, User: "a", Password: "b"}

@@ -13,17 +13,17 @@ const (
 	canForward = 4
 )
 
-// codecs is what a peer says that it supports.
+// codecs holds the codecs that a peer lists as supported.
 type codecs struct {
-	list         []string // fourCcList; nil: none
+	list         []string // fourCcList; nil if there is none
 	video, audio amf.Object
 }
 
-// audioFourCCs are those of Enhanced RTMP v2.
+// audioFourCCs are the audio codecs of Enhanced RTMP v2.
 var audioFourCCs = []string{"ac-3", "ec-3", "Opus", ".mp3", "fLaC", "mp4a"}
 
-// learn takes what connect's answer says, be it in its properties or its
-// information.
+// learn reads the lists in the answer to connect, from both its properties and its
+// information object.
 func (c *codecs) learn(cmd *Command) {
 	for _, a := range cmd.Args {
 		o, _ := amf.AsObject(a)
@@ -44,8 +44,8 @@ func (c *codecs) learn(cmd *Command) {
 	}
 }
 
-// take reports whether the peer supports a codec, or says nothing about such
-// ones. fourCcList, the older form, is about audio only where it holds some.
+// take reports whether the peer supports a codec, or lists none of its kind. fourCcList,
+// the older form, restricts audio only if it contains an audio codec.
 func (c *codecs) take(audio bool, fourCC string) bool {
 	m := c.video
 	if audio {
@@ -65,16 +65,16 @@ func (c *codecs) take(audio bool, fourCC string) bool {
 	return !about || slices.Contains(c.list, "*") || slices.Contains(c.list, fourCC)
 }
 
-// Takes reports whether the server supports a codec, given by its FourCC, or
-// has not said what it supports. It is to be asked after Publish.
+// Takes reports whether the server supports the codec with this FourCC, or lists no codec
+// of its kind. Call it after Publish.
 func (c *Client) Takes(audio bool, fourCC string) bool { return c.codecs.take(audio, fourCC) }
 
-// Codecs returns what the server lists, by FourCC; "*" stands for all. Both are empty if
-// it lists nothing. It is to be called after connect has been answered.
+// Codecs returns the FourCCs that the server lists; "*" stands for all. Both are empty if
+// it lists none. Call it after connect has been answered.
 func (c *Client) Codecs() (video, audio []string) { return c.codecs.names() }
 
-// names returns what the peer lists: fourCcList counts for those kinds of which there is
-// no map.
+// names returns the FourCCs that the peer lists. fourCcList counts only for a kind, audio
+// or video, that has no map.
 func (c *codecs) names() (video, audio []string) {
 	for to, m := range map[*[]string]amf.Object{&video: c.video, &audio: c.audio} {
 		for _, p := range m {

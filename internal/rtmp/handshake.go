@@ -18,11 +18,12 @@ const (
 	digestSize    = sha256.Size
 )
 
-// ErrVersion says that a peer's first byte asks for something other than
-// plain RTMP: an encrypted variant, or no RTMP at all.
+// ErrVersion is the error for a peer whose first byte is not the version of plain RTMP.
+// The peer speaks an encrypted variant, or another protocol.
 var ErrVersion = errors.New("handshake: version is not 3")
 
-// VersionError is an ErrVersion of the peer that sent this first byte.
+// VersionError is the first byte of a peer that does not speak plain RTMP. It wraps
+// ErrVersion.
 type VersionError byte
 
 func (e VersionError) Error() string { return fmt.Sprintf("%v (%d)", ErrVersion, byte(e)) }
@@ -30,12 +31,12 @@ func (e VersionError) Error() string { return fmt.Sprintf("%v (%d)", ErrVersion,
 // Unwrap returns ErrVersion.
 func (e VersionError) Unwrap() error { return ErrVersion }
 
-// OtherProtocol reports whether so begins what TLS (RFC 8446, 5.1) or HTTP/1
-// (RFC 9112, 4) answers, or a page that an HTTP server sends without a header.
+// OtherProtocol reports whether the byte begins a TLS record (RFC 8446, 5.1), an HTTP/1
+// answer (RFC 9112, 4), or a page that an HTTP server sends without a header.
 func (e VersionError) OtherProtocol() bool { return 20 <= e && e <= 23 || e == 'H' || e == '<' }
 
-// The keys of the digest handshake. Its text is the partial key, the whole is
-// the full key; Flash Player's and Flash Media Server's share the tail.
+// The keys of the digest handshake. A partial key is the text alone; a full key is the
+// text and the tail. Flash Player and Flash Media Server have the same tail.
 var (
 	keyTail = []byte{
 		0xf0, 0xee, 0xc2, 0x4a, 0x80, 0x68, 0xbe, 0xe8, 0x2e, 0x00, 0xd0, 0xd1,
@@ -48,14 +49,14 @@ var (
 	serverKeyFull = slices.Concat(serverKey, keyTail)
 )
 
-// handshakes are the buffers of servers' handshakes: when thousands join at
-// once, they would be most of the garbage.
+// handshakes holds the buffers of servers' handshakes. Without a pool they would be most
+// of the garbage when thousands of clients join at the same time.
 var handshakes = sync.Pool{New: func() any { return new([1 + 3*handshakeSize]byte) }}
 
-// ServerHandshake does the server's side on rw (RTMP 1.0, 5.2): plain, or
-// with digest where C1 holds a valid one in either schema. It writes once and
-// reads nothing past C2, whose content is not looked at: too many clients
-// send something else than the specification asks.
+// ServerHandshake performs the server's side on rw (RTMP 1.0, 5.2). It uses digests if C1
+// contains a valid one in either schema. It writes once, and does not read past C2. It
+// ignores the content of C2: too many clients do not send the echo that the specification
+// requires.
 func ServerHandshake(rw io.ReadWriter) error {
 	var c0 [1]byte
 	if _, err := io.ReadFull(rw, c0[:]); err != nil {
@@ -64,7 +65,7 @@ func ServerHandshake(rw io.ReadWriter) error {
 	if c0[0] != version {
 		return VersionError(c0[0])
 	}
-	// Taken only now: a client that has sent nothing costs nothing.
+	// A client that has sent nothing takes no buffer.
 	buf := handshakes.Get().(*[1 + 3*handshakeSize]byte)
 	defer handshakes.Put(buf)
 	c1, s := buf[:handshakeSize], buf[handshakeSize:]
@@ -94,10 +95,10 @@ func ServerHandshake(rw io.ReadWriter) error {
 	return nil
 }
 
-// ClientHandshake does the client's side on rw, plain unless digest is asked
-// for. C2 is an exact echo of S1, as strict servers want it, or signed where
-// both sides use digests. S2's content is not looked at. A server that answers
-// something other than RTMP is a VersionError.
+// ClientHandshake performs the client's side on rw, with digests if digest is set. C2 is
+// an exact echo of S1, as strict servers require, or signed if both sides use digests.
+// The content of S2 is ignored. The error is a VersionError, or wraps one, if the server
+// answers with another protocol.
 func ClientHandshake(rw io.ReadWriter, digest bool) error {
 	c := make([]byte, 1+handshakeSize)
 	c[0] = version
@@ -121,8 +122,8 @@ func ClientHandshake(rw io.ReadWriter, digest bool) error {
 	case err != nil:
 		return fmt.Errorf("handshake: read S0, S1: %w", err)
 	}
-	// S2 is read before C2 is sent, as ffmpeg does it: a server that is
-	// still writing it may not read yet.
+	// S2 is read before C2 is sent, as ffmpeg does: a server may not read before it
+	// has written S2.
 	var s2 [handshakeSize]byte
 	if _, err := io.ReadFull(rw, s2[:]); err != nil {
 		return fmt.Errorf("handshake: read S2: %w", err)
@@ -141,12 +142,12 @@ func ClientHandshake(rw io.ReadWriter, digest bool) error {
 	return nil
 }
 
-// schema0 and schema1 are the two places where a digest may lie in C1 or S1.
+// schema0 and schema1 return the two possible offsets of the digest in C1 or S1.
 func schema0(p []byte) int { return sum4(p[8:12])%728 + 12 }
 func schema1(p []byte) int { return sum4(p[772:776])%728 + 776 }
 
-// findDigest returns the schema under which p holds a digest made with key,
-// and the digest; nil where it holds none.
+// findDigest returns the digest in p that was made with key, and its schema. Both are nil
+// if there is none.
 func findDigest(p, key []byte) (schema func([]byte) int, digest []byte) {
 	if bytes.Equal(p[4:8], make([]byte, 4)) {
 		return nil, nil
@@ -160,7 +161,7 @@ func findDigest(p, key []byte) (schema func([]byte) int, digest []byte) {
 	return nil, nil
 }
 
-// digestOf is the digest of p, which is to lie at the offset at.
+// digestOf returns the digest of p. The digest's own bytes, at offset at, are left out.
 func digestOf(p []byte, at int, key []byte) []byte {
 	m := hmac.New(sha256.New, key)
 	m.Write(p[:at])
@@ -168,7 +169,7 @@ func digestOf(p []byte, at int, key []byte) []byte {
 	return m.Sum(nil)
 }
 
-// sign puts into p's last bytes what answers a peer's digest.
+// sign writes the response to a peer's digest into the last bytes of p.
 func sign(p, key, digest []byte) {
 	m := hmac.New(sha256.New, key)
 	m.Write(digest)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The digest handshake once more, written from its description alone.
+// A second implementation of the digest handshake, written only from its description.
 const (
 	testPlayerKey = "Genuine Adobe Flash Player 001"
 	testServerKey = "Genuine Adobe Flash Media Server 001"
@@ -31,7 +31,7 @@ func testHMAC(key string, parts ...[]byte) []byte {
 	return m.Sum(nil)
 }
 
-// testDigestAt is where the digest of p lies; schema is 0 or 1.
+// testDigestAt returns the offset of the digest in p. schema is 0 or 1.
 func testDigestAt(p []byte, schema int) int {
 	base := []int{8, 772}[schema]
 	sum := 0
@@ -46,7 +46,7 @@ func testDigest(p []byte, schema int, key string) (have, want []byte) {
 	return p[at : at+32], testHMAC(key, p[:at], p[at+32:])
 }
 
-// packet is a C1 or S1 with recognisable content.
+// packet returns a C1 or S1 with recognisable content.
 func packet(seed byte, version string) []byte {
 	p := make([]byte, 1536)
 	for i := range p {
@@ -56,7 +56,7 @@ func packet(seed byte, version string) []byte {
 	return p
 }
 
-// signed is a packet with a digest at the place that offset's sum names.
+// signed returns a packet with a digest. The sum of offset's bytes determines its place.
 func signed(seed byte, version string, schema int, offset, key string) []byte {
 	p := packet(seed, version)
 	copy(p[[]int{8, 772}[schema]:], offset)
@@ -65,7 +65,7 @@ func signed(seed byte, version string, schema int, offset, key string) []byte {
 	return p
 }
 
-// rw reads from one and writes to another.
+// rw joins a Reader and a Writer.
 type rw struct {
 	io.Reader
 	bytes.Buffer
@@ -191,7 +191,7 @@ func TestClientHandshake(t *testing.T) {
 		name   string
 		digest bool
 		s1     []byte
-		schema int // of S1's digest, -1 where C2 is to be an echo
+		schema int // of S1's digest; -1 if C2 must be an echo
 	}{
 		{"plain", false, packet(1, "\x00\x00\x00\x00"), -1},
 		{"plain, server has a version", false, packet(2, fms), -1},
@@ -253,7 +253,7 @@ func TestClientHandshakeCut(t *testing.T) {
 	}
 }
 
-// What other protocols answer is known by its first byte, however short it is.
+// The answer of another protocol is recognised by its first byte, however short it is.
 func TestClientHandshakeKnowsOtherProtocols(t *testing.T) {
 	for _, c := range []struct {
 		answer string
@@ -279,8 +279,7 @@ func TestClientHandshakeKnowsOtherProtocols(t *testing.T) {
 	}
 }
 
-// A pipe without any buffer shows who waits for whom: one that blocks is a
-// deadlock, which synctest reports.
+// The pipe has no buffer, so sides that wait for each other deadlock. synctest reports it.
 func TestHandshakeWithEachOther(t *testing.T) {
 	for _, digest := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -2,10 +2,10 @@ package rtmp
 
 import "strings"
 
-// JoinName is the name of a stream: its path (app and stream, joined) in DefaultVhost, and
-// //vhost/path in another vhost. vhost is folded (see FoldVhost). A path has no slash at
-// its beginning and no two in a row, and a vhost has none, so no two streams have the
-// same name.
+// JoinName returns the name of a stream: its path (app and stream, joined) in
+// DefaultVhost, and //vhost/path in another vhost. vhost must be folded (see FoldVhost).
+// A path has no leading slash and no two in a row, and a vhost has no slash, so no two
+// streams have the same name.
 func JoinName(vhost, path string) string {
 	if vhost == "" {
 		return path
@@ -13,8 +13,8 @@ func JoinName(vhost, path string) string {
 	return "//" + vhost + "/" + path
 }
 
-// SplitName reads what JoinName returns, with the vhost in any case. ok is false for a
-// malformed name with a vhost.
+// SplitName is the inverse of JoinName. It accepts the vhost in any case, and returns it
+// folded. ok is false if name has a malformed vhost.
 func SplitName(name string) (vhost, path string, ok bool) {
 	rest, ok := strings.CutPrefix(name, "//")
 	if !ok {

@@ -7,23 +7,23 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 )
 
-// codeReconnect is the code of the onStatus with which a server asks its client to
-// connect to another server, or again to itself (Enhanced RTMP v2, Reconnect Request).
+// codeReconnect is the code of the onStatus that asks a client to connect to another
+// server, or to the same one again (Enhanced RTMP v2, Reconnect Request).
 const codeReconnect = "NetConnection.Connect.ReconnectRequest"
 
-// Redirect is a refusal of connect that names where to connect instead. It is
-// in no specification: Adobe's servers put an object ex with code 302 and
-// redirect into the information object of the _error.
+// Redirect is a refusal of connect that names another URL. It is not part of a
+// specification: Adobe's servers put an object ex, with code 302 and redirect, into the
+// information object of the _error.
 type Redirect struct {
 	Refused *StatusError
 	url     string
 }
 
-// URL is where to connect. It has MaxURL bytes at most and no control
-// characters, and may hold secrets, which nothing prints.
+// URL returns the URL to connect to. It has at most MaxURL bytes and no control
+// characters. It may contain secrets; e does not print it.
 func (e *Redirect) URL() string { return e.url }
 
-// GoString is Error.
+// GoString returns Error, so that %#v does not print the URL.
 func (e *Redirect) GoString() string { return e.Error() }
 
 func (e *Redirect) Error() string { return e.Refused.Error() }
@@ -31,7 +31,7 @@ func (e *Redirect) Error() string { return e.Refused.Error() }
 // Unwrap returns the refusal.
 func (e *Redirect) Unwrap() error { return e.Refused }
 
-// redirect is where cmd, a refusal of connect, sends us, or empty.
+// redirect returns the URL to which c, a refusal of connect, redirects, or "".
 func (c *Command) redirect() string {
 	for _, a := range c.Args {
 		o, _ := amf.AsObject(a)
@@ -44,7 +44,7 @@ func (c *Command) redirect() string {
 	return ""
 }
 
-// reconnect is where a ReconnectRequest sends us: empty for the same tcUrl.
+// reconnect returns the tcUrl of a ReconnectRequest, or "" for the current one.
 func (c *Command) reconnect() string {
 	for _, a := range c.Args {
 		if o, ok := amf.AsObject(a); ok {
@@ -54,7 +54,7 @@ func (c *Command) reconnect() string {
 	return ""
 }
 
-// reference is a property that should be a URL, empty where it can't be one.
+// reference returns a property that should be a URL, or "" if it can't be one.
 func reference(o amf.Object, key string) string {
 	s := text(o, key)
 	if len(s) > MaxURL || strings.ContainsFunc(s, unicode.IsControl) {

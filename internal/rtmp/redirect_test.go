@@ -11,7 +11,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/amf"
 )
 
-// refusedBy is connect's _error with ex, byte for byte.
+// refusedBy returns the bytes of connect's _error with ex.
 func refusedBy(ex string) []byte {
 	p := "\x02\x00\x06_error\x00\x3f\xf0\x00\x00\x00\x00\x00\x00\x05\x03" +
 		"\x00\x05level\x02\x00\x05error" +
@@ -25,7 +25,7 @@ func TestClientRedirect(t *testing.T) {
 	const to = "\x00\x08redirect\x02\x00\x0d"                       // of 13 bytes
 	for name, c := range map[string]struct {
 		ex   string
-		want string // empty: a refusal as any other
+		want string // empty: an ordinary refusal
 	}{
 		"302":                      {"\x00\x02ex\x03" + code + to + "rtmp://h2/app" + "\x00\x00\x09", "rtmp://h2/app"},
 		"in an ECMA array":         {"\x00\x02ex\x08\x00\x00\x00\x02" + code + to + "rtmp://h2/app" + "\x00\x00\x09", "rtmp://h2/app"},
@@ -52,7 +52,7 @@ func TestClientRedirect(t *testing.T) {
 	long := amf.Object{{Key: "ex", Value: amf.Object{{Key: "code", Value: 302}, {Key: "redirect", Value: "rtmp://h/" + strings.Repeat("a", MaxURL)}}}}
 	err := client(&record{}, Options{}, command(0, "_error", 1, nil, long)).Publish()
 	require.False(t, errors.As(err, new(*Redirect)), "too long")
-	// Behind connect it means nothing.
+	// After connect it has no meaning.
 	err = client(&record{}, Options{}, connectOK, refusedBy("")).Publish()
 	require.ErrorIs(t, err, io.EOF)
 }
@@ -99,7 +99,7 @@ func TestClientLearnsCodecs(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		says amf.Object
-		not  []string // of those below
+		not  []string // those below that are not supported
 	}{
 		"nothing":                         {nil, nil},
 		"video codecs":                    {list("hvc1", "av01"), []string{"vp09"}},

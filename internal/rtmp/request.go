@@ -10,45 +10,45 @@ import (
 	"unicode/utf8"
 )
 
-// MaxName is the longest app or stream name taken, MaxURL the longest tcUrl
-// or query, in bytes.
+// MaxName is the maximum length, in bytes, of an app or stream name. MaxURL is that of a
+// tcUrl, and of an app or name as sent, with its query.
 const (
 	MaxName = 255
 	MaxURL  = 4 << 10
 )
 
-// DefaultApp is the app of a stream whose URL has one path segment, as SRS
-// calls it.
+// DefaultApp is the app of a stream whose URL has one path segment, as in SRS.
 const DefaultApp = "__defaultApp__"
 
 // ErrName is wrapped by every error about an app, stream or vhost name.
 var ErrName = errors.New("malformed name")
 
-// Request is what a publish or play asks for.
+// Request is the stream that a publish or play asks for.
 type Request struct {
 	TcURL  string // as sent
 	Host   string // the host of tcUrl, without port
-	Vhost  string // named explicitly: ?vhost= or ...vhost...; else empty
+	Vhost  string // from ?vhost=, ?domain= or ...vhost...; else empty
 	App    string
 	Stream string
-	Param  string // the query with its leading "?", or empty
+	Param  string // the query with a leading "?", or empty
 }
 
-// ParseRequest finds vhost, app, stream and param in the tcUrl and app of a
-// connect and the name of a publish or play, in the ways the encoders use:
+// ParseRequest finds vhost, app, stream and param in the tcUrl and app of a connect and
+// the name of a publish or play. It understands the forms that encoders send:
 //
-//   - the query on the name, the app or tcUrl (the first of them is Param);
-//   - the vhost in a query (vhost=, or domain=), that of the name before the
-//     others, or after "...vhost...";
-//   - an empty name, when the stream is the app's last path segment, or what
-//     follows the last slash of the app's query;
-//   - a query that is cut in two, also at a slash in a value where that shows: in
-//     a URL, before another pair, or before the padding of base64. Its second part
-//     is sent as the name, and the stream is the app's last path segment as well;
-//   - no app, when tcUrl's path is the app;
-//   - a single path segment, as app or as name: the stream's, in DefaultApp;
-//   - several path levels, which belong to the app; trailing slashes and a
-//     trailing "/_definst_", which belong to nothing.
+//   - The query is on the name, the app or tcUrl. Param is the first of them, in this
+//     order, that contains more than a vhost.
+//   - The vhost is in a query (vhost= or domain=), or after "...vhost...". Queries go
+//     first, in the same order.
+//   - The name is empty. The stream is the app's last path segment, or the text after
+//     the last slash of the app's query.
+//   - The query is cut in two, and its second part is sent as the name. The stream is
+//     the app's last path segment. A cut at a slash in a value is recognised in a URL,
+//     before another pair, and before the padding of base64.
+//   - The app is empty. The path of tcUrl is the app.
+//   - There is one path segment, as app or as name. It is the stream, in DefaultApp.
+//   - There are several path levels. They belong to the app.
+//   - Trailing slashes and a trailing "/_definst_" are removed.
 func ParseRequest(tcURL, app, name string) (Request, error) {
 	r := Request{TcURL: tcURL}
 	if len(tcURL) > MaxURL || len(app) > MaxURL || len(name) > MaxURL {
@@ -123,7 +123,8 @@ func ParseRequest(tcURL, app, name string) (Request, error) {
 	return r, nil
 }
 
-// CheckVhost checks a vhost's name: that of an app or stream without a slash.
+// CheckVhost checks the name of a vhost. The rules are those of CheckName, and it must not
+// contain a slash.
 func CheckVhost(s string) error {
 	if strings.ContainsRune(s, '/') {
 		return fmt.Errorf("%w: holds a slash", ErrName)
@@ -131,9 +132,9 @@ func CheckVhost(s string) error {
 	return CheckName(s)
 }
 
-// CheckName checks the name of an app or a stream: 1 to MaxName bytes of valid
-// UTF-8 without control characters, backslashes, empty, "." or ".." segments.
-// Its errors do not repeat the name, which may be a stream key.
+// CheckName checks the name of an app or a stream: 1 to MaxName bytes of valid UTF-8,
+// without control characters, backslashes, and empty, "." or ".." segments. Its errors do
+// not repeat the name, which may be a stream key.
 func CheckName(s string) error {
 	switch {
 	case s == "":
@@ -174,9 +175,9 @@ func splitTcURL(u string) (host, path string) {
 	return strings.Trim(authority, "[]"), path
 }
 
-// joinQuery puts a URL's query together that an encoder has cut: its end is the
-// name, its beginning, if only its "?", stands in the app or in path, that of
-// tcUrl. cut is false where the name is one.
+// joinQuery joins a query that an encoder has cut in two. The end of the query was sent
+// as the name. Its beginning, which may be no more than the "?", is in the app or in path,
+// the path of tcUrl. cut is false if name is a name.
 func joinQuery(path, app, name string) (query string, cut bool) {
 	app, appQuery, begun := strings.Cut(app, "?")
 	path, tcQuery, there := strings.Cut(path, "?")
@@ -212,13 +213,13 @@ func joinQuery(path, app, name string) (query string, cut bool) {
 	return "", false
 }
 
-// isWhole reports whether what is sent as the app names a stream as well, as far
-// as its levels say.
+// isWhole reports whether an app, as sent, has two or more levels, so that it may contain
+// the stream as well.
 func isWhole(app string) bool { return strings.Contains(strings.Trim(app, "/"), "/") }
 
-// cutInURL reports whether an app's query ends within a URL: before its host; or
-// behind that, where a path follows; or behind the URL's app, where the app is
-// whole.
+// cutInURL reports whether an app's query was cut within a URL that is a value: before the
+// URL's host; after the host, if follows continues the path; or after the first level of
+// the URL's path, if the app is whole.
 func cutInURL(app, query, follows string) bool {
 	value := query[strings.LastIndexAny(query, "=&")+1:]
 	scheme, rest, ok := strings.Cut(value, ":/")
@@ -236,19 +237,17 @@ func cutInURL(app, query, follows string) bool {
 	}
 }
 
-// hasPadding reports whether the end of a value in base64 is the end of s, or
-// of a value in it.
+// hasPadding reports whether s, or a value in it, ends with the padding of base64.
 func hasPadding(s string) bool { return strings.HasSuffix(s, "=") || strings.Contains(s, "=&") }
 
-// isQuery reports whether what may be a name, or a query without its "?", is
-// that.
+// isQuery reports whether s is a query without its "?", and not a name.
 func isQuery(s string) bool {
 	key, _, ok := strings.Cut(s, "=")
 	return ok && key != "" && !strings.ContainsAny(key, "/?")
 }
 
-// cutName cuts a stream off an app's query: what follows the last slash, unless
-// that is a part of the query itself.
+// cutName cuts the stream off an app's query: the text after the last slash, unless that
+// is a part of the query itself.
 func cutName(appQuery string) (query, name string, ok bool) {
 	path, _ := splitQuery(appQuery)
 	at := strings.LastIndexByte(path, '/')
@@ -268,8 +267,8 @@ func cleanApp(app string) string {
 	return strings.TrimSuffix(app, "/_definst_")
 }
 
-// queryVhost finds the vhost in a query. The result must be unambiguous, because a
-// backend that decides about the stream may parse the query, too.
+// queryVhost returns the vhost in a query, or "". Two different ones are an error,
+// because a backend that decides about the stream may parse the query, too.
 func queryVhost(query string) (vhost string, err error) {
 	for pair := range strings.SplitSeq(query, "&") {
 		if !namesVhost(pair) {
@@ -293,17 +292,17 @@ func namesVhost(pair string) bool {
 	return ok && (k == "vhost" || k == "domain")
 }
 
-// onlyVhost reports whether a query says nothing besides the vhost.
+// onlyVhost reports whether a query contains nothing but the vhost.
 func onlyVhost(query string) bool { return WithoutVhost(query) == "" }
 
-// WithoutVhost is a query without what names the vhost in it.
+// WithoutVhost returns a query without the pairs that name the vhost.
 func WithoutVhost(query string) string {
 	pairs := slices.DeleteFunc(strings.Split(query, "&"), namesVhost)
 	return strings.Join(pairs, "&")
 }
 
-// dotsVhost cuts the vhost in the form of FMLE's time, app...vhost...NAME,
-// off an app.
+// dotsVhost cuts the vhost off an app of the form app...vhost...NAME, which encoders of
+// the time of FMLE send.
 func dotsVhost(app string) (rest, vhost string) {
 	rest, after, ok := strings.Cut(app, "...")
 	if !ok {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// requests are what encoders send, and what is meant by it.
+// requests are the tcUrls, apps and names that encoders send, and their meaning.
 var requests = []struct {
 	who               string
 	tcURL, app, name  string
@@ -150,8 +150,8 @@ func TestParseRequest(t *testing.T) {
 	}
 }
 
-// It is one URL, wherever an encoder cuts it and whatever becomes of the
-// character there.
+// A URL has one meaning, wherever an encoder cuts it, and whether or not the character
+// at the cut is lost.
 func TestParseRequestOfOneURLHoweverCut(t *testing.T) {
 	for _, c := range []struct{ url, app, stream, param string }{
 		{"mystream?user=a&pass=b", DefaultApp, "mystream", "?user=a&pass=b"},
@@ -166,7 +166,7 @@ func TestParseRequestOfOneURLHoweverCut(t *testing.T) {
 			before, at, behind := c.url[:i], c.url[i:i+1], c.url[i+1:]
 			for _, cut := range [][2]string{{before, behind}, {before + at, behind}, {before, at + behind}} {
 				ways[[3]string{c.url, cut[0], cut[1]}] = true
-				// Where the character is lost, tcUrl has to have it.
+				// If the character is lost, tcUrl must contain it.
 				if at == "/" || cut[0]+cut[1] == c.url {
 					ways[[3]string{cut[0], cut[0], cut[1]}] = true
 				}
@@ -296,8 +296,8 @@ func FuzzParseRequest(f *testing.F) {
 		require.NotContains(t, r.Stream, "?")
 		require.NotContains(t, r.App, "?")
 
-		// What was understood, said plainly, is understood alike. Of
-		// several _definst_ one goes each time.
+		// Parsing the result again gives the same result. Of several _definst_,
+		// each time removes one.
 		again, err := ParseRequest("", r.App, r.Stream)
 		require.NoError(t, err)
 		require.Equal(t, strings.TrimSuffix(r.App, "/_definst_"), again.App)

@@ -1,6 +1,6 @@
-// Package rtmp is the handshake and the connection: the server's and the
-// client's side of connect, publish and play, and the protocol's control
-// messages. It does not know where media comes from or goes to.
+// Package rtmp implements the handshake, the protocol's control messages, and the
+// server's and the client's side of connect, publish and play. It does not know where
+// media comes from or goes to.
 package rtmp
 
 import (
@@ -21,22 +21,22 @@ const (
 	eventPingResponse = 7
 )
 
-// windowAckSize is the window we announce, and the one we acknowledge by
-// until the peer announces its own: some encoders stop when nothing comes.
+// windowAckSize is the window, in bytes, that we announce. Until the peer announces its
+// own, we also acknowledge by it: some encoders stop without acknowledgements.
 const windowAckSize = 2_500_000
 
-// A peer's window is taken within these bounds. Below the first, two peers
-// would answer each other's acknowledgements for ever; above the second, we
-// would look dead to one that takes acknowledgements for a sign of life.
+// A peer's window is limited to these bounds, in bytes. Below the first, two peers would
+// answer each other's acknowledgements without end. Above the second, a peer that expects
+// acknowledgements as a sign of life would consider us dead.
 const (
 	minPeerWindow = 4 << 10
 	maxPeerWindow = windowAckSize
 )
 
-// StatusError is an onStatus or _error, received or to be sent.
+// StatusError is an onStatus or _error that was received, or that is to be sent.
 type StatusError struct {
-	Command     string // what it answers: connect, createStream, publish, play
-	Level       string // "error" where empty
+	Command     string // the command that it answers: connect, createStream, publish, play; or stream
+	Level       string // as received; empty if it is to be sent, which means "error"
 	Code        string // for example NetStream.Publish.BadName
 	Description string
 }
@@ -63,7 +63,7 @@ type Command struct {
 	StreamID uint32
 }
 
-// String returns argument i as a string, empty where it is none.
+// String returns argument i, or "" if it is not a string.
 func (c *Command) String(i int) string {
 	if i < len(c.Args) {
 		s, _ := c.Args[i].(string)
@@ -72,7 +72,7 @@ func (c *Command) String(i int) string {
 	return ""
 }
 
-// Number returns argument i as a number.
+// Number returns argument i, and false if it is not a number.
 func (c *Command) Number(i int) (float64, bool) {
 	if i < len(c.Args) {
 		n, ok := c.Args[i].(float64)
@@ -81,7 +81,7 @@ func (c *Command) Number(i int) (float64, bool) {
 	return 0, false
 }
 
-// info is the first object among the arguments that has a code.
+// info returns the fields of the first argument that is an object with a code.
 func (c *Command) info() (level, code, description string) {
 	for _, a := range c.Args {
 		if o, ok := amf.AsObject(a); ok {
@@ -93,47 +93,47 @@ func (c *Command) info() (level, code, description string) {
 	return "", "", ""
 }
 
-// text returns a property that should be a string, empty where it is none.
+// text returns a property, or "" if it is not a string.
 func text(o amf.Object, key string) string {
 	s, _ := o.GetString(key)
 	return s
 }
 
-// Conn is one side of a connection after its handshake. Reading is for one
-// goroutine; what is sent goes to send, which is safe for concurrent use.
+// Conn is one side of a connection after its handshake. One goroutine may read. Messages
+// are sent with the function send, which must be safe for concurrent use.
 type Conn struct {
 	*chunk.Reader
-	send func([]byte) error // takes whole chunks, not kept after return
+	send func([]byte) error // gets whole chunks, and must not keep them
 	size int                // our chunk size
 
 	src    io.Reader
-	count  uint64 // bytes read, the handshake's included
+	count  uint64 // bytes read, including the handshake's
 	acked  uint64
 	window uint64 // at least minPeerWindow
 }
 
-// NewConn returns a Conn that reads from src and sends with send, in chunks
-// of chunkSize bytes once it has announced them.
+// NewConn returns a Conn that reads from src and sends with send. bufSize is the size of
+// its read buffer, in bytes. Once it has announced chunkSize, it sends chunks of that size.
 func NewConn(src io.Reader, send func([]byte) error, bufSize, chunkSize int, lim chunk.Limits) *Conn {
 	c := &Conn{src: src, send: send, size: chunkSize, window: windowAckSize, count: 1 + 2*handshakeSize}
 	c.Reader = chunk.NewReader((*ackReader)(c), bufSize, lim)
 	return c
 }
 
-// Received is how many bytes were read, without the handshake. It is for the
-// goroutine that reads.
+// Received returns how many bytes were read, without the handshake. Only the goroutine
+// that reads may call it.
 func (c *Conn) Received() uint64 { return c.count - (1 + 2*handshakeSize) }
 
-// ChunkSize is our chunk size.
+// ChunkSize returns our chunk size, in bytes.
 func (c *Conn) ChunkSize() int { return c.size }
 
-// SetChunkSize changes our chunk size before it is announced: by the client
-// before Publish or Play, by the server's Handler in Connect.
+// SetChunkSize changes our chunk size. It must be called before the size is announced: by
+// a client before Publish or Play, by a server's Handler in Connect.
 func (c *Conn) SetChunkSize(n int) { c.size = n }
 
-// ackReader acknowledges what is read, also in the middle of a message: a
-// peer may wait for it there (RTMP 1.0, 5.4.3). Half the window leaves time
-// for the way back.
+// ackReader acknowledges the bytes that are read, also in the middle of a message: a peer
+// may wait for it there (RTMP 1.0, 5.4.3). It does so after half the window, because the
+// acknowledgement takes time to arrive.
 type ackReader Conn
 
 func (r *ackReader) Read(p []byte) (int, error) {
@@ -148,7 +148,8 @@ func (r *ackReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Next returns the next message that is not about the connection itself.
+// Next returns the next message that is not a control message of the connection. It
+// carries those out.
 func (c *Conn) Next() (chunk.Message, error) {
 	for {
 		m, own, err := c.next()
@@ -158,8 +159,8 @@ func (c *Conn) Next() (chunk.Message, error) {
 	}
 }
 
-// next returns the next message. Its own are those about the connection itself,
-// which it has carried out.
+// next returns the next message. own reports that it is a control message of the
+// connection, which next has carried out.
 func (c *Conn) next() (m chunk.Message, own bool, err error) {
 	m, err = c.Reader.Next()
 	if err != nil {
@@ -183,7 +184,7 @@ func (c *Conn) next() (m chunk.Message, own bool, err error) {
 	return m, true, err
 }
 
-// parseCommand decodes a command message; ok is false for other messages.
+// parseCommand decodes a command message. ok is false for other messages.
 func parseCommand(m chunk.Message) (cmd Command, ok bool, err error) {
 	var args []any
 	switch m.Type {
@@ -237,8 +238,8 @@ func statusInfo(level, code, description string) amf.Object {
 	}
 }
 
-// refusal is the level of a status that ends what was asked for. Servers
-// differ in what they put into level; the code decides where it is known.
+// refusal reports whether a status refuses or ends what was asked for. Some servers do
+// not set level to "error", so known codes count as well.
 func refusal(level, code string) bool {
 	if level == "error" {
 		return true

@@ -22,12 +22,12 @@ var testLimits = chunk.Limits{Media: 1 << 20, Command: 64 << 10, Partial: 2 << 2
 
 const testChunkSize = 60000
 
-// record is what happened, in order: messages sent, as text, and what is
-// added besides.
+// record lists what happened, in order: the messages sent, as text, and entries that
+// tests add.
 type record struct {
 	log   []string
 	bytes int
-	fail  error // what sending returns
+	fail  error // the error of sending
 
 	buf bytes.Buffer
 	dec *chunk.Reader
@@ -56,7 +56,7 @@ func (r *record) send(b []byte) error {
 	}
 }
 
-// describe is a message as text.
+// describe returns a message as text.
 func describe(m chunk.Message) string {
 	p := m.Payload
 	switch m.Type {
@@ -99,7 +99,7 @@ func word(v any) string {
 	return fmt.Sprint(v)
 }
 
-// A command in chunks of the default size, and its body.
+// command encodes a command in chunks of the default size, encode its body.
 var command, encode = rtmptest.Command, rtmptest.AMF
 
 func message(typ uint8, streamID uint32, payload []byte) []byte {
@@ -169,7 +169,7 @@ func TestConnReturnsTheErrorOfSending(t *testing.T) {
 	}
 }
 
-// pieces returns n bytes a read.
+// pieces returns at most n bytes per Read.
 type pieces struct {
 	r io.Reader
 	n int
@@ -177,8 +177,8 @@ type pieces struct {
 
 func (p pieces) Read(b []byte) (int, error) { return p.r.Read(b[:min(len(b), p.n)]) }
 
-// A peer that waits for an acknowledgement in the middle of a message gets it
-// there, and before a whole window is out.
+// A peer that waits for an acknowledgement in the middle of a message gets it there, and
+// before it has sent a whole window.
 func TestConnAcknowledgesWithinAMessage(t *testing.T) {
 	const window, size = 10000, 100000
 	in := append(control(chunk.TypeWindowAckSize, window), message(chunk.TypeVideo, 1, make([]byte, size))...)
@@ -202,13 +202,13 @@ func TestConnAcknowledgesWithinAMessage(t *testing.T) {
 	require.LessOrEqual(t, 3073+len(in)-last, window/2)
 }
 
-// A window that is too small would have us answer each acknowledgement of the
-// peer with one of ours, one that is too large looks like no answer at all.
+// With too small a window we would answer each acknowledgement of the peer with one of
+// ours. With too large a window the peer would get none in time.
 func TestConnAckWindows(t *testing.T) {
 	for _, c := range []struct {
 		window uint32
-		piece  int    // bytes a read
-		every  uint64 // bytes
+		piece  int    // bytes per Read
+		every  uint64 // bytes between acknowledgements
 	}{
 		{0, 1, 2048}, {1, 1, 2048}, {500, 1, 2048}, {4095, 1, 2048}, {4096, 1, 2048}, {4097, 1, 2048}, {4098, 1, 2049},
 		{4098, 16, 2064}, {10_000, 16, 5008}, {2_499_998, 625, 1_250_000}, {2_500_000, 625, 1_250_000}, {2_500_001, 625, 1_250_000},

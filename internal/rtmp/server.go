@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// MaxCommands is how many commands a client may send before its
-	// publish or play is accepted.
+	// MaxCommands is how many commands a client may send before its publish or play is
+	// accepted.
 	MaxCommands = 32
-	// MaxStreams is how many message streams a connection may have, not
-	// counting those that the client has closed.
+	// MaxStreams is how many message streams a connection may have, not counting those
+	// that the client has closed.
 	MaxStreams = 8
 
 	fmsVersion = "FMS/3,0,1,123"
@@ -32,12 +32,12 @@ const (
 // Connect is a client's connect command.
 type Connect struct {
 	TcURL, App, FlashVer string
-	// Properties is the whole command object.
+	// Properties is the complete command object.
 	Properties amf.Object
 }
 
-// Enhanced reports whether the client says that it speaks Enhanced RTMP.
-// Encoders may send enhanced messages without.
+// Enhanced reports whether the client announces Enhanced RTMP. Encoders may send enhanced
+// messages without announcing them.
 func (c *Connect) Enhanced() bool {
 	for _, p := range c.Properties {
 		switch p.Key {
@@ -48,9 +48,10 @@ func (c *Connect) Enhanced() bool {
 	return false
 }
 
-// Enhanced are the properties of a peer that passes on all of Enhanced RTMP (Enhanced
-// RTMP v2, Enhancing NetConnection connect Command): in the client's connect and in the
-// server's answer. reconnect says that a client follows ReconnectRequest.
+// Enhanced returns the properties by which a peer announces that it forwards all of
+// Enhanced RTMP (Enhanced RTMP v2, Enhancing NetConnection connect Command). They are for
+// the client's connect and the server's answer. reconnect is for a client that follows
+// ReconnectRequest.
 func Enhanced(reconnect bool) amf.Object {
 	caps := capsMultitrack | capsModEx | capsNanoOffset
 	if reconnect {
@@ -65,25 +66,23 @@ func Enhanced(reconnect bool) amf.Object {
 	}
 }
 
-// Handler decides what a client may do and takes what it sends. Its methods
-// are called by Serve's goroutine, one at a time. An error of Connect,
-// Publish or Play ends the connection; where it wraps a *StatusError the
-// client is told before.
+// Handler decides what a client may do, and receives its messages. Serve calls its
+// methods, one at a time. An error of Connect, Publish or Play ends the connection. If it
+// wraps a *StatusError, that is sent to the client first.
 type Handler interface {
 	Connect(c *Connect) error
 
-	// Publish decides about a publish; media of the stream is read only
-	// after it has returned.
+	// Publish decides about a publish. No message is read until it has returned.
 	Publish(streamID uint32, name string) error
-	// Unpublish ends an accepted publish. lost: the client has not asked for it,
-	// the connection has ended.
+	// Unpublish ends an accepted publish. lost is true if the connection has ended
+	// without a request of the client to end it.
 	Unpublish(streamID uint32, lost bool)
-	// Message takes an audio, video, data or aggregate message of a stream
-	// that is publishing.
+	// Message receives an audio, video, data or aggregate message of a stream that is
+	// publishing.
 	Message(m chunk.Message) error
 
-	// Play decides about a play. After it the client is answered, then
-	// Playing is called: from there on media may be sent.
+	// Play decides about a play. Then the client gets the answer, and Playing is called.
+	// From that call on media may be sent.
 	Play(streamID uint32, name string) error
 	Playing(streamID uint32)
 	Pause(streamID uint32, pause bool)
@@ -94,7 +93,7 @@ type Handler interface {
 // Server is the server's side of a connection.
 type Server struct {
 	*Conn
-	// Before, where it is not nil, is called before each message is handled.
+	// Before, if not nil, is called before each message is handled.
 	Before func()
 
 	h Handler
@@ -102,18 +101,18 @@ type Server struct {
 	connected bool
 	accepted  bool
 	commands  int
-	nextID    uint32          // the last id that createStream gave
+	nextID    uint32          // the last id that createStream has assigned
 	streams   []*serverStream // at most MaxStreams
-	closed    uint64          // counts streams that were closed
+	closed    uint64          // how many streams were closed
 }
 
-// serverStream is a message stream. One that was closed can be used again until
-// it is deleted, or its place is needed.
+// serverStream is a message stream. A closed one can be used again until it is deleted,
+// or until its place is needed.
 type serverStream struct {
 	id                  uint32
 	publishing, playing bool
 	name                string
-	closed              uint64 // which one of those that were closed; 0: open
+	closed              uint64 // Server.closed when it was closed; 0 if it is open
 }
 
 // NewServer returns the server's side of c.
@@ -121,14 +120,14 @@ func NewServer(c *Conn, h Handler) *Server {
 	return &Server{Conn: c, h: h}
 }
 
-// Serve reads until the connection ends and returns why. Streams that are
-// still publishing or playing then are ended.
+// Serve reads until the connection ends, and returns the cause. It ends the streams that
+// are still publishing or playing then.
 func (s *Server) Serve() error {
 	return s.ServeUntil(func() bool { return false })
 }
 
-// ServeUntil is Serve, but returns nil if pause returns true after a message. Nothing
-// is ended then, and the next call continues.
+// ServeUntil is like Serve, but returns nil if pause returns true after a message. It
+// then ends no streams, and the next call continues.
 func (s *Server) ServeUntil(pause func() bool) error {
 	paused := false
 	defer func() {
@@ -184,7 +183,7 @@ func (s *Server) stop(st *serverStream, lost bool) {
 	st.closed = s.closed
 }
 
-// halt ends what a stream does because the client wants it, and says so.
+// halt ends the publish or play of a stream at the client's request, and confirms it.
 func (s *Server) halt(st *serverStream) error {
 	publishing, playing := st.publishing, st.playing
 	s.stop(st, false)
@@ -197,14 +196,14 @@ func (s *Server) halt(st *serverStream) error {
 	return nil
 }
 
-// command carries out what a client wants. Each call is answered, unless its
-// transaction id is 0: with _result or _error, or where it changes a NetStream,
-// with onStatus.
+// command carries out a client's command. A call is answered with _result or _error,
+// unless its transaction id is 0. A command that changes a NetStream is answered with
+// onStatus.
 //
-// receiveAudio and receiveVideo (RTMP 1.0, 7.2.2.4 and 7.2.2.5) are not carried
-// out, and the answer is an _error: all receivers of a stream share its bytes. The
-// client still gets the audio or video that it has turned off, and can drop it.
-// Clients send these with transaction id 0 and wait for nothing.
+// receiveAudio and receiveVideo (RTMP 1.0, 7.2.2.4 and 7.2.2.5) are not carried out, and
+// are answered with _error: all receivers of a stream share its bytes. The client still
+// gets the audio or video that it has turned off, and can drop it. Clients send these with
+// transaction id 0 and do not wait for an answer.
 func (s *Server) command(m chunk.Message) error {
 	cmd, _, err := parseCommand(m)
 	if err != nil {
@@ -275,10 +274,9 @@ func (s *Server) command(m chunk.Message) error {
 	return s.fail(&cmd, fmt.Sprintf("Method not found (%s).", clip(cmd.Name, 32)))
 }
 
-// closing is the stream that a closeStream is about: that of the message, or the
-// one whose id is argument 1, where the message is of stream 0, as older versions
-// of HaishinKit send it, or of one that does not exist. It is nil where there is
-// none.
+// closing returns the stream that a closeStream closes: the stream of the message. If
+// that is stream 0, as older versions of HaishinKit send it, or does not exist, it is the
+// stream whose id is argument 1. It is nil if there is none.
 func (s *Server) closing(cmd *Command) *serverStream {
 	st := s.stream(cmd.StreamID)
 	if id, ok := cmd.id(1); ok && (st == nil || st.id == 0) {
@@ -287,8 +285,8 @@ func (s *Server) closing(cmd *Command) *serverStream {
 	return st
 }
 
-// deleting is the stream that a deleteStream is about: argument 1, or that of
-// the message where there is no argument, or null.
+// deleting returns the stream that a deleteStream deletes: the one whose id is argument 1.
+// If that is missing or null, it is the stream of the message. It is nil if there is none.
 func (s *Server) deleting(cmd *Command) *serverStream {
 	if !cmd.has(1) && cmd.StreamID != 0 {
 		return s.stream(cmd.StreamID)
@@ -313,8 +311,8 @@ func (s *Server) connect(cmd *Command) error {
 		FlashVer:   text(props, "flashVer"),
 		Properties: props,
 	})
-	// The chunk size goes first: librtmp does not put together what is
-	// longer than its default of 128 bytes.
+	// The chunk size goes first: librtmp does not reassemble a message that is longer
+	// than its default chunk size of 128 bytes.
 	b := chunk.AppendControl(nil, chunk.TypeWindowAckSize, windowAckSize)
 	b = chunk.Append(b, chunk.Header{Type: chunk.TypeSetPeerBandwidth}, []byte{0, 0x26, 0x25, 0xa0, 2}, s.size)
 	b = chunk.AppendControl(b, chunk.TypeSetChunkSize, uint32(s.size))
@@ -347,8 +345,8 @@ func (s *Server) createStream(cmd *Command) error {
 	return s.result(cmd, nil, s.nextID)
 }
 
-// room reports whether there is a place for one more stream, which is that of
-// the stream that was closed first where there is no other.
+// room reports whether there is a place for one more stream. If there is no free place, it
+// forgets the stream that was closed first.
 func (s *Server) room() bool {
 	if len(s.streams) < MaxStreams {
 		return true
@@ -367,7 +365,7 @@ func (s *Server) forget(st *serverStream) {
 	s.streams = slices.DeleteFunc(s.streams, func(o *serverStream) bool { return o == st })
 }
 
-// stream returns the stream of that id, nil where there is none.
+// stream returns the stream with this id, or nil if there is none.
 func (s *Server) stream(id uint32) *serverStream {
 	for _, st := range s.streams {
 		if st.id == id {
@@ -377,8 +375,8 @@ func (s *Server) stream(id uint32) *serverStream {
 	return nil
 }
 
-// wanted returns the stream that a command is about. A client that publishes
-// without createStream is taken as one that did.
+// wanted returns the stream that a publish or play names. If there is none, it creates
+// one, because some clients send no createStream.
 func (s *Server) wanted(id uint32) (*serverStream, error) {
 	st := s.stream(id)
 	if st == nil {
@@ -391,8 +389,8 @@ func (s *Server) wanted(id uint32) (*serverStream, error) {
 	return st, nil
 }
 
-// publish begins to publish, in place of whatever the stream does. publish(false)
-// stops (RTMP 1.0, 7.2.2.6; Flash, NetStream.publish).
+// publish begins to publish, and ends the stream's previous publish or play.
+// publish(false) only ends it (RTMP 1.0, 7.2.2.6; Flash, NetStream.publish).
 func (s *Server) publish(cmd *Command) error {
 	if cmd.isFalse(1) {
 		return s.cease(cmd, func(st *serverStream) bool { return st.publishing })
@@ -420,8 +418,8 @@ func (s *Server) publish(cmd *Command) error {
 	return s.send(s.appendStatus(nil, cmd.StreamID, "status", "NetStream.Publish.Start", "Publishing."))
 }
 
-// play begins to play, in place of whatever the stream does. play(false) stops
-// (RTMP 1.0, 7.2.2.1; Flash, NetStream.play).
+// play begins to play, and ends the stream's previous publish or play. play(false) only
+// ends it (RTMP 1.0, 7.2.2.1; Flash, NetStream.play).
 func (s *Server) play(cmd *Command) error {
 	if cmd.isFalse(1) {
 		return s.cease(cmd, func(st *serverStream) bool { return st.playing })
@@ -440,7 +438,7 @@ func (s *Server) play(cmd *Command) error {
 		}
 	}
 	if st.playing {
-		s.stop(st, false) // NetStream.Play.Reset says so
+		s.stop(st, false) // NetStream.Play.Reset confirms it
 	} else if err := s.halt(st); err != nil {
 		return err
 	}
@@ -459,7 +457,7 @@ func (s *Server) play(cmd *Command) error {
 	return nil
 }
 
-// cease ends what the stream of a command does, where it does that.
+// cease ends the publish or play of a command's stream, if does reports true for it.
 func (s *Server) cease(cmd *Command, does func(*serverStream) bool) error {
 	if st := s.stream(cmd.StreamID); st != nil && does(st) {
 		if err := s.halt(st); err != nil {
@@ -495,8 +493,8 @@ func (s *Server) pause(cmd *Command) error {
 	return nil
 }
 
-// unpublishName ends the publish of a name. If there is none of exactly that name,
-// the query does not count: some clients send it with one of the two commands only.
+// unpublishName ends the publish of a name. If no stream has exactly that name, the query
+// is ignored: some clients send it with only one of the two commands.
 func (s *Server) unpublishName(name string) error {
 	same := func(other string) bool { return other == name }
 	if !slices.ContainsFunc(s.streams, func(st *serverStream) bool { return st.publishing && same(st.name) }) {

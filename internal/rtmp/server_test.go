@@ -15,11 +15,11 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// handler records what a Server asks it, between what the Server sends.
+// handler records the Server's calls, in order with the messages that the Server sends.
 type handler struct {
 	*record
 	refuse map[string]error // by method, or by method and name
-	active map[string]int   // accepted and not ended, by what and stream id
+	active map[string]int   // accepted and not ended, by "publish" or "play" and stream id
 }
 
 func (h *handler) verdict(method, name string) error {
@@ -84,7 +84,7 @@ func (h *handler) StopPlay(id uint32) {
 	h.change("play", id, -1)
 }
 
-// serve runs a Server on what a client sends after its handshake.
+// serve runs a Server with in, the bytes that a client sends after its handshake.
 func serve(h *handler, in ...[]byte) error {
 	if h.record == nil {
 		h.record = &record{}
@@ -100,15 +100,15 @@ func serve(h *handler, in ...[]byte) error {
 
 var connected = command(0, "connect", 1, amf.Object{{Key: "app", Value: "live"}, {Key: "tcUrl", Value: "rtmp://h/live"}})
 
-// connectLog is what happens on connected.
+// connectLog is the record of connected.
 var connectLog = []string{
 	`Connect "live" "rtmp://h/live" "" 2`,
 	"WindowAckSize 2500000", "SetPeerBandwidth 2500000 2", "SetChunkSize 60000",
 	"_result@0 1 object status:NetConnection.Connect.Success",
 }
 
-// The answer to connect is fixed to the byte: SetChunkSize goes before what is
-// longer than 128 bytes, which librtmp does not put together (SRS #454).
+// The exact bytes of the answer to connect. SetChunkSize precedes the message that is
+// longer than 128 bytes, because librtmp does not reassemble it otherwise (SRS #454).
 func TestServerConnectAnswer(t *testing.T) {
 	str := func(s string) string { return string([]byte{byte(len(s) >> 8), byte(len(s))}) + s }
 	result := "\x02" + str("_result") + "\x00\x3f\xf0\x00\x00\x00\x00\x00\x00" +
@@ -343,7 +343,7 @@ func TestServerCommands(t *testing.T) {
 			n := len(connectLog)
 			require.Equal(t, connectLog, h.log[:n])
 			got := append([]string(nil), h.log[n:]...)
-			// What is still open at the end ends in no order.
+			// Streams that are still open at the end are ended in any order.
 			if i := len(c.want) - 1; i >= 0 && strings.HasSuffix(c.want[i], "*") {
 				require.Equal(t, c.want[:i], got[:i])
 				return
@@ -387,8 +387,8 @@ func TestServerRefuses(t *testing.T) {
 	}
 }
 
-// A player that zaps through more channels than a connection has streams, each on
-// a stream of its own.
+// A player that plays more channels, one after the other, than a connection may have
+// streams. It uses a new stream for each.
 func TestServerOfManyChannels(t *testing.T) {
 	var in []byte
 	for i := range 3 * MaxStreams {
@@ -479,8 +479,8 @@ func TestServerStreamLimit(t *testing.T) {
 	require.Contains(t, h.log, `Publish 200 "c4nary5ecret"`)
 }
 
-// Every end of a connection ends what is published and played once: serve
-// and handler watch over it.
+// Wherever a connection ends, each publish and play is ended exactly once. serve and
+// handler check it.
 func TestServerCutAtEveryByte(t *testing.T) {
 	in := concat(connected, command(0, "createStream", 4, nil), command(1, "publish", 5, nil, "a"),
 		message(chunk.TypeVideo, 1, bytes.Repeat([]byte("v"), 300)), command(2, "play", 6, nil, "b"), command(0, "FCUnpublish", 7, nil, "a"))
@@ -490,8 +490,8 @@ func TestServerCutAtEveryByte(t *testing.T) {
 	}
 }
 
-// A server that pauses behind each message, those about the connection itself
-// among them, does what one does that does not, and ends nothing before the end.
+// A server that pauses after each message, including control messages of the connection,
+// does the same as one that never pauses, and ends no stream before the end.
 func TestServerPauses(t *testing.T) {
 	in := [][]byte{
 		connected,
@@ -515,7 +515,7 @@ func TestServerPauses(t *testing.T) {
 	require.Equal(t, want.log, got.log)
 }
 
-// failAfter sends n times.
+// failAfter sends n times, and then fails.
 type failAfter struct {
 	*record
 	n int

@@ -17,7 +17,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// queue sends to a connection without waiting for it.
+// queue sends to a connection from a goroutine of its own, so that send does not wait for
+// the peer.
 type queue struct {
 	ch   chan []byte
 	done chan error
@@ -47,7 +48,7 @@ func (q *queue) close() error {
 	return <-q.done
 }
 
-// relay hands what one connection publishes to another one that plays.
+// relay forwards the messages of a publishing connection to a playing one.
 type relay struct {
 	*handler
 	messages chan chunk.Message
@@ -67,7 +68,7 @@ func (r *relay) Playing(id uint32) {
 	close(r.playing)
 }
 
-// A Client publishes to a Server and another plays it from there.
+// One Client publishes to a Server, and another plays the stream from there.
 func TestPublishAndPlay(t *testing.T) {
 	type side struct {
 		*Server
@@ -152,7 +153,7 @@ func TestPublishAndPlay(t *testing.T) {
 	require.Empty(t, playing.open())
 }
 
-// open is what was accepted and has not been ended.
+// open returns what was accepted and has not been ended.
 func (h *handler) open() (all []string) {
 	for what, n := range h.active {
 		if n != 0 {
@@ -162,7 +163,7 @@ func (h *handler) open() (all []string) {
 	return all
 }
 
-// counter takes what is sent and counts it.
+// counter counts the bytes that are sent, and drops them.
 type counter struct{ bytes int }
 
 func (c *counter) send(b []byte) error {
@@ -170,8 +171,8 @@ func (c *counter) send(b []byte) error {
 	return nil
 }
 
-// quiet is a handler that accepts all, keeps nothing and watches over the
-// order of calls.
+// quiet is a handler that accepts everything, keeps nothing, and checks the order of
+// calls.
 type quiet struct {
 	publishing, playing map[uint32]bool
 	connects            int
@@ -225,23 +226,21 @@ func (q *quiet) StopPlay(id uint32) {
 }
 
 const (
-	// maxReply bounds what is sent for a byte received, in bytes: a zero
-	// length SetPeerBandwidth is one byte and is answered with 16, a seek of
-	// 8 bytes with a status of 142.
+	// maxReply limits the bytes sent for each byte received. A SetPeerBandwidth of
+	// length zero is one byte, and its answer has 16. A seek has 8, and its status 142.
 	maxReply = 20
-	// maxGarbage bounds what is allocated in all, by byte received or sent:
-	// a value of one byte, null, is 16 bytes in a slice that grows by
-	// doubling, and an answer is encoded, then cut into chunks.
+	// maxGarbage limits all bytes allocated for each byte received or sent. A value of
+	// one byte, null, takes 16 bytes in a slice that grows by doubling. An answer is
+	// encoded, then cut into chunks.
 	maxGarbage = 64
-	// fixedMemory is what a connection has before anything comes: the read
-	// buffer of 4096 bytes, Conn, Reader and its streams of about 150 bytes
+	// fixedMemory is the memory, in bytes, of a connection that has received nothing:
+	// the read buffer of 4096 bytes, Conn, Reader, and its streams of about 150 bytes
 	// each.
 	fixedMemory = 4096 + 16*150 + 4096
 )
 
-// heapReader measures the memory in use whenever the session wants to read:
-// all that is kept for the peer is there then, and no more garbage than the
-// collector leaves.
+// heapReader measures the memory in use at each Read of the session. At that time it
+// contains all that is kept for the peer, and little garbage.
 type heapReader struct {
 	t      *testing.T
 	parts  [][]byte
@@ -249,7 +248,7 @@ type heapReader struct {
 	read   int
 }
 
-// newHeapReader gives in to the session in parts.
+// newHeapReader returns a heapReader that passes in to the session in parts.
 func newHeapReader(t *testing.T, in []byte, parts int) *heapReader {
 	r := &heapReader{t: t}
 	size := max(len(in)/parts, 1)
@@ -262,8 +261,8 @@ func newHeapReader(t *testing.T, in []byte, parts int) *heapReader {
 }
 
 func (r *heapReader) Read(b []byte) (int, error) {
-	// Other goroutines of the test binary may be in the measure: the limit's
-	// 64 KiB have room for them.
+	// The measurement may include other goroutines of the test binary. The limit's 64
+	// KiB allow for them.
 	if in := heap(); in > r.before {
 		require.LessOrEqual(r.t, in-r.before, maxHeap(r.read), "heap in use after %d bytes", r.read)
 	}
@@ -285,12 +284,12 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// bounded runs a session on in and returns what the session sent. What it
-// allocates must be in proportion; where that is more than may be in use at
-// once, a second run measures that too.
+// bounded runs a session with in and returns how many bytes it sent. The bytes it
+// allocates must be in proportion to in. If they exceed the limit of memory in use, a
+// second run measures the memory in use.
 func bounded(t *testing.T, in []byte, session func(src io.Reader, send func([]byte) error)) int {
 	var sent counter
-	// Others may allocate meanwhile: the least of a few runs counts.
+	// Other goroutines may allocate meanwhile, so the smallest of a few runs counts.
 	least := uint64(math.MaxUint64)
 	for range 4 {
 		sent = counter{}
@@ -308,11 +307,11 @@ func bounded(t *testing.T, in []byte, session func(src io.Reader, send func([]by
 	return sent.bytes
 }
 
-// maxHeap is how much may be in use after n bytes: 8 for one, 64 KiB and what
-// a connection has at its start.
+// maxHeap returns how many bytes may be in use after n bytes were received: 8 for each,
+// 64 KiB, and fixedMemory.
 func maxHeap(n int) uint64 { return uint64(8*n + 64<<10 + fixedMemory) }
 
-// serverSeeds are what clients send after their handshake.
+// serverSeeds returns inputs that clients send after their handshake.
 func serverSeeds() [][]byte {
 	create := command(0, "createStream", 4, nil)
 	publish := command(1, "publish", 5, nil, "c4nary5ecret", "live")

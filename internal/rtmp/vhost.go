@@ -7,13 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// DefaultVhost is the vhost of clients that name none, in SRS's terms.
+// DefaultVhost is the vhost of clients that name none, as in SRS.
 const DefaultVhost = "__defaultVhost__"
 
-// FoldVhost is a vhost in the form in which vhosts are compared, and empty for
-// DefaultVhost, which a request that names no vhost has. Vhosts are host names,
-// which have no case (RFC 4343); two have the same form where strings.EqualFold
-// says that they are equal.
+// FoldVhost returns the form of a vhost that is used to compare vhosts. It returns "" for
+// DefaultVhost, as for a request that names no vhost. Vhosts are host names, which have no
+// case (RFC 4343): two have the same form if strings.EqualFold reports them as equal.
 func FoldVhost(vhost string) string {
 	if vhost = strings.Map(foldRune, vhost); vhost == foldedDefault {
 		return ""
@@ -23,8 +22,8 @@ func FoldVhost(vhost string) string {
 
 var foldedDefault = strings.Map(foldRune, DefaultVhost)
 
-// foldRune is the same for all runes that unicode.SimpleFold goes round: the
-// lower-case form of the first of them, where that is one of them.
+// foldRune returns the same rune for all runes of an orbit of unicode.SimpleFold: the
+// smallest of them, or its lower-case form if that is in the orbit.
 func foldRune(r rune) rune {
 	if r < utf8.RuneSelf {
 		return unicode.ToLower(r)
@@ -40,7 +39,7 @@ func foldRune(r rune) rune {
 	return first
 }
 
-// ListedVhost finds the name that a map has for a vhost, in whatever case.
+// ListedVhost returns the key of m that names vhost, regardless of case.
 func ListedVhost[V any](m map[string]V, vhost string) (name string, ok bool) {
 	if _, ok := m[vhost]; ok {
 		return vhost, true
@@ -53,7 +52,7 @@ func ListedVhost[V any](m map[string]V, vhost string) (name string, ok bool) {
 	return "", false
 }
 
-// SameVhosts returns two names of a map that are the same vhost, if it has such.
+// SameVhosts returns two keys of m that name the same vhost, if there are any.
 func SameVhosts[V any](m map[string]V) (a, b string, found bool) {
 	by := make(map[string]string, len(m))
 	for name := range m {
