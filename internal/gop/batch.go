@@ -1,7 +1,7 @@
 package gop
 
-// Batch is what is sent in one write. It can be filled for one cursor after the other;
-// cursors at the same position share the work.
+// Batch holds the messages that are sent in one write. It can be filled for one cursor
+// after the other; cursors at the same position share the work.
 type Batch struct {
 	iov   [][]byte
 	marks []mark
@@ -150,7 +150,7 @@ func (f *filler) add(m *Message) {
 	f.marks = append(f.marks, mark{f.bytes, m, f.skipped, f.needKey, f.pictures})
 }
 
-// time is the time that m goes out with to a cursor with times of its own.
+// time returns the timestamp of m for a cursor with times of its own.
 func (f *filler) time(m *Message) uint32 {
 	own := f.c.opt.Times
 	state := own.state
@@ -178,23 +178,24 @@ func (b *Batch) Reset() {
 	b.filling++
 }
 
-// Filling numbers what the batch holds: while it stays the same, so does IOV.
+// Filling returns a number that changes with the content of the batch. While it stays the
+// same, so does IOV.
 func (b *Batch) Filling() uint64 { return b.filling }
 
 // IOV returns the bytes to send. They stay valid until the next Fill for another
 // position.
 func (b *Batch) IOV() [][]byte { return b.iov }
 
-// Arrived is when the first message of a batch that is not empty arrived, in
-// nanoseconds of the clock of Append.
+// Arrived returns when the batch's first message arrived, in nanoseconds of the clock of
+// Append. The batch must not be empty.
 func (b *Batch) Arrived() int64 { return b.marks[0].m.arrived }
 
-// Len is the number of bytes to be sent.
+// Len returns the number of bytes to send.
 func (b *Batch) Len() int { return b.bytes }
 
-// Sent moves c on after n bytes of the batch were sent. A message sent in
-// part counts as sent: rest, its other bytes, must go out before anything
-// else. It returns the number of messages, and of pictures among them.
+// Sent advances c after n bytes of the batch were sent. It returns the number of messages,
+// and of pictures among them. A message that was sent in part counts as sent: rest, its
+// other bytes, must be sent before anything else.
 func (b *Batch) Sent(c *Cursor, n int) (messages, pictures int, rest [][]byte) {
 	if n == 0 {
 		return 0, 0, nil
@@ -214,12 +215,12 @@ func (b *Batch) Sent(c *Cursor, n int) (messages, pictures int, rest [][]byte) {
 	}
 	if n < last.end {
 		rest = cut(b.iov, n, last.end)
-		b.scratch = nil // rest may lie in it, too
+		b.scratch = nil // rest may be part of it
 	}
 	return i + 1, last.pictures, rest
 }
 
-// cut returns bytes from to to of iov, in slices of its own.
+// cut returns the bytes of iov from offset from up to offset to. They share iov's memory.
 func cut(iov [][]byte, from, to int) [][]byte {
 	var out [][]byte
 	at := 0

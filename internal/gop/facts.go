@@ -13,7 +13,7 @@ type Lag struct {
 	Age      time.Duration // since the first of them has arrived
 }
 
-// LagOf is the lag of a receiver whose next message is seq. It is safe for
+// LagOf returns the lag of a receiver whose next message is seq. It is safe for
 // concurrent use.
 func (l *Log) LagOf(seq uint64, now int64) Lag {
 	head := l.Head()
@@ -34,8 +34,8 @@ func (l *Log) LagOf(seq uint64, now int64) Lag {
 // Key returns the last keyframe if it is kept, or nil.
 func (l *Log) Key() *Message { return l.key.Load() }
 
-// Headers is the header set in force, nil if nothing is kept. It is safe for concurrent
-// use.
+// Headers returns the header set in force, or nil if nothing is kept. It is safe for
+// concurrent use.
 func (l *Log) Headers() *HeaderSet {
 	if m := l.Get(l.Head() - 1); m != nil {
 		return m.After
@@ -43,12 +43,12 @@ func (l *Log) Headers() *HeaderSet {
 	return nil
 }
 
-// Pictures is what is known of the main video track.
+// Pictures describes the main video track, as far as it is known.
 type Pictures struct {
 	Frames    uint64
 	Keyframes uint64
-	// GOP is the distance of the last two keyframes, GOPFrames how many frames the
-	// first of them began; 0 before the second keyframe.
+	// GOP is the time between the last two keyframes, GOPFrames the number of frames
+	// from the first of them to the second. Both are 0 before the second keyframe.
 	GOP       time.Duration
 	GOPFrames int
 }
@@ -59,7 +59,7 @@ type pictures struct {
 	gop               atomic.Uint64 // milliseconds, and frames in the upper half
 
 	// Owned by the appending goroutine.
-	open  uint32 // frames of the GOP that goes on; 0: none does
+	open  uint32 // frames of the current GOP; 0 before the first keyframe
 	began uint32 // time of its keyframe
 }
 
@@ -77,7 +77,7 @@ func (p *pictures) note(keyframe bool, ms uint32) {
 	p.open++
 }
 
-// Pictures returns what is known now. It is safe for concurrent use.
+// Pictures describes the main video track now. It is safe for concurrent use.
 func (l *Log) Pictures() Pictures {
 	gop := l.pictures.gop.Load()
 	return Pictures{

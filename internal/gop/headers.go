@@ -7,17 +7,18 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// A header set is bounded: 256 tracks of two kinds with 16 MiB each would be
-// an attack. What goes over is passed on live and not kept.
+// Limits of a header set, in headers and bytes. Without them a publisher could send 256
+// tracks of two kinds with headers of 16 MiB each. A header beyond a limit is forwarded
+// like any message, but not kept for later receivers.
 const (
 	maxHeaders     = 64
 	maxHeaderBytes = 1 << 20
 )
 
-// HeaderSet holds what a receiver needs before its first frame: the metadata,
-// each track's sequence header and configuration. It never changes; the nil
-// set is empty. Its frames are those of the messages where these have memory of
-// their own, so that large ones are there once.
+// HeaderSet holds the messages that a receiver needs before its first frame: the
+// metadata, and each track's sequence header and configuration. It never changes. The nil
+// set is empty. It shares the frames of messages that have memory of their own, so that a
+// large header is kept once.
 type HeaderSet struct {
 	meta    *chunk.Frame
 	headers []*header
@@ -27,7 +28,7 @@ type HeaderSet struct {
 
 type header struct {
 	frame *chunk.Frame
-	slots []slot // what it is in force for
+	slots []slot // those that it still fills
 	held  int    // by sets that are held
 }
 
@@ -85,8 +86,8 @@ func (s *HeaderSet) with(f *chunk.Frame, body []byte) *HeaderSet {
 	return n
 }
 
-// ends reports whether s takes the place of old. Another codec on a track
-// ends its old configuration too.
+// ends reports whether s replaces old. A sequence header of another codec also ends the
+// track's old configuration.
 func (s slot) ends(old slot) bool {
 	return s.Slot == old.Slot ||
 		!s.Config && old.Config && s.Type == old.Type && s.Track == old.Track && s.codec != old.codec
@@ -99,9 +100,8 @@ func without(slots []slot, drop func(slot) bool) []slot {
 	return slices.DeleteFunc(slices.Clone(slots), drop)
 }
 
-// outlived returns the set after media of a track in a codec: headers of
-// another one there are of no use any more. Not every codec has a header that
-// would end them (MP3, AC-3, VP8).
+// outlived returns the set after media of a track in a codec, without the track's headers
+// of another codec. Some codecs have no header that would replace those (MP3, AC-3, VP8).
 func (s *HeaderSet) outlived(typ, track uint8, codec flv.Codec) *HeaderSet {
 	old := func(o slot) bool { return o.Type == typ && o.Track == track && o.codec != codec && o.codec != 0 }
 	if s == nil || codec == 0 || !slices.ContainsFunc(s.headers, func(h *header) bool { return slices.ContainsFunc(h.slots, old) }) {
@@ -122,7 +122,7 @@ func (s *HeaderSet) outlived(typ, track uint8, codec flv.Codec) *HeaderSet {
 	return n
 }
 
-// within reports whether o has all headers of s, whatever their metadata.
+// within reports whether o has all headers of s. Metadata does not count.
 func (s *HeaderSet) within(o *HeaderSet) bool {
 	if s == nil || s == o {
 		return true
@@ -139,8 +139,8 @@ func (s *HeaderSet) within(o *HeaderSet) bool {
 	return true
 }
 
-// withMetadata returns the set after onMetaData, or with none after
-// @clearDataFrame.
+// withMetadata returns the set with f, an onMetaData, as its metadata. If f is nil, after
+// @clearDataFrame, the set has none.
 func (s *HeaderSet) withMetadata(f *chunk.Frame) *HeaderSet {
 	n := new(HeaderSet)
 	if s != nil {
@@ -158,8 +158,9 @@ func (s *HeaderSet) withMetadata(f *chunk.Frame) *HeaderSet {
 }
 
 // AppendTo appends the set's messages for a receiver, with the given time, as
-// chunk.Layout.AppendTo does. The first metadata of a receiver has time 0: FFmpeg takes
-// onMetaData at any other time for a stream of text.
+// chunk.Layout.AppendTo does. first says that these are the receiver's first headers. The
+// metadata then has time 0: FFmpeg mistakes onMetaData at another time for a stream of
+// text.
 func (s *HeaderSet) AppendTo(iov [][]byte, scratch []byte, o Options, time uint32, first bool) ([][]byte, []byte) {
 	if s == nil {
 		return iov, scratch
@@ -193,7 +194,8 @@ func (s *HeaderSet) Frames() (frames []*chunk.Frame) {
 	return frames
 }
 
-// All calls f for each of the set's messages. The payload may be the set's own.
+// All calls f for each of the set's messages, metadata first. f must not change the
+// payload, which may be the set's own memory.
 func (s *HeaderSet) All(f func(typ uint8, payload []byte)) {
 	if s == nil {
 		return

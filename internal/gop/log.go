@@ -51,7 +51,7 @@ type Message struct {
 // its own.
 const messageCost = 200
 
-// Cost is how many bytes the message counts as.
+// Cost returns how many bytes the message counts as.
 func (m *Message) Cost() int { return m.Frame.Len() + messageCost }
 
 // Limits bounds a Log. The oldest messages are dropped when a limit is exceeded.
@@ -101,8 +101,8 @@ type Log struct {
 	sets  uint64     // counts how often set has changed
 	was   *HeaderSet // before Restart, until media comes
 	bytes int        // cost of the messages kept
-	held  int        // bytes of memory that it takes
-	most  int        // messages kept at once, since the ring was fitted last
+	held  int        // bytes of memory in use
+	most  int        // most messages kept at the same time, since the ring was last fitted
 	total uint64
 	track uint8 // lowest video track with media
 	alive [2]alive
@@ -117,7 +117,7 @@ type ring struct {
 	slots []atomic.Pointer[Message]
 }
 
-// slotSize is what a slot takes.
+// slotSize is the size of a slot, in bytes.
 const slotSize = int(unsafe.Sizeof(atomic.Pointer[Message]{}))
 
 func newRing(n int) *ring {
@@ -127,13 +127,13 @@ func newRing(n int) *ring {
 func (r *ring) at(seq uint64) *atomic.Pointer[Message] { return &r.slots[seq&r.mask] }
 
 const (
-	// trimEvery is how often, in messages, a stream without keyframes is trimmed
-	// to what is needed.
+	// trimEvery is the number of messages after which messages that are not needed are
+	// dropped, in a stream without keyframes.
 	trimEvery = 64
-	// fitEvery is how often, in messages, the ring is looked at, which may have
+	// fitEvery is the number of messages after which the ring is checked: it may have
 	// become too large.
 	fitEvery = 1024
-	// firstRing is how many slots a ring has at least.
+	// firstRing is the smallest number of slots of a ring.
 	firstRing = 64
 )
 
@@ -409,15 +409,15 @@ func (l *Log) inForce(s *HeaderSet) {
 	}
 }
 
-// alive is the codec of media of a track for which a set's headers are.
+// alive caches the codec of a track's media, for which the headers of a set are valid.
 type alive struct {
 	set   uint64 // as Log.sets counts them
 	track uint8
 	codec flv.Codec
 }
 
-// outlive drops the headers of a track whose codec has changed without new
-// ones. For most messages nothing has changed since the one before.
+// outlive drops the headers of a track whose codec has changed without new headers. For
+// most messages nothing has changed since the previous one.
 func (l *Log) outlive(typ uint8, t flv.Tag) {
 	if !t.Frames || t.Opaque || t.SequenceHeader {
 		return
@@ -492,7 +492,7 @@ func (l *Log) trim(m *Message, now int64) {
 // Info describes a stream's codecs.
 type Info struct {
 	Video, Audio flv.Codec // seen last
-	Enhanced     bool      // some message was in a form of Enhanced RTMP
+	Enhanced     bool      // a message had a form of Enhanced RTMP
 }
 
 // Info returns the codecs seen so far.

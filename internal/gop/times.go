@@ -40,8 +40,8 @@ const (
 	rebaseAt = 1<<31 - 3_600_000
 )
 
-// time returns the timestamp with which m is sent. start says that a receiver may begin
-// with m.
+// time returns the timestamp of m for the receiver. start reports whether a receiver may
+// begin with m.
 func (t Times) time(s *times, m *Message, start bool) uint32 {
 	if t.Zero && start && s.last >= rebaseAt {
 		*s = times{}
