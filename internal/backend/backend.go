@@ -1,5 +1,5 @@
-// Package backend calls a host's HTTP backend about clients, in the terms of SRS's HTTP
-// callbacks.
+// Package backend sends requests about clients to a host's HTTP backend, in the format of
+// SRS's HTTP callbacks.
 package backend
 
 import (
@@ -19,26 +19,26 @@ import (
 	"github.com/rtmp-forward/forward/internal/webhook"
 )
 
-// Options are those that resolve.HTTP and srs.Hooks share.
+// Options are the options that resolve.HTTP and srs.Hooks have in common.
 type Options struct {
-	Client *http.Client   // of the function webhook.Client if nil
-	Secret forward.Secret // signs the requests, unless empty
+	Client *http.Client   // see webhook.Client, also for nil
+	Secret forward.Secret // signs the requests if not empty
 
 	// These have a default if they are not above 0.
 	Timeout      time.Duration
 	MaxReply     int // bytes
-	MaxQuestions int // under way at a URL
+	MaxQuestions int // calls in progress at a URL
 }
 
 const (
-	// defaultTimeout is what SRS gives its backends, some of which first create a
-	// broadcast at a platform.
+	// defaultTimeout is the timeout that SRS has for its backends. Some of them create a
+	// broadcast at a platform before they answer.
 	defaultTimeout      = 30 * time.Second
 	defaultMaxReply     = 1 << 20
 	defaultMaxQuestions = 512
 )
 
-// Check says what is wrong with the Secret or a URL, and shows neither.
+// Check returns an error if the Secret or a URL is malformed. The error shows neither.
 func (o Options) Check(urls ...string) error {
 	for _, u := range urls {
 		if err := webhook.CheckURL(u); err != nil {
@@ -49,13 +49,13 @@ func (o Options) Check(urls ...string) error {
 	return err
 }
 
-// Backend is a URL of the host's that is asked or told. It knows whether the URL has
-// answered, and may be used concurrently.
+// Backend is a URL of the host's backend. It remembers whether the URL has answered. Its
+// methods are safe for concurrent use.
 type Backend struct {
 	hook    *webhook.Hook
 	timeout time.Duration
 	outage  hostcode.Outage
-	name    string // the URL as the log has it
+	name    string // the URL for the log, masked
 }
 
 // New returns the Backend at a URL. The options must pass Check.
@@ -76,12 +76,12 @@ func New(url string, o Options) *Backend {
 	return &Backend{hook: hook, timeout: o.Timeout, name: Redact(url)}
 }
 
-// UnderWay is how many calls are.
+// UnderWay returns how many calls are in progress.
 func (b *Backend) UnderWay() int { return b.hook.UnderWay() }
 
-// Call sends body about a client, and reads the reply with parse. A timeout that is not
-// above 0 is that of the Options. A failure is logged (see IsLogged); a refusal is an
-// answer, and is not.
+// Call sends body, a request about the client with address from, and reads the reply with
+// parse. If timeout is not above 0, that of the Options applies. Call logs a failure (see
+// IsLogged), but not a refusal, which is an answer.
 func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, from net.Addr, body any, timeout time.Duration, parse func(reply []byte) error) error {
 	if timeout <= 0 {
 		timeout = b.timeout
@@ -100,7 +100,7 @@ func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, fro
 			log.Info("backend answers again", hostcode.WithLeftOut(notLogged, "url", b.name, "after", lasted.Round(time.Millisecond))...)
 		}
 		return err
-	case ctx.Err() != nil: // the client is gone
+	case ctx.Err() != nil: // the client has left
 		return err
 	}
 	if notLogged, ok := b.outage.Note(hostcode.CauseOf(err)); ok {
@@ -109,8 +109,8 @@ func (b *Backend) Call(ctx context.Context, log *slog.Logger, action string, fro
 	return logged{err}
 }
 
-// clientAddr is the part of an address that counts as one client: of IPv6 the first 64
-// bits. It is empty if there is no address.
+// clientAddr returns the part of an address that counts as one client: an IPv4 address, or
+// the first 64 bits of an IPv6 address. It is empty if there is no address.
 func clientAddr(a net.Addr) (who string) {
 	if a != nil {
 		hostcode.Protect(func() { who = a.String() })
@@ -127,19 +127,19 @@ func clientAddr(a net.Addr) (who string) {
 	return ip.String()
 }
 
-// logged is an error that the log has already.
+// logged is an error that has already been logged.
 type logged struct{ error }
 
 func (e logged) Unwrap() error { return e.error }
 
-// Logged says so: see forward.DestinationResolver.
+// Logged returns true. See forward.DestinationResolver.
 func (e logged) Logged() bool { return true }
 
-// IsLogged reports whether Call has logged an error.
+// IsLogged reports whether Call has already logged err.
 func IsLogged(err error) bool { return errors.As(err, new(logged)) }
 
-// Redact is a backend's URL without its secrets: user and password, the
-// query, and elements of the path that look like a token.
+// Redact masks the secrets in a backend's URL: user and password, the query, and elements
+// of the path that look like a token. It masks a malformed URL completely.
 func Redact(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {

@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward"
 )
 
-// Client and Stream are what most bodies begin with.
+// Client and Stream are the fields with which most bodies begin.
 type (
 	Client struct {
 		Action    string `json:"action"`
@@ -28,7 +28,7 @@ type (
 	}
 )
 
-// NewStream is the beginning of a body about a stream.
+// NewStream returns the first fields of a body about a stream.
 func NewStream(action, serviceID string, r *forward.Request) Stream {
 	return Stream{
 		Client{action, r.ServerID, serviceID, r.ClientID, r.IP(), r.Vhost, r.App},
@@ -36,8 +36,8 @@ func NewStream(action, serviceID string, r *forward.Request) Stream {
 	}
 }
 
-// ParseReply reads {"code":0,…}. Its errors name the field and do not quote
-// it; another code is ErrRefused. Unknown fields are of no interest.
+// ParseReply reads a reply of the form {"code":0,…} and returns its fields. If the code is
+// not 0, the error is that of Refused. Other errors name the field and do not quote it.
 func ParseReply(reply []byte) (map[string]json.RawMessage, error) {
 	if len(reply) == 0 {
 		return nil, errors.New("empty reply")
@@ -62,7 +62,7 @@ func ParseReply(reply []byte) (map[string]json.RawMessage, error) {
 	return top, nil
 }
 
-// Refused is the error of a code that is not 0.
+// Refused returns the error for a code other than 0. It wraps forward.ErrRefused.
 func Refused(code int64) error {
 	return fmt.Errorf("%w by the backend, code %d", forward.ErrRefused, code)
 }

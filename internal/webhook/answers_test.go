@@ -25,7 +25,7 @@ func gzipped(text string) []byte {
 	return b.Bytes()
 }
 
-// Backends and the proxies before them answer in each way that HTTP has.
+// Backends, and proxies in front of them, use all ways that HTTP has to send an answer.
 func TestHook_Answers(t *testing.T) {
 	const want = `{"code":0}`
 	for name, tt := range map[string]struct {
@@ -89,7 +89,7 @@ func TestHook_Answers(t *testing.T) {
 	}
 }
 
-// A backend with HTTP/2 is asked with that.
+// A call to a backend with HTTP/2 uses HTTP/2.
 func TestHook_HTTP2(t *testing.T) {
 	var protos []string
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -111,8 +111,8 @@ func TestHook_HTTP2(t *testing.T) {
 	require.Equal(t, []string{"HTTP/2.0", "HTTP/2.0"}, protos)
 }
 
-// lazy is a backend that closes each of its connections when the next request
-// comes, as one does that has just run out of patience.
+// lazy is a backend that closes a connection when the next request arrives, as if its
+// timeout had just expired.
 type lazy struct {
 	net.Listener
 	mu     sync.Mutex
@@ -142,8 +142,8 @@ func (l *lazy) serve(c net.Conn) {
 	}
 }
 
-// With a client that keeps connections, any number of which are closed already,
-// a call has its answer, and is the same one for the backend.
+// The client keeps connections, and the backend has closed any number of them. A call
+// gets its answer, and the backend sees one id for all tries.
 func TestHook_ClosedWhileIdle(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -187,7 +187,7 @@ func TestHook_ClosedWhileIdle(t *testing.T) {
 	require.Positive(t, l.closed)
 }
 
-// An answer that comes byte by byte has the time of any.
+// An answer that arrives byte by byte has the same timeout as any other.
 func TestHook_AnswersSlowly(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for io.WriteString(w, " "); r.Context().Err() == nil; {

@@ -8,20 +8,20 @@ import (
 )
 
 const (
-	// maxSilent is how many calls in a row may have had no answer until a
-	// backend is asked by one call at a time.
+	// maxSilent is the number of calls in a row without an answer after which only one
+	// call at a time may ask the backend.
 	maxSilent = 5
-	// silentWait is how long the others wait to be the one: as long as a
-	// backend that has come back may take to be noticed.
+	// silentWait is how long another call waits for its turn to be that one, and so how
+	// long a backend that has recovered has to answer before the call fails.
 	silentWait = time.Second
 )
 
 // breaker keeps callers from waiting together for a backend that has not answered several
-// times in a row: one caller asks, and all may ask again when it has got an answer. Any
-// answer counts, even a refusal or a malformed one: a client whose request the backend
-// cannot handle must not stop the others.
+// times in a row. One caller asks. When it has got an answer, all may ask again. Any answer
+// counts, even a refusal or a malformed one: a client whose request the backend can't
+// handle must not stop the others.
 type breaker struct {
-	one chan struct{} // full while the one asks
+	one chan struct{} // full while one caller asks alone
 
 	mu     sync.Mutex
 	silent int // calls in a row without an answer
@@ -30,8 +30,8 @@ type breaker struct {
 
 func newBreaker() *breaker { return &breaker{one: make(chan struct{}, 1)} }
 
-// enter waits until the backend may be asked. alone says that there is no other request
-// meanwhile; then leave must be called.
+// enter waits until the backend may be asked. If alone is true, no other caller may ask
+// until leave is called, which the caller must do.
 func (b *breaker) enter(ctx context.Context) (alone bool, err error) {
 	if !b.isOpen() {
 		return false, nil
@@ -40,7 +40,7 @@ func (b *breaker) enter(ctx context.Context) (alone bool, err error) {
 	defer wait.Stop()
 	select {
 	case b.one <- struct{}{}:
-		if !b.isOpen() { // the one before has had an answer
+		if !b.isOpen() { // the previous caller has got an answer
 			b.leave()
 			return false, nil
 		}
@@ -65,14 +65,14 @@ func (b *breaker) isOpen() bool {
 	return b.silent >= maxSilent
 }
 
-// answered notes an answer, whatever it was.
+// answered records an answer of any kind.
 func (b *breaker) answered() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.silent, b.last = 0, nil
 }
 
-// failed notes that there was none.
+// failed records that a call got no answer.
 func (b *breaker) failed(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -6,11 +6,11 @@ import (
 	"fmt"
 )
 
-// Reply makes standard JSON of a reply that SRS's reader accepts beyond the standard: a
-// byte order mark before it (backends on Windows), a NUL after it (backends in C), a
-// comma before the end of an object or array, and in strings unescaped control
-// characters and a backslash before any character. Surrounding white space is removed.
-// A reply that SRS does not accept stays invalid.
+// Reply converts a reply to standard JSON. It repairs the faults that SRS's reader accepts:
+// a byte order mark before the reply (backends on Windows), a NUL after it (backends in C),
+// a comma before the end of an object or array, and in strings unescaped control characters
+// and a backslash before any character. It removes surrounding white space. A reply that
+// SRS does not accept stays invalid.
 func Reply(b []byte) []byte {
 	b = bytes.TrimPrefix(b, []byte("\ufeff"))
 	b = bytes.TrimSpace(b)
@@ -45,13 +45,13 @@ func Reply(b []byte) []byte {
 	return out
 }
 
-// ends reports whether a value has just ended.
+// ends reports whether b ends with a value.
 func ends(b []byte) bool {
 	b = bytes.TrimRight(b, " \t\r\n")
 	return len(b) > 0 && bytes.IndexByte([]byte("[{,:"), b[len(b)-1]) < 0
 }
 
-// closes reports whether the end of an object or an array is next.
+// closes reports whether b begins with the end of an object or an array.
 func closes(b []byte) bool {
 	b = bytes.TrimLeft(b, " \t\r\n")
 	return len(b) > 0 && (b[0] == '}' || b[0] == ']')

@@ -10,10 +10,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/hostcode"
 )
 
-// turns shares the calls that may be in progress among the clients' addresses. One
-// address has at most half of them, and half of the places to wait, so that it cannot
-// keep the others out. Waiting calls of several addresses alternate. Calls without an
-// address ("") may have all.
+// turns limits the calls in progress, and shares them among the clients' addresses. One
+// address has at most half of them, and half of the places to wait, so that it can't keep
+// the others out. Waiting calls of several addresses alternate. Calls without an address
+// ("") may use all.
 type turns struct {
 	all, share int
 
@@ -25,7 +25,7 @@ type turns struct {
 	order   list.List // of *line: the address at the front is the next one
 }
 
-// line is where the calls of an address wait.
+// line is the queue of an address's waiting calls.
 type line struct {
 	who   string
 	calls list.List // of *waiter
@@ -43,7 +43,8 @@ func newTurns(n int) *turns {
 	return &turns{all: n, share: (n + 1) / 2, taken: make(map[string]int), lines: make(map[string]*line)}
 }
 
-// take waits for a turn, no longer than for a while.
+// take waits for a turn, for atMost at most. release ends the turn. The error wraps
+// hostcode.ErrBusy if too many calls wait or if the time has passed.
 func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (release func(), err error) {
 	t.mu.Lock()
 	if t.free(who) {
@@ -79,7 +80,7 @@ func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (rel
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if w.place == nil { // just now
+	if w.place == nil { // w has got its turn meanwhile
 		t.inUse--
 		t.leave(who)
 		t.next()
@@ -89,7 +90,7 @@ func (t *turns) take(ctx context.Context, who string, atMost time.Duration) (rel
 	return nil, err
 }
 
-// underWay is how many turns are taken.
+// underWay returns how many turns are taken.
 func (t *turns) underWay() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,7 +105,7 @@ func (t *turns) release(who string) {
 	t.next()
 }
 
-// What is below needs mu.
+// The methods below require that mu is held.
 
 func (t *turns) free(who string) bool {
 	return t.inUse < t.all && (who == "" || t.taken[who] < t.share)
@@ -140,7 +141,7 @@ func (t *turns) next() {
 	}
 }
 
-// remove takes w out of its line, and a line that is empty out of the order.
+// remove removes w from its line, and the line from the order if it is empty.
 func (t *turns) remove(w *waiter) {
 	w.line.calls.Remove(w.place)
 	w.place = nil

@@ -1,4 +1,4 @@
-// Package webhook posts JSON to a URL of the host's.
+// Package webhook posts JSON to a URL of the host.
 package webhook
 
 import (
@@ -24,20 +24,20 @@ import (
 	"time"
 )
 
-// Options are what a Hook does.
+// Options configures a Hook.
 type Options struct {
 	URL      string
-	Key      []byte       // signs, unless empty
-	Client   *http.Client // of the function Client
+	Key      []byte       // signs the requests if not empty
+	Client   *http.Client // from the function Client
 	MaxReply int          // bytes
-	Turns    int          // calls that may be under way
+	Turns    int          // calls that may be in progress
 }
 
 // maxWaiting is how many calls may wait for a turn.
 const maxWaiting = 4096
 
-// Hook is a URL of the host's that takes questions and news in JSON. It may be
-// used concurrently.
+// Hook is a URL of the host that accepts requests in JSON. Its methods are safe for
+// concurrent use.
 type Hook struct {
 	Options
 	turns   *turns
@@ -47,7 +47,8 @@ type Hook struct {
 // New returns a Hook.
 func New(o Options) *Hook { return &Hook{Options: o, turns: newTurns(o.Turns), breaker: newBreaker()} }
 
-// CheckURL says what is wrong with a URL, without showing it.
+// CheckURL returns an error if s is not an absolute URL of HTTP or HTTPS. The error does
+// not show s.
 func CheckURL(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -93,14 +94,14 @@ func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// UnderWay is how many calls are.
+// UnderWay returns how many calls are in progress.
 func (h *Hook) UnderWay() int { return h.turns.underWay() }
 
-// Call sends body, once more after a connection error, and returns the reply. who is the
-// address of the client that the call is about, or "". Call first waits for its turn, for
-// timeout at most; then both tries together have timeout. A backend that has not answered
-// several times in a row is asked by one call at a time, for which the others wait a second
-// at most. The errors do not show the URL, which may contain a token.
+// Call sends body and returns the reply. After a connection error it sends body once more.
+// who is the address of the client that the call is about, or "". Call first waits for its
+// turn, for timeout at most; then both tries together have timeout. If the backend has not
+// answered several times in a row, only one call at a time asks it, and the others fail
+// after a second. The errors do not show the URL, which may contain a token.
 func (h *Hook) Call(ctx context.Context, who string, body []byte, timeout time.Duration) ([]byte, error) {
 	leave, err := h.enter(ctx, who, timeout)
 	if err != nil {
@@ -115,7 +116,7 @@ func (h *Hook) Call(ctx context.Context, who string, body []byte, timeout time.D
 		reply, err = h.post(within, header, body)
 	}
 	switch {
-	case ctx.Err() != nil && err != nil: // the client is gone, which says nothing about the backend
+	case ctx.Err() != nil && err != nil: // the client has left, which says nothing about the backend
 	case err != nil && within.Err() != nil:
 		err = noAnswer{timeout, err}
 		h.breaker.failed(err)
@@ -146,11 +147,12 @@ func (h *Hook) enter(ctx context.Context, who string, timeout time.Duration) (le
 		case !h.breaker.isOpen():
 			return release, nil
 		}
-		release() // it has stopped answering meanwhile
+		release() // the backend has stopped answering meanwhile
 	}
 }
 
-// noAnswer says how long was waited, and not with what.
+// noAnswer is the error of a call that was not answered in time. Its text shows the time,
+// and not the cause.
 type noAnswer struct {
 	within time.Duration
 	cause  error
@@ -158,7 +160,7 @@ type noAnswer struct {
 
 func (e noAnswer) Error() string { return fmt.Sprintf("no answer within %v", e.within) }
 
-// Unwrap has context.DeadlineExceeded in it, whatever has run out of time.
+// Unwrap returns context.DeadlineExceeded and the cause, which may be another timeout.
 func (e noAnswer) Unwrap() []error { return []error{context.DeadlineExceeded, e.cause} }
 
 func isTimeout(err error) bool {
@@ -194,8 +196,8 @@ func (h *Hook) post(ctx context.Context, header http.Header, body []byte) ([]byt
 	return reply, nil
 }
 
-// Post sends body once, with a header of Header, and returns the status of the answer. Of
-// its body it reads at most maxReply bytes. Errors do not show the URL.
+// Post sends body once, with a header from Header, and returns the status of the answer. It
+// reads at most maxReply bytes of the answer's body. Errors do not show the URL.
 func Post(ctx context.Context, c *http.Client, url string, header http.Header, body []byte, maxReply int64) (status int, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
@@ -211,8 +213,8 @@ func Post(ctx context.Context, c *http.Client, url string, header http.Header, b
 	return resp.StatusCode, nil
 }
 
-// decoded is the body of an answer without its compression, which we have not
-// asked for and some proxies use regardless.
+// decoded returns the body of an answer, decompressed. Some proxies compress answers
+// although we do not ask for it.
 func decoded(resp *http.Response) (io.Reader, error) {
 	switch encoding := strings.ToLower(resp.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
@@ -220,7 +222,7 @@ func decoded(resp *http.Response) (io.Reader, error) {
 	case "gzip", "x-gzip":
 		plain, err := gzip.NewReader(resp.Body)
 		if err == io.EOF {
-			return resp.Body, nil // nothing is in it
+			return resp.Body, nil // the body is empty
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read reply: %w", shown(err))
@@ -231,8 +233,8 @@ func decoded(resp *http.Response) (io.Reader, error) {
 	}
 }
 
-// header is that of a call, with those of Standard Webhooks where there is a
-// Key. It is the same for each try.
+// header returns the header of a call. If there is a Key, it contains the headers of
+// Standard Webhooks. All tries of a call have the same header.
 func (h *Hook) header(body []byte) http.Header {
 	header := Header()
 	if len(h.Key) > 0 {
@@ -241,18 +243,18 @@ func (h *Hook) header(body []byte) http.Header {
 	return header
 }
 
-// Header returns the header of a post that may be made again.
+// Header returns the header of a post that may be repeated.
 func Header() http.Header {
-	// The name without a value is not sent, and has net/http try another connection
-	// where one that was kept is closed.
+	// Idempotency-Key without a value is not sent. It makes net/http retry on another
+	// connection if a kept one has been closed.
 	return http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": nil}
 }
 
-// NewID returns the id of a message.
+// NewID returns a new, random message id.
 func NewID() string { return "msg_" + rand.Text() }
 
-// Sign sets the headers of Standard Webhooks: the message with that id and body was sent
-// at a time. There is a signature for each key.
+// Sign sets the headers of Standard Webhooks for a message with this id, time and body. It
+// adds a signature for each key.
 func Sign(header http.Header, id string, at time.Time, body []byte, keys ...[]byte) {
 	unix := strconv.FormatInt(at.Unix(), 10)
 	signatures := make([]string, 0, len(keys))
@@ -266,8 +268,8 @@ func Sign(header http.Header, id string, at time.Time, body []byte, keys ...[]by
 	header.Set("webhook-signature", strings.Join(signatures, " "))
 }
 
-// Key is the key of a secret: base64 after whsec_, as in Standard Webhooks, or its own
-// bytes.
+// Key returns the key of a secret: the decoded base64 after whsec_, as in Standard Webhooks,
+// or else the bytes of the secret.
 func Key(secret string) ([]byte, error) {
 	b64, ok := strings.CutPrefix(secret, "whsec_")
 	if !ok {
@@ -280,17 +282,17 @@ func Key(secret string) ([]byte, error) {
 	return key, nil
 }
 
-// Encode encodes a body.
+// Encode encodes v as JSON, without a final newline.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // as SRS, whose backends may not decode JSON well
+	e.SetEscapeHTML(false) // as SRS: its backends may not decode the escapes
 	err := e.Encode(v)
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-// connectionError says whether err comes from the connection itself, so that
-// another may do better. Time running out and certificates are no such thing.
+// connectionError reports whether err is a failure of the connection, so that another
+// connection may succeed. Timeouts and certificate errors are not.
 func connectionError(err error) bool {
 	var op *net.OpError
 	if errors.As(err, &op) {
@@ -299,9 +301,9 @@ func connectionError(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// shown is an error of net/http without what may be a secret: the *url.Error around it,
-// which prints the URL, and what it quotes of an answer that is not HTTP, which may be
-// our request. Errors about certificates quote nothing of the answer.
+// shown returns an error of net/http without possible secrets. It removes the *url.Error
+// around it, which prints the URL, and masks quotes of an answer that is not HTTP, which may
+// repeat our request. Errors about certificates do not quote the answer.
 func shown(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -315,7 +317,7 @@ func shown(err error) error {
 	return unquoted{err, masked}
 }
 
-// quoted is what the verb %q writes.
+// quoted matches the output of the verb %q.
 var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
 // unquoted is an error with another text.

@@ -33,7 +33,8 @@ func hook(turns int, do func(*http.Request) (*http.Response, error)) *Hook {
 	return New(Options{URL: "http://backend/", Client: &http.Client{Transport: roundTripper(do)}, MaxReply: 100, Turns: turns})
 }
 
-// answering answers after a while, and notes how many ask at once at most.
+// answering answers after a delay, and records the largest number of simultaneous
+// requests.
 type answering struct {
 	after     time.Duration
 	dead      atomic.Bool
@@ -60,8 +61,8 @@ func (a *answering) do(r *http.Request) (*http.Response, error) {
 
 const timeout = 30 * time.Second
 
-// Of those who find no turn so many wait, and no longer than a call may take;
-// the others are told at once.
+// A limited number of calls wait for a turn, no longer than the timeout of a call. The
+// others fail immediately.
 func TestHook_Busy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const turns, more = 64, 10
@@ -93,7 +94,7 @@ func TestHook_Busy(t *testing.T) {
 	})
 }
 
-// Who goes away while waiting has not found it busy, and leaves nothing behind.
+// A client that leaves while its call waits does not get ErrBusy, and its place is freed.
 func TestHook_WaiterLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &answering{after: 10 * time.Second}
@@ -112,7 +113,7 @@ func TestHook_WaiterLeaves(t *testing.T) {
 	})
 }
 
-// The time of waiting does not count.
+// The wait for a turn does not count towards the timeout.
 func TestHook_TurnIsNotTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &answering{after: 29 * time.Second}
@@ -130,8 +131,8 @@ func TestHook_TurnIsNotTime(t *testing.T) {
 	})
 }
 
-// One address has half of the turns, whatever it asks for, and where several
-// wait their turns alternate.
+// One address has at most half of the turns. If several addresses wait, their turns
+// alternate.
 func TestHook_Shares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &answering{after: 10 * time.Second}
@@ -158,7 +159,7 @@ func TestHook_Shares(t *testing.T) {
 			call("greedy too", 0)
 		}
 		require.Equal(t, 8, h.UnderWay())
-		call("late", 20*time.Second) // though 80 came before
+		call("late", 20*time.Second) // although 80 calls wait before it
 		wg.Wait()
 
 		for range maxWaiting / 2 {
@@ -176,8 +177,8 @@ func TestHook_Shares(t *testing.T) {
 	})
 }
 
-// A backend that does not answer is asked by one at a time; the others know
-// after a second. Once it answers, all may ask.
+// A backend that does not answer gets one call at a time; the others fail after a second.
+// Once it answers, all may ask.
 func TestHook_Silent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &answering{}
@@ -225,8 +226,7 @@ func TestHook_Silent(t *testing.T) {
 	})
 }
 
-// An answer is an answer, even if it is of no use, and a client that has gone
-// says nothing.
+// A useless answer counts as an answer, and a call whose client has left does not count.
 func TestHook_IsNotSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := hook(512, func(*http.Request) (*http.Response, error) {
@@ -247,7 +247,7 @@ func TestHook_IsNotSilent(t *testing.T) {
 	})
 }
 
-// A backend that refuses connections fails each one by itself.
+// A backend that refuses connections fails each call on its own.
 func TestHook_Refusing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
@@ -263,8 +263,8 @@ func TestHook_Refusing(t *testing.T) {
 	})
 }
 
-// Where a backend sends us is not followed, and may hold its token: it is shown
-// nowhere, also where it is no URL.
+// A redirect is not followed. Its Location may contain the backend's token, so it is never
+// shown, even if it is not a URL.
 func TestHook_RedirectIsNotShown(t *testing.T) {
 	const token = "sesame-sesame"
 	for _, to := range []string{"/other?token=" + token, "http://h:bad port/?token=" + token, "http://%zz/" + token} {
@@ -277,8 +277,7 @@ func TestHook_RedirectIsNotShown(t *testing.T) {
 	}
 }
 
-// An answer that is not HTTP is not quoted: it may be our request, with its token, or
-// whatever else a program at that port says.
+// An answer that is not HTTP is not quoted: it may repeat our request, with its token.
 func TestHook_MalformedAnswerIsNotShown(t *testing.T) {
 	const token = "sesame-sesame"
 	for _, answer := range []string{
@@ -344,8 +343,8 @@ func TestReply(t *testing.T) {
 	}
 }
 
-// FuzzReply: what is JSON is left alone, and what is made of anything else is
-// no longer than six times as much.
+// FuzzReply checks that JSON stays unchanged, and that any other reply becomes at most six
+// times as long.
 func FuzzReply(f *testing.F) {
 	for _, s := range []string{"0", "\ufeff0", `{"a":["\x",],}`, "\"\n\"", "[1]\x00"} {
 		f.Add([]byte(s))
