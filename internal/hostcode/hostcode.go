@@ -1,7 +1,7 @@
-// Package hostcode is where the library calls what its host has given it: hooks,
-// resolvers, loggers, listeners and connections. Such code may call back into the
-// library, and does so on a goroutine that the library waits for. It may also fail often,
-// or ask a backend that does: an Outage decides which of the failures are logged.
+// Package hostcode calls the code of the library's host: hooks, resolvers, loggers,
+// listeners and connections. Such code may call back into the library, on a goroutine for
+// which the library waits. It may also fail often, or ask a backend that does: an Outage
+// decides which of the failures are logged.
 package hostcode
 
 import (
@@ -11,16 +11,16 @@ import (
 	"runtime"
 )
 
-// Call calls f, which calls the host's code. Until f returns, Within is true on
-// this goroutine.
+// Call calls f, which calls the host's code. Until f returns, Within returns true on this
+// goroutine.
 //
 //go:noinline
 func Call(f func()) { f() }
 
 var entry = reflect.ValueOf(Call).Pointer()
 
-// Within reports whether the goroutine is in code that Call has called. It costs
-// as much as a look at the whole stack.
+// Within reports whether this goroutine runs code that Call has called. It examines the
+// whole stack.
 func Within() bool {
 	var pcs [64]uintptr
 	for skip := 2; ; skip += len(pcs) {
@@ -36,7 +36,7 @@ func Within() bool {
 	}
 }
 
-// Protect is Call for code that may panic, which is an error then.
+// Protect is like Call, but returns a panic of f as an error.
 func Protect(f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -47,7 +47,7 @@ func Protect(f func()) (err error) {
 	return nil
 }
 
-// Close closes c, which may be the host's.
+// Close closes c, which may be the host's code. It returns a panic as an error.
 func Close(c io.Closer) (err error) {
 	if perr := Protect(func() { err = c.Close() }); perr != nil {
 		return perr

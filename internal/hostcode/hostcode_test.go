@@ -11,7 +11,7 @@ type closer func() error
 
 func (c closer) Close() error { return c() }
 
-// deep calls f from far below.
+// deep calls f with n more frames on the stack.
 func deep(n int, f func()) {
 	if n == 0 {
 		f()

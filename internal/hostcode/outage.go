@@ -13,38 +13,40 @@ import (
 	"time"
 )
 
-// ErrBusy says that a host's backend was not asked, since too many ask already.
+// ErrBusy is the error if a host's backend was not asked, because too many requests are in
+// progress.
 var ErrBusy = errors.New("forward: busy")
 
 const (
-	// OutageEvery is how often the log is told that something still fails.
+	// OutageEvery is the time between two log lines about something that still fails.
 	OutageEvery = 10 * time.Minute
-	// OutageAgain is how long after the last line of a cause the next outage is told.
+	// OutageAgain is the least time between two log lines of a cause if there was a
+	// recovery between them.
 	OutageAgain = time.Minute
 )
 
-// maxCauses is how many causes of an outage are told apart.
+// maxCauses is the number of causes of an outage that are distinguished.
 const maxCauses = 8
 
-// Outage decides which failures of a part of the host that may fail often are logged: the
-// first of a cause immediately, later ones every OutageEvery, or after a recovery every
-// OutageAgain, with the number left out, and the recovery once. The zero value has not
-// failed.
+// Outage decides which failures of a part of the host are logged. The first failure of a
+// cause is logged immediately. Later ones are logged every OutageEvery, or every
+// OutageAgain after a recovery, with the number of those left out. The recovery is logged
+// once. The zero value has not failed.
 type Outage struct {
 	mu     sync.Mutex
-	since  time.Time // zero: it works, as far as known
+	since  time.Time // of the first logged failure since the last success; zero if there is none
 	causes map[string]*failures
 }
 
-// failures are those of one cause.
+// failures counts the failures of one cause.
 type failures struct {
-	told      time.Time // the last line
-	next      time.Time // that one is logged
+	told      time.Time // when one was last logged
+	next      time.Time // when the next one may be logged
 	notLogged int
 }
 
-// Note records a failure. ok says that it must be logged, with the number of failures of
-// its cause that were not.
+// Note records a failure. ok reports whether it must be logged. notLogged is the number of
+// failures of its cause that were left out since the last line.
 func (o *Outage) Note(cause string) (notLogged int, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -73,8 +75,8 @@ func (o *Outage) Note(cause string) (notLogged int, ok bool) {
 	return notLogged, true
 }
 
-// Over notes that it works. ok says that this is to be logged: a failure has
-// been since the last time.
+// Over records a success. ok reports whether it must be logged, because a failure has been
+// logged since the last success. lasted is the time since that failure.
 func (o *Outage) Over() (lasted time.Duration, notLogged int, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -94,7 +96,7 @@ func (o *Outage) Over() (lasted time.Duration, notLogged int, ok bool) {
 	return lasted, notLogged, true
 }
 
-// WithLeftOut adds to args how many lines were left out, if any.
+// WithLeftOut appends to args the number of lines that were left out, if it is not 0.
 func WithLeftOut(n int, args ...any) []any {
 	if n > 0 {
 		args = append(args, "not_logged", n)
@@ -102,8 +104,7 @@ func WithLeftOut(n int, args ...any) []any {
 	return args
 }
 
-// CauseOf returns a text that is equal for failures which differ only in addresses and
-// times.
+// CauseOf returns the same text for failures that differ only in addresses and times.
 func CauseOf(err error) string {
 	var op *net.OpError
 	var dns *net.DNSError
@@ -120,7 +121,7 @@ func CauseOf(err error) string {
 		return no.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "closed"
-	case errors.As(err, &certificate): // the text has the time
+	case errors.As(err, &certificate): // its text contains the time
 		return fmt.Sprint("certificate, reason ", certificate.Reason)
 	case errors.As(err, &op):
 		return op.Op

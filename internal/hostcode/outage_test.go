@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The first failure of a cause is told, then one every ten minutes with the number
-// of the others, and the end of all.
+// The first failure of a cause is logged, then one every ten minutes with the number of
+// the others, and the recovery.
 func TestOutageIsToldOnceAndThenWithTheNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o Outage
@@ -49,12 +49,12 @@ func TestOutageIsToldOnceAndThenWithTheNumber(t *testing.T) {
 	})
 }
 
-// An outage after a recovery is told, at most once in a minute.
+// An outage after a recovery is logged, at most once per minute.
 func TestOutageAfterARecoveryIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o Outage
 		told, over := 0, 0
-		for range 10 * 60 { // it comes and goes for 10 minutes
+		for range 10 * 60 { // fails and recovers for 10 minutes
 			if _, ok := o.Note("down"); ok {
 				told++
 			}
@@ -82,7 +82,7 @@ func TestSomeCausesAreToldApart(t *testing.T) {
 	})
 }
 
-// Failures that differ in addresses and times only have one cause.
+// Failures that differ only in addresses and times have the same cause.
 func TestCauseOf(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
