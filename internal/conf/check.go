@@ -56,41 +56,41 @@ type Ignored struct {
 //	                 timeout_ms MILLISECONDS; }
 //	}
 //
-// Those with "…" take several values and may be repeated, which adds values; both forms of
-// destination may be mixed. The user of publish_auth may be repeated with other names. Any
-// other directive may come once in a block, and a vhost once with a name. publish_auth,
+// Directives with "…" take several values and may be repeated, which adds values; both forms
+// of destination may be mixed. The user of publish_auth may be repeated with other names. Any
+// other directive may occur once in a block, and a vhost once per name. publish_auth,
 // log_names, http, webhooks, destination_table, grace, grace_unpublish, takeover, standby and
 // the directives that begin with it, end_players, player_wait, timeout_ms, refresh_ms,
 // on_failure and the block of a destination are this module's own; all others are SRS's.
-// The options of that block are the table of package option.
+// Package option has the table of that block's options.
 //
 // Load has already replaced include, ${NAME}, NAME_file and SRS's variables.
 //
-// Other directives of SRS (to its version 7, with the older spellings it still reads) are
-// returned in ignored, in the file's order; their blocks are not examined. Any other name
-// is an error, as is a wrong value. err is always an *Error, about the first fault;
-// ignored has the directives before it.
+// Other directives of SRS (up to version 7, including older spellings that it still reads)
+// are returned in ignored, in the file's order. Their blocks are not examined. An unknown
+// name or a wrong value is an error. err is always an *Error, about the first fault; ignored
+// then contains the directives before it.
 func Check(f *File) (ignored []Ignored, err error) {
 	c := checker{}
 	err = c.block(topLevel, f.Root)
 	return c.ignored, err
 }
 
-// context is what may stand in one kind of block.
+// context lists the directives that are permitted in one kind of block.
 type context struct {
 	name    string
 	done    map[string]rule
 	ignored map[string]bool
 }
 
-// rule says what follows a directive's name.
+// rule describes what must follow a directive's name.
 type rule struct {
-	value   *value   // nil: nothing
-	pair    *value   // after value; nil: nothing
-	named   bool     // by value: there may be others with other names
-	noCase  bool     // the name has no case
+	value   *value   // nil if there is none
+	pair    *value   // the second value; nil if there is none
+	named   bool     // value is a name: there may be one directive per name
+	noCase  bool     // the case of the name does not count
 	many    bool     // one or more values, in one or more directives
-	block   *context // nil: ";"
+	block   *context // nil if ";" must follow
 	options *context // a block that may replace ";" after a single value
 }
 
@@ -98,7 +98,7 @@ type rule struct {
 type value struct {
 	expected string
 	valid    func(string) bool
-	secret   bool // may hold a key or a token: never shown
+	secret   bool // may contain a key or a token: never shown
 }
 
 var (
@@ -207,8 +207,8 @@ var (
 			"publish":     {block: publish},
 			"http_hooks":  {block: httpHooks},
 		},
-		// The second list has the names that SRS has since moved into blocks, except
-		// those that Load moves, too.
+		// The second list contains the names that SRS has moved into blocks since, except
+		// those that Load moves.
 		ignored: names(`bandcheck cluster dash dvr exec hds hls http_remux
 			http_static in_ack_size ingest min_latency out_ack_size refer
 			rtc rtsp security srt transcode`,
@@ -278,7 +278,7 @@ var (
 	contexts = []*context{topLevel, rtmp, rtmps, publishAuth, httpBlock, webhooks, vhost, forward, destinationOptions, play, publish, httpHooks}
 )
 
-// optionRules are the rules of the options of a destination.
+// optionRules returns the rules of a destination's options.
 func optionRules() map[string]rule {
 	rules := make(map[string]rule)
 	for _, o := range option.All {
@@ -296,7 +296,7 @@ func optionRules() map[string]rule {
 	return rules
 }
 
-// optionValue is the kind of an option's value, nil for the URL.
+// optionValue returns the kind of an option's value, or nil for the URL.
 func optionValue(o option.Option) *value {
 	switch v := o.Value.(type) {
 	case *option.Text:
@@ -356,7 +356,7 @@ func (c *checker) block(in *context, block []*Directive) error {
 	return nil
 }
 
-// check compares the words after d's name, in their order, with r.
+// check compares the words after d's name with r, in their order.
 func (r rule) check(d *Directive) error {
 	end := `";"`
 	if r.block != nil {
@@ -386,7 +386,7 @@ func (r rule) check(d *Directive) error {
 		if i >= most {
 			return &Error{Pos: d.ArgPos(i), Found: found, Expected: end}
 		}
-		if !utf8.ValidString(arg) { // in a file of a value, or in the environment
+		if !utf8.ValidString(arg) { // from the file of a value, or from the environment
 			return &Error{Pos: d.ArgPos(i), Found: found, Expected: "UTF-8 text"}
 		}
 		if v.valid(arg) {
@@ -415,8 +415,8 @@ func (r rule) check(d *Directive) error {
 	return nil
 }
 
-// once notes d in seen, where it must be the first unless r takes many. One
-// that has a name is known by both.
+// once adds d to seen. It returns an error if d is there already, unless r permits many.
+// Directives that are named count once per name.
 func once(seen map[string]*Directive, d *Directive, r rule) error {
 	key, found := d.Name, fmt.Sprintf("a second %q", d.Name)
 	if r.named {
@@ -438,7 +438,7 @@ func once(seen map[string]*Directive, d *Directive, r rule) error {
 	return nil
 }
 
-// expected says what to write in place of the unknown name.
+// expected returns what an error expects in place of the unknown name.
 func (in *context) expected(unknown string) string {
 	expected := "a directive of " + in.name
 	if s := in.similar(unknown); s != "" {
@@ -456,15 +456,15 @@ func (in *context) expected(unknown string) string {
 	return expected
 }
 
-// similar is the name nearest to unknown, empty if it takes more than two
-// edits, or more than half of a short name.
+// similar returns the name nearest to unknown. It is empty if that differs by more than two
+// edits, or by more edits than half the length of unknown.
 func (in *context) similar(unknown string) string {
 	limit := min(2, len(unknown)/2)
 	candidates := slices.Sorted(maps.Keys(in.done))
 	candidates = append(candidates, slices.Sorted(maps.Keys(in.ignored))...)
 	nearest := ""
 	for _, s := range candidates {
-		// The lengths come first: a word may be as long as the file.
+		// Lengths are compared first: a word may be as long as the file.
 		if max(len(s)-len(unknown), len(unknown)-len(s)) > limit {
 			continue
 		}
@@ -475,7 +475,7 @@ func (in *context) similar(unknown string) string {
 	return nearest
 }
 
-// edits is the Levenshtein distance of a and b, in bytes.
+// edits returns the Levenshtein distance of a and b, in bytes.
 func edits(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -495,8 +495,8 @@ func edits(a, b string) int {
 	return row[len(b)]
 }
 
-// shown is a word as errors show it. A word in the wrong place may be a URL
-// with a stream key or a token, so it is cut where these would begin.
+// shown returns a word as errors show it. A word in the wrong place may be a URL with a
+// stream key or a token, so it is cut where these would begin.
 func shown(s string) string {
 	const longest = 40 // characters
 	start := strings.Index(s, "://")
@@ -509,7 +509,7 @@ func shown(s string) string {
 	if n := strings.IndexAny(s[start:], "/?#=%&"); n >= 0 {
 		end = start + n
 	}
-	if strings.Contains(s[start:], "@") { // what stands before it may be a password
+	if strings.Contains(s[start:], "@") { // the text before it may be a password
 		end = start
 	}
 	runes := 0

@@ -196,7 +196,7 @@ func TestCheckErrors(t *testing.T) {
 	}
 }
 
-// In a destination's block; columns count from behind its "{".
+// The directives are in a destination's block. Columns count from after its "{".
 func TestCheckErrorsOfOptions(t *testing.T) {
 	const (
 		before = "vhost a { forward { destination b {"

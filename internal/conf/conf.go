@@ -1,12 +1,12 @@
-// Package conf reads SRS's configuration format into a tree that knows where
-// each word stood, and checks the tree against the directives there are.
+// Package conf reads SRS's configuration format into a tree with the position of each word,
+// and checks the tree against the known directives.
 //
-// A file is a list of directives. A directive is a name and its values, on one
-// line, and ends in ";" or in a block of directives between "{" and "}". "#" at
-// the start of a word begins a comment that ends with the line. A word that
-// holds white space or one of ; { } # is written '…' or "…", where \\, \" and
-// \' stand for the character after the backslash; any other backslash is
-// itself. ${NAME} needs no quotes. Words are UTF-8, comments may be anything.
+// A file is a list of directives. A directive is a name and its values, on one line, and
+// ends in ";" or in a block of directives between "{" and "}". "#" at the start of a word
+// begins a comment that ends with the line. A word that contains white space or one of ; { }
+// # is written '…' or "…". In quotes, \\, \" and \' stand for the character after the
+// backslash; any other backslash stands for itself. ${NAME} needs no quotes. Words must be
+// UTF-8. Comments may be in any encoding.
 package conf
 
 import (
@@ -16,46 +16,45 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of what Parse accepts; a file beyond one of them is an Error.
+// Limits of Parse. A file that exceeds one of them is an Error.
 const (
 	MaxFileSize = 1 << 20 // bytes
 	MaxDepth    = 16      // blocks within blocks
 	MaxTokens   = 1 << 16 // words, ";", "{" and "}"
 )
 
-// File is a parsed file. It is not changed once Parse has returned it, and may
-// be read concurrently.
+// File is a parsed file. It does not change after Parse has returned it, and may be read
+// concurrently.
 type File struct {
 	Root []*Directive
 
 	name string
 	src  string
-	// offsets has, for each directive in turn, where its values start and
-	// then where its ";" or "{" is.
+	// offsets contains, for each directive in turn, the offsets of its values and of its
+	// ";" or "{".
 	offsets []int32
-	// from is for the file of a single directive whose values come from
-	// elsewhere: see Directive.Origin.
+	// from contains the origins of the values of a single directive, if they come from
+	// elsewhere. See Directive.Origin.
 	from []string
 }
 
-// Directive is a name, its values and, if it ends in one, its block.
+// Directive is a name, its values and its block, if it ends in one.
 type Directive struct {
 	Name string
 	// Args are the values, unquoted.
 	Args []string
-	// Block is nil when the directive ends in ";", and not nil but empty
-	// for "{}".
+	// Block is nil if the directive ends in ";", and empty but not nil for "{}".
 	Block []*Directive
 	// Pos is where Name starts.
 	Pos Position
 
-	file  *File // without src where no file has it
+	file  *File // without src if the directive is in no file
 	first int   // index in file.offsets of the first value
 }
 
-// ArgPos is where Args[i] starts; for i == len(Args) it is where the ";" or "{"
-// is. Its cost grows with the file: it is meant for errors. For what stands in
-// no file it is Pos.
+// ArgPos returns the position of Args[i], or of the ";" or "{" if i is len(Args). If the
+// directive is in no file, it returns Pos. Its cost grows with the size of the file: use it
+// for errors.
 func (d *Directive) ArgPos(i int) Position {
 	if d.file.offsets == nil {
 		return d.Pos
@@ -70,8 +69,8 @@ type Position struct {
 	Line, Column int
 }
 
-// Origin says where Args[i] comes from if not from the file itself, such as
-// `what "${KEY}" stands for`; else it is empty. Such a value is not to be shown.
+// Origin returns where Args[i] comes from, such as `what "${KEY}" stands for`, if it is not
+// in the file itself, or else "". A value with an origin must not be shown.
 func (d *Directive) Origin(i int) string {
 	if i < len(d.file.from) {
 		return d.file.from[i]
@@ -79,7 +78,7 @@ func (d *Directive) Origin(i int) string {
 	return ""
 }
 
-// String is "file:line:column", or File alone where there is no line.
+// String returns "file:line:column", or File alone if Line is 0.
 func (p Position) String() string {
 	if p.Line == 0 {
 		return p.File
@@ -87,21 +86,20 @@ func (p Position) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
 }
 
-// Error says what stands where something else was expected. Of a value that
-// may hold a secret it shows at most the harmless beginning.
+// Error is a fault of a file: the text found at a position, and what was expected instead.
+// It shows at most the harmless beginning of a value that may contain a secret.
 type Error struct {
 	Pos             Position
 	Found, Expected string
 }
 
-// Error is such as `srs.conf:12:5: found "}", expected ";" or "{"`.
+// Error returns a text such as `srs.conf:12:5: found "}", expected ";" or "{"`.
 func (e *Error) Error() string {
 	return fmt.Sprintf("%s: found %s, expected %s", e.Pos, e.Found, e.Expected)
 }
 
-// Parse reads src, which came from the file of that name, and does not keep
-// src. The memory it takes is at most 64 times the size of src. Its error is
-// always an *Error; it tells the first fault only.
+// Parse parses src, the content of the named file. It does not keep src. It uses at most 64
+// times the size of src in memory. The error is always an *Error, about the first fault.
 func Parse(file string, src []byte) (*File, error) {
 	f := &File{name: file}
 	if len(src) > MaxFileSize {
@@ -131,8 +129,8 @@ func (f *File) position(offset int) Position {
 	}
 }
 
-// parser builds the tree in arrays that newParser has made as large as they
-// must be, so that memory stays within Parse's promise whatever the input.
+// parser builds the tree in arrays of the exact size, which newParser has allocated. So the
+// memory stays within the limit that Parse documents, for any input.
 type parser struct {
 	f      *File
 	lex    lexer
@@ -141,12 +139,12 @@ type parser struct {
 	directives []Directive
 	args       []string
 
-	// blocks holds every directive of the tree once: in blocks[:open] those
-	// of blocks that are still open, in blocks[closed:] finished blocks.
+	// blocks contains every directive of the tree once: blocks[:open] those of open
+	// blocks, blocks[closed:] those of finished blocks.
 	blocks       []*Directive
 	open, closed int
 
-	// at and its offset: the place of the directive last begun.
+	// at and offset are the position of the directive that was begun last.
 	at     Position
 	offset int
 }
@@ -165,8 +163,8 @@ func newParser(f *File) *parser {
 	}
 }
 
-// measure counts the directives and their values in src, up to the first word
-// that is malformed and to MaxTokens: the parser goes no further.
+// measure counts the directives and their values in src. It stops at the first malformed
+// word and at MaxTokens, as the parser does.
 func measure(src string) (directives, args int) {
 	lex := lexer{src: src}
 	begin := true
@@ -190,8 +188,8 @@ func measure(src string) (directives, args int) {
 	return directives, args
 }
 
-// block reads directives up to the "}" of a block at depth, or to the end of
-// the file when depth is 0.
+// block reads directives up to the "}" of a block at depth, or to the end of the file if
+// depth is 0.
 func (p *parser) block(depth int) ([]*Directive, error) {
 	mark := p.open
 	expected := `a directive or "}"`
@@ -220,7 +218,7 @@ func (p *parser) block(depth int) ([]*Directive, error) {
 	}
 }
 
-// close moves the directives from mark on to the finished ones.
+// close moves the open directives from mark on to the finished ones.
 func (p *parser) close(mark int) []*Directive {
 	end := p.closed
 	p.closed -= p.open - mark
@@ -270,7 +268,7 @@ func (p *parser) next() (token, error) {
 	if fault != nil {
 		return t, p.f.fault(t.offset, fault.found, fault.expected)
 	}
-	if t.kind == word { // a comment is in any encoding
+	if t.kind == word { // comments may be in any encoding
 		if i := invalidUTF8(p.f.src[t.offset:p.lex.offset]); i >= 0 {
 			i += t.offset
 			return t, p.f.fault(i, fmt.Sprintf("byte 0x%02x", p.f.src[i]), "UTF-8 text")
@@ -284,8 +282,8 @@ func (p *parser) next() (token, error) {
 	return t, nil
 }
 
-// invalidUTF8 is where the first byte stands that is part of no character, or
-// negative.
+// invalidUTF8 returns the offset of the first byte of s that is not part of a character, or
+// a negative number if there is none.
 func invalidUTF8(s string) int {
 	for i, r := range s {
 		if r != utf8.RuneError {
@@ -298,8 +296,8 @@ func invalidUTF8(s string) int {
 	return -1
 }
 
-// advance is File.position for offsets that only grow. It looks at each
-// character once: a file may be one long line.
+// advance is File.position for offsets that only increase. It reads each character once: a
+// file may be one long line.
 func (p *parser) advance(offset int) Position {
 	passed := p.f.src[p.offset:offset]
 	if i := strings.LastIndexByte(passed, '\n'); i >= 0 {
@@ -312,7 +310,7 @@ func (p *parser) advance(offset int) Position {
 	return p.at
 }
 
-// kind is what a token is: one of the below, or the sign itself.
+// kind is the kind of a token: one of those below, or the sign itself.
 type kind byte
 
 const (
@@ -339,10 +337,10 @@ type token struct {
 	offset int
 }
 
-// lexFault is what is wrong at the token that comes with it.
+// lexFault is a fault at the token that is returned with it.
 type lexFault struct{ found, expected string }
 
-// lexer cuts src into tokens.
+// lexer splits src into tokens.
 type lexer struct {
 	src    string
 	offset int
@@ -381,8 +379,8 @@ func (l *lexer) next() (token, *lexFault) {
 	return t, nil
 }
 
-// variableEnd is how much of s, which follows a part of a word, belongs to it as
-// the rest of a ${NAME}, or of what is meant as one, such as ${NAME:-text}.
+// variableEnd returns how many bytes of s, which follows a part of a word, belong to the
+// word: the rest of ${NAME}, or of what is meant as one, such as ${NAME:-text}.
 func variableEnd(word, s string) int {
 	if s[0] != '{' || !strings.HasSuffix(word, "$") {
 		return 0
@@ -396,8 +394,7 @@ func variableEnd(word, s string) int {
 // delimiters end a word.
 const delimiters = " \t\r\n;{}"
 
-// skip passes over white space, but not over the end of a line, and over a
-// comment.
+// skip skips white space, except the end of a line, and a comment.
 func (l *lexer) skip() {
 	for l.offset < len(l.src) {
 		switch l.src[l.offset] {
@@ -439,7 +436,7 @@ func (l *lexer) quoted(quote byte) (token, *lexFault) {
 	return token{offset: start}, &lexFault{fmt.Sprintf("a %c that nothing closes", quote), "the same quote before the end of the line"}
 }
 
-// isEscape says whether s starts with a backslash and what it can escape.
+// isEscape reports whether s starts with a backslash and a character that it can escape.
 func isEscape(s string) bool {
 	return len(s) > 1 && s[0] == '\\' && strings.IndexByte(`\"'`, s[1]) >= 0
 }

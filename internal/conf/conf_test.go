@@ -128,8 +128,8 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(checkParse)
 }
 
-// checkParse parses src within the promised memory and, if it is accepted, what
-// the tree is written as: the trees must be equal.
+// checkParse parses src and checks the memory limit that Parse documents. If src is
+// accepted, it also writes the tree and parses that: the trees must be equal.
 func checkParse(t *testing.T, src []byte) {
 	var f *File
 	var err error
@@ -140,7 +140,7 @@ func checkParse(t *testing.T, src []byte) {
 		return
 	}
 	written := format(f.Root)
-	if len(written) > MaxFileSize { // indented and quoted it may not fit
+	if len(written) > MaxFileSize { // indented and quoted, it may be too large
 		return
 	}
 	again, err := Parse("srs.conf", []byte(written))
@@ -155,8 +155,8 @@ func checkParse(t *testing.T, src []byte) {
 	}
 }
 
-// allocated is what fn allocates. It is the least of a few runs, for other
-// goroutines allocate too.
+// allocated returns how many bytes fn allocates. It is the smallest of a few runs, because
+// other goroutines allocate as well.
 func allocated(fn func()) uint64 {
 	least := ^uint64(0)
 	for range 3 {
@@ -204,8 +204,8 @@ func equal(a, b []*Directive) bool {
 	return true
 }
 
-// outline is a line for each directive: its position, its name, its values and
-// its end, each with its position.
+// outline returns a line for each directive: its name, its values and its end, each with
+// its position.
 func outline(block []*Directive, indent string) []string {
 	place := func(p Position) string { return fmt.Sprintf("%d:%d", p.Line, p.Column) }
 	var lines []string
@@ -224,7 +224,7 @@ func outline(block []*Directive, indent string) []string {
 	return lines
 }
 
-// samples are the files in testdata/conf.
+// samples returns the files in testdata/conf.
 func samples(t testing.TB) [][]byte {
 	paths, err := filepath.Glob("../../testdata/conf/*.conf")
 	require.NoError(t, err)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// table returns the rows below a head of a document, each in its cells.
+// table returns the rows below the head of a table in a document, split into cells.
 func table(t *testing.T, name, head string) (rows [][]string) {
 	text, err := os.ReadFile("../../docs/" + name)
 	require.NoError(t, err)
@@ -27,7 +27,7 @@ func table(t *testing.T, name, head string) (rows [][]string) {
 
 var inBackquotes = regexp.MustCompile("`([^`]+)`")
 
-// wordsOf returns what is in backquotes.
+// wordsOf returns the texts in backquotes.
 func wordsOf(cells ...string) (words []string) {
 	for _, m := range inBackquotes.FindAllStringSubmatch(strings.Join(cells, " "), -1) {
 		words = append(words, m[1])

@@ -15,50 +15,49 @@ import (
 )
 
 const (
-	// MaxIncludes is how many files may include one another in a row.
+	// MaxIncludes is how deep includes may be nested.
 	MaxIncludes = 8
-	// maxSecretSize is how many bytes the file of a value may have.
+	// maxSecretSize is the maximum size, in bytes, of the file of a value.
 	maxSecretSize = 64 << 10
-	// othersMay has the bits of a mode that let users read or write who are neither
-	// the owner nor of the group.
+	// othersMay is the bits of a mode that permit users to read or write who are
+	// neither the owner nor in the group.
 	othersMay = 0o006
 )
 
-// Note is something about a file that the operator should know, though it can
-// be used.
+// Note is a fact about a usable file that the operator should know.
 type Note struct {
 	Pos  Position
 	Text string
 }
 
-// Environment is what a file may refer to.
+// Environment is the environment of the process to which a file may refer.
 type Environment struct {
-	// LookupEnv is as that of os.
+	// LookupEnv works like os.LookupEnv.
 	LookupEnv func(name string) (value string, ok bool)
 }
 
-// Load parses src, the content of the file of that name, and inserts what it refers to,
+// Load parses src, the content of the named file, and replaces its references. It does so
 // only in the blocks that Check examines:
 //
 //   - include PATH…; stands for the directives of other files, at the top level and in
 //     every block. A relative path begins in the directory of the file that contains
-//     it. Only regular files are read, none within itself, nested at most MaxIncludes
-//     deep, and MaxFileSize bytes in all.
-//   - ${NAME} in a value stands for a variable of the environment, which must be set,
-//     and $${ for ${ itself. It stands for one value or a part of it, whatever
-//     characters it has.
-//   - NAME_file PATH; stands for the directive NAME of a value that may be a secret.
-//     The value is the text of the file without its final newline. user_file NAME PATH;
-//     has the password in a file. Paths are as those of include. A file that every user
-//     of the machine may read or write is noted.
+//     it. Only regular files are read. A file must not include itself, includes may be
+//     nested MaxIncludes deep, and all files together may have MaxFileSize bytes.
+//   - ${NAME} in a value stands for a variable of the environment, which must be set.
+//     $${ stands for ${ itself. The variable's text is one value or a part of it,
+//     whatever characters it contains.
+//   - NAME_file PATH; stands for the directive NAME, if its value may be a secret. The
+//     value is the text of the file without its final newline. user_file NAME PATH;
+//     reads the password from a file. Paths are relative as with include. There is a
+//     note about a file that every user of the machine may read or write.
 //
 // A variable of the environment that SRS has for a directive, such as SRS_LISTEN or
-// SRS_VHOST_PLAY_GOP_CACHE, replaces the directive, in every vhost if it is one of a
-// vhost; an empty variable counts as not set. Without a vhost in the file, those of a
-// vhost make __defaultVhost__.
+// SRS_VHOST_PLAY_GOP_CACHE, replaces the directive. If it is a directive of vhosts, it is
+// replaced in every vhost; if the file has no vhost, __defaultVhost__ is added. An empty
+// variable counts as not set.
 //
-// The spellings of SRS 1 and 2 become those of today, each with a note. Errors are
-// *Error, and name the position in the file.
+// The spellings of SRS 1 and 2 are replaced by the current ones, each with a note. Errors
+// are *Error, and name the position in the file.
 func Load(name string, src []byte, env Environment) (*File, []Note, error) {
 	f, err := Parse(name, src)
 	if err != nil {
@@ -78,8 +77,8 @@ func Load(name string, src []byte, env Environment) (*File, []Note, error) {
 	return &File{Root: root, name: f.name, src: f.src}, l.notes, nil
 }
 
-// ReadFile reads the file of a configuration, which may be a pipe, and no more
-// of it than Parse takes.
+// ReadFile reads a configuration file, which may be a pipe. It stops one byte after
+// MaxFileSize, so that Parse refuses a larger file.
 func ReadFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -91,12 +90,12 @@ func ReadFile(path string) ([]byte, error) {
 
 type loader struct {
 	env   Environment
-	open  []os.FileInfo // that are being read, the outermost first
+	open  []os.FileInfo // files that are being read, the outermost first
 	size  int           // of all files so far
 	notes []Note
 }
 
-// block resolves the directives of a block; relative paths begin in dir.
+// block resolves the directives of a block. Relative paths begin in dir.
 func (l *loader) block(in *context, block []*Directive, dir string) ([]*Directive, error) {
 	out := make([]*Directive, 0, len(block))
 	for _, d := range block {
@@ -118,8 +117,8 @@ func (l *loader) block(in *context, block []*Directive, dir string) ([]*Directiv
 	return out, nil
 }
 
-// directive resolves one that is no include. What is not looked at stays as it
-// is, and so does what Check will not take.
+// directive resolves a directive other than include. Directives that Check ignores or
+// refuses stay unchanged.
 func (l *loader) directive(in *context, d *Directive, dir string) ([]*Directive, error) {
 	if in == vhost {
 		d = l.today(d)
@@ -156,7 +155,7 @@ func (l *loader) directive(in *context, d *Directive, dir string) ([]*Directive,
 	return []*Directive{&c}, nil
 }
 
-// last is the value that the file of a directive has.
+// last returns the value that NAME_file reads: the last one of the directive NAME.
 func (r rule) last() *value {
 	if r.pair != nil {
 		return r.pair
@@ -166,7 +165,7 @@ func (r rule) last() *value {
 
 func (v *value) isSecret() bool { return v != nil && v.secret }
 
-// old are directives of vhosts that have moved into blocks.
+// old lists the directives of vhosts that have moved into blocks.
 var old = map[string][2]string{
 	"gop_cache":              {"play", "gop_cache"},
 	"queue_length":           {"play", "queue_length"},
@@ -175,7 +174,7 @@ var old = map[string][2]string{
 	"publish_normal_timeout": {"publish", "normal_timeout"},
 }
 
-// today gives a directive of a vhost its spelling of today.
+// today returns a directive of a vhost in its current spelling.
 func (l *loader) today(d *Directive) *Directive {
 	c := *d
 	if to, ok := old[d.Name]; ok && d.Block == nil {
@@ -191,7 +190,7 @@ func (l *loader) today(d *Directive) *Directive {
 	return d
 }
 
-// made is a directive that stands in no file, in the place of d.
+// made returns a new directive, which is in no file, with the position of d.
 func (d *Directive) made(name string, args []string, block ...*Directive) *Directive {
 	if len(block) == 0 {
 		block = nil
@@ -199,8 +198,8 @@ func (d *Directive) made(name string, args []string, block ...*Directive) *Direc
 	return &Directive{Name: name, Args: args, Block: block, Pos: d.Pos, file: &File{}}
 }
 
-// merge puts blocks that today has made into the block of that name, if there
-// is one.
+// merge moves the directives of blocks that today has made into the file's own block of the
+// same name, if there is one.
 func merge(block []*Directive) []*Directive {
 	at := make(map[string]*Directive)
 	for _, d := range block {
@@ -276,7 +275,7 @@ func (l *loader) includeFile(in *context, d *Directive, i int, dir string) ([]*D
 	return l.block(in, f.Root, filepath.Dir(path))
 }
 
-// from is a path that begins in dir unless it is absolute.
+// from returns path, which begins in dir unless it is absolute.
 func from(dir, path string) string {
 	if filepath.IsAbs(path) {
 		return path
@@ -284,10 +283,9 @@ func from(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// readRegular reads a regular file. Its error says what was expected, and not
-// the path.
+// readRegular reads a regular file. Its error names what was expected, and not the path.
 func readRegular(path string, most int) ([]byte, os.FileInfo, error) {
-	stat, err := os.Stat(path) // to open a pipe would wait for its other end
+	stat, err := os.Stat(path) // opening a pipe would wait for its other end
 	var f *os.File
 	switch {
 	case err != nil:
@@ -319,7 +317,7 @@ func readRegular(path string, most int) ([]byte, os.FileInfo, error) {
 	return src, stat, nil
 }
 
-// found is a path as errors show it.
+// found returns the path d.Args[i] as errors show it.
 func found(d *Directive, i int) string {
 	if o := d.Origin(i); o != "" {
 		return o
@@ -327,7 +325,7 @@ func found(d *Directive, i int) string {
 	return fmt.Sprintf("%.200q", d.Args[i])
 }
 
-// read makes the directive NAME of NAME_file.
+// read turns d, the directive NAME_file, into the directive NAME.
 func (l *loader) read(d *Directive, name string, r rule, dir string) error {
 	values := 1
 	if r.pair != nil {
@@ -349,7 +347,7 @@ func (l *loader) read(d *Directive, name string, r rule, dir string) error {
 	if err != nil {
 		return &Error{Pos: d.ArgPos(i), Found: found(d, i), Expected: err.Error()}
 	}
-	if mode := stat.Mode().Perm(); mode&othersMay != 0 && runtime.GOOS != "windows" { // which has no modes
+	if mode := stat.Mode().Perm(); mode&othersMay != 0 && runtime.GOOS != "windows" { // Windows has no modes
 		l.note(d.ArgPos(i), fmt.Sprintf("the mode %#o of this file lets every user of the machine read or write the %s", mode, name))
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
@@ -370,7 +368,7 @@ func (d *Directive) setOrigin(i int, from string) {
 	d.file = &f
 }
 
-// expand puts in the variables of the values of d, which is a copy.
+// expand replaces the variables in the values of d, which must be a copy.
 func (l *loader) expand(d *Directive) error {
 	var args []string
 	for i, arg := range d.Args {
@@ -399,8 +397,7 @@ func (l *loader) expand(d *Directive) error {
 	return nil
 }
 
-// variables puts in the variables of s. used names them, and is empty where
-// there is none.
+// variables replaces the variables in s. used names them. It is empty if there is none.
 func (l *loader) variables(s string) (text, used string, e *Error) {
 	var b strings.Builder
 	for {
@@ -434,8 +431,8 @@ func (l *loader) variables(s string) (text, used string, e *Error) {
 	}
 }
 
-// looksLikeVariable finds what other programs take for a variable: a name in
-// capitals, or one that is all there is.
+// looksLikeVariable matches what other programs take for a variable: a $ before a name in
+// capitals, or before a name that is the whole value.
 var looksLikeVariable = regexp.MustCompile(`\$[A-Z_][A-Z0-9_]*|^\$[A-Za-z_]\w*$`)
 
 func isVariable(s string) bool {
@@ -451,14 +448,14 @@ func isVariable(s string) bool {
 // variable is a variable of the environment that SRS has for a directive.
 type variable struct {
 	name      string
-	vhost     bool   // of every vhost
-	block     string // that it stands in, or empty
+	vhost     bool   // the directive is one of vhosts
+	block     string // the block of the directive, or empty
 	directive string
 }
 
 var variables = slices.Concat(
 	[]variable{
-		{name: "SRS_VHOST_CHUNK_SIZE", directive: "chunk_size"}, // is the general one, too
+		{name: "SRS_VHOST_CHUNK_SIZE", directive: "chunk_size"}, // also sets the general one
 		{name: "SRS_RTMP_CHUNK_SIZE", directive: "chunk_size"},
 		{name: "SRS_LISTEN", directive: "listen"},
 		{name: "SRS_RTMP_LISTEN", directive: "listen"}, // the newer one wins
@@ -485,7 +482,7 @@ func variablesOf(vhost bool, block, names string) (out []variable) {
 	return out
 }
 
-// fromEnvironment puts in what SRS's variables say.
+// fromEnvironment replaces directives by the values of SRS's variables.
 func (l *loader) fromEnvironment(root []*Directive) ([]*Directive, error) {
 	for _, v := range variables {
 		text, ok := l.env.LookupEnv(v.name)
@@ -508,7 +505,7 @@ func (l *loader) fromEnvironment(root []*Directive) ([]*Directive, error) {
 	return root, nil
 }
 
-// put replaces a directive in a block of the kind of in.
+// put replaces the directive of v in a block of the kind in, or adds it.
 func (v variable) put(in *context, block []*Directive, text string) []*Directive {
 	if v.block != "" {
 		inner := in.done[v.block].block
@@ -531,7 +528,7 @@ func (v variable) put(in *context, block []*Directive, text string) []*Directive
 	}
 	block = slices.DeleteFunc(block, func(d *Directive) bool { return d.Name == v.directive })
 	if in == topLevel && v.directive == "listen" || in == topLevel && v.directive == "chunk_size" {
-		for _, r := range block { // where the newer versions have it
+		for _, r := range block { // newer versions have it in the block rtmp
 			if r.Name == "rtmp" && r.Block != nil {
 				r.Block = slices.DeleteFunc(r.Block, func(d *Directive) bool { return d.Name == v.directive })
 			}
@@ -540,7 +537,7 @@ func (v variable) put(in *context, block []*Directive, text string) []*Directive
 	return append(block, d)
 }
 
-// made is a directive that stands in no file.
+// made returns a new directive, which is in no file.
 func (v variable) made(name string, args []string, block []*Directive) *Directive {
 	return &Directive{Name: name, Args: args, Block: block, Pos: Position{File: "environment"}, file: &File{}}
 }

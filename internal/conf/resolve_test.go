@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// environ is an Environment of NAME=VALUE.
+// environ returns an Environment of pairs NAME=VALUE.
 func environ(pairs ...string) Environment {
 	return Environment{LookupEnv: func(name string) (string, bool) {
 		for _, p := range pairs {
@@ -21,7 +21,7 @@ func environ(pairs ...string) Environment {
 	}}
 }
 
-// files writes files into a directory, as NAME: TEXT.
+// files writes files, by name, into a new directory, and returns its path.
 func files(t *testing.T, texts map[string]string) string {
 	dir := t.TempDir()
 	for name, text := range texts {
@@ -32,8 +32,8 @@ func files(t *testing.T, texts map[string]string) string {
 	return dir
 }
 
-// load loads srs.conf of a directory and checks it. The directory is "DIR" in
-// the error.
+// load loads and checks srs.conf in a directory. In the error, "DIR" stands for the
+// directory.
 func load(t *testing.T, dir string, env Environment) (*File, []Note, error) {
 	t.Helper()
 	src, err := ReadFile(filepath.Join(dir, "srs.conf"))
@@ -45,7 +45,7 @@ func load(t *testing.T, dir string, env Environment) (*File, []Note, error) {
 	return f, notes, err
 }
 
-// words is a tree without its positions.
+// words returns a tree as text without positions.
 func words(block []*Directive) string { return strings.Join(strings.Fields(format(block)), " ") }
 
 func parsed(t *testing.T, src string) string {
@@ -140,7 +140,7 @@ func TestLoadVariables(t *testing.T) {
 		{"pid $x;", "pid $x;"},
 		{"pid x$;", "pid x$;"},
 		{"vhost ${_x1} { }", "vhost y { }"},
-		// A value stays one value, whatever it holds, and is not looked at again.
+		// A variable's value stays one word, whatever it contains, and is not expanded again.
 		{"vhost v { forward { destination h { stream_key ${KEY}; } } }", `vhost v { forward { destination h { stream_key "a b;{}#\"'\\${PORT}"; } } }`},
 		{"pid ${TWO};", `pid "a b";`},
 	} {
@@ -277,7 +277,7 @@ func TestLoadOldSpellings(t *testing.T) {
 	}
 }
 
-// SRS's own variables win over the file.
+// SRS's own variables override the file.
 func TestLoadSRSVariables(t *testing.T) {
 	for _, tt := range []struct {
 		env       []string
@@ -302,12 +302,12 @@ func TestLoadSRSVariables(t *testing.T) {
 			"vhost v { http_hooks { enabled on; on_publish http://a/ http://b/; } }"},
 		{[]string{"SRS_VHOST_FORWARD_ENABLED=on", "SRS_VHOST_FORWARD_DESTINATION=a b:1"}, "vhost v { }", "vhost v { forward { enabled on; destination a b:1; } }"},
 		{[]string{"SRS_VHOST_FORWARD_BACKEND=http://a/"}, "vhost v { forward { enabled on; backend http://b/; } }", "vhost v { forward { enabled on; backend http://a/; } }"},
-		// None of ours, or of anybody's.
+		// Variables of directives that are not supported, or that do not exist.
 		{[]string{"SRS_VHOST_HLS_ENABLED=on", "SRS_SERVICE_HOST=x", "SRS_HTTP_API_LISTEN=1"}, "listen 1;", "listen 1;"},
 	} {
 		f, _, err := load(t, files(t, map[string]string{"srs.conf": tt.src}), environ(tt.env...))
 		require.NoError(t, err, tt.env)
-		// In any order: a block is the same with its directives in another.
+		// The order of directives in a block does not count.
 		require.ElementsMatch(t, strings.Fields(parsed(t, tt.want)), strings.Fields(words(f.Root)), "%s\n%s", tt.env, words(f.Root))
 	}
 	for _, tt := range []struct{ env, want string }{
@@ -323,7 +323,7 @@ func TestLoadSRSVariables(t *testing.T) {
 	}
 }
 
-// Each of SRS's variables is for a directive that there is.
+// Each of SRS's variables belongs to a supported directive.
 func TestVariablesAreOfDirectives(t *testing.T) {
 	for _, v := range variables {
 		in := topLevel
@@ -338,7 +338,7 @@ func TestVariablesAreOfDirectives(t *testing.T) {
 	}
 }
 
-// Comments are in the encoding of whoever wrote them.
+// Comments may be in any encoding.
 func TestLoadCommentsInAnyEncoding(t *testing.T) {
 	for name, comment := range map[string]string{
 		"GBK": "\xd7\xaa\xb7\xa2\xb5\xbd\xc1\xbd\xb8\xf6\xb7\xfe\xce\xf1\xc6\xf7\xa3\xbb", "Latin-1": "f\xfcr \xdcbertragung", "Shift JIS": "\x93]\x91\x97\x5c", "bytes": "\x80\xff\xfe\x00",
@@ -355,8 +355,8 @@ func TestLoadCommentsInAnyEncoding(t *testing.T) {
 	}
 }
 
-// FuzzLoad: whatever stands in a file, only what it may refer to is read, and no
-// error shows the value of a variable or the text of a file.
+// FuzzLoad checks that a file can't read more than it may refer to, and that no error shows
+// the value of a variable or the text of a file.
 func FuzzLoad(f *testing.F) {
 	for _, src := range samples(f) {
 		f.Add(src)
@@ -370,7 +370,7 @@ func FuzzLoad(f *testing.F) {
 		_, notes, err := load(t, dir, environ("X=s3cret", "SRS_LISTEN=s3cret", "SRS_VHOST_PLAY_MW_LATENCY=s3cret"))
 		if err != nil {
 			require.IsType(t, &Error{}, err)
-			if !strings.Contains(string(src), "include") { // a file that is included is shown
+			if !strings.Contains(string(src), "include") { // errors show words of an included file
 				require.NotContains(t, err.Error(), "s3cret")
 			}
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What does not end is not read: a pipe that nobody writes to, and a device.
+// A pipe without a writer and a device are not read, because they do not end.
 func TestLoadOnlyRegularFiles(t *testing.T) {
 	dir := files(t, map[string]string{"srs.conf": "include pipe;"})
 	require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
@@ -38,7 +38,7 @@ func TestLoadOnlyRegularFiles(t *testing.T) {
 	require.Len(t, b, MaxFileSize+1)
 }
 
-// A secret that everybody may read or replace is noted, with the place of its path.
+// A secret that every user may read or replace causes a note, at the position of its path.
 func TestLoadNotesFilesThatAreOpen(t *testing.T) {
 	dir := files(t, map[string]string{"token": "0123456789abcdef", "srs.conf": "listen 1;\nhttp { listen 2; token_file token; }\npublish_auth { user_file jo token; }"})
 	for mode, noted := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o660: false, 0o604: true, 0o644: true, 0o602: true} {

@@ -48,12 +48,12 @@ func oneOf(words ...string) *value {
 
 func notEmpty(s string) bool { return s != "" }
 
-// isToken accepts what a header can carry and nobody guesses.
+// isToken accepts a token that a header can contain and that is hard to guess.
 func isToken(s string) bool {
 	return 16 <= len(s) && len(s) <= 4096 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// isHookSecret accepts what signs requests and nobody guesses.
+// isHookSecret accepts a secret that can sign requests and is hard to guess.
 func isHookSecret(s string) bool {
 	if b64, ok := strings.CutPrefix(s, "whsec_"); ok {
 		key, err := base64.StdEncoding.DecodeString(b64)
@@ -69,8 +69,8 @@ func isPort(s string) bool {
 	return err == nil
 }
 
-// isAddress accepts an empty host, which is every address of the machine, and
-// port 0, which is any free one.
+// isAddress accepts an empty host, which means every address of the machine, and port 0,
+// which means any free port.
 func isAddress(s string) bool {
 	if isPort(s) {
 		return true
@@ -82,8 +82,8 @@ func isAddress(s string) bool {
 	return host == "" || isHost(host, s[0] == '[')
 }
 
-// isHost says whether host, taken out of its brackets if bracketed, can be a
-// host. Only an IPv6 address stands in brackets.
+// isHost reports whether host can be a host. bracketed says that it was in brackets, as only
+// an IPv6 address may be.
 func isHost(host string, bracketed bool) bool {
 	if bracketed {
 		ip, err := netip.ParseAddr(host)
@@ -92,15 +92,15 @@ func isHost(host string, bracketed bool) bool {
 	return host != "" && !strings.ContainsAny(host, ":/?#@[]% \t")
 }
 
-// isSHA256 leaves colons out of account, as openssl writes them.
+// isSHA256 ignores colons, which openssl writes.
 func isSHA256(s string) bool {
 	sum, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
 	return err == nil && len(sum) == sha256.Size
 }
 
-// isDestination checks what must hold of every destination. It leaves what
-// comes after a URL's host alone, where a stream key may hold anything, and a
-// host that holds a placeholder such as [vhost].
+// isDestination checks what must be true of every destination. It does not check the part
+// after a URL's host, because a stream key may contain anything, nor a host with a
+// placeholder such as [vhost].
 func isDestination(s string) bool {
 	scheme, rest, isURL := strings.Cut(s, "://")
 	if !isURL {
