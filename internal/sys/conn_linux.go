@@ -25,13 +25,13 @@ type Conn struct {
 	first   place
 }
 
-// place is where a Conn is: in Go's poller, parked, or closed.
+// place is the state of a Conn: in Go's poller, parked, or closed.
 type place struct {
 	Descriptor
 	nc  inPoller
 	raw syscall.RawConn // of nc
 
-	parked *parked // nil: in Go's poller
+	parked *parked // nil if it is in Go's poller or closed
 }
 
 // inPoller is a connection in Go's poller, or a closed one.
@@ -47,19 +47,19 @@ type parked struct {
 	read, write   time.Time // deadlines; guarded by Conn.mu
 }
 
-// Watcher learns from its own poller what has arrived for a parked Conn. Its methods
-// must not block or call methods of the Conn.
+// Watcher notices with its own poller that bytes have arrived for a parked Conn. Its
+// methods must not block or call methods of the Conn.
 type Watcher interface {
 	// Parked gives it the descriptor. If it returns false, the Conn stays where it is.
 	Parked(fd int) bool
 	// Unparked takes the descriptor away, before another owner has it or it is
 	// closed.
 	Unparked(fd int)
-	// Look tells that the read deadline has been set.
+	// Look is called after the read deadline has been set.
 	Look()
 }
 
-// plain is c, if it is a plain TCP connection.
+// plain returns c if it is a plain TCP connection, or nil.
 func plain(c net.Conn) syscall.Conn {
 	switch c := c.(type) {
 	case *net.TCPConn:
@@ -70,7 +70,8 @@ func plain(c net.Conn) syscall.Conn {
 	return nil
 }
 
-// Own returns c as a Conn. The caller is the only one that has c, and uses it no more.
+// Own returns c as a Conn, or c itself if that fails. Nothing else may use c, neither
+// before nor after the call.
 func Own(c *net.TCPConn) net.Conn {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -93,9 +94,9 @@ func (c *Conn) Hold() *Descriptor {
 	return nil
 }
 
-// Park takes the connection out of Go's poller and reports whether it is parked. It is
-// not if a goroutine waits to write, or if the process has no descriptor left. The
-// deadlines do not go with it.
+// Park takes the connection out of Go's poller and reports whether it is parked. It fails
+// if a goroutine waits to write, if the process has no descriptor left, or if w refuses.
+// The deadlines are lost.
 func (c *Conn) Park(w Watcher) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,7 +122,7 @@ func (c *Conn) Park(w Watcher) bool {
 	next := &place{parked: &parked{watcher: w, local: p.nc.LocalAddr(), remote: p.nc.RemoteAddr()}}
 	next.fd = fd
 	c.at.Store(next)
-	p.leave(func() { p.nc.Close() }) // calls that are under way go on at the new place
+	p.leave(func() { p.nc.Close() }) // calls in progress continue at the new place
 	return true
 }
 
@@ -142,7 +143,8 @@ func (c *Conn) Unpark() {
 	})
 }
 
-// unparkLocked gives the descriptor to another owner.
+// unparkLocked gives the descriptor of a parked Conn to the owner that to returns. It
+// returns false if the Conn is not parked. c.mu is held.
 func (c *Conn) unparkLocked(to func(fd uintptr, k *parked) *place) bool {
 	p := c.at.Load()
 	k := p.parked
@@ -184,7 +186,7 @@ func (c *Conn) Close() error {
 	}
 	p := c.at.Load()
 	if f, ok := p.nc.(*file); ok {
-		// Package os has errors of its own for what is closed.
+		// Package os has errors of its own for closed files; callers expect net.ErrClosed.
 		c.at.Store(closedPlace(f.addresses))
 	}
 	p.leave(func() { err = p.nc.Close() })
@@ -197,8 +199,8 @@ func closedPlace(a addresses) *place {
 	return p
 }
 
-// do calls f with the connection in Go's poller, to which it returns if it is parked:
-// once more if it has been parked meanwhile.
+// do calls f with the connection in Go's poller. It unparks the connection first if it is
+// parked, and calls f again if the connection was parked or closed during a failed call.
 func (c *Conn) do(f func(*place) error) error {
 	for {
 		p := c.at.Load()
@@ -339,14 +341,14 @@ type addresses struct{ local, remote net.Addr }
 func (a addresses) LocalAddr() net.Addr  { return a.local }
 func (a addresses) RemoteAddr() net.Addr { return a.remote }
 
-// file is a connection that has returned to Go's poller. Unlike net.FileConn, package
-// os needs no further descriptor for it, of which there may be none.
+// file is a connection that has returned to Go's poller. It is not made with net.FileConn,
+// which duplicates the descriptor: there may be no descriptor left.
 type file struct {
 	*os.File
 	addresses
 }
 
-// gone is a connection that was closed while it was parked, or after that.
+// gone is a connection that was closed while it was parked, or later.
 type gone struct{ addresses }
 
 func (gone) Read([]byte) (int, error)              { return 0, net.ErrClosed }

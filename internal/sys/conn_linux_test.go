@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// lot is a Watcher that counts.
+// lot is a Watcher that counts its calls.
 type lot struct {
 	refuses bool
 	fd      atomic.Int64 // -1 after Unparked
@@ -35,7 +35,7 @@ func (l *lot) Unparked(fd int) {
 
 func (l *lot) Look() { l.looks.Add(1) }
 
-// owned returns a connection over loopback, whose own end is a Conn.
+// owned returns the two ends of a connection over loopback. Our end is a Conn.
 func owned(t *testing.T) (c *Conn, peer *net.TCPConn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -50,14 +50,14 @@ func owned(t *testing.T) (c *Conn, peer *net.TCPConn) {
 	return c, nc.(*net.TCPConn)
 }
 
-// descriptors is how many this process has.
+// descriptors returns how many descriptors this process has open.
 func descriptors(t *testing.T) int {
 	names, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	return len(names)
 }
 
-// write gives b to the socket as a sender does, and reports how much it took.
+// write writes b to the socket as a sender does, and returns how many bytes it accepted.
 func write(c *Conn, b []byte, wait bool) (n int, err error) {
 	raw := RawConn(c)
 	send := func(fd uintptr) bool {
@@ -111,8 +111,8 @@ func TestConn_WritesWhileParked(t *testing.T) {
 	require.Equal(t, before, descriptors(t))
 }
 
-// A writer that must wait takes the connection back to Go's poller, where it stays until
-// the writer has gone on.
+// A writer that must wait returns the connection to Go's poller. The connection stays there
+// until the writer no longer waits.
 func TestConn_FullSocket(t *testing.T) {
 	for name, write := range map[string]func(*Conn, []byte) (int, error){
 		"raw": func(c *Conn, b []byte) (int, error) { return write(c, b, true) },
@@ -194,8 +194,8 @@ func TestConn_Refused(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// However a connection is when it is closed, and however it is used then, its
-// descriptor is gone and it says that it is closed.
+// A connection may be closed in any state. Its descriptor is then closed, and all methods
+// return net.ErrClosed.
 func TestConn_Close(t *testing.T) {
 	for name, bring := range map[string]func(*Conn){
 		"accepted": func(*Conn) {},
@@ -233,7 +233,7 @@ func TestConn_Close(t *testing.T) {
 	}
 }
 
-// What waits is told that the connection is closed.
+// Close ends the calls that wait.
 func TestConn_CloseEndsWaits(t *testing.T) {
 	for name, bring := range map[string]func(*Conn){
 		"accepted": func(*Conn) {},
@@ -255,7 +255,7 @@ func TestConn_CloseEndsWaits(t *testing.T) {
 	}
 }
 
-// Everything at once, while the connection goes to and fro.
+// All methods are called concurrently while the connection is parked and unparked.
 func TestConn_Concurrently(t *testing.T) {
 	before := descriptors(t)
 	c, peer := owned(t)
@@ -305,15 +305,15 @@ func TestConn_Concurrently(t *testing.T) {
 		}
 	})
 	all.Wait()
-	c.Close() // as it goes on
+	c.Close() // while the others continue
 	stop.Store(true)
 	moving.Wait()
 	peer.Close()
 	require.Equal(t, before, descriptors(t))
 }
 
-// A descriptor that is held stays the connection's: Close, Park and Unpark wait, and
-// after each of them the next owner's is held.
+// A held descriptor stays the connection's: Close, Park and Unpark wait. After Park and
+// Unpark, Hold returns the descriptor of the new owner.
 func TestConn_Hold(t *testing.T) {
 	c, peer := owned(t)
 	writes := func(d *Descriptor) {

@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// Own returns c, which here stays in Go's poller.
+// Own returns c, which stays in Go's poller on this system.
 func Own(c *net.TCPConn) net.Conn { return c }
 
-// plain is c, if it is a plain TCP connection.
+// plain returns c if it is a plain TCP connection, or nil.
 func plain(c net.Conn) syscall.Conn {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		return tcp

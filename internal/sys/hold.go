@@ -5,21 +5,21 @@ import (
 	"sync"
 )
 
-// Holder is a connection that can be held: its descriptor stays open meanwhile, and
-// belongs to no other connection. So a caller may make many system calls in a row, for
-// as many connections.
+// Holder is a connection that can be held. While it is held, its descriptor stays open, and
+// no other connection can get the same one. So a caller can make many system calls in a row,
+// for as many connections.
 type Holder interface {
 	// Hold returns the descriptor, or nil if the connection is closed or its descriptor
 	// is just being given to another owner. Any goroutine may call it.
 	Hold() *Descriptor
 }
 
-// Descriptor is a descriptor that is held until Release. Whoever holds it delays Close,
-// so that it may only make system calls that do not wait.
+// Descriptor is a descriptor that is held until Release. Close waits for the holder, so the
+// holder may only make system calls that do not wait.
 type Descriptor struct {
 	fd   uintptr
 	lock sync.RWMutex // for reading: the descriptor is in use
-	gone bool         // it is closed, or has another owner
+	gone bool         // the descriptor is closed, or has another owner
 }
 
 // FD returns the descriptor.
@@ -28,7 +28,8 @@ func (d *Descriptor) FD() uintptr { return d.fd }
 // Release ends a Hold.
 func (d *Descriptor) Release() { d.lock.RUnlock() }
 
-// hold does not wait: it is false also while the owner changes.
+// hold reports whether the descriptor is now held. It does not wait: it also returns false
+// while the owner changes.
 func (d *Descriptor) hold() bool {
 	if !d.lock.TryRLock() {
 		return false
@@ -40,8 +41,8 @@ func (d *Descriptor) hold() bool {
 	return true
 }
 
-// leave calls f, which closes the descriptor or gives it to another owner, once nobody
-// uses it.
+// leave waits until nobody uses the descriptor. Then it calls f, which closes the
+// descriptor or gives it to another owner.
 func (d *Descriptor) leave(f func()) {
 	d.lock.Lock()
 	defer d.lock.Unlock()

@@ -19,9 +19,9 @@ func MemoryLimit() int64 {
 	return limit
 }
 
-// cgroupLimit looks at the process's own group and, as a container sees it, at
-// the root; in version 2 of cgroups and in version 1. Where there is no limit,
-// version 1 tells a number that is larger than any memory.
+// cgroupLimit returns the lowest limit of the process's own group and of the root, which is
+// the own group in a container. It supports versions 1 and 2 of cgroups. Without a limit,
+// version 1 reports a number that is larger than any memory; it is ignored.
 func cgroupLimit(read func(string) ([]byte, error)) int64 {
 	const root = "/sys/fs/cgroup"
 	files := []string{root + "/memory.max", root + "/memory/memory.limit_in_bytes"}

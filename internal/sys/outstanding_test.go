@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// telling is a connection that tells itself what it holds.
+// telling is a connection with a method Unsent.
 type telling struct {
 	net.Conn
 	n int
@@ -26,7 +26,7 @@ func TestOutstanding(t *testing.T) {
 	require.Zero(t, Outstanding(a), "nobody tells")
 	require.Equal(t, 5, Outstanding(telling{a, 5}))
 	require.Zero(t, Outstanding(telling{a, -5}))
-	SetLowWater(a, 4096) // is not for it
+	SetLowWater(a, 4096) // has no effect on it
 
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -37,7 +37,8 @@ func TestOutstanding(t *testing.T) {
 	require.Zero(t, Outstanding(c), "nothing is written")
 }
 
-// Path agrees with Outstanding while the peer reads nothing, and when it has all.
+// Path agrees with Outstanding while the peer reads nothing, and after it has received
+// everything.
 func TestPath(t *testing.T) {
 	bytes, rtt := Path(telling{nil, 5})
 	require.Equal(t, 5, bytes)
@@ -77,7 +78,7 @@ func TestPath(t *testing.T) {
 	_, err = io.CopyN(io.Discard, peer, size)
 	require.NoError(t, err)
 	require.NoError(t, <-written)
-	await(func() bool { // the last acknowledgement may be on its way
+	await(func() bool { // the last acknowledgement may not have arrived yet
 		bytes, _ = Path(c)
 		return bytes == 0
 	})

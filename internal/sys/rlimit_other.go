@@ -2,5 +2,5 @@
 
 package sys
 
-// MaxFiles is 0: the system does not tell.
+// MaxFiles returns 0, because this system does not report the limit.
 func MaxFiles() int { return 0 }

@@ -4,8 +4,8 @@ package sys
 
 import "syscall"
 
-// MaxFiles is how many descriptors the process may open, 0 where the system
-// does not tell.
+// MaxFiles returns how many descriptors the process may open, or 0 if the system does not
+// report it.
 func MaxFiles() int {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {

@@ -10,7 +10,7 @@ import (
 	"unsafe"
 )
 
-// Where struct tcp_info (linux/tcp.h) has what is read of it.
+// Offsets in struct tcp_info (linux/tcp.h).
 const (
 	tcpInfoUnacked = 24  // segments that were sent and are not acknowledged
 	tcpInfoRTT     = 68  // the smoothed round-trip time, in microseconds
@@ -18,8 +18,8 @@ const (
 	tcpInfoSize    = tcpInfoNotSent + 4
 )
 
-// question is a call of getsockopt. It is used again, because what a RawConn is given
-// would be allocated for each call.
+// question is a call of getsockopt. It is reused, because the function for a RawConn would
+// otherwise be allocated for each call.
 type question struct {
 	ask    func(fd uintptr)
 	info   [tcpInfoSize]byte

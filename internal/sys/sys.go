@@ -16,26 +16,24 @@ const (
 	LowWater = 128 << 10
 )
 
-// Tune sets what the platform has of TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT,
-// under whatever name.
-// Keep-alive and TCP_NODELAY are Go's defaults.
+// Tune sets TCP_USER_TIMEOUT to UserTimeout and TCP_NOTSENT_LOWAT to LowWater, or the
+// platform's equivalents, if it has them. It leaves keep-alive and TCP_NODELAY at Go's
+// defaults.
 func Tune(c net.Conn) {
 	if tcp := tcpOf(c); tcp != nil {
 		tune(tcp)
 	}
 }
 
-// SetLowWater replaces LowWater for one connection, where the platform has
-// TCP_NOTSENT_LOWAT.
+// SetLowWater replaces LowWater for one connection. It has an effect only on Linux.
 func SetLowWater(c net.Conn, bytes int) {
 	if tcp := tcpOf(c); tcp != nil {
 		setLowWater(tcp, bytes)
 	}
 }
 
-// Outstanding is how many of the bytes written the peer has not received: those that
-// are not acknowledged, or the result of the connection's method Unsent. It is 0 if
-// unknown.
+// Outstanding returns how many of the bytes written the peer has not received: those that
+// are not acknowledged, or the result of the connection's method Unsent. It is 0 if unknown.
 func Outstanding(c net.Conn) int {
 	if own, ok := c.(interface{ Unsent() int }); ok {
 		return max(own.Unsent(), 0)
@@ -46,9 +44,9 @@ func Outstanding(c net.Conn) int {
 	return 0
 }
 
-// Path returns Outstanding, and the round-trip time that the system has measured, 0 if
-// it does not report it. On Linux it needs one system call if nothing is outstanding,
-// else two.
+// Path returns Outstanding, and the round-trip time that the system has measured, or 0 if
+// the system does not report it. On Linux it makes one system call if nothing is
+// outstanding, or else two.
 func Path(c net.Conn) (bytes int, rtt time.Duration) {
 	idle := false
 	if tcp := tcpOf(c); tcp != nil {
@@ -60,8 +58,8 @@ func Path(c net.Conn) (bytes int, rtt time.Duration) {
 	return Outstanding(c), rtt
 }
 
-// RawConn returns the file descriptor of a plain TCP connection, which can be read and
-// written without blocking. It is nil if c is another kind of connection.
+// RawConn returns the descriptor of a plain TCP connection, which can be read and written
+// without blocking. It returns nil for another kind of connection.
 func RawConn(c net.Conn) syscall.RawConn {
 	if tcp := plain(c); tcp != nil {
 		if raw, err := tcp.SyscallConn(); err == nil {
@@ -71,10 +69,10 @@ func RawConn(c net.Conn) syscall.RawConn {
 	return nil
 }
 
-// Plain reports whether c is a plain TCP connection, of which Close does not wait.
+// Plain reports whether c is a plain TCP connection, whose Close does not wait.
 func Plain(c net.Conn) bool { return plain(c) != nil }
 
-// tcpOf returns the TCP connection below c, nil if there is none.
+// tcpOf returns the TCP connection below c, or nil if there is none.
 func tcpOf(c net.Conn) syscall.Conn {
 	for {
 		if tcp := plain(c); tcp != nil {

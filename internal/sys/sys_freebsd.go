@@ -14,7 +14,7 @@ func tune(c syscall.Conn) {
 	if err != nil {
 		return
 	}
-	// Best effort, as on Linux.
+	// Errors are ignored, as on Linux.
 	raw.Control(func(fd uintptr) {
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpMaxUnackTime, int(UserTimeout/time.Second))
 	})

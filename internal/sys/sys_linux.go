@@ -16,7 +16,7 @@ func tune(c syscall.Conn) {
 	if err != nil {
 		return
 	}
-	// Best effort: without them a dead peer is found later, no more.
+	// Errors are ignored: without these options a dead peer is only noticed later.
 	raw.Control(func(fd uintptr) {
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(UserTimeout.Milliseconds()))
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowAt, LowWater)
@@ -31,7 +31,7 @@ func setLowWater(c syscall.Conn, bytes int) {
 	}
 }
 
-// outstanding asks with SIOCOUTQ, which is TIOCOUTQ (tcp(7)).
+// outstanding returns the result of SIOCOUTQ, which equals TIOCOUTQ (tcp(7)).
 func outstanding(c syscall.Conn) int {
 	var n int32
 	if raw, err := c.SyscallConn(); err == nil {

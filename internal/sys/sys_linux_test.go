@@ -40,10 +40,10 @@ func TestTune(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	Tune(a) // is not for it
+	Tune(a) // has no effect on it
 }
 
-// Nobody reads: what the peer's system does not take either is outstanding.
+// The peer does not read. The bytes that its system does not accept are outstanding.
 func TestOutstanding_NobodyReads(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
