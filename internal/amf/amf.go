@@ -1,5 +1,5 @@
-// Package amf reads and writes the values of RTMP commands and data messages:
-// AMF0, and AMF3 where an AMF0 message switches to it.
+// Package amf reads and writes the values of RTMP commands and data messages: AMF0, and AMF3
+// in an AMF0 message that switches to it.
 //
 // A decoded value is one of nil (null), bool, float64, string, Object,
 // ECMAArray, StrictArray, Undefined, Unsupported, Date, XML or TypedObject.
@@ -13,33 +13,32 @@ import (
 
 // Defaults of Limits.
 const (
-	DefaultDepth  = 16      // containers within each other
+	DefaultDepth  = 16      // nested containers
 	DefaultNodes  = 1024    // values in one message
 	DefaultKeys   = 256     // properties of one object or ECMA array
 	DefaultString = 1 << 16 // bytes of one string, name or XML document
 )
 
-// Errors of a Decoder, wrapped with what was read and where. They never hold
-// a part of the input, which may be secret.
+// Errors of a Decoder. They are wrapped with the kind of value and the offset, and never
+// contain a part of the input, which may be secret.
 var (
 	ErrTooDeep   = errors.New("amf: nested too deep")
 	ErrLimit     = errors.New("amf: limit exceeded")
 	ErrMalformed = errors.New("amf: malformed")
 )
 
-// Limits bound what one Decoder accepts. A field that is not positive means
-// its default, so the zero value is ready for use.
+// Limits are the limits of one Decoder. A field that is not positive means its default, so
+// the zero value is ready to use.
 type Limits struct {
-	// Depth is how many containers may be open; above it is ErrTooDeep.
+	// Depth is how many containers may be open. Beyond it the error is ErrTooDeep.
 	Depth int
-	// Nodes counts the values a Decoder reads, containers included. In
-	// AMF3 it also counts each string that later ones may refer to and
-	// each name of traits, and elements without a name twice in an array
-	// that has names.
+	// Nodes is how many values a Decoder reads, including containers. In AMF3 each string
+	// that can be referred to and each name of traits count as well. In an AMF3 array with
+	// names, elements without a name count twice.
 	Nodes int
-	// Keys counts the properties of one object or ECMA array.
+	// Keys is how many properties one object or ECMA array may have.
 	Keys int
-	// String is the length of a string in bytes.
+	// String is the maximum length of a string, in bytes.
 	String int
 }
 
@@ -66,13 +65,13 @@ type Property struct {
 	Value any
 }
 
-// Object is an anonymous object. It keeps the order of its properties, and all
-// properties with the same key.
+// Object is an anonymous object. It keeps the order of its properties. Several may have the
+// same key.
 type Object []Property
 
-// Get returns the value of key. A key that matches exactly goes before one
-// that differs in case (some encoders send "tcurl"); of several that match
-// alike the last one counts, as if they had been assigned in order.
+// Get returns the value of key. An exact match precedes one that differs in case (some
+// encoders send "tcurl"). Of several equal matches the last one counts, as if they had been
+// assigned in order.
 func (o Object) Get(key string) (any, bool) {
 	folded := -1
 	for i := len(o) - 1; i >= 0; i-- {
@@ -89,22 +88,22 @@ func (o Object) Get(key string) (any, bool) {
 	return o[folded].Value, true
 }
 
-// GetString is Get for a string; it is false for any other type.
+// GetString is Get for a string. It returns false for any other type.
 func (o Object) GetString(key string) (string, bool) {
 	v, _ := o.Get(key)
 	s, ok := v.(string)
 	return s, ok
 }
 
-// GetNumber is Get for a number; it is false for any other type.
+// GetNumber is Get for a number. It returns false for any other type.
 func (o Object) GetNumber(key string) (float64, bool) {
 	v, _ := o.Get(key)
 	f, ok := v.(float64)
 	return f, ok
 }
 
-// AsObject returns the properties of an Object, ECMAArray or TypedObject,
-// which encoders use for one another. It does not copy them.
+// AsObject returns the properties of an Object, ECMAArray or TypedObject, without copying
+// them. Encoders use these types interchangeably.
 func AsObject(v any) (Object, bool) {
 	switch v := v.(type) {
 	case Object:
@@ -123,18 +122,18 @@ type ECMAArray []Property
 // StrictArray is an array without keys.
 type StrictArray []any
 
-// Undefined is the undefined value. A Decoder also returns it for what it
-// does not resolve: references to objects, and AMF3's byte arrays, vectors
-// of numbers and dictionaries.
+// Undefined is the undefined value. A Decoder also returns it for values that it does not
+// decode: references to objects, and AMF3's byte arrays, vectors of numbers and
+// dictionaries.
 type Undefined struct{}
 
-// Unsupported stands for a value its sender could not serialize.
+// Unsupported stands for a value that the sender could not serialize.
 type Unsupported struct{}
 
 // Date is a point in time.
 type Date struct {
 	Ms float64 // milliseconds since 1970, UTC
-	TZ int16   // minutes; reserved, to be 0 (AMF0, 2.13)
+	TZ int16   // minutes; reserved, should be 0 (AMF0, 2.13)
 }
 
 // XML is the text of an XML document.

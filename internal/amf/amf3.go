@@ -24,9 +24,9 @@ const (
 	marker3Dictionary   = 0x11
 )
 
-const maxKey = 1<<16 - 1 // what an AMF0 key can hold
+const maxKey = 1<<16 - 1 // bytes of an AMF0 key
 
-// traits are the class name and the member names AMF3 objects share.
+// traits are the class name and the member names that AMF3 objects have in common.
 type traits struct {
 	name    string
 	sealed  []string
@@ -53,9 +53,9 @@ func DecodeAMF3Command(b []byte, lim Limits) ([]any, error) {
 	return DecodeAMF3(b, lim)
 }
 
-// value3 reads what follows an avmplus marker or is part of such a value; it
-// has been counted as a node. Arrays become StrictArray, or ECMAArray if they
-// have named elements; integers become float64.
+// value3 reads an AMF3 value: the one after an avmplus marker, or a part of it. The caller
+// has counted it as a node. Arrays become StrictArray, or ECMAArray if they have named
+// elements. Integers become float64.
 func (d *Decoder) value3() (any, error) {
 	marker, err := d.u8()
 	if err != nil {
@@ -89,8 +89,8 @@ func (d *Decoder) value3() (any, error) {
 		return nil, err
 	}
 	if header&1 == 0 {
-		// A reference to an object. Not resolved: it may form a cycle,
-		// and a few bytes could stand for a tree of any size.
+		// A reference to an object is not resolved: it may form a cycle, and a few bytes
+		// could stand for a tree of any size.
 		return Undefined{}, nil
 	}
 	switch n := header >> 1; marker {
@@ -138,7 +138,7 @@ func (d *Decoder) node3() (any, error) {
 	return d.value3()
 }
 
-// array3 reads an array's named elements, then n without names.
+// array3 reads the named elements of an array, then n elements without names.
 func (d *Decoder) array3(n uint32) (any, error) {
 	if err := d.enter(); err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (d *Decoder) array3(n uint32) (any, error) {
 		return boxed(d.elements(n, d.node3))
 	}
 	for i := range n {
-		if err := d.node(); err != nil { // the key made up for it
+		if err := d.node(); err != nil { // for the key that is invented
 			return nil, err
 		}
 		v, err := d.node3()
@@ -198,7 +198,7 @@ func (d *Decoder) object3(header uint32) (any, error) {
 	return Object(p), nil
 }
 
-// traits3 reads the traits an object's header announces (AMF3, 3.12).
+// traits3 reads the traits that an object's header announces (AMF3, 3.12).
 func (d *Decoder) traits3(header uint32) (*traits, error) {
 	if header&2 == 0 {
 		i := int(header >> 2)
@@ -208,7 +208,7 @@ func (d *Decoder) traits3(header uint32) (*traits, error) {
 		return d.traits[i], nil
 	}
 	if header&4 != 0 {
-		// Only the class itself knows the form of what follows.
+		// Only the class itself knows the format of the bytes that follow.
 		return nil, d.fail(ErrMalformed, "externalizable object")
 	}
 	t := &traits{dynamic: header&8 != 0}
@@ -235,8 +235,8 @@ func (d *Decoder) traits3(header uint32) (*traits, error) {
 	return t, nil
 }
 
-// name3 reads a class or member name of traits. It counts as a node: each
-// takes memory though it may be a single byte.
+// name3 reads a class or member name of traits. It counts as a node, because it takes memory
+// even if it is a single byte.
 func (d *Decoder) name3() (string, error) {
 	if err := d.node(); err != nil {
 		return "", err
@@ -244,7 +244,7 @@ func (d *Decoder) name3() (string, error) {
 	return d.key3()
 }
 
-// dynamic3 pushes names and values up to an empty name.
+// dynamic3 reads names and values up to an empty name, and pushes them.
 func (d *Decoder) dynamic3(base int) error {
 	for {
 		key, err := d.key3()
@@ -286,7 +286,7 @@ func (d *Decoder) string3() (string, error) {
 		return d.strings[i], nil
 	}
 	if u == 1 {
-		return "", nil // the empty string is never referred to
+		return "", nil // there are no references to the empty string
 	}
 	if err := d.node(); err != nil {
 		return "", err

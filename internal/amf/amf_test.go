@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// values are read and written byte for byte.
+// values must be read and written with exactly these bytes.
 var values = []struct {
 	name  string
 	value any
@@ -43,7 +43,7 @@ var values = []struct {
 	{"typed object", TypedObject{"C", Object{{"a", nil}}}, "\x10\x00\x01C\x00\x01a\x05\x00\x00\x09"},
 }
 
-// readOnly are forms that are read but never written.
+// readOnly are encodings that are read but never written.
 var readOnly = []struct {
 	name  string
 	bytes string
@@ -93,7 +93,7 @@ var readOnly = []struct {
 	{"AMF3 value in an AMF0 object", "\x03\x00\x01a\x11\x04\x01\x00\x01b\x05\x00\x00\x09", Object{{"a", 1.0}, {"b", nil}}},
 }
 
-// hostile is input that must be refused.
+// hostile is malformed input, which must be refused.
 var hostile = []struct {
 	name  string
 	bytes string
@@ -226,7 +226,7 @@ func TestHostileInputIsRefusedCheaply(t *testing.T) {
 	}
 }
 
-// Each is accepted and costs much memory for its size.
+// The input is accepted, and takes much memory for its size.
 func TestCostlyInputIsBounded(t *testing.T) {
 	nested := func(open string, n int, member, end string) string {
 		var b strings.Builder
@@ -498,7 +498,7 @@ func FuzzAMF3(f *testing.F) {
 	})
 }
 
-// FuzzRoundTrip builds values from its input, without the decoder.
+// FuzzRoundTrip encodes and decodes values that it generates from its input.
 func FuzzRoundTrip(f *testing.F) {
 	addSeeds(f, "")
 	f.Add(bytes.Repeat([]byte{7, 3, 'a', 'b', 'c'}, 40))
@@ -517,7 +517,7 @@ func FuzzRoundTrip(f *testing.F) {
 	})
 }
 
-// addSeeds adds the tables, except large input: mutating that is slow.
+// addSeeds adds the tables, except large input, which is slow to mutate.
 func addSeeds(f *testing.F, prefix string) {
 	add := func(b string) {
 		if len(b) < 4096 {
@@ -573,9 +573,8 @@ func appendAll(b []byte, values []any) []byte {
 	return b
 }
 
-// decodeBounded fails if decode allocates more than 8 times its input and
-// 64 KiB. Other goroutines may allocate meanwhile, so the least of a few
-// runs counts.
+// decodeBounded fails if decode allocates more than 64 KiB and 8 times the size of its input.
+// Other goroutines may allocate meanwhile, so the smallest of a few runs counts.
 func decodeBounded(t *testing.T, b []byte, decode func([]byte, Limits) ([]any, error)) (values []any, err error) {
 	t.Helper()
 	limit := uint64(8*len(b) + 64<<10)
@@ -593,7 +592,7 @@ func decodeBounded(t *testing.T, b []byte, decode func([]byte, Limits) ([]any, e
 	return nil, nil
 }
 
-// checkDecode decodes b and checks what holds for any input.
+// checkDecode decodes b and checks the properties of any input.
 func checkDecode(t *testing.T, b []byte, decode func([]byte, Limits) ([]any, error)) []any {
 	t.Helper()
 	values, err := decodeBounded(t, b, decode)
@@ -638,8 +637,8 @@ func measure(v any) (nodes, depth int) {
 	return nodes + 1, depth + 1
 }
 
-// equal compares numbers bit by bit, so that NaN equals itself, and takes
-// nil and empty containers for the same.
+// equal compares numbers bit by bit, so that NaN equals itself. Nil and empty containers are
+// equal.
 func equal(a, b any) bool {
 	switch a := a.(type) {
 	case float64:
@@ -688,7 +687,7 @@ func equalProperties(a, b []Property) bool {
 	return true
 }
 
-// generator makes values within the default limits of its bytes.
+// generator makes values from its bytes, within the default limits.
 type generator struct {
 	b     []byte
 	nodes int

@@ -39,8 +39,8 @@ type Decoder struct {
 
 	depth int
 	nodes int
-	// stack holds what is read of the open containers, innermost last, so
-	// that each is allocated once and at its size.
+	// stack contains the elements read so far of the open containers, innermost last. So
+	// each container is allocated once, with its final size.
 	stack []Property
 
 	// AMF3's reference tables live as long as the message (AMF3, 4.1).
@@ -48,19 +48,19 @@ type Decoder struct {
 	traits  []*traits
 }
 
-// NewDecoder returns a Decoder of b, which must not change while it is used.
+// NewDecoder returns a Decoder of b. b must not change while the Decoder is used.
 func NewDecoder(b []byte, lim Limits) *Decoder {
 	return &Decoder{b: b, lim: lim.withDefaults()}
 }
 
-// Decode returns the next value, or io.EOF when the last one ended exactly
-// at the end of the input. Every other error is one of ErrTooDeep, ErrLimit
-// and ErrMalformed, and is returned by all later calls.
+// Decode returns the next value, or io.EOF if the previous one ended exactly at the end of
+// the input. Any other error wraps ErrTooDeep, ErrLimit or ErrMalformed, and all later calls
+// return it.
 //
-// An ECMA array's count is ignored. An object (typed or not) or ECMA array
-// that is not within another value may lack its end marker if the input ends
-// where a property could begin, as onMetaData of some encoders does.
-// MovieClip and RecordSet, which the specification reserves, are malformed.
+// The count of an ECMA array is ignored. An object (typed or not) or ECMA array that is not
+// within another value may lack its end marker, if the input ends where a property could
+// begin: some encoders send such onMetaData. MovieClip and RecordSet, which the specification
+// reserves, are malformed.
 func (d *Decoder) Decode() (any, error) {
 	if d.err != nil {
 		return nil, d.err
@@ -76,17 +76,17 @@ func (d *Decoder) Decode() (any, error) {
 	return v, nil
 }
 
-// Offset is the number of bytes read: those of whole values, unless Decode
-// returned an error.
+// Offset returns the number of bytes read. Unless Decode has returned an error, it is the
+// end of the last value.
 func (d *Decoder) Offset() int { return d.off }
 
-// DecodeAll reads all values of b, a message of type 20 (command) or 18
-// (data). With an error it returns the values before it.
+// DecodeAll reads all values of b, a message of type 20 (command) or 18 (data). If there is
+// an error, it also returns the values before it.
 func DecodeAll(b []byte, lim Limits) ([]any, error) { return decodeAll(b, 0, lim) }
 
-// FirstString returns the string b begins with, short or long, and the
-// offset of what follows: the name of a command or data message. s is a part
-// of b. The format byte of types 15 and 17 is for the caller to skip.
+// FirstString returns the short or long string with which b begins, the name of a command or
+// data message, and the offset after it. s is a part of b. The caller must skip the format
+// byte of types 15 and 17.
 func FirstString(b []byte) (s []byte, rest int, ok bool) {
 	var start, n uint64
 	switch {
@@ -210,7 +210,8 @@ func (d *Decoder) strictArray() (any, error) {
 	return boxed(d.elements(n, d.value))
 }
 
-// elements reads an array of n values. No value is shorter than a byte.
+// elements reads an array of n values. It refuses n above the number of bytes left, because
+// each value has at least one byte.
 func (d *Decoder) elements(n uint32, value func() (any, error)) (StrictArray, error) {
 	if err := d.enter(); err != nil {
 		return nil, err
@@ -317,7 +318,7 @@ func (d *Decoder) node() error {
 	return nil
 }
 
-// enter opens a container; the caller that closes it decrements depth.
+// enter opens a container. The caller decrements depth when the container ends.
 func (d *Decoder) enter() error {
 	if d.depth == d.lim.Depth {
 		return d.fail(ErrTooDeep, "container")
@@ -334,8 +335,8 @@ func (d *Decoder) pushProperty(base int, key string, v any) error {
 	return nil
 }
 
-// push grows the stack in few, large steps: with append's doubling, small
-// hostile input would cost more than 8 times its size and 64 KiB.
+// push pushes p. It grows the stack in a few large steps: with append's doubling, small
+// hostile input would take more than 64 KiB and 8 times its size.
 func (d *Decoder) push(p Property) {
 	if n := len(d.stack); n == cap(d.stack) {
 		grown := make([]Property, n, min(max(64, 16*n), d.lim.Nodes))

@@ -5,10 +5,10 @@ import (
 	"math"
 )
 
-// Append appends v in AMF0. Integers of any type are written as numbers. A
-// type this package does not know is written as undefined, as is a container
-// below DefaultDepth others, so that a cycle ends. Keys and class names are
-// cut to the 65535 bytes AMF0 allows, arrays and strings to 2^32-1.
+// Append appends v in AMF0. Integers of any type are written as numbers. A value of an
+// unknown type is written as undefined. So is a container within DefaultDepth others, so that
+// a cycle ends. Keys and class names are cut to the 65535 bytes that AMF0 permits, arrays and
+// strings to 2^32-1.
 func Append(b []byte, v any) []byte { return appendValue(b, v, 1) }
 
 // AppendNumber appends a number.
@@ -24,7 +24,7 @@ func AppendBool(b []byte, v bool) []byte {
 	return append(b, markerBool, 0)
 }
 
-// AppendString appends a string, above 65535 bytes as a long string.
+// AppendString appends a string. If it has more than 65535 bytes, it is a long string.
 func AppendString(b []byte, s string) []byte {
 	if len(s) > math.MaxUint16 {
 		return appendLong(append(b, markerLongString), s)
@@ -35,13 +35,13 @@ func AppendString(b []byte, s string) []byte {
 // AppendNull appends null.
 func AppendNull(b []byte) []byte { return append(b, markerNull) }
 
-// AppendObject appends an object, under the rules of Append.
+// AppendObject appends an object by the rules of Append.
 func AppendObject(b []byte, o Object) []byte { return appendObject(b, o, 1) }
 
-// AppendECMAArray appends an ECMA array, under the rules of Append.
+// AppendECMAArray appends an ECMA array by the rules of Append.
 func AppendECMAArray(b []byte, a ECMAArray) []byte { return appendECMAArray(b, a, 1) }
 
-// appendValue appends v, where depth is the one a container would have.
+// appendValue appends v. depth is that of v if it is a container.
 func appendValue(b []byte, v any, depth int) []byte {
 	switch v := v.(type) {
 	case nil:
