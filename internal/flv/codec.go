@@ -2,9 +2,9 @@ package flv
 
 import "fmt"
 
-// Codec is a codec's FourCC, big-endian as in the message. Legacy codec ids
-// have the FourCC of the same codec, so that a change of form is no change of
-// codec. 0 is an unknown legacy id.
+// Codec is a codec's FourCC, big-endian as in the message. A legacy codec id has the FourCC
+// of the same codec, so that a change of form is not a change of codec. 0 is an unknown
+// legacy id.
 type Codec uint32
 
 // Codecs with a FourCC in Enhanced RTMP v2 (VideoFourCc, AudioFourCc).
@@ -24,7 +24,7 @@ const (
 	CodecAAC  Codec = 'm'<<24 | 'p'<<16 | '4'<<8 | 'a'
 )
 
-// Codecs with a legacy id alone. Their FourCCs are ours and never sent.
+// Codecs that only have a legacy id. Their FourCCs are our own and never sent.
 const (
 	CodecH263    Codec = 'h'<<24 | '2'<<16 | '6'<<8 | '3'
 	CodecScreen  Codec = 'f'<<24 | 's'<<16 | 'v'<<8 | '1'
@@ -56,9 +56,9 @@ var legacyAudio = [16]Codec{
 	7: CodecALaw, 8: CodecMuLaw, 10: CodecAAC, 11: CodecSpeex, 14: CodecMP3,
 }
 
-// String returns the FourCC, such as "avc1", or a longer name where the codec
-// has none ("speex", "nellymoser", "adpcm"). A FourCC that is not printable
-// ASCII is returned in hexadecimal: it came from a peer and may go to a log.
+// String returns the FourCC, such as "avc1", or the name of a codec without one ("speex",
+// "nellymoser", "adpcm"). It returns a FourCC that is not printable ASCII in hexadecimal: it
+// comes from a peer and may be logged.
 func (c Codec) String() string {
 	switch c {
 	case 0:
@@ -79,14 +79,13 @@ func (c Codec) String() string {
 	return string(b[:])
 }
 
-// reorders tells whether coded frames begin with a composition time.
+// reorders reports whether coded frames begin with a composition time.
 func (c Codec) reorders() bool {
 	return c == CodecAVC || c == CodecHEVC || c == CodecVVC
 }
 
-// needsConfig tells whether a sequence header is useless without content.
-// Opus may have an empty one, AC-3, E-AC-3 and MP3 need none; VP8 and VP9
-// decode without.
+// needsConfig reports whether a sequence header is useless without content. Opus may have an
+// empty one. AC-3, E-AC-3, MP3, VP8 and VP9 can be decoded without one.
 func (c Codec) needsConfig() bool {
 	switch c {
 	case CodecAVC, CodecHEVC, CodecVVC, CodecAV1, CodecAAC, CodecFLAC:

@@ -1,12 +1,12 @@
 package flv
 
-// DataTag is what a data message is, as far as a relay has to know.
+// DataTag describes a data message, as far as a relay needs it.
 type DataTag struct {
-	// OnMetaData: the message sets, or with Clear deletes, the stream's
-	// metadata, which late joiners get.
+	// OnMetaData says that the message sets the stream's metadata, which late joiners
+	// get, or deletes it if Clear is set.
 	OnMetaData bool
-	// Set: it begins with "@setDataFrame", Clear: with "@clearDataFrame".
-	// Both are for servers; players get no such message as it is.
+	// Set says that the message begins with "@setDataFrame", Clear with
+	// "@clearDataFrame". Both are for servers, and are not sent to players unchanged.
 	Set, Clear bool
 	// Head is the offset of the first value: 1 after the format selector of an AMF3
 	// message, else 0. Payload is the offset of the value after "@setDataFrame", and
@@ -17,14 +17,14 @@ type DataTag struct {
 	Head, Payload int
 }
 
-// SetDataFrame is the AMF0 string "@setDataFrame", marker included.
+// SetDataFrame is the AMF0 string "@setDataFrame", including its marker.
 const SetDataFrame = "\x02\x00\x0d@setDataFrame"
 
-// Data looks at the first values of a data message's body: TypeData or, with
-// amf3, TypeDataAMF3, which begins with a format selector, 0, and goes on with
-// AMF0 values (Enhanced RTMP v2, AMF3-encoded Historical Specification
-// Clarification); a missing selector is tolerated. A message that does not
-// begin with a string, or ends inside it, is a DataTag with the offsets alone.
+// Data classifies the body of a data message by its first values. The message is of type
+// TypeData, or TypeDataAMF3 if amf3 is set. The latter begins with a format selector, 0, and
+// continues with AMF0 values (Enhanced RTMP v2, AMF3-encoded Historical Specification
+// Clarification); the selector may be missing. If the message does not begin with a complete
+// string, only the offsets of the DataTag are set.
 func Data(body []byte, amf3 bool) DataTag {
 	var d DataTag
 	if amf3 && len(body) > 0 && body[0] == 0 {
@@ -62,8 +62,7 @@ func amfString(body []byte, at int) (s []byte, next int) {
 		}
 		head, n = 5, int(b[2])<<16|int(b[3])<<8|int(b[4])
 	case b[0] == 0x11 && b[1] == 0x06 && b[2] < 0x80 && b[2]&1 == 1:
-		// All names that matter have a length of one byte; references would
-		// need the string they refer to.
+		// All relevant names have a length of one byte. References are not resolved.
 		head, n = 3, int(b[2]>>1)
 	default:
 		return nil, at

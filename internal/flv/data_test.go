@@ -67,7 +67,7 @@ func FuzzData(f *testing.F) {
 		plain := slices.Concat(body[:d.Head], body[d.Payload:])
 		p := Data(plain, amf3)
 		if p.Head != d.Head {
-			return // an empty rest that begins like a format selector
+			return // the rest is empty and begins like a format selector
 		}
 		set := slices.Concat(body[:d.Head], []byte(SetDataFrame), body[d.Payload:])
 		s := Data(set, amf3)

@@ -17,16 +17,16 @@ const (
 	headerSize    = 9
 	tagHeaderSize = 11
 	maxBody       = 1<<24 - 1
-	// readStep is by how much the buffer grows at first: an announced size
-	// costs memory only as it arrives.
+	// readStep is the first step, in bytes, by which the buffer grows. So an announced
+	// size takes memory only when the bytes arrive.
 	readStep = 64 << 10
 )
 
-// Reader reads the tags of an FLV file or stream (Flash Video File Format
-// 10.1, annex E). It is for one goroutine.
+// Reader reads the tags of an FLV file or stream (Flash Video File Format 10.1, annex E). It
+// is not safe for concurrent use.
 type Reader struct {
-	// MaxTagSize bounds a tag's body, in bytes; 0 is 8 MiB, negative is the
-	// format's own limit, 16 MiB less one.
+	// MaxTagSize is the maximum size of a tag's body, in bytes. 0 means 8 MiB. A negative
+	// value means the format's own limit, one byte less than 16 MiB.
 	MaxTagSize int
 
 	r       io.Reader
@@ -36,12 +36,12 @@ type Reader struct {
 	scratch [tagHeaderSize]byte
 }
 
-// NewReader returns a Reader on r, which it reads in small pieces: give it a
-// bufio.Reader unless r is in memory.
+// NewReader returns a Reader that reads from r in small pieces. Use a bufio.Reader unless r
+// is in memory.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 
-// Header returns what the file header promises, reading it if need be. Files
-// are known to promise wrongly.
+// Header returns the flags of the file header, and reads it if necessary. The flags of some
+// files are wrong.
 func (r *Reader) Header() (audio, video bool, err error) {
 	if err := r.start(); err != nil {
 		return false, false, err
@@ -50,21 +50,21 @@ func (r *Reader) Header() (audio, video bool, err error) {
 }
 
 // Next returns the next tag: its type (TypeAudio, TypeVideo, TypeData or another), its
-// timestamp in milliseconds, extension included, and its body, which is valid until the
-// next call. The error is io.EOF after the last tag, io.ErrUnexpectedEOF if the file is
-// cut off inside one, ErrNotFLV, ErrTagTooLarge, ErrEncrypted, or that of the
-// underlying reader; after it the Reader cannot be used.
+// timestamp in milliseconds, including the extension, and its body, which is valid until the
+// next call. The error is io.EOF after the last tag, io.ErrUnexpectedEOF if the file ends
+// inside a tag, ErrNotFLV, ErrTagTooLarge, ErrEncrypted, or the error of the underlying
+// reader. After an error the Reader can't be used.
 func (r *Reader) Next() (typ uint8, timestamp uint32, body []byte, err error) {
 	if err := r.start(); err != nil {
 		return 0, 0, nil, err
 	}
-	// The size of the tag before: nothing relies on it, and many write it wrong.
+	// The size of the previous tag is ignored, because many writers set it wrongly.
 	if err := r.skip(4); err != nil {
 		return 0, 0, nil, err
 	}
 	h := r.scratch[:tagHeaderSize]
 	if _, err := io.ReadFull(r.r, h); err != nil {
-		return 0, 0, nil, err // io.EOF if there is no more tag
+		return 0, 0, nil, err // io.EOF if there are no more tags
 	}
 	if h[0]&0x20 != 0 {
 		return 0, 0, nil, ErrEncrypted
@@ -91,7 +91,7 @@ func (r *Reader) maxTagSize() int {
 	return r.MaxTagSize
 }
 
-// start reads the file header once.
+// start reads the file header if it has not been read.
 func (r *Reader) start() error {
 	if r.started {
 		return nil
@@ -112,7 +112,7 @@ func (r *Reader) start() error {
 	return nil
 }
 
-// skip discards n bytes. It returns io.EOF if there is none of them.
+// skip discards n bytes. It returns io.EOF if there are none at all.
 func (r *Reader) skip(n int64) error {
 	if n <= tagHeaderSize {
 		_, err := io.ReadFull(r.r, r.scratch[:n])
@@ -122,7 +122,7 @@ func (r *Reader) skip(n int64) error {
 	return err
 }
 
-// readBody fills r.body with size bytes, growing it as they arrive.
+// readBody reads size bytes into r.body, which grows as they arrive.
 func (r *Reader) readBody(size int) error {
 	r.body = r.body[:0]
 	for len(r.body) < size {
@@ -139,7 +139,7 @@ func (r *Reader) readBody(size int) error {
 	return nil
 }
 
-// unexpected is for an end where something must follow.
+// unexpected returns err, or io.ErrUnexpectedEOF for io.EOF.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -147,20 +147,20 @@ func unexpected(err error) error {
 	return err
 }
 
-// Writer writes an FLV file or stream (Flash Video File Format 10.1, annex E).
-// It is for one goroutine.
+// Writer writes an FLV file or stream (Flash Video File Format 10.1, annex E). It is not safe
+// for concurrent use.
 type Writer struct {
 	w       io.Writer
 	started bool
 	scratch [tagHeaderSize]byte
 }
 
-// NewWriter returns a Writer on w, to which it writes each tag in three pieces:
-// give it a bufio.Writer where that costs.
+// NewWriter returns a Writer that writes to w. It writes each tag in three pieces: use a
+// bufio.Writer if each write is expensive.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// WriteHeader writes the file header, which says whether audio and video are
-// to be expected. Without it the first WriteTag writes one that promises both.
+// WriteHeader writes the file header, which announces audio and video. If it is not called,
+// the first WriteTag writes a header that announces both.
 func (w *Writer) WriteHeader(audio, video bool) error {
 	if w.started {
 		return errors.New("FLV header written twice")
@@ -170,7 +170,7 @@ func (w *Writer) WriteHeader(audio, video bool) error {
 	return err
 }
 
-// AppendHeader appends what WriteHeader writes.
+// AppendHeader appends the bytes that WriteHeader writes.
 func AppendHeader(b []byte, audio, video bool) []byte {
 	h := [headerSize + 4]byte{'F', 'L', 'V', 1, 0, 0, 0, 0, headerSize}
 	if audio {
@@ -182,8 +182,8 @@ func AppendHeader(b []byte, audio, video bool) []byte {
 	return append(b, h[:]...)
 }
 
-// WriteTag writes one tag: type, timestamp in milliseconds, and a body of less
-// than 16 MiB, else ErrTagTooLarge. It does not keep body. After an error of
+// WriteTag writes one tag with its type, timestamp in milliseconds, and body. The error is
+// ErrTagTooLarge for a body of 16 MiB or more. WriteTag does not keep body. After an error of
 // the underlying writer the file is broken.
 func (w *Writer) WriteTag(typ uint8, timestamp uint32, body []byte) error {
 	if len(body) > maxBody {

@@ -23,9 +23,9 @@ type track struct {
 	codec string
 }
 
-// contents is what a file holds, by track.
+// contents describes the contents of a file, by track.
 type contents struct {
-	frames    map[track]int // keyframes included
+	frames    map[track]int // including keyframes
 	keyframes map[track][]uint32
 	headers   map[track]int
 	configs   map[track]int
@@ -71,7 +71,7 @@ func read(t testing.TB, file []byte) contents {
 	}
 }
 
-// The files are 6 s long with a keyframe every 2 s; FFmpeg wrote them.
+// The files were written by FFmpeg. They are 6 s long and have a keyframe every 2 s.
 func TestFiles(t *testing.T) {
 	var (
 		avc    = track{TypeVideo, 0, "avc1"}
@@ -139,7 +139,7 @@ func TestFilesRoundTrip(t *testing.T) {
 	}
 }
 
-// transcribe writes all that it reads.
+// transcribe copies all tags from r to w.
 func transcribe(r *Reader, w *Writer) error {
 	audio, video, err := r.Header()
 	if err != nil {
@@ -162,7 +162,7 @@ func transcribe(r *Reader, w *Writer) error {
 	}
 }
 
-// FLV, E.2 and E.4.1, byte for byte.
+// oneTag is a file of one tag (FLV, E.2 and E.4.1).
 const oneTag = "FLV\x01\x05\x00\x00\x00\x09\x00\x00\x00\x00" +
 	"\x08\x00\x00\x03\x34\x56\x78\x12\x00\x00\x00\xaf\x01\x21\x00\x00\x00\x0e"
 
@@ -219,7 +219,7 @@ func TestReader(t *testing.T) {
 	_, _, _, err = r.Next()
 	require.Equal(t, io.EOF, err)
 
-	// Without the size behind the last tag.
+	// Without the size after the last tag.
 	r = reader(oneTag[:len(oneTag)-4])
 	require.Equal(t, "\xaf\x01\x21", tag(r))
 	_, _, _, err = r.Next()
@@ -277,8 +277,8 @@ func TestLargestTag(t *testing.T) {
 	require.True(t, bytes.Equal(body, got))
 }
 
-// What can be read can be written and reads the same again; a file costs no
-// more than its size.
+// A file that can be read can be written and is then read with the same result. Reading takes
+// no more memory than the size of the file.
 func FuzzReader(f *testing.F) {
 	f.Add([]byte(oneTag))
 	f.Add([]byte(oneTag + oneTag[13:]))

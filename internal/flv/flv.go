@@ -1,9 +1,8 @@
-// Package flv looks at the first bytes of audio, video and data message
-// bodies, legacy and Enhanced RTMP alike, and tells what a relay has to know:
-// is it a keyframe or a sequence header, of which track and codec. It never
-// changes, copies or allocates, and what it does not understand it calls an
-// ordinary frame. It also reads and writes the FLV file format, whose tags are
-// those bodies.
+// Package flv classifies the bodies of audio, video and data messages by their first bytes,
+// in the legacy form and in that of Enhanced RTMP. It reports what a relay needs: whether a
+// message is a keyframe or a sequence header, and its track and codec. It does not change or
+// copy bodies, and does not allocate. It treats unknown forms as ordinary frames. It also
+// reads and writes the FLV file format, whose tags contain these bodies.
 //
 // Sources: Adobe Flash Video File Format 10.1, annex E; Enhanced RTMP v2,
 // ExVideoTagHeader and ExAudioTagHeader.
@@ -11,8 +10,8 @@ package flv
 
 import "iter"
 
-// Message types that carry media, which are also FLV's tag types (RTMP 1.0,
-// 7.1; Enhanced RTMP v2, FLV File Format Overview).
+// Types of messages with media. They are also FLV's tag types (RTMP 1.0, 7.1; Enhanced RTMP
+// v2, FLV File Format Overview).
 const (
 	TypeAudio    uint8 = 8
 	TypeVideo    uint8 = 9
@@ -20,30 +19,28 @@ const (
 	TypeData     uint8 = 18
 )
 
-// Kind says what one track's part of a message is.
+// Kind is the kind of one track's part of a message.
 type Kind uint8
 
 const (
-	// KindNone is nothing that anyone needs later: an empty payload, or a
-	// sequence header without the configuration its codec cannot do without
-	// (encoders send such at the start and at the end; it must not replace a
-	// real one).
+	// KindNone has no use for later receivers. It is an empty payload, or a sequence
+	// header without the configuration that its codec needs. Encoders send such headers at
+	// the start and at the end; they must not replace a real one.
 	KindNone Kind = iota
-	// KindFrame is coded media that is no keyframe; all coded audio is.
+	// KindFrame is coded video that is not a keyframe, or coded audio.
 	KindFrame
 	// KindKeyframe is coded video from which decoding can start.
 	KindKeyframe
 	// KindSequenceHeader is the decoder configuration.
 	KindSequenceHeader
-	// KindConfig is state that belongs beside the sequence header: video
-	// Metadata (colorInfo) or audio MultichannelConfig.
+	// KindConfig is state in addition to the sequence header: video Metadata (colorInfo) or
+	// audio MultichannelConfig.
 	KindConfig
 	// KindEnd ends a sequence. Headers stay valid.
 	KindEnd
 	// KindCommand is a video info or command frame (FrameType 5).
 	KindCommand
-	// KindUnknown is an unknown or broken form. It passes like an ordinary
-	// frame.
+	// KindUnknown is an unknown or broken form. It is forwarded like an ordinary frame.
 	KindUnknown
 )
 
@@ -57,41 +54,41 @@ func (k Kind) String() string {
 	return "invalid"
 }
 
-// Tag is what a whole message is. The zero Tag is a message that holds nothing
-// known, such as an empty body, and passes like an ordinary frame.
+// Tag describes a whole message. The zero Tag is a message without known content, such as an
+// empty body, and is forwarded like an ordinary frame.
 //
-// By the specification all tracks of a message share one packet type; the
-// fields nevertheless do not exclude one another.
+// By the specification all tracks of a message have the same packet type. Several of the
+// fields may nevertheless be true.
 type Tag struct {
-	// Keyframe: decoding of track Track can start here. In a stream with
-	// several tracks it starts a GOP only if Track is the main track, the
-	// lowest one that the stream has.
+	// Keyframe says that decoding of track Track can start here. In a stream with several
+	// tracks it starts a GOP only if Track is the main track, the lowest one of the stream.
 	Keyframe bool
-	// SequenceHeader: holds the decoder configuration of at least one track.
-	// It is never a keyframe.
+	// SequenceHeader says that the message contains the decoder configuration of at least
+	// one track. Such a message is never a keyframe.
 	SequenceHeader bool
-	// Config: holds what must be kept beside the sequence header for late
-	// joiners (KindConfig) of at least one track.
+	// Config says that the message contains state of at least one track that must be kept
+	// for late joiners in addition to the sequence header (KindConfig).
 	Config bool
-	// End: ends the sequence of at least one track.
+	// End says that the message ends the sequence of at least one track.
 	End bool
-	// Frames: holds coded media, or may hold some (Opaque). Not so a reserved
-	// packet type whose frame type is that of a keyframe: it refers to
-	// nothing before it, and may be what the first keyframe needs, as a
-	// sequence header is.
+	// Frames says that the message contains coded media, or may contain some (Opaque). It
+	// is false for a reserved packet type with the frame type of a keyframe: such a message
+	// refers to nothing before it, and the first keyframe may need it like a sequence
+	// header.
 	Frames bool
-	// Command: a video info or command frame, without media.
+	// Command says that the message is a video info or command frame, without media.
 	Command bool
-	// Disposable: a frame on which no other depends (FrameType 3).
+	// Disposable says that no other frame depends on this one (FrameType 3).
 	Disposable bool
-	// Enhanced: in Enhanced RTMP form. Multitrack: with track ids.
+	// Enhanced says that the message has the form of Enhanced RTMP, Multitrack that it has
+	// track ids.
 	Enhanced, Multitrack bool
-	// Opaque: not understood, or broken, in part at least. It passes like an
-	// ordinary frame.
+	// Opaque says that at least a part of the message is unknown or broken. It is forwarded
+	// like an ordinary frame.
 	Opaque bool
-	// Track is the lowest track id in the message, 0 where it has none.
+	// Track is the lowest track id in the message, or 0 if it has none.
 	Track uint8
-	// Codec is that track's, 0 when unknown.
+	// Codec is the codec of that track, or 0 if it is unknown.
 	Codec Codec
 }
 
@@ -100,17 +97,17 @@ type Track struct {
 	ID    uint8
 	Kind  Kind
 	Codec Codec
-	// PacketType is the packet type as sent: VideoPacketType, AudioPacketType,
-	// or the legacy AVCPacketType or AACPacketType. Legacy codecs without one
-	// have 1, coded frames; commands have no meaningful one.
+	// PacketType is the packet type as sent: VideoPacketType, AudioPacketType, or the legacy
+	// AVCPacketType or AACPacketType. It is 1, coded frames, for legacy codecs without one.
+	// It has no meaning for commands.
 	PacketType uint8
-	// Offset and Size bound the payload within the message body: what follows
-	// FourCC, track id and size. A composition time is part of it.
+	// Offset and Size are the range of the payload within the message body. The payload
+	// follows FourCC, track id and size. It includes the composition time.
 	Offset, Size int
 }
 
-// Slot names one piece of state that a late joiner needs. A header message
-// stays of use until each of its slots has been filled by a later message.
+// Slot identifies a piece of state that a late joiner needs. A header message is needed until
+// later messages have filled all of its slots.
 type Slot struct {
 	Type   uint8 // TypeAudio or TypeVideo
 	Track  uint8
@@ -123,9 +120,9 @@ func Video(body []byte) Tag { return summary(parseVideo(body), body) }
 // Audio classifies the body of an audio message.
 func Audio(body []byte) Tag { return summary(parseAudio(body), body) }
 
-// Coded reports whether a message of type typ (TypeAudio or TypeVideo) whose
-// body begins with head holds coded media, or may hold some. Headers, commands
-// and the end of a sequence do not. 32 bytes are enough.
+// Coded reports whether a message of type typ (TypeAudio or TypeVideo) whose body begins with
+// head contains coded media, or may contain some. Headers, commands and the end of a sequence
+// do not. A head of 32 bytes is enough.
 func Coded(typ uint8, head []byte) bool {
 	h := parse(typ, head)
 	switch {
@@ -143,18 +140,18 @@ func Coded(typ uint8, head []byte) bool {
 	return true
 }
 
-// Tracks yields the parts of a message of type typ (TypeAudio or TypeVideo),
-// one for each track, in order; one for a message without track ids. It yields
-// nothing if the message is empty, broken or of another type, so what it does
-// yield lies within body. A track id may occur more than once.
+// Tracks yields the parts of a message of type typ (TypeAudio or TypeVideo), one for each
+// track, in order. It yields one part for a message without track ids, and none if the
+// message is empty, broken or of another type. All parts lie within body. A track id may
+// occur more than once.
 func Tracks(typ uint8, body []byte) iter.Seq[Track] {
 	return func(yield func(Track) bool) {
 		parse(typ, body).each(body, yield)
 	}
 }
 
-// Slots yields the slots that a message fills, with the codec of each; nothing
-// for a message that is neither sequence header nor config.
+// Slots yields the slots that a message fills, each with its codec. It yields none for a
+// message that is neither sequence header nor config.
 func Slots(typ uint8, body []byte) iter.Seq2[Slot, Codec] {
 	return func(yield func(Slot, Codec) bool) {
 		parse(typ, body).each(body, func(t Track) bool {
@@ -166,11 +163,10 @@ func Slots(typ uint8, body []byte) iter.Seq2[Slot, Codec] {
 	}
 }
 
-// CompositionTime returns what a video frame adds to its timestamp for
-// presentation, in milliseconds, negative included: for AVC, HEVC and VVC
-// (Enhanced RTMP v2, ExVideoTagBody) and for the legacy codecs in AVC's form.
-// CodedFramesX have 0. It is false where the message has none. Of a multitrack
-// message it is that of the first track.
+// CompositionTime returns the time, in milliseconds, from a video frame's timestamp to its
+// presentation. It may be negative. AVC, HEVC and VVC have one (Enhanced RTMP v2,
+// ExVideoTagBody), and the legacy codecs in AVC's form. CodedFramesX have 0. ok is false if
+// the message has none. For a multitrack message it is that of the first track.
 func CompositionTime(body []byte) (ms int32, ok bool) {
 	h := parseVideo(body)
 	for t := range Tracks(TypeVideo, body) {
@@ -191,7 +187,7 @@ func CompositionTime(body []byte) (ms int32, ok bool) {
 	return 0, false
 }
 
-// summary folds the tracks of a message into its Tag.
+// summary combines the tracks of a message into its Tag.
 func summary(h header, body []byte) Tag {
 	tag := Tag{Enhanced: h.enhanced, Multitrack: h.multitrack}
 	if h.form == formOpaque {

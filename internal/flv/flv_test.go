@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A message is a body with what it is. Payloads are short stand-ins.
+// message is a body and its expected classification. Payloads are short stand-ins.
 type message struct {
 	name string // with the section of the specification
 	typ  uint8
 	hex  string // spaces are ignored
 	tag  Tag
-	// tracks, where there is not exactly one of kind, id and codec of tag
-	// whose payload is the last size bytes.
+	// tracks are the expected tracks, unless there is exactly one, with the kind, id and
+	// codec of tag, whose payload is the last size bytes.
 	tracks []Track
 	slots  []Slot
 }
@@ -344,8 +344,8 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// A message cut off anywhere claims nothing that the whole one does not, and
-// nothing beyond its end.
+// A prefix of a message is not classified as more than the whole message, and its tracks lie
+// within it.
 func TestClassifyPrefixes(t *testing.T) {
 	for _, m := range messages {
 		whole := classify(m.typ, m.body(t))
@@ -447,7 +447,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
-// allocs counts what looking at a body allocates.
+// allocs returns the number of allocations of classifying a body.
 func allocs(typ uint8, body []byte) float64 {
 	n := 0
 	return testing.AllocsPerRun(10, func() {
@@ -465,8 +465,8 @@ func allocs(typ uint8, body []byte) float64 {
 	})
 }
 
-// checkMessage holds for every body: the tracks lie within it, one behind the
-// other, and tag and slots say what the tracks say.
+// checkMessage checks the properties of any body: the tracks lie within it, one after the
+// other, and tag and slots agree with the tracks.
 func checkMessage(t *testing.T, typ uint8, body []byte) {
 	tag := classify(typ, body)
 	var want Tag
@@ -523,14 +523,14 @@ func FuzzClassify(f *testing.F) {
 		tag := classify(typ, body)
 		tracks := slices.Collect(Tracks(typ, body))
 
-		// More payload does not change what a message is, where its end is
-		// that of its only track.
+		// More payload does not change the classification of a message that ends with
+		// its only track.
 		open := !tag.Multitrack || parse(typ, body).form == formOneTrack
 		if open && len(tracks) == 1 && tracks[0].Kind != KindNone && !tag.Opaque {
 			require.Equal(t, tag, classify(typ, append(slices.Clip(body), more...)))
 		}
 
-		// A ModEx packet in front changes nothing (ExVideoTagHeader).
+		// A ModEx packet before the others changes nothing (ExVideoTagHeader).
 		if tag.Enhanced && len(more) > 0 && len(more) <= 255 {
 			ex := append([]byte{body[0]&0xf0 | packetModEx, byte(len(more) - 1)}, more...)
 			ex = append(ex, 0xa0|body[0]&0x0f)
@@ -577,7 +577,7 @@ func BenchmarkAudio(b *testing.B) {
 	}
 }
 
-// The first bytes tell what holds coded media.
+// The first bytes determine whether a message contains coded media.
 func TestCoded(t *testing.T) {
 	for _, c := range []struct {
 		typ  uint8
@@ -597,7 +597,7 @@ func TestCoded(t *testing.T) {
 		{TypeVideo, "a3 68766331 02", true},
 		{TypeVideo, "94 68766331 02", false},
 		{TypeVideo, "95 61763031 02", false},
-		{TypeVideo, "96 10 61766331 00 000300", false}, // what follows is not there
+		{TypeVideo, "96 10 61766331 00 000300", false}, // the payload is missing
 		{TypeVideo, "96 11 61766331 00 000300", true},
 		{TypeVideo, "97 02 000001 00 68766331", false}, // ModEx
 		{TypeVideo, "97 02 000001 01 68766331", true},

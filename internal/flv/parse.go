@@ -34,30 +34,30 @@ const (
 const (
 	soundFormatAAC = 10
 	soundFormatEx  = 9
-	// maxTracks in one message. Track ids are bytes, so more are abuse: each
-	// costs its reader a step.
+	// maxTracks is the number of tracks in one message that are accepted. Track ids are bytes, so
+	// more tracks are abuse: each takes time to read.
 	maxTracks = 256
 )
 
-// form says how a message's tracks are laid out.
+// form is the layout of a message's tracks.
 type form uint8
 
 const (
 	formEmpty  form = iota // no tracks
-	formOpaque             // not understood, no tracks
-	formSingle             // all from offset is track 0's
+	formOpaque             // unknown, no tracks
+	formSingle             // track 0 has all bytes from offset on
 	formOneTrack
 	formManyTracks
 	formManyCodecs
 )
 
-// header is the part of a message that its tracks have in common.
+// header is the part of a message that applies to all its tracks.
 type header struct {
 	form       form
 	video      bool
 	enhanced   bool
 	multitrack bool
-	avcForm    bool // legacy with an AVCPacketType and a composition time
+	avcForm    bool // legacy form with an AVCPacketType and a composition time
 	key        bool
 	disposable bool
 	command    bool
@@ -106,9 +106,8 @@ func parseVideo(body []byte) header {
 	return h.tracks(body, packetVideoTracks)
 }
 
-// isMetadata tells whether the packet is Metadata, of which FrameType is to be
-// ignored, be it inside a multitrack packet: its second byte could otherwise
-// only be a reserved command.
+// isMetadata reports whether the packet is Metadata, also inside a multitrack packet. Its
+// FrameType must be ignored. Its second byte could otherwise only be a reserved command.
 func (h *header) isMetadata(body []byte) bool {
 	if h.packetType == packetVideoTracks && h.offset < len(body) {
 		return body[h.offset]&0x0f == packetConfig
@@ -122,7 +121,7 @@ func (h header) legacyVideo(body []byte, frameType uint8) header {
 	h.form, h.offset = formSingle, 1
 	switch {
 	case frameType == frameCommand:
-		// The second byte is the command, also where AVC has its packet type.
+		// The second byte is the command, even in AVC's form, where it is the packet type.
 		h.command = true
 	case id == 7 || id == 9 || id >= 12:
 		h.avcForm = true
@@ -134,7 +133,7 @@ func (h header) legacyVideo(body []byte, frameType uint8) header {
 			if h.packetType != packetSequenceEnd {
 				return h.opaque()
 			}
-			h.offset = len(body) // some leave out the composition time
+			h.offset = len(body) // some encoders leave out the composition time
 		}
 	default:
 		h.packetType = packetCodedFrames
@@ -169,9 +168,9 @@ func parseAudio(body []byte) header {
 	return h
 }
 
-// skipModEx steps over the ModEx packets, known or not, to the packet type
-// behind them (Enhanced RTMP v2, ExVideoTagHeader, ExAudioTagHeader). It is
-// false if the body ends before.
+// skipModEx skips the ModEx packets, known or not, and reads the packet type after them
+// (Enhanced RTMP v2, ExVideoTagHeader, ExAudioTagHeader). It returns false if the body ends
+// before that.
 func (h *header) skipModEx(body []byte) bool {
 	for h.packetType == packetModEx {
 		rest := body[h.offset:]
@@ -194,8 +193,8 @@ func (h *header) skipModEx(body []byte) bool {
 	return true
 }
 
-// tracks reads what follows the packet type: the multitrack byte if the packet
-// type is multitrack, and the FourCC if the tracks share it.
+// tracks reads the bytes after the packet type: the multitrack byte if the packet type is
+// multitrack, and the FourCC if all tracks have the same one.
 func (h header) tracks(body []byte, multitrack uint8) header {
 	h.form = formSingle
 	if h.packetType == multitrack {
@@ -233,7 +232,7 @@ func (h header) tracks(body []byte, multitrack uint8) header {
 	return h
 }
 
-// fits tells whether there is at least one track and all end within body.
+// fits reports whether there are 1 to maxTracks tracks and all end within body.
 func (h *header) fits(body []byte) bool {
 	at, n := h.offset, 0
 	for n == 0 || at < len(body) {
@@ -276,7 +275,7 @@ func (h *header) track(body []byte, at int) (Track, bool) {
 	return t, t.Size <= len(rest)
 }
 
-// each yields the tracks of a message until yield is false.
+// each yields the tracks of a message until yield returns false.
 func (h header) each(body []byte, yield func(Track) bool) {
 	switch h.form {
 	case formEmpty, formOpaque:
@@ -294,7 +293,7 @@ func (h header) each(body []byte, yield func(Track) bool) {
 	}
 }
 
-// kind says what a payload of size bytes is.
+// kind returns the kind of a payload of size bytes.
 func (h *header) kind(codec Codec, size int) Kind {
 	if h.command {
 		return KindCommand
@@ -333,8 +332,8 @@ func (h *header) frame(codec Codec, size int) Kind {
 	return KindFrame
 }
 
-// reservedKey tells whether the packet type is one of video that nobody knows
-// yet, with the frame type of a keyframe.
+// reservedKey reports whether the message has a reserved packet type of video and the frame
+// type of a keyframe.
 func (h *header) reservedKey() bool {
 	return h.enhanced && h.video && h.key && h.packetType >= packetReserved
 }
