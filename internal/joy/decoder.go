@@ -19,24 +19,23 @@ const (
 )
 
 const (
-	// restartStep is how far, in milliseconds, a track's time must go back to
-	// be a new beginning rather than a disorder.
+	// restartStep is the step back of a track's time, in milliseconds, beyond which the
+	// timestamps have started again. A smaller step is a disorder.
 	restartStep = 10_000
-	// maxTime bounds times in milliseconds, so that no time.Duration overflows.
+	// maxTime limits times in milliseconds, so that no time.Duration overflows.
 	maxTime = math.MaxInt64 / int64(time.Millisecond) / 2
 )
 
-// Decoder turns messages into what an av.Demuxer gives. It is for one
-// goroutine.
+// Decoder converts messages to the streams and packets of an av.Demuxer. It is not safe for
+// concurrent use.
 //
-// It takes legacy tags and Enhanced RTMP ones alike, if the codec is H.264, AAC
-// or Speex; of tracks with ids it takes track 0 and leaves out the others.
-// Messages that are broken or not understood are left out, as is video before
-// its first keyframe and media before its sequence header.
+// It accepts the legacy form and that of Enhanced RTMP, if the codec is H.264, AAC or Speex.
+// Of tracks with ids it uses track 0 and ignores the others. It skips broken and unknown
+// messages, video before its first keyframe, and media before its sequence header.
 //
-// Times never go back within a stream: timestamps continue past 2^32, small
-// disorder is evened out, and if they start again, more than 10 s lower, the
-// packets' times continue from the latest one.
+// Times never go back within a stream. Timestamps continue beyond 2^32, and small disorder is
+// removed. If timestamps start again, more than 10 s lower, the packets' times continue from
+// the latest one.
 type Decoder struct {
 	streams      []av.CodecData // nil during the probe
 	video, audio track
@@ -45,9 +44,9 @@ type Decoder struct {
 	// The timestamps' common clock, in milliseconds.
 	started bool
 	last    uint32
-	now     int64 // last, without the wrap
+	now     int64 // last, without the wrap at 2^32
 	offset  int64 // from now to the packets' times
-	latest  int64 // of the packets' times
+	latest  int64 // latest time of a packet
 
 	// The probe.
 	begin     int64
@@ -58,32 +57,30 @@ type Decoder struct {
 	one [1]av.Packet
 }
 
-// track is what the Decoder knows of the audio or video.
+// track is the state of the audio or of the video.
 type track struct {
 	codec  flv.Codec // 0 until the sequence header
 	data   av.CodecData
 	header []byte
 	idx    int8
-	open   bool  // had its first keyframe
+	open   bool  // its first keyframe has come
 	time   int64 // of its last packet, in milliseconds
 }
 
-// NewDecoder returns a Decoder for a stream that begins with its sequence
-// headers, or soon has them.
+// NewDecoder returns a Decoder for a stream whose sequence headers come first, or soon.
 func NewDecoder() *Decoder {
-	// Held packets are numbered for the case that there are both.
+	// The indexes of held packets are those of a stream with video and audio.
 	return &Decoder{video: track{idx: 0}, audio: track{idx: 1}}
 }
 
-// Write takes a message: its type, its timestamp in milliseconds, and its body,
-// which it keeps and which must not change. It returns the packets that follow
-// from it, none or one, but when the streams become known all that were held
-// until then, at most 256 or some 8 MiB. The slice is valid until the next
-// call; the packets' Data are parts of the bodies.
+// Write decodes a message with a type, a timestamp in milliseconds, and a body. It keeps the
+// body, which must not change. It returns no or one packet. When the streams become known,
+// it returns all packets that were held until then, at most 256 or about 8 MiB. The slice is
+// valid until the next call. The packets' Data are parts of the bodies.
 //
 // Types other than audio and video are ignored. The error is a *CodecError,
-// ErrStreamsChanged, ErrNoStreams, or that of a broken sequence header; it is
-// final and is returned by all later calls too.
+// ErrStreamsChanged, ErrNoStreams, or that of a broken sequence header. It is final: all
+// later calls return it.
 func (d *Decoder) Write(typ uint8, ms uint32, body []byte) ([]av.Packet, error) {
 	if d.err != nil {
 		return nil, d.err
@@ -93,11 +90,10 @@ func (d *Decoder) Write(typ uint8, ms uint32, body []byte) ([]av.Packet, error) 
 	return pkts, err
 }
 
-// Streams returns the streams, video before audio; a packet's Idx is the index
-// in it. They are known as soon as there are sequence headers of both, and else
-// with those there are after 256 messages, 2 s of media time or 8 MiB, or after
-// Flush. Until then the error is ErrProbing, and after an error of Write it is
-// that one.
+// Streams returns the streams, video before audio. A packet's Idx is the index in this slice.
+// The streams are known when both have had a sequence header. Otherwise those known after 256
+// messages, 2 s of media time, 8 MiB or Flush are used. Until then the error is ErrProbing.
+// After an error of Write, Streams returns that.
 func (d *Decoder) Streams() ([]av.CodecData, error) {
 	switch {
 	case d.err != nil:
@@ -108,9 +104,8 @@ func (d *Decoder) Streams() ([]av.CodecData, error) {
 	return d.streams, nil
 }
 
-// Flush ends the probe, since no more messages will come, and returns what was
-// held. Without any stream it is ErrNoStreams. Once the streams are known it
-// does nothing.
+// Flush ends the probe, because no more messages will come, and returns the packets held. The
+// error is ErrNoStreams if there is no stream. If the streams are known, Flush does nothing.
 func (d *Decoder) Flush() ([]av.Packet, error) {
 	if d.err != nil || d.streams != nil {
 		return nil, d.err
@@ -152,8 +147,8 @@ func (d *Decoder) track(typ uint8) *track {
 	return nil
 }
 
-// tick advances the clock to a frame's timestamp, to the nearest time it can
-// mean. Headers are left out: many have 0, or the time they were first sent.
+// tick moves the clock to the time nearest to now that has a frame's timestamp. It is not
+// called for headers: many have timestamp 0, or that of their first transmission.
 func (d *Decoder) tick(ms uint32) {
 	if !d.started {
 		d.started = true
@@ -163,7 +158,7 @@ func (d *Decoder) tick(ms uint32) {
 	d.last = ms
 }
 
-// message looks at track 0's part of a message.
+// message decodes track 0's part of a message.
 func (d *Decoder) message(tr *track, typ uint8, ms uint32, body []byte) (pkt av.Packet, ok bool, err error) {
 	for part := range flv.Tracks(typ, body) {
 		if part.ID != 0 {
@@ -194,7 +189,7 @@ func supported(typ uint8, c flv.Codec, body []byte) bool {
 	return c == flv.CodecAAC || c == flv.CodecSpeex && body[0]>>4 == speex
 }
 
-// header takes a sequence header. Many encoders repeat theirs.
+// header reads a sequence header. It ignores one that is repeated, as many encoders do.
 func (d *Decoder) header(tr *track, part flv.Track, body []byte) error {
 	config := payload(part, body)
 	if tr.codec == part.Codec && bytes.Equal(tr.header, config) {
@@ -217,13 +212,14 @@ func (d *Decoder) header(tr *track, part flv.Track, body []byte) error {
 	return nil
 }
 
-// begins sets what the track is, in place of what it was during the probe.
+// begins sets the track's codec and header. It replaces those that were set earlier in the
+// probe, and drops the track's held packets.
 func (d *Decoder) begins(tr *track, c flv.Codec, data av.CodecData, config []byte) {
 	tr.codec, tr.data, tr.header, tr.open = c, data, config, false
 	d.held = slices.DeleteFunc(d.held, func(p av.Packet) bool { return p.Idx == tr.idx })
 }
 
-// speexStream describes a stream of Speex. FLV has one rate for it (E.4.2.1).
+// speexStream describes a stream of Speex. In FLV it has one sample rate (E.4.2.1).
 type speexStream struct{ channels av.ChannelLayout }
 
 func (speexStream) Type() av.CodecType                           { return av.SPEEX }
@@ -232,7 +228,7 @@ func (speexStream) SampleFormat() av.SampleFormat                { return av.S16
 func (s speexStream) ChannelLayout() av.ChannelLayout            { return s.channels }
 func (speexStream) PacketDuration([]byte) (time.Duration, error) { return 20 * time.Millisecond, nil }
 
-// frame makes a packet of a frame, if its track has begun.
+// frame returns the packet of a frame. ok is false if its track has not begun.
 func (d *Decoder) frame(tr *track, typ uint8, part flv.Track, body []byte) (pkt av.Packet, ok bool, err error) {
 	if part.Codec == flv.CodecSpeex && tr.codec != flv.CodecSpeex {
 		if d.streams != nil {
@@ -269,8 +265,8 @@ func (d *Decoder) frame(tr *track, typ uint8, part flv.Track, body []byte) (pkt 
 	return pkt, true, nil
 }
 
-// codedFrames is the packet type of Enhanced RTMP whose payload begins with a
-// composition time (Enhanced RTMP v2, ExVideoTagBody).
+// codedFrames is the packet type whose payload begins with a composition time (Enhanced RTMP
+// v2, ExVideoTagBody).
 const codedFrames = 1
 
 func payload(part flv.Track, body []byte) []byte {
@@ -282,7 +278,7 @@ func int24(b []byte) int32 {
 	return int32(uint32(b[0])<<24|uint32(b[1])<<16|uint32(b[2])<<8) >> 8
 }
 
-// time returns the time of the track's packet at the clock's.
+// time returns the time of a packet of the track, from the current clock.
 func (d *Decoder) time(tr *track) time.Duration {
 	t := d.now + d.offset
 	if t < tr.time-restartStep {
@@ -294,7 +290,7 @@ func (d *Decoder) time(tr *track) time.Duration {
 	return time.Duration(tr.time) * time.Millisecond
 }
 
-// probe ends the probe if it is time.
+// probe ends the probe if one of its limits is reached, or if both streams are known.
 func (d *Decoder) probe() ([]av.Packet, error) {
 	d.messages++
 	if d.video.data != nil && d.audio.data != nil ||

@@ -18,7 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// Frames of one NAL unit of a byte, as messages.
+// Bodies of frames with one NAL unit of one byte.
 const (
 	keyframe = "17010000000000000165"
 	frame    = "27010000000000000141"
@@ -234,7 +234,7 @@ func TestDecoder(t *testing.T) {
 	}
 }
 
-// dirty returns how many packets are held by a Decoder that has streams.
+// dirty returns how many packets a Decoder with known streams still holds.
 func dirty(d *Decoder) int {
 	if d.streams == nil {
 		return 0
@@ -247,7 +247,7 @@ func TestProbeIsBounded(t *testing.T) {
 		name string
 		step uint32
 		size int
-		want int // frames held, after the header
+		want int // frames that are held after the header
 	}{
 		{"in messages", 1, 1, probeMessages - 1},
 		{"in media time", 100, 1, 21},
@@ -314,8 +314,7 @@ func TestTimesNeverOverflow(t *testing.T) {
 	require.Equal(t, maxTime*int64(time.Millisecond), int64(last))
 }
 
-// hostile calls f with every prefix and with random mutations of bodies that
-// the Decoder knows.
+// hostile calls f with all prefixes and with random mutations of valid bodies.
 func hostile(t *testing.T, f func(typ uint8, body []byte)) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for _, m := range []message{
@@ -357,7 +356,7 @@ func TestHostileBodies(t *testing.T) {
 		check(typ, body, func() { _, _ = ParseStatistics(typ, body) })
 	})
 
-	// As many parameter sets as a record can list.
+	// The largest number of parameter sets that a record can list.
 	record := append(bytesOf(t, avcHeader)[:10:10], 0xff)
 	record = append(record, make([]byte, 2*31)...)
 	record = append(record, 0xff)
@@ -375,7 +374,7 @@ func TestDecoderDoesNotAllocatePerPacket(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = d.Write(flv.TypeVideo, 0, body) }))
 }
 
-// FuzzDecoder writes messages: type (1 byte), timestamp (4), length (1), body.
+// FuzzDecoder writes messages: each is type (1 byte), timestamp (4), length (1) and body.
 func FuzzDecoder(f *testing.F) {
 	seed := func(messages ...message) {
 		var b []byte
@@ -429,7 +428,7 @@ func FuzzDecoder(f *testing.F) {
 		}
 		require.NoError(t, m.WriteTrailer())
 		again, err := newDemuxer(m.messages).Streams()
-		if streams[len(streams)-1].Type() != av.SPEEX { // known by frames alone
+		if streams[len(streams)-1].Type() != av.SPEEX { // Speex has no header
 			require.NoError(t, err)
 			require.Equal(t, streams, again)
 			_, got := packets(t, newDemuxer(m.messages))
@@ -442,7 +441,7 @@ func FuzzDecoder(f *testing.F) {
 			}
 		}
 
-		// joy4's muxers can take it.
+		// joy4's muxers accept the packets.
 		var file memory
 		for _, dst := range []av.Muxer{joyflv.NewMuxer(&file), mp4.NewMuxer(&file), ts.NewMuxer(&file)} {
 			if dst.WriteHeader(streams) != nil {
@@ -456,7 +455,7 @@ func FuzzDecoder(f *testing.F) {
 	})
 }
 
-// memory is a file that nobody reads.
+// memory is a file that discards its content.
 type memory struct{ pos, size int64 }
 
 func (m *memory) Write(b []byte) (int, error) {

@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// maxBody is what a message can hold (RTMP 1.0, 5.3.1.2.1).
+	// maxBody is the maximum size of a message, in bytes (RTMP 1.0, 5.3.1.2.1).
 	maxBody = 1<<24 - 1
 	// videoHeader is the size of an AVC tag's header with composition time.
 	videoHeader = 5
 )
 
-// Encoder turns what an av.Muxer is given into messages. It has the methods of
-// an av.Muxer and is for one goroutine.
+// Encoder converts streams and packets to messages. It has the methods of an av.Muxer, and is
+// not safe for concurrent use.
 type Encoder struct {
 	emit    func(typ uint8, ms uint32, body []byte) error
 	streams []av.CodecData
@@ -27,18 +27,17 @@ type Encoder struct {
 	body    []byte
 }
 
-// NewEncoder returns an Encoder that calls emit with each message: its type
-// (flv.TypeAudio, TypeVideo or TypeData), its timestamp in milliseconds modulo
-// 2^32, and its body, which is valid until emit returns. An error of emit is
-// returned as it is by the method that called it.
+// NewEncoder returns an Encoder that calls emit with each message: its type (flv.TypeAudio,
+// TypeVideo or TypeData), its timestamp in milliseconds modulo 2^32, and its body, which is
+// valid until emit returns. The method that calls emit returns its error unchanged.
 func NewEncoder(emit func(typ uint8, ms uint32, body []byte) error) *Encoder {
 	return &Encoder{emit: emit}
 }
 
-// WriteHeader emits onMetaData and the sequence headers of streams: at most one
-// of H.264 and one of AAC or Speex, else a *CodecError or another error, with
-// nothing emitted. It may be called again when the streams change; the headers
-// then have the time of the last packet.
+// WriteHeader emits onMetaData and the sequence headers of streams: at most one of H.264 and
+// one of AAC or Speex. For other streams it returns a *CodecError or another error, and emits
+// nothing. It may be called again when the streams change; the headers then have the time of
+// the last packet.
 func (e *Encoder) WriteHeader(streams []av.CodecData) error {
 	meta, tags, err := describe(streams)
 	if err != nil {
@@ -58,12 +57,13 @@ func (e *Encoder) WriteHeader(streams []av.CodecData) error {
 	return nil
 }
 
-// WritePacket emits a packet of one of WriteHeader's streams: for H.264, NAL
-// units with their lengths before them, as the sequence header says and joy4's
-// demuxers give; for AAC, a raw frame without ADTS. Times are rounded to
-// milliseconds, so that presentation times are exact; a negative one is 0. A
-// packet without data is left out. An error is a packet of no stream, or one
-// that has no form as a message; the Encoder remains of use.
+// WritePacket emits a packet of one of WriteHeader's streams. A packet of H.264 contains NAL
+// units with their lengths before them, as the sequence header specifies and joy4's demuxers
+// return. A packet of AAC is a raw frame without ADTS. Times are rounded to milliseconds. The
+// composition time absorbs the rounding, so that the presentation time is the nearest
+// millisecond. A negative time becomes 0. WritePacket skips a packet without
+// data. It returns an error for a packet of another stream, and for one that can't be a
+// message. The Encoder can still be used after it.
 func (e *Encoder) WritePacket(pkt av.Packet) error {
 	if pkt.Idx < 0 || int(pkt.Idx) >= len(e.streams) {
 		return fmt.Errorf("packet of stream %d: there are %d", pkt.Idx, len(e.streams))
@@ -127,7 +127,7 @@ func describe(streams []av.CodecData) (meta amf.ECMAArray, tags []tag, err error
 		*kind = true
 
 		var t tag
-		// The stream is the host's: joy4's methods panic on an empty one.
+		// The stream comes from the host, and joy4's methods panic on an empty one.
 		err := guard(func() (err error) {
 			meta, t, err = describeStream(meta, s)
 			return err
@@ -142,8 +142,8 @@ func describe(streams []av.CodecData) (meta amf.ECMAArray, tags []tag, err error
 	return meta, tags, nil
 }
 
-// describeStream appends a stream's metadata and returns its sequence header,
-// without data if it needs none.
+// describeStream appends a stream's metadata and returns its sequence header. The tag has no
+// data if the stream needs no header.
 func describeStream(meta amf.ECMAArray, s av.CodecData) (amf.ECMAArray, tag, error) {
 	switch s.Type() {
 	case av.H264:
@@ -201,7 +201,7 @@ const (
 	rate44kHz, size16bit, stereo = 3 << 2, 1 << 1, 1
 )
 
-// tag is a message that is about to be written.
+// tag is a message to write.
 type tag struct {
 	typ    uint8
 	size   int // of the header
@@ -218,13 +218,13 @@ func avcTag(key bool, packetType uint8, composition int32, data []byte) tag {
 	return tag{flv.TypeVideo, videoHeader, [videoHeader]byte{frame<<4 | h264, packetType, byte(c >> 16), byte(c >> 8), byte(c)}, data}
 }
 
-// aacTag returns a tag of AAC. The bits beside the format are fixed, whatever it
-// holds.
+// aacTag returns a tag of AAC. The bits after the format have fixed values, which say nothing
+// about the data.
 func aacTag(packetType uint8, data []byte) tag {
 	return tag{flv.TypeAudio, 2, [videoHeader]byte{aac<<4 | rate44kHz | size16bit | stereo, packetType}, data}
 }
 
-// speexTag returns a tag of Speex, whose rate is fixed.
+// speexTag returns a tag of Speex, which has one sample rate.
 func speexTag(s av.CodecData, data []byte) tag {
 	header := byte(speex<<4 | size16bit)
 	if a, ok := s.(av.AudioCodecData); ok && a.ChannelLayout().Count() == 2 {

@@ -134,12 +134,12 @@ func TestEncoderRefusesStreams(t *testing.T) {
 	}
 }
 
-// bare is a stream of a type whose methods it lacks.
+// bare is a stream with the type of a codec, but without that codec's methods.
 type bare av.CodecType
 
 func (b bare) Type() av.CodecType { return av.CodecType(b) }
 
-// panicking is an H.264 stream that has nothing behind it.
+// panicking is an empty H.264 stream, whose methods panic.
 type panicking struct{ h264parser.CodecData }
 
 func (p *panicking) Type() av.CodecType { return av.H264 }

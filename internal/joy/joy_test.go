@@ -22,7 +22,7 @@ import (
 
 const testdata = "../../testdata"
 
-// Sequence headers of testdata, as messages.
+// Bodies of the sequence headers in testdata.
 const (
 	avcHeader = "17000000000164000dffe1001a6764000dacd941419f9f011000000300100000030320f142996001000468efbcb0fdf8f800"
 	aacHeader = "af00118856e500"
@@ -41,7 +41,7 @@ func bytesOf(t testing.TB, s string) []byte {
 	return b
 }
 
-// video and audio are messages with a body in hexadecimal.
+// video and audio return messages with a body given in hexadecimal.
 func video(t testing.TB, ms uint32, body string) message {
 	return message{flv.TypeVideo, ms, bytesOf(t, body)}
 }
@@ -65,8 +65,8 @@ func readFile(t testing.TB, name string) (messages []message) {
 	}
 }
 
-// ofType returns the messages of a type, with an end of sequence at time 0: its
-// time is no packet's.
+// ofType returns the messages of a type. An end of sequence gets time 0, because its time does
+// not come from a packet.
 func ofType(messages []message, typ uint8) (of []message) {
 	for _, m := range messages {
 		if m.typ != typ {
@@ -80,7 +80,7 @@ func ofType(messages []message, typ uint8) (of []message) {
 	return of
 }
 
-// demuxer is an av.DemuxCloser on messages.
+// demuxer is an av.DemuxCloser that reads messages.
 type demuxer struct {
 	d        *Decoder
 	messages []message
@@ -232,7 +232,7 @@ func TestJoy4WritesWhatItReadsBack(t *testing.T) {
 				want, got := ofStream(want, i), ofStream(got, i)
 				if tc.format == "mp4" {
 					require.Equal(t, len(want), samples(t, file, i))
-					// joy4's demuxer ends with the stream that ends first.
+					// joy4's demuxer ends when the first of its streams ends.
 					require.Greater(t, len(got), len(want)*9/10)
 					want = want[:len(got)]
 				}
@@ -269,7 +269,7 @@ func samples(t *testing.T, file io.ReadSeeker, track int) int {
 	return 0
 }
 
-// compare compares one stream's packets, as far as the format keeps them.
+// compare compares the packets of one stream, as far as the format preserves them.
 func compare(t *testing.T, want, got []av.Packet, format string) {
 	t.Helper()
 	require.Equal(t, len(want), len(got))
@@ -278,7 +278,7 @@ func compare(t *testing.T, want, got []av.Packet, format string) {
 			require.Equal(t, want[i].Data, got[i].Data)
 		}
 		require.Equal(t, want[i].CompositionTime, got[i].CompositionTime)
-		// Neither a track's first time nor exact milliseconds are kept.
+		// The format preserves neither the first time of a track nor exact milliseconds.
 		require.InDelta(t, want[i].Time-want[0].Time, got[i].Time-got[0].Time, float64(time.Millisecond))
 	}
 }

@@ -6,23 +6,22 @@ import (
 	"github.com/rtmp-forward/forward/internal/flv"
 )
 
-// Statistics is what a sequence header tells of its stream. What it does not
-// tell is zero.
+// Statistics describes a stream by its sequence header. Unknown fields are zero.
 type Statistics struct {
 	Codec flv.Codec
-	// Width and Height are in pixels, after cropping; joy4 computes it for
-	// progressive video with 4:2:0 chroma, and some lines off for interlaced.
+	// Width and Height are in pixels, after cropping. joy4 computes the cropping for
+	// progressive video with 4:2:0 chroma; for interlaced video it is wrong by some lines.
 	Width, Height int
-	// Profile is H.264's, such as "High"; "profile 44" for one without a name.
+	// Profile is the H.264 profile, such as "High", or "profile 44" for one without a name.
 	Profile string
-	// SampleRate is in Hz and Channels the number of channels; of HE-AAC, of
-	// the core beneath SBR and PS.
+	// SampleRate is in Hz. Channels is the number of channels. For HE-AAC both are those of
+	// the core, without SBR and PS.
 	SampleRate, Channels int
 }
 
-// ParseStatistics reads the sequence header of H.264 or AAC in a message's
-// body. Any other message, flv.KindNone headers included, gives the zero value.
-// It keeps nothing of body.
+// ParseStatistics reads the sequence header of H.264 or AAC in a message's body. For any other
+// message, including headers of flv.KindNone, it returns the zero value. It does not keep
+// body.
 func ParseStatistics(typ uint8, body []byte) (Statistics, error) {
 	for part := range flv.Tracks(typ, body) {
 		if part.Kind != flv.KindSequenceHeader {
@@ -57,7 +56,7 @@ func aacStatistics(config []byte) (Statistics, error) {
 	return Statistics{Codec: flv.CodecAAC, SampleRate: c.SampleRate(), Channels: c.ChannelLayout().Count()}, nil
 }
 
-// profile names an H.264 profile (H.264, A.2).
+// profile returns the name of an H.264 profile (H.264, A.2).
 func profile(idc, constraints uint8) string {
 	switch {
 	case idc == 66 && constraints&0x40 != 0:
