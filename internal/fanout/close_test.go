@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// slowClose is a connection that takes its time to close, as TLS does.
+// slowClose is a connection whose Close blocks, as that of TLS may.
 type slowClose struct {
 	net.Conn
 	takes  time.Duration
@@ -22,8 +22,8 @@ func (c slowClose) Close() error {
 	return c.Conn.Close()
 }
 
-// Whoever finds out that a connection is to be ended does not wait for its end:
-// that may be the goroutine that serves all receivers.
+// The goroutine that ends a connection does not wait for Close, because it may be the one
+// that serves all receivers.
 func TestEndingDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, end := range map[string]func(s *Sender){
@@ -31,7 +31,7 @@ func TestEndingDoesNotWait(t *testing.T) {
 			"memory": func(s *Sender) { s.fail(ErrMemory) },
 			"too many answers": func(s *Sender) {
 				s.Send(make([]byte, maxControl))
-				synctest.Wait() // some of it is being written now, and counts no more
+				synctest.Wait() // some of it is being written now, and no longer counts
 				s.Send(make([]byte, maxControl))
 				s.Send([]byte{1})
 			},

@@ -26,8 +26,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
-// chunkSize is large, as in the Server, so that some messages take several
-// chunks and most do not.
+// chunkSize is large, as in the Server, so that most messages fit into one chunk and some
+// need several.
 const chunkSize = 6000
 
 // stream appends numbered messages to a log.
@@ -45,8 +45,7 @@ func newStream(bytes int) *stream {
 	}
 }
 
-// frame appends the next message, of about size bytes; every 25th is a
-// keyframe.
+// frame appends the next message, of about size bytes. Every 25th is a keyframe.
 func (s *stream) frame(size int) {
 	body := make([]byte, 9+size)
 	body[0], body[1] = 0x27, 1
@@ -63,8 +62,8 @@ func (s *stream) frame(size int) {
 	s.now++
 }
 
-// received reads a peer's side and checks what comes: whole messages, numbers
-// that only grow, gaps that end at keyframes.
+// received reads the peer's side and checks the messages: they are complete, their numbers
+// increase, and gaps end at keyframes.
 type received struct {
 	frames, gaps, control int
 	first, last           uint32
@@ -119,7 +118,7 @@ func setChunkSize() []byte { return chunk.AppendControl(nil, chunk.TypeSetChunkS
 
 var options = gop.Options{Layout: chunk.Layout{StreamID: chunk.MediaStreamID, Size: chunkSize}, Size: chunkSize}
 
-// end shuts a sender down behind the last message.
+// end shuts a sender down after the last message.
 func end() ([]byte, bool) { return nil, true }
 
 func tcpPair(t testing.TB) (a, b net.Conn) {
@@ -135,12 +134,12 @@ func tcpPair(t testing.TB) (a, b net.Conn) {
 	return a, b
 }
 
-// change is what newSender does to a Sender, which is on its system's way; see
+// change is applied to each Sender of newSender, which writes in the way of this system. See
 // TestOtherWays.
 var change = func(*Sender) {}
 
 func newSender(conn net.Conn, timeout time.Duration) *Sender {
-	if tcp, ok := conn.(*net.TCPConn); ok { // as of a Server
+	if tcp, ok := conn.(*net.TCPConn); ok { // as in a Server
 		conn = sys.Own(tcp)
 	}
 	s := NewSender(conn, timeout)
@@ -148,7 +147,7 @@ func newSender(conn net.Conn, timeout time.Duration) *Sender {
 	return s
 }
 
-// hidden hides what kind of connection it is, as a wrapper of the host does.
+// hidden hides the type of a connection, as a wrapper of the host does.
 type hidden struct{ net.Conn }
 
 func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
@@ -238,8 +237,8 @@ func TestSlowReceiverGoesOnAtAKeyframe(t *testing.T) {
 	for range 1000 {
 		s.frame(10000)
 		g.Wake()
-		// The fast one is given the time to keep up; that the slow one does
-		// not read must not matter to it.
+		// The fast receiver gets time to keep up. The slow one, which does not read, must
+		// not delay it.
 		for fast.Stats().Lag.Messages > 20 {
 			runtime.Gosched()
 		}
@@ -284,7 +283,7 @@ func TestManyReceivers(t *testing.T) {
 	for i := range 200 {
 		s.frame(1000)
 		g.Wake()
-		if i%50 == 10 { // some leave in between
+		if i%50 == 10 { // some leave meanwhile
 			g.Remove(senders[i])
 			senders[i].Detach()
 			senders[i].Shutdown()
@@ -308,11 +307,11 @@ func TestManyReceivers(t *testing.T) {
 	}
 }
 
-// Whom the pool has no room for is served by who wakes.
+// If the pool has no room for a shard, the goroutine that wakes it also serves it.
 func TestBusyPoolLeavesNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStream(1 << 20)
-		pool := NewPool() // whose goroutines have not come round to anything yet
+		pool := NewPool() // its goroutines have not run yet
 		pool.started.Store(true)
 		for range cap(pool.work) {
 			pool.work <- new(shard)
@@ -336,7 +335,7 @@ func TestBusyPoolLeavesNobodyOut(t *testing.T) {
 	})
 }
 
-// void takes everything.
+// void accepts and discards everything.
 type void struct{ net.Conn }
 
 func (*void) Write(p []byte) (int, error)      { return len(p), nil }
@@ -454,7 +453,7 @@ func TestOwnWindow(t *testing.T) {
 		synctest.Wait()
 		require.EqualValues(t, 1, merged.n.Load())
 
-		// The end does not wait, and a window does not outlive its sender.
+		// The end does not wait for the window, and a window ends with its sender.
 		s.frame(100)
 		s.log.End()
 		g.End()
@@ -580,7 +579,7 @@ func TestWalkAllocatesNothing(t *testing.T) {
 	g.Wake()
 	appendOnly := testing.AllocsPerRun(200, func() { s.frame(500) })
 	withSends := testing.AllocsPerRun(200, func() { s.frame(500); g.Wake() })
-	// What a message costs is paid once; eight receivers add nothing. The
-	// rest is the slab and the pool of walks, seen now and then.
+	// A message is allocated once, and eight receivers allocate nothing. The
+	// tolerance is for the slab and the pool of walks, which allocate occasionally.
 	require.LessOrEqual(t, withSends, appendOnly+1)
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What may come until a publisher has to look again is bounded by who is up to
-// date, and by who comes next.
+// The bytes that a publisher may append before it must ask again are limited by receivers
+// that are up to date, and by those that join next.
 func TestRoomIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 16 << 20
@@ -28,8 +28,8 @@ func TestRoomIsBounded(t *testing.T) {
 	})
 }
 
-// Whom nobody reads is not waited for: a receiver that has failed for a second, or
-// a player where others keep up. The host's subscriptions count as destinations do.
+// The publisher does not wait for a receiver that has failed for a second, nor for a player
+// if other receivers keep up. The host's subscriptions count like destinations.
 func TestRoomIsOfWhoKeepsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStream(1 << 20)
@@ -67,7 +67,7 @@ func TestRoomIsOfWhoKeepsUp(t *testing.T) {
 	})
 }
 
-// blocked takes nothing until it is closed.
+// blocked accepts nothing until it is closed.
 type blocked struct{ *void }
 
 func (blocked) Write([]byte) (int, error) { time.Sleep(time.Minute); return 0, nil }

@@ -15,9 +15,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// link is a connection whose peer gets rate bytes a second. It holds buffer bytes
-// that the peer has not got. Where it is sealed a write takes all, or is the last
-// one, as with TLS.
+// link is a connection whose peer receives rate bytes per second. It buffers up to buffer
+// bytes that the peer has not received. If it is sealed, a write succeeds as a whole or is
+// the last one, as with TLS.
 type link struct {
 	net.Conn
 	rate   int
@@ -43,7 +43,7 @@ func (l *link) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// unsent is what is queued now. mu is held.
+// unsent returns how many bytes are queued now. mu is held.
 func (l *link) unsent() int {
 	now := time.Now()
 	sent := int(now.Sub(l.from) * time.Duration(l.rate) / time.Second)
@@ -57,7 +57,7 @@ func (l *link) unsent() int {
 	return l.queued
 }
 
-// telling is a link that tells what its peer has not got.
+// telling is a link with a method Unsent.
 type telling struct{ *link }
 
 func (l telling) Unsent() int {
@@ -74,7 +74,7 @@ func (l *link) Write(p []byte) (written int, err error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	for len(p) > 0 {
-		// Like a socket it takes nothing until half of it is free.
+		// Like a socket, it accepts nothing until half of the buffer is free.
 		if room := l.buffer - l.unsent(); room >= l.buffer/2 {
 			n := min(room, len(p))
 			l.got.Write(p[:n])
@@ -93,8 +93,8 @@ func (l *link) Write(p []byte) (written int, err error) {
 	return written, nil
 }
 
-// A write is timed by what the peer takes, however large a message is, and however
-// much is written at a time.
+// The progress of a write is measured by the bytes that the peer receives, however large a
+// message is, and however much is written at a time.
 func TestSlowLinksLive(t *testing.T) {
 	const timeout = 10 * time.Second
 	for name, row := range map[string]struct {

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A rate is that of the last seconds, and falls to nothing when nothing comes.
+// A rate covers the last seconds, and falls to 0 in silence.
 func TestRate(t *testing.T) {
 	var r Rate
 	now := int64(time.Hour)
@@ -58,7 +58,7 @@ func TestHistogram(t *testing.T) {
 	require.Equal(t, 2*Bounds[0]+2*Bounds[len(Bounds)-1]+2+time.Hour, sum)
 }
 
-// A walk tells groups of what it has sent, also where receivers of several groups and
+// A walk counts for each group what it has sent, even if receivers of several groups and
 // times alternate.
 func TestWalkCounts(t *testing.T) {
 	pool := NewPool()

@@ -15,10 +15,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// BenchmarkRound sends a frame of each stream to receivers that keep up: of all streams in
-// the same rounds, of one stream after the other, by one sender after the other, and by
-// bare writes to the same sockets. They alternate, so that what else the machine does
-// disturbs all alike. It reports the median CPU time for each receiver, in µs.
+// BenchmarkRound sends a frame of each stream to receivers that keep up, in four ways: all
+// streams in the same rounds, one stream after the other, one sender after the other, and
+// plain writes to the same sockets. The ways alternate, so that other load on the machine
+// affects all of them. It reports the median CPU time per receiver, in µs.
 func BenchmarkRound(b *testing.B) {
 	for _, bench := range []struct {
 		name                     string

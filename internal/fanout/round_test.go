@@ -13,9 +13,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// Receivers of all kinds beside each other: players, destinations, some with layouts of
-// their own, slow ones, and more positions in the log than a round has batches. Each gets
-// every message in order.
+// There are receivers of all kinds: players, destinations, some with layouts of their own,
+// slow ones, and more positions in the log than a round has batches. Each gets every message
+// in order.
 func TestRoundsOfAllKinds(t *testing.T) {
 	s := newStream(1 << 30)
 	pool := NewPool()
@@ -36,7 +36,7 @@ func TestRoundsOfAllKinds(t *testing.T) {
 			o.Layout.Offset = 7
 		}
 		switch i % 7 {
-		case 1: // its socket is full soon
+		case 1: // its socket is soon full
 			a.(*net.TCPConn).SetWriteBuffer(32 << 10)
 			b.(*net.TCPConn).SetReadBuffer(32 << 10)
 		case 2: // it is at another position
@@ -70,8 +70,8 @@ func TestRoundsOfAllKinds(t *testing.T) {
 	}
 }
 
-// Connections that close while a round writes, and others that get their descriptors: no
-// byte of one stream comes to a receiver of another.
+// Connections close while a round writes, and new ones get their descriptors. No byte of one
+// stream reaches a receiver of another.
 func TestRoundsOfClosingConnections(t *testing.T) {
 	const streams, receivers, each = 3, 4, 20
 	pool := NewPool()
@@ -80,7 +80,7 @@ func TestRoundsOfClosingConnections(t *testing.T) {
 	done := make(chan struct{})
 	for i := range streams {
 		s := newStream(1 << 20)
-		first := uint32(i) * 1e9 // of its messages' numbers
+		first := uint32(i) * 1e9 // its messages' first number
 		s.n = first
 		g := NewGroup(s.log, pool)
 		s.frame(100)
@@ -130,7 +130,7 @@ type noHold struct{}
 
 func (noHold) Hold() *sys.Descriptor { return nil }
 
-// What a round can't send is sent by the sender itself, and what has ended fails.
+// If a round can't send for a sender, the sender itself does. A closed connection fails.
 func TestRoundWithoutADescriptor(t *testing.T) {
 	s := newStream(1 << 20)
 	g := NewGroup(s.log, NewPool())
@@ -161,12 +161,12 @@ func TestRoundWithoutADescriptor(t *testing.T) {
 	require.Equal(t, 3, (<-got).frames)
 }
 
-// waker is no Group.
+// waker is a Waker that is not a Group.
 type waker func()
 
 func (w waker) Wake() { w() }
 
-// What several streams have appended goes out by one call.
+// One call sends the messages that several streams have appended.
 func TestWakeAll(t *testing.T) {
 	pool := NewPool()
 	defer pool.Close()

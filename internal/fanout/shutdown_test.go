@@ -13,8 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/gop"
 )
 
-// halfClosed can be closed for writing. Its deadline is set each time a Sender has
-// nothing to send: too often is a Sender that does nothing else.
+// halfClosed can be closed for writing. A Sender sets its deadline each time it has nothing to
+// send. If that happens too often, the Sender spins.
 type halfClosed struct {
 	net.Conn
 	deadlines int
@@ -30,9 +30,8 @@ func (c *halfClosed) SetWriteDeadline(time.Time) error {
 	return nil
 }
 
-// A log that is attached as the connection is shut down is not sent, and is not
-// waited for: whoever looked for something to send found the log, and sent nothing,
-// over and over.
+// A log that is attached during the shutdown of the connection is not sent, and the Sender
+// does not wait for it. It once found the log, sent nothing, and looked again, without end.
 func TestAttachBehindAShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
@@ -44,7 +43,7 @@ func TestAttachBehindAShutdown(t *testing.T) {
 		l := gop.New(gop.Limits{})
 		l.Append(chunk.NewFrame(chunk.Header{Type: chunk.TypeVideo, Length: 6}, []byte{0x17, 1, 0, 0, 0, 1}, 4096), false, Clock())
 		require.NoError(t, s.Send(make([]byte, 100)))
-		synctest.Wait() // it is being written
+		synctest.Wait() // the message is being written
 		s.Shutdown()
 		s.Attach(l, gop.Options{Layout: chunk.Layout{StreamID: 1, Size: 4096}, Size: 4096}, func() ([]byte, bool) { return nil, false })
 		go io.Copy(io.Discard, there)

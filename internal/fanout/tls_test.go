@@ -18,7 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/chunk"
 )
 
-// tlsOver is both ends of a connection with TLS, the first of TLSClient.
+// tlsOver returns both ends of a connection with TLS. The first is from TLSClient.
 func tlsOver(t testing.TB, a, b net.Conn, version uint16) (client, server *tls.Conn) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -39,8 +39,7 @@ func tlsOver(t testing.TB, a, b net.Conn, version uint16) (client, server *tls.C
 	return client, server
 }
 
-// A peer that reads slowly gets all there is, in order, and at the end TLS's own
-// word of it.
+// A peer that reads slowly gets everything in order, and then TLS's close_notify.
 func TestTLS(t *testing.T) {
 	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
 		t.Run(name, func(t *testing.T) {
@@ -63,7 +62,7 @@ func TestTLS(t *testing.T) {
 			var got received
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				got = receive(server, func() { <-written }) // from then on as fast as it can
+				got = receive(server, func() { <-written }) // then it reads as fast as it can
 			})
 			for i := range total {
 				size := 100 * i
@@ -86,8 +85,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// What TLS has to say itself goes in between, in the order in which it was
-// sealed.
+// TLS's own records are sent between the others, in the order in which they were sealed.
 func TestTLSAnswersInBetween(t *testing.T) {
 	s := newStream(1 << 30)
 	pool := NewPool()
@@ -122,7 +120,7 @@ func TestTLSAnswersInBetween(t *testing.T) {
 	require.Equal(t, 1+n, got.control)
 }
 
-// A peer that asks for answers and reads none is cut off.
+// A peer that requests answers and reads none is disconnected.
 func TestTLSAnswersAreBounded(t *testing.T) {
 	a, b := tcpPair(t)
 	a.(*net.TCPConn).SetWriteBuffer(4 << 10)

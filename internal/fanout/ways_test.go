@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestOtherWays runs the tests of senders on the ways that other systems and
-// connections go.
+// TestOtherWays runs the tests of senders with the ways of writing that other systems and
+// connections use.
 func TestOtherWays(t *testing.T) {
 	defer func() { change = func(*Sender) {} }()
 	for way, c := range map[string]func(*Sender){
@@ -41,7 +41,7 @@ func TestOtherWays(t *testing.T) {
 	}
 }
 
-// gatherer has s send as where there is no vectored write.
+// gatherer makes s send as on a system without vectored writes.
 func gatherer(s *Sender) {
 	s.holder = nil
 	a := &s.try
@@ -90,7 +90,7 @@ func TestFullSocketIsCutOff(t *testing.T) {
 	require.NotZero(t, snd.Stats().Bytes)
 }
 
-// What a socket takes at a time is what each way says, whatever the slices.
+// Each way reports exactly the bytes that a socket has accepted, whatever the slices are.
 func TestWaysTakeEverything(t *testing.T) {
 	for way, send := range map[string]func(uintptr, []syscall.Iovec) (int, syscall.Errno){"send": send, "gather": gather} {
 		for name, lengths := range map[string][]int{
@@ -123,7 +123,7 @@ func TestWaysTakeEverything(t *testing.T) {
 				buf := make([]byte, 1<<20)
 				for sent := 0; sent < len(want); {
 					n, errno := send(uintptr(fds[0]), new(ioScratch).convert(iov, nil))
-					if errno == syscall.EAGAIN { // and only then is it read
+					if errno == syscall.EAGAIN { // the peer reads only now
 						n, err := syscall.Read(fds[1], buf)
 						require.NoError(t, err)
 						got = append(got, buf[:n]...)

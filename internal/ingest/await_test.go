@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What Await has read, and the error that it has met, are the next Read's.
+// The next Read returns the bytes and the error that Await has got.
 func TestAwait(t *testing.T) {
 	for name, connect := range map[string]func(*testing.T) (here, peer net.Conn){
 		"TCP":  connectTCP,
@@ -55,7 +55,7 @@ func TestAwaitKeepsErrors(t *testing.T) {
 		end  func(conn, peer net.Conn)
 		want error
 	}{
-		// The system tells of a reset once, and of an end from then on.
+		// The system reports a reset once, and afterwards an end.
 		"reset": {func(_, peer net.Conn) {
 			peer.(*net.TCPConn).SetLinger(0)
 			peer.Close()
@@ -77,7 +77,7 @@ func TestAwaitKeepsErrors(t *testing.T) {
 	}
 }
 
-// connectTCP is a connection over loopback, which the end of the test closes.
+// connectTCP returns a connection over loopback, which is closed when the test ends.
 func connectTCP(t *testing.T) (here, peer net.Conn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -91,8 +91,8 @@ func connectTCP(t *testing.T) (here, peer net.Conn) {
 	return here, peer
 }
 
-// Watch tells of the end of a connection that nobody reads, once, and loses nothing
-// of what comes meanwhile.
+// Watch reports the end of a connection that nobody reads, once. Bytes that arrive meanwhile
+// are not lost.
 func TestWatch(t *testing.T) {
 	for name, connect := range map[string]func(*testing.T) (here, peer net.Conn){
 		"TCP":  connectTCP,
@@ -103,7 +103,7 @@ func TestWatch(t *testing.T) {
 			defer conn.Close()
 			defer peer.Close()
 			r := NewReader(conn)
-			r.SetDeadline(time.Now().Add(-time.Second)) // as one that passes meanwhile
+			r.SetDeadline(time.Now().Add(-time.Second)) // like a deadline that passes meanwhile
 			gone := make(chan error, 2)
 			stop := r.Watch(func(err error) { gone <- err })
 			_, err := peer.Write([]byte("abc"))
@@ -153,7 +153,7 @@ func TestWatchIsBounded(t *testing.T) {
 	require.Equal(t, sent, got)
 }
 
-// One that Finish is called for meanwhile has not gone.
+// If Finish is called meanwhile, Watch does not report an end.
 func TestWatchAndFinish(t *testing.T) {
 	conn, peer := connectTCP(t)
 	defer conn.Close()

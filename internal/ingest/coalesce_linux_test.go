@@ -33,15 +33,15 @@ func TestEnough(t *testing.T) {
 		{256, 65 * time.Millisecond, 100, false},
 		{256, time.Millisecond, 8, true},
 		{256, time.Millisecond, 7, false},
-		{256, math.MaxInt64, 8, false}, // never before
+		{256, math.MaxInt64, 8, false}, // never looked at before
 		{0, time.Second, 100, false},
 	} {
 		require.Equal(t, c.want, enough(c.reads, c.in, c.members), "%+v", c)
 	}
 }
 
-// ways are those in which connections are looked at: each of them is tried, or a poller
-// tells which have something.
+// ways are the ways to look at connections: each one is tried, or a poller reports those that
+// have received something.
 var ways = map[string]func(net.Conn) net.Conn{
 	"tried":  func(c net.Conn) net.Conn { return c },
 	"parked": func(c net.Conn) net.Conn { return sys.Own(c.(*net.TCPConn)) },
@@ -54,8 +54,7 @@ func eachWay(t *testing.T, f func(t *testing.T, own func(net.Conn) net.Conn)) {
 	}
 }
 
-// coalesced returns a Coalescer that looks whatever the rate, and a connection
-// that it looks at.
+// coalesced returns a Coalescer that looks at any rate, and a connection at which it looks.
 func coalesced(t *testing.T, own func(net.Conn) net.Conn) (c *Coalescer, r *Reader, conn, peer net.Conn) {
 	c = NewCoalescer()
 	t.Cleanup(c.Close)
@@ -121,7 +120,7 @@ func TestCoalesced(t *testing.T) {
 	})
 }
 
-// What ends a wait for something to read.
+// All events that end a wait for bytes.
 func TestCoalescedEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(c *Coalescer, r *Reader, conn, peer net.Conn)
@@ -162,7 +161,7 @@ func TestCoalescedEnds(t *testing.T) {
 				if c.want == nil {
 					require.NoError(t, err)
 					require.Equal(t, 1, n)
-					// The last look may have read it. The next wait is by itself.
+					// The last look may have read the byte. The next wait is not coalesced.
 					peer.Write([]byte{2})
 					r.empty = true
 					n, err = r.Read(make([]byte, 10))
@@ -178,7 +177,7 @@ func TestCoalescedEnds(t *testing.T) {
 	}
 }
 
-// An end that comes with the last bytes is told of with them, and not once more.
+// An end that arrives with the last bytes is reported with them, and only once.
 func TestCoalescedEndWithTheLast(t *testing.T) {
 	eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
 		_, r, _, peer := coalesced(t, own)
@@ -194,7 +193,7 @@ func TestCoalescedEndWithTheLast(t *testing.T) {
 	})
 }
 
-// What arrives while nobody waits is there for the next one that does.
+// Bytes that arrive while nobody waits are there for the next wait.
 func TestCoalescedBeforeTheWait(t *testing.T) {
 	_, r, _, peer := coalesced(t, ways["parked"])
 	for range 10 {
@@ -221,8 +220,8 @@ func TestCoalescedDeadline(t *testing.T) {
 	})
 }
 
-// A writer that must wait takes the connection away from the poller. It is read all the
-// same, and parked again when the writer has gone on.
+// A writer that must wait takes the connection from the poller. The connection is still read,
+// and is parked again when the writer no longer waits.
 func TestCoalescedWriterWaits(t *testing.T) {
 	_, r, conn, peer := coalesced(t, ways["parked"])
 	next := func() {
@@ -260,7 +259,8 @@ func TestCoalescedWriterWaits(t *testing.T) {
 	require.True(t, isParked(conn))
 }
 
-// Who has a window, reads much or is not to be coalesced any more is read as ever.
+// A Reader that has a window, that reads much, or that is no longer coalesced is read in the
+// ordinary way.
 func TestNotCoalesced(t *testing.T) {
 	for name, leave := range map[string]func(*Reader){
 		"a window":       func(r *Reader) { r.SetWindow(time.Millisecond) },
@@ -294,7 +294,7 @@ type wakes struct{ n int }
 
 func (w *wakes) Wake() { w.n++ }
 
-// What is read by one look is passed on at its end, and else at once.
+// Messages that are read by one look are forwarded at its end, others immediately.
 func TestLater(t *testing.T) {
 	w := new(wakes)
 	conn, _ := connectTCP(t)
@@ -311,7 +311,7 @@ func TestLater(t *testing.T) {
 	require.Equal(t, []Waker{w}, s.wakes)
 }
 
-// A Coalescer wakes what its Readers have left for later, without being asked again.
+// A Coalescer wakes the Wakers that its Readers have left for later, without another call.
 func TestLaterInALook(t *testing.T) {
 	eachWay(t, func(t *testing.T, own func(net.Conn) net.Conn) {
 		_, r, _, peer := coalesced(t, own)
@@ -330,7 +330,7 @@ func TestLaterInALook(t *testing.T) {
 	})
 }
 
-// Where there is a function for all Wakers of a look, that is called instead.
+// If there is a function for all Wakers of a look, it is called instead.
 func TestWakeAll(t *testing.T) {
 	c, r, _, peer := coalesced(t, ways["parked"])
 	woken := make(chan int, 1)
@@ -355,8 +355,8 @@ type waker func()
 
 func (w waker) Wake() { w() }
 
-// When a Coalescer and its connections are closed, none of their descriptors is left,
-// in whatever order.
+// After a Coalescer and its connections have been closed, in any order, none of their
+// descriptors is open.
 func TestCoalescedLeavesNothing(t *testing.T) {
 	descriptors := func() int {
 		names, err := os.ReadDir("/proc/self/fd")
@@ -381,8 +381,8 @@ func TestCoalescedLeavesNothing(t *testing.T) {
 	}
 }
 
-// Many connections, whose looks begin and end all the time: each gets what was
-// sent to it.
+// The looks at many connections begin and end continually. Each connection gets the bytes that
+// were sent to it.
 func TestCoalescedMany(t *testing.T) {
 	const conns, size = 2*shardSize + 20, 20_000
 	c := NewCoalescer()

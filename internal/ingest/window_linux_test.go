@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What arrives while the last window's bytes are passed on belongs to the next
-// window, and does not end it.
+// Bytes that arrive while those of the last window are forwarded belong to the next window,
+// and do not end it.
 func TestWindowWithSomethingInIt(t *testing.T) {
 	conn, peer := connectTCP(t)
 
@@ -36,7 +36,7 @@ func TestWindowWithSomethingInIt(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
-// An end is seen at the end of its window at the latest.
+// An end is noticed no later than the end of its window.
 func TestEndInAWindow(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(conn, peer net.Conn)

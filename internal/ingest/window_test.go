@@ -14,8 +14,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(leaktest.Run(m.Run)) }
 
-// What arrives before a window's end is read at once when it is much. The end
-// of that window, when it comes, is no timeout.
+// If many bytes arrive before the end of a window, they are read immediately. The later end of
+// that window is not a timeout.
 func TestEndOfAWindowCutShortIsNoTimeout(t *testing.T) {
 	conn, peer := connectTCP(t)
 
@@ -38,8 +38,8 @@ func TestEndOfAWindowCutShortIsNoTimeout(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A deadline holds for a peer that never stops sending, and for one that sends
-// nothing, with and without windows.
+// A deadline applies to a peer that never stops sending and to one that sends nothing, with
+// and without windows.
 func TestDeadline(t *testing.T) {
 	for _, window := range []time.Duration{0, 10 * time.Millisecond} {
 		for _, flood := range []bool{false, true} {

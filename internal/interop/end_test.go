@@ -20,10 +20,9 @@ const (
 	stays  = "plays, stays at the end"
 )
 
-// TestEndPlayers ends the stream once, at a master and at a slave. A player that is
-// told the end has received all of the stream, leaves by itself and does not come back.
-// A player that is not told gets the next publish as well, and leaves when player_wait
-// is over.
+// TestEndPlayers ends the stream once, at a master and at a slave. A player that is told
+// about the end has received the whole stream, leaves by itself and does not return. A
+// player that is not told gets the next publish as well, and leaves after player_wait.
 func TestEndPlayers(t *testing.T) {
 	needAll(t)
 	for name, tt := range map[string]struct {

@@ -13,8 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/live"
 )
 
-// ffmpeg reads a live stream over HTTP, as FLV and as MP4: every frame from a keyframe on is
-// as it was published.
+// ffmpeg reads a live stream over HTTP, as FLV and as MP4. Every frame from a keyframe on
+// equals the published one.
 func TestLiveOverHTTP(t *testing.T) {
 	c := h264aac(t)
 	s := newServer(t, forward.Config{})
@@ -46,7 +46,8 @@ func TestLiveOverHTTP(t *testing.T) {
 	}
 }
 
-// hashes are those of the packets of a medium. MP4 has other units of time.
+// hashes returns the hashes of the packets of a medium. Times are not compared, because MP4
+// has other units of time.
 func hashes(packets []framePacket, media string) (all []string) {
 	for _, p := range packets {
 		if p.media == media {

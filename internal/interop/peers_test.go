@@ -399,7 +399,7 @@ var players = []player{
 	{"joy4", joyCan, rule{sound: true, remuxed: true}, joyPlay},
 }
 
-// A receiver listens on url for one publisher, the forwarder, and returns what it
+// receivers listen on url for one publisher, the forwarder, and return what they have
 // received.
 var receivers = []player{
 	{"ffmpeg " + ffmpegVersion("ffmpeg"), classic, rule{}, func(t *testing.T, _ *clip, url string, _ <-chan struct{}) ([]tag, error) {

@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/probe"
 )
 
-// Probes find servers well over rtmp and rtmps, and say what is wrong with them. A server
-// sees a publish and its end.
+// Probes succeed with working servers over rtmp and rtmps, and name the fault of others. A
+// server receives a publish and its end.
 func TestProbes(t *testing.T) {
 	id := newIdentity(t)
 	var mu sync.Mutex
