@@ -129,7 +129,7 @@ func TestFault25_MemoryIsShort(t *testing.T) {
 			p := b.Publish(fmt.Sprintf("live/%d", i))
 			pubs = append(pubs, p)
 			media := forwardtest.Media{ID: uint32(i), FPS: 4, KeyframeInterval: time.Second, VideoBitrate: 160_000, AudioBitrate: -1}
-			// The publishers of unfinished messages send nothing more.
+			// The publishers of unfinished messages have stopped sending.
 			length := time.Duration(-1)
 			if i < begins {
 				length = 10 * time.Second

@@ -200,7 +200,7 @@ func TestCanary(t *testing.T) {
 	}
 }
 
-// malformedBeside is what those who take URLs report about a malformed one.
+// malformedBeside returns the errors of all functions that accept URLs, for a malformed one.
 func malformedBeside(url string) []error {
 	_, err := srs.ParseConfig("c", []byte("vhost v { forward { destination "+url+"; } }"))
 	return []error{

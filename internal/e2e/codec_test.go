@@ -85,7 +85,7 @@ func TestCodecsThatAreNotListed(t *testing.T) {
 				time.Sleep(11 * time.Second)
 				require.Len(t, dest.Sessions(), 2)
 
-				// A destination accepts what it has taken for this long.
+				// A destination that has stayed for this long accepts the codec.
 				time.Sleep(time.Minute)
 				dest.Sessions()[1].Reset()
 				synctest.Wait()

@@ -20,7 +20,7 @@ func TestDataMessages(t *testing.T) {
 		media string
 		push  messages
 		play  messages
-		late  messages // what a player gets that joins afterwards
+		late  messages // for a player that joins afterwards
 	}{
 		{"AMF3 in an aggregate",
 			messageOf(4, 1000, 22, 1, subMessage(9, 500, h264Key)+subMessage(15, 510, "\x00"+onMetaData)+subMessage(15, 520, "\x00"+cue)+subMessage(15, 530, "\x00")+subMessage(9, 540, h264Inter)),

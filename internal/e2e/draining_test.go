@@ -31,7 +31,7 @@ func TestDraining(t *testing.T) {
 				Resolver: forward.MustStatic("rtmp://a/live/" + canary), Logger: secretscan.Logger(slog.NewTextHandler(&lines, nil)), DrainTimeout: time.Minute,
 				Hooks: forward.Hooks{OnForward: func(_ *forward.Forwarder, s forward.State, err error) {
 					if s == forward.StateDraining {
-						time.Sleep(time.Second) // whoever ends the stream does not wait for it
+						time.Sleep(time.Second) // the end of the stream does not wait for it
 					}
 					mu.Lock()
 					defer mu.Unlock()

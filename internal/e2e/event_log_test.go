@@ -14,7 +14,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// Each line about a stream or a destination says what its event says, in texts.
+// Each log line about a stream or a destination has the fields of its event, as text.
 func TestLogLinesAreEvents(t *testing.T) {
 	var log logtest.Buffer
 	cfg := forward.Config{

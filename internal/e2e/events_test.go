@@ -38,7 +38,7 @@ func readEvents(ctx context.Context, t *testing.T, s *forward.Server) *reader {
 	return r
 }
 
-// lines are the events in words.
+// lines returns the events as text.
 func (r *reader) lines() (out []string) {
 	synctest.Wait()
 	for _, ev := range r.all {
@@ -65,7 +65,7 @@ func (r *reader) lines() (out []string) {
 	return out
 }
 
-// A destination that refuses three times, accepts, takes nothing for 5 s, and closes.
+// The destination refuses three times, accepts, reads nothing for 5 s, and closes.
 func TestEvents(t *testing.T) {
 	cfg := forward.Config{
 		MergeWindow: -1, WriteTimeout: time.Minute, MaxLatency: 4 * time.Second,
@@ -111,7 +111,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// clean drops the delay's random part.
+// clean removes the random part of delays.
 func clean(lines []string) (out []string) {
 	for _, l := range lines {
 		at := strings.Index(l, " in ")
@@ -123,12 +123,12 @@ func clean(lines []string) (out []string) {
 	return out
 }
 
-// askingError is an error of a host, whose text takes a look at the Server.
+// askingError is an error of a host whose method Error calls the Server.
 type askingError struct{ ask func() }
 
 func (e askingError) Error() string { e.ask(); return "no route" }
 
-// The text of a host's error is the host's code: it may call the Server.
+// The method Error of a host's error is the host's code: it may call the Server.
 func TestEventsCallNoHostUnderLock(t *testing.T) {
 	var asks func()
 	cfg := forward.Config{Dial: func(context.Context, string, string) (net.Conn, error) {

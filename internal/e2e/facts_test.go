@@ -16,8 +16,8 @@ import (
 // forwards resolves to URLs.
 func forwards(urls ...string) forward.DestinationResolver { return forward.MustStatic(urls...) }
 
-// The statistics say what comes in and what goes out, how far a destination lags, and
-// what its stream is; the counters stay when it has ended.
+// The statistics count received and sent media, and describe the stream and the lag of a
+// destination. The counters stay after the stream has ended.
 func TestStats(t *testing.T) {
 	cfg := forward.Config{MergeWindow: -1, MaxLatency: time.Minute, WriteTimeout: time.Minute, Resolver: forwards("rtmp://a/live/x", "rtmp://b/live/y")}
 	inBubble(t, cfg, func(b *bubble) {
@@ -84,8 +84,8 @@ func TestStats(t *testing.T) {
 	})
 }
 
-// Each loss counts under its cause, at the destination, its stream and its Server, also
-// after the destination has gone.
+// Each loss counts under its cause, for the destination, its stream and its Server, even
+// after the destination has been removed.
 func TestStatsOfLosses(t *testing.T) {
 	cfg := forward.Config{Backoff: forward.Backoff{Min: time.Second, Max: time.Second}}
 	inBubble(t, cfg, func(b *bubble) {
@@ -107,7 +107,7 @@ func TestStatsOfLosses(t *testing.T) {
 		require.Equal(t, want, st.Lost)
 		require.EqualValues(t, 3, st.Connects)
 		require.EqualValues(t, 2, st.Accepted)
-		st.Lost[forward.OpRead] = 100 // the caller's
+		st.Lost[forward.OpRead] = 100 // the map belongs to the caller
 		require.NoError(t, f.Shutdown(context.Background()))
 		require.Equal(t, want, src.Stats().Sent.Lost)
 		require.Equal(t, want, b.Server.Stats().Sent.Lost)
@@ -118,7 +118,7 @@ func TestStatsOfLosses(t *testing.T) {
 	})
 }
 
-// Calls of the host's code are counted by name, with what they took.
+// Calls of the host's code are counted by name, with their time.
 func TestStatsOfCalls(t *testing.T) {
 	cfg := forward.Config{Hooks: forward.Hooks{
 		OnPublish: func(_ context.Context, req *forward.Request) error {
@@ -147,7 +147,7 @@ func TestStatsOfCalls(t *testing.T) {
 	})
 }
 
-// The statistics of 1,000 destinations that are being sent to.
+// BenchmarkStats reads the statistics of 1,000 destinations that receive a stream.
 func BenchmarkStats(b *testing.B) {
 	const n = 1000
 	dest := forwardtest.NewDestination()
@@ -173,7 +173,8 @@ func BenchmarkStats(b *testing.B) {
 	}
 }
 
-// What players miss is counted by cause, and outlives them and their stream.
+// Messages that players miss are counted by cause. The counts stay after the players and
+// their stream have ended.
 func TestStatsOfPlayersThatMiss(t *testing.T) {
 	inBubble(t, forward.Config{MaxLatency: 2 * time.Second}, func(b *bubble) {
 		p := b.Publish("live/s")
@@ -193,8 +194,8 @@ func TestStatsOfPlayersThatMiss(t *testing.T) {
 	})
 }
 
-// A Server counts its destinations by state, until the last has got the rest, and each
-// has a host without secrets.
+// A Server counts its destinations by state until the last one has drained. The host of each
+// contains no secrets.
 func TestStatsOfStates(t *testing.T) {
 	cfg := forward.Config{MemoryBudget: 1 << 24, DrainTimeout: 3 * time.Second, Resolver: forwards("rtmp://a/live/"+canary, "rtmp://u:"+canary+"@B:1936/live/"+canary, "rtmp://c/live/x")}
 	inBubble(t, cfg, func(b *bubble) {

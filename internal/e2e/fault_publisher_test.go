@@ -208,8 +208,8 @@ func TestFault20_SecondPublisher(t *testing.T) {
 	})
 }
 
-// A publisher's timestamps pass unchanged, modulo 2^32, also where they jump ahead.
-// Where they are set back they continue from where they were, audio and video alike.
+// A publisher's timestamps are forwarded unchanged, modulo 2^32, even if they jump ahead. If
+// they jump back, those of audio and video continue from the previous ones.
 func TestFault22_Times(t *testing.T) {
 	for _, start := range []uint32{1<<24 - 500, 1<<31 - 500, 1<<32 - 500} {
 		inBubble(t, forward.Config{Resolver: forward.MustStatic("rtmp://a/live/" + canary)}, func(b *bubble) {

@@ -17,8 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// With LogNames the name of a stream is shown, and nothing else of what is masked
-// without it.
+// With LogNames the name of a stream is shown. Everything else stays masked.
 func TestLogNames(t *testing.T) {
 	for _, named := range []bool{true, false} {
 		t.Run(fmt.Sprint(named), func(t *testing.T) {

@@ -232,7 +232,7 @@ func TestDestinationHasAWindowOfItsOwn(t *testing.T) {
 	require.NoError(t, behind.Recorder().WaitFrames(lo.ctx, frames))
 }
 
-// The timestamps of each kind, on each connection, if the publisher's stand still.
+// The timestamps of each kind on each connection, if the publisher's do not advance.
 func TestDestinationTimestamps(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -355,8 +355,8 @@ func TestGraceForAnUnpublish(t *testing.T) {
 	})
 }
 
-// A host that takes its time with OnStop does not keep its client waiting for the
-// status, and is asked about the next play after it.
+// A slow OnStop does not delay the status for its client. The host is asked about the next
+// play after OnStop has returned.
 func TestPlayerIsToldOfItsEndAtOnce(t *testing.T) {
 	var asked []string
 	var hold chan struct{}

@@ -69,7 +69,7 @@ func session(app, tcURL, key string) []string {
 	}
 }
 
-// What each kind of server receives, for a URL and a key as its page shows them.
+// The commands that each kind of server receives, for a URL and a key as its page shows them.
 func TestProfileSessions(t *testing.T) {
 	const fbKey = "FB-12-0-Ab?s_bl=1&s_psm=1&a=Ab/c+d=%2F"
 	for _, c := range []struct {

@@ -16,8 +16,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// A publish has one id on all servers that it passes through, also after a destination
-// has reconnected. The encoder that comes again has another.
+// A publish has the same id on all servers that it passes through, even after a destination
+// has reconnected. If the encoder publishes again, that publish has another id.
 func TestPublishID(t *testing.T) {
 	var logs [3]logtest.Buffer
 	cfg := func(i int, to ...string) forward.Config {
@@ -86,7 +86,7 @@ func TestPublishID(t *testing.T) {
 	})
 }
 
-// An id that does not look like ours is replaced. One that does is for one publish.
+// An id that does not have our form is replaced. One that has is used for one publish.
 func TestPublishIDFromAPeer(t *testing.T) {
 	const good = "0123456789abcdef"
 	for _, sent := range []string{good, "", good[:15], good + "0", strings.ToUpper(good), strings.Repeat("g", 16), "rtmp://x/" + canary} {

@@ -361,7 +361,7 @@ func TestReconnectRequestDuringOtherEvents(t *testing.T) {
 	}
 }
 
-// A ReconnectRequest is not passed on: it concerns only the connection that receives
+// A ReconnectRequest is not forwarded, because it concerns only the connection that receives
 // it.
 func TestReconnectRequestIsNotPassedOn(t *testing.T) {
 	inMove(t, forward.Destination{}, nil, nil, func(m *moving) {

@@ -18,7 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/hosttest"
 )
 
-// descriptors are those of this process, by what they are.
+// descriptors returns the number of this process's descriptors, by kind.
 func descriptors(t *testing.T) map[string]int {
 	const dir = "/proc/self/fd"
 	names, err := os.ReadDir(dir)
@@ -35,13 +35,13 @@ func descriptors(t *testing.T) map[string]int {
 	return kinds
 }
 
-// Publishers that are read together leave Go's poller for one of their own. They lose
-// nothing, however they end, and nothing is left of them after Close.
+// Publishers that are read together leave Go's poller for one of their own. No message is
+// lost, however they end, and no descriptor is left after Close.
 func TestPublishersReadTogether(t *testing.T) {
 	const n, speed = 16, 10
 	d := destinationOf(t, discarding)
 	const poller = "anon_inode:[eventpoll]"
-	before := descriptors(t) // not parallel: there are no others
+	before := descriptors(t) // the test is not parallel, so there are no others
 	lo := onLoopback(t, forward.Config{Resolver: forward.MustStatic(d.URL("live/[stream]")), MergeWindow: -1})
 	ctx, stop := context.WithCancel(lo.ctx)
 	defer stop()
@@ -106,8 +106,8 @@ func TestPublishersReadTogether(t *testing.T) {
 		now := descriptors(t)
 		return now[poller] == before[poller] && now["socket"] < before["socket"]
 	})
-	// Reading together begins at a fifth of the rate at which they send. With the race
-	// detector they are slower than that.
+	// Reading together begins at a fifth of the rate at which these publishers send. With the
+	// race detector they are slower.
 	if !hosttest.RaceDetector() {
 		require.True(t, together)
 	}

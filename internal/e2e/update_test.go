@@ -103,9 +103,9 @@ func TestUpdateSwitchesAtKeyframe(t *testing.T) {
 	})
 }
 
-// A stream with intra refresh has one keyframe and no other: the switch does not wait
-// for one until the new destination closes the connection, which has no media. That
-// begins as any that comes late.
+// A stream with intra refresh has one keyframe and no other. The switch does not wait for a
+// keyframe until the new destination closes its connection for lack of media. The new
+// destination begins like any late receiver.
 func TestUpdateWithoutAKeyframe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := newUpdating(t)
@@ -119,7 +119,7 @@ func TestUpdateWithoutAKeyframe(t *testing.T) {
 			synctest.Wait()
 		}
 		inter(20 * time.Second)
-		for i := range 2 { // the second time from one that has begun like this
+		for i := range 2 { // the second time from a destination that has begun like this
 			at := n
 			result := u.update(t.Context(), numbered(i+1, i+2)[0])
 			inter(9 * time.Second)
@@ -137,7 +137,7 @@ func TestUpdateWithoutAKeyframe(t *testing.T) {
 	})
 }
 
-// Whoever is not replaced after all goes on where it has stopped, also without a
+// If the Update fails, the old destination continues where it has stopped, even without a
 // keyframe.
 func TestUpdateThatFailsWithoutAKeyframe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -376,8 +376,8 @@ func TestUpdateWhileItWaits(t *testing.T) {
 	}
 }
 
-// A panic in a connection of the host's is a loss like any other: the counters stay,
-// and an Update need not wait for the connection.
+// A panic in a connection of the host is a loss like any other: the counters stay, and an
+// Update does not wait for the connection.
 func TestPanicOfTheConnectionToADestination(t *testing.T) {
 	inBubble(t, forward.Config{}, func(b *bubble) {
 		first, second := b.Destination("a:1935"), b.Destination("b:1935")
