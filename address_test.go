@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Just below, in and just above each range.
+// Addresses just below, in and just above each range.
 func TestUntrustedAddresses(t *testing.T) {
 	prefixes := func(texts ...string) (out []netip.Prefix) {
 		for _, p := range texts {
@@ -54,7 +54,7 @@ func TestUntrustedAddresses(t *testing.T) {
 			"169.254.169.254 fe80::1%eth0 100.100.100.200 fd00:ec2::254 fd20:ce::254 ::ffff:169.254.169.254", ""},
 		{prefixes("::ffff:169.254.169.0/120"), "169.254.169.254", ""},
 
-		// Both an address and the one within it need to be allowed.
+		// Both an address and the address embedded in it must be allowed.
 		{prefixes("64:ff9b::/96", "2002::/16", "2001::/32", "fd00::/8"),
 			"64:ff9b::8.8.8.8 2002:808:808::1 2001:0:808:808:0:0:f7f7:f7f7 fd00::5efe:8.8.8.8 fd00::1", ""},
 		{prefixes("64:ff9b:1::/48"), "64:ff9b:1::8.8.8.8 64:ff9b:1:808:8:800:: 64:ff9b:1::10.0.0.1", ""},
@@ -80,8 +80,8 @@ func TestUntrustedAddresses(t *testing.T) {
 	}
 }
 
-// What hides in an address that is allowed is refused, and the error says what
-// would have to be allowed besides.
+// An allowed address is refused because of the address embedded in it. The error names the
+// prefix that would have to be allowed as well.
 func TestUntrustedEmbeddedAddresses(t *testing.T) {
 	s := newServer(t, Config{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("::/0")}})
 	for text, allow := range map[string]string{
@@ -107,8 +107,8 @@ func TestUntrustedEmbeddedAddresses(t *testing.T) {
 	}
 }
 
-// What the operator says over the network may lead anywhere but to link-local
-// and metadata addresses, in whatever form, and to our own listeners.
+// A destination that the operator sets over the network may be at any address except
+// link-local and metadata addresses, in any form, and our own listeners.
 func TestWhereTheOperatorMayLead(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -147,7 +147,7 @@ func TestWhereTheOperatorMayLead(t *testing.T) {
 	}
 }
 
-// Ports below 1024 but 443 need to be allowed to those from outside.
+// Ports below 1024, except 443, must be allowed for untrusted destinations.
 func TestUntrustedPorts(t *testing.T) {
 	s := newServer(t, Config{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}})
 	more := newServer(t, Config{AllowPorts: []uint16{80, 1}})
@@ -205,8 +205,7 @@ func TestUntrustedNeverOwnListener(t *testing.T) {
 	}
 }
 
-// Each address is checked behind the name resolution, and an error says which
-// one was refused.
+// Each address is checked after name resolution. The error names the one that was refused.
 func TestUntrustedErrors(t *testing.T) {
 	s := newServer(t, Config{})
 	_, err := s.addressRules(fromOutside).restrict(nil)(t.Context(), "tcp", "localhost:1935")

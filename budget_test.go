@@ -17,9 +17,9 @@ import (
 
 func TestMemoryBudgetRefusesAndShortens(t *testing.T) {
 	const budget, size = 1 << 20, 4 << 10
-	const slab = budget / 16 // memory comes in slabs of less
+	const slab = budget / 16 // slabs are smaller than this
 	hosttest.InBubble(t, forward.Config{MergeWindow: -1, MemoryBudget: budget}, func(b *hosttest.Bubble) {
-		// Just below 80 %, at it and above.
+		// Just below, at and above 80 %.
 		a := b.PublishInProcess("a")
 		b.FillUp(a, size, budget*8/10-slab-size, 1000)
 		require.Less(b, b.Server.Stats().Buffered, budget*8/10)
@@ -31,7 +31,7 @@ func TestMemoryBudgetRefusesAndShortens(t *testing.T) {
 		require.Equal(b, "NetStream.Publish.Denied", forwardtest.RefusalCode(err))
 		require.ErrorContains(b, err, "The server is short of memory, try again later.")
 
-		// Those there are go on, each with its share.
+		// Existing streams continue, each with its share.
 		for range 100 {
 			b.FillUp(second, size, 1<<30, 1)
 			b.FillUp(a, size, 1<<30, 10)
@@ -40,7 +40,7 @@ func TestMemoryBudgetRefusesAndShortens(t *testing.T) {
 		require.LessOrEqual(b, a.Source().Stats().LogBytes, budget*8/10)
 		require.Zero(b, b.Server.Stats().Refused)
 
-		// What has ended is given back.
+		// The memory of a stream that has ended is released.
 		a.Close()
 		<-a.Source().Done()
 		require.Equal(b, second.Source().Held(), b.Server.Stats().Buffered)
@@ -49,7 +49,7 @@ func TestMemoryBudgetRefusesAndShortens(t *testing.T) {
 		require.Zero(b, b.Server.Stats().Buffered)
 		b.PublishInProcess("c")
 
-		// A Reload changes it.
+		// A Reload changes the budget.
 		require.NoError(b, b.Server.Reload(forward.Config{Logger: secretscan.Quiet, Addr: ":1935", MemoryBudget: -1, MergeWindow: -1}))
 		big := b.PublishInProcess("big")
 		b.FillUp(big, size, 2*budget, 1000)
@@ -57,7 +57,7 @@ func TestMemoryBudgetRefusesAndShortens(t *testing.T) {
 	})
 }
 
-// A Server that has no budget of its own shares the process's with the others.
+// A Server without a budget of its own shares the process's budget with the others.
 func TestMemoryBudgetOfTheProcess(t *testing.T) {
 	memory := forward.ProcessMemory()
 	require.Zero(t, memory.Used(), "streams of other tests are left")
@@ -78,7 +78,7 @@ func TestMemoryBudgetOfTheProcess(t *testing.T) {
 		mine, err := own.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
 
-		// From one to the other by Reload: for streams that begin then.
+		// A Reload changes from one budget to the other, for streams that begin later.
 		require.NoError(b, other.Reload(forward.Config{Logger: secretscan.Quiet, MemoryBudget: 1 << 20}))
 		second, err := other.Publish(b.Ctx, forward.Request{App: "live", Stream: "s"})
 		require.NoError(b, err)
@@ -95,8 +95,8 @@ func TestMemoryBudgetOfTheProcess(t *testing.T) {
 	})
 }
 
-// What publishers have begun to send counts from 16 KiB on, ends the connection
-// that has no room for it, and is given back by the end of a connection.
+// Unfinished messages of publishers count from 16 KiB on. A connection without room for its
+// message ends. The end of a connection releases the memory.
 func TestMemoryBudgetCountsUnfinishedMessages(t *testing.T) {
 	const budget, step = 1 << 20, 16 << 10
 	hosttest.InBubble(t, forward.Config{MergeWindow: -1, MemoryBudget: budget}, func(b *hosttest.Bubble) {
@@ -136,7 +136,7 @@ func TestMemoryBudgetCountsUnfinishedMessages(t *testing.T) {
 		synctest.Wait()
 		require.Equal(b, logs()+10*step, b.Server.Stats().Buffered)
 
-		// Just what is left, and more than that.
+		// One message that just fits, and one that does not.
 		fits, over := trusted("live/d"), trusted("live/e")
 		begin(fits, (budget-b.Server.Stats().Buffered)&^(step-1))
 		require.Equal(b, 5-1, b.Server.Stats().Streams)

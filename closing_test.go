@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// A connection that the Server has ended counts no more, and those that are told of
-// its end are, however long it takes to be closed.
+// A connection that the Server has ended no longer counts, and the hooks for its end are
+// called, however long its Close takes.
 func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 	for name, row := range map[string]struct {
 		end   func(b *hosttest.Bubble, c forwardtest.Client, cancel func())
@@ -98,7 +98,7 @@ func TestConnectionThatClosesSlowlyMakesRoom(t *testing.T) {
 	}
 }
 
-// Listening tells whether all listeners of a host accept, up to the beginning of the end.
+// Listening reports whether all listeners of a host accept, until the Server begins to end.
 func TestListeningCountsListeners(t *testing.T) {
 	s := hosttest.NewServer(t, forward.Config{})
 	served := make(chan error, 2)

@@ -15,8 +15,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/sys"
 )
 
-// configFields has each field's default, and what shows its effect: a test, or
-// where it is used.
+// configFields has each field's default, and where its effect is shown: a test, or the code
+// that uses it.
 var configFields = map[string]struct {
 	def    any // nil: the zero value
 	effect string
@@ -144,8 +144,7 @@ func fill(v reflect.Value) {
 	}
 }
 
-// A vhost has what the Config has, unless it has its own; each of its fields
-// does one of the two.
+// A vhost inherits each field from the Config unless it sets its own.
 func TestVhostInheritsEachField(t *testing.T) {
 	c := Config{NoGOPCache: true}.withDefaults()
 	zero := reflect.ValueOf(c.vhost("none"))
@@ -196,7 +195,7 @@ func TestValidateConfig(t *testing.T) {
 		}
 		require.EqualError(t, err, row.want)
 
-		// A Server with it serves nobody, and says why.
+		// A Server with an invalid Config serves nobody and returns the error.
 		s := NewServer(row.cfg)
 		defer s.Close()
 		l, lerr := net.Listen("tcp", "127.0.0.1:0")

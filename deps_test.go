@@ -11,8 +11,8 @@ import (
 // module is the path of this module.
 const module = "github.com/rtmp-forward/forward"
 
-// A program that embeds the library alone has no HTTP in it: what asks a backend, reads
-// a file or answers operators is in packages that it does not import.
+// A program that only embeds the library does not link HTTP: code that asks a backend, reads a
+// file or answers operators is in packages that it does not import.
 func TestEmbedNeedsFewPackages(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "./examples/embed").Output()
 	require.NoError(t, err)
@@ -22,12 +22,12 @@ func TestEmbedNeedsFewPackages(t *testing.T) {
 			require.False(t, p == without || strings.HasPrefix(p, without+"/"), "%s is needed", p)
 		}
 	}
-	// 169 are of the standard library for crypto/tls and log/slog.
+	// 169 of them belong to the standard library, for crypto/tls and log/slog.
 	require.LessOrEqual(t, len(needed), 190, "%q", needed)
 }
 
-// An example shows what a program of a user can do: it imports only public packages of
-// the module, and what examples share among themselves.
+// An example is what a user could write: of this module it imports only public packages, and
+// the packages that examples share.
 func TestExamplesImportNoInternalPackage(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./examples/...").Output()
 	require.NoError(t, err)

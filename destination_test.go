@@ -137,8 +137,8 @@ func TestDestinationID(t *testing.T) {
 	require.NotEqual(t, Destination{URL: "rtmp://h/a", StreamKey: "bc"}.id(), Destination{URL: "rtmp://h/ab", StreamKey: "c"}.id())
 }
 
-// FuzzDestination puts a canary where secrets stand: no error and no print
-// may show it, and what is accepted is sent as it was given.
+// FuzzDestination puts a canary in place of each secret. No error and no print may show it,
+// and an accepted destination is sent exactly as given.
 func FuzzDestination(f *testing.F) {
 	f.Add("rtmp", "", "", "host:1935", "live", "", "", "")
 	f.Add("rtmps", "u", "p", "[::1]", "a/b", "k", "x=1", "key")

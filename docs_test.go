@@ -44,12 +44,12 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// fenced is a block of a language.
+// fenced returns a pattern that matches code blocks of a language.
 func fenced(language string) *regexp.Regexp {
 	return regexp.MustCompile("(?s)\n```" + language + "\n(.*?)\n```\n")
 }
 
-// blocks returns a document's blocks of a language.
+// blocks returns a document's code blocks of a language.
 func blocks(t *testing.T, name, language string) (out []string) {
 	for _, m := range fenced(language).FindAllStringSubmatch(read(t, name), -1) {
 		out = append(out, m[1])
@@ -57,8 +57,7 @@ func blocks(t *testing.T, name, language string) (out []string) {
 	return out
 }
 
-// rows returns the rows of a text's tables, each cell without the spaces around
-// it.
+// rows returns the rows of a text's tables. Cells have no surrounding spaces.
 func rows(text string) (out [][]string) {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
@@ -96,13 +95,13 @@ func sourceFiles(t *testing.T, pattern string) (names []string) {
 	return names
 }
 
-// flat is Go source without its indentation.
+// flat returns Go source without its indentation.
 func flat(source string) string {
 	return regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(source, "")
 }
 
-// What the documents show is compiled: it is the program examples/embed, or stands
-// in an example of a package.
+// The Go code in the documents is compiled: it is part of the program examples/embed or of an
+// example of a package.
 func TestDocumentsShowCodeThatCompiles(t *testing.T) {
 	_, body, ok := strings.Cut(read(t, "examples/embed/main.go"), "\npackage main\n") // after its comment
 	require.True(t, ok)
@@ -149,7 +148,7 @@ func TestDocumentsShowConfigurationThatIsRead(t *testing.T) {
 	require.NotEmpty(t, blocks(t, "docs/forwardd.md", "conf"))
 }
 
-// anchor is what GitHub makes of a heading.
+// anchor returns the anchor that GitHub generates for a heading.
 func anchor(heading string) string {
 	kept := regexp.MustCompile(`[^\p{L}\p{N}\- _]`).ReplaceAllString(strings.ToLower(heading), "")
 	return strings.ReplaceAll(kept, " ", "-")
@@ -180,10 +179,10 @@ func TestDocumentLinksExist(t *testing.T) {
 	}
 }
 
-// keys are the names in a JSON object.
+// keys returns the names in a JSON object.
 func keys(object map[string]any) []string { return slices.Sorted(maps.Keys(object)) }
 
-// The answer to GET /sources is documented as it is.
+// The documented answer to GET /sources equals the real one.
 func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 	var shown, got struct {
 		Sources []map[string]any `json:"sources"`
@@ -214,7 +213,7 @@ func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 
 	forwarder := func(source map[string]any) map[string]any {
 		f := source["forwarders"].([]any)[0].(map[string]any)
-		delete(f, "next_attempt") // which is there at times
+		delete(f, "next_attempt") // it is not always there
 		delete(f["error"].(map[string]any), "code")
 		return f
 	}
@@ -224,7 +223,7 @@ func TestDocumentsShowTheAnswerOfTheControlHandler(t *testing.T) {
 	require.Equal(t, keys(documented["error"].(map[string]any)), keys(is["error"].(map[string]any)))
 }
 
-// When a change of a setting takes effect is said of each of them.
+// The documents name for each setting when a change takes effect.
 func TestDocumentsListFrozenSettings(t *testing.T) {
 	_, section, ok := strings.Cut(read(t, "docs/architecture.md"), "\n## Frozen and live\n")
 	require.True(t, ok)
@@ -234,14 +233,14 @@ func TestDocumentsListFrozenSettings(t *testing.T) {
 	}
 	for _, of := range []any{forward.Config{}, forward.Hooks{}, forward.Limits{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
-			if f.Name != "Limits" { // of which each field is said
+			if f.Name != "Limits" { // its fields are listed instead
 				require.Contains(t, said, f.Name)
 			}
 		}
 	}
 }
 
-// Packages that the documents name are there.
+// The packages that the documents name exist.
 func TestDocumentsNamePackagesThatAreThere(t *testing.T) {
 	for _, name := range documents(t) {
 		for _, word := range quoted(fenced(`\w+`).ReplaceAllString(read(t, name), "\n")) {
@@ -258,8 +257,7 @@ func TestReadmeIsShort(t *testing.T) {
 	require.LessOrEqual(t, len(read(t, "README.md")), 7<<10)
 }
 
-// The matrix of faults has each test of a fault, in the row of its number, and no
-// other.
+// The matrix of faults names each test of a fault, in the row of its number, and no others.
 func TestDocumentsNameEveryFault(t *testing.T) {
 	tests := make(map[string]bool)
 	for _, file := range sourceFiles(t, "*_test.go") {
@@ -295,10 +293,10 @@ func TestDocumentsNameEveryFault(t *testing.T) {
 // setting is a limit or time of a Config.
 type setting struct {
 	value reflect.Value
-	vhost bool // a Vhost has it, too
+	vhost bool // a Vhost has it as well
 }
 
-// settings are the limits and times of a Config by their names.
+// settings returns the limits and times of a Config by name.
 func settings(cfg forward.Config) map[string]setting {
 	found := make(map[string]setting)
 	ofVhost := reflect.TypeFor[forward.Vhost]()
@@ -324,7 +322,7 @@ var units = map[string]int64{
 	"ms": int64(time.Millisecond), "s": int64(time.Second), "min": int64(time.Minute),
 }
 
-// amount is a number with its unit.
+// amount returns the value of a number with its unit.
 func amount(t *testing.T, text string) int64 {
 	number, unit, _ := strings.Cut(text, " ")
 	n, err := strconv.ParseInt(number, 10, 64)
@@ -352,7 +350,7 @@ func TestDocumentsNameEveryLimit(t *testing.T) {
 			if files := sys.MaxFiles(); files > 0 {
 				require.EqualValues(t, files/5*4, value)
 			}
-		case name == "MemoryBudget": // of which the default is of the process
+		case name == "MemoryBudget": // its default depends on the process
 			require.Contains(t, text, "512 MiB")
 		case value <= 0:
 			require.Equal(t, "none", text, name)
@@ -365,8 +363,8 @@ func TestDocumentsNameEveryLimit(t *testing.T) {
 	}
 }
 
-// The table of options has each field of a Destination, and those that the control
-// handler takes. That it is the table of package option is tested there.
+// The table of options names each field of a Destination, and the options that the control
+// handler accepts. Package option tests that the table equals its own.
 func TestDocumentsNameEveryOption(t *testing.T) {
 	srv := forward.NewServer(quietly(forward.Config{}))
 	defer srv.Close()

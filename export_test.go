@@ -8,13 +8,13 @@ import (
 // WithDefaults is for the test that compares the documents with the code.
 func (c Config) WithDefaults() Config { return c.withDefaults() }
 
-// WithDefaults is as that of Config.
+// WithDefaults is like that of Config.
 func (d Destination) WithDefaults() Destination { return d.withDefaults() }
 
-// What tests of whole servers see of the inside, where nothing public tells it.
+// Internal state for the tests of whole servers, which the public API does not show.
 
-// Left counts what is kept of clients, streams and destinations, by table, without
-// tables that are empty.
+// Left counts the entries that are kept for clients, streams and destinations, by table. It
+// leaves out empty tables.
 func (s *Server) Left() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,29 +34,30 @@ func (s *Server) ConnectionsFrom(addr netip.Addr) (open, closing int) {
 	return n.open, n.closing
 }
 
-// PendingHandshakes counts the connections whose handshake is under way.
+// PendingHandshakes counts the connections whose handshake is in progress.
 func (s *Server) PendingHandshakes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.pending)
 }
 
-// GuestMemory is what clients that were not let in hold of unfinished messages.
+// GuestMemory returns how many bytes of unfinished messages clients hold that have not been
+// accepted.
 func (s *Server) GuestMemory() int { return s.memory.Load().Guests() }
 
-// Settings are those in force.
+// Settings returns the settings in force.
 func (s *Server) Settings() *Config { return s.cfg.Load() }
 
-// IsClaimable reports whether r may have the place of the next publisher.
+// IsClaimable reports whether r may take the place of the next publisher.
 func (s *Source) IsClaimable(r *Request) bool { return s.inputs.isClaimable(r) }
 
-// GraceOver is the end of the time that a stream waits for its next publisher.
+// GraceOver ends the time for which a stream waits for its next publisher.
 func (s *Source) GraceOver() { s.inputs.graceOver() }
 
-// BeginClose is the beginning of Close.
+// BeginClose is the first part of Close.
 func (f *Forwarder) BeginClose() { f.beginClose(nil) }
 
-// Held is the memory of the log.
+// Held returns the memory of the log, in bytes.
 func (s *Source) Held() int { return s.log.Held() }
 
 // For tests outside the package.

@@ -61,7 +61,7 @@ func undocumented(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// nameOf is the type of a method, or the name of a function.
+// nameOf returns the type of a method, or the name of a function.
 func nameOf(f *ast.FuncDecl) string {
 	if f.Recv == nil {
 		return f.Name.Name

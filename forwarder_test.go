@@ -16,8 +16,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// Nothing is kept of destinations that were replaced: a host may replace one for as
-// long as the stream lasts.
+// Replaced destinations leave nothing in memory: a host may replace one again and again while
+// the stream lasts.
 func TestUpdateKeepsNoneOfTheReplaced(t *testing.T) {
 	const updates = 100
 	synctest.Test(t, func(t *testing.T) {

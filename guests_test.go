@@ -20,10 +20,10 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// 700 connections that have not been let in begin messages and do not end them,
-// before connect or after it. They have an eighth of the budget; an accepted
-// publisher, which begins large messages all the time, and new ones are not
-// disturbed, nor is one that waits for a hook.
+// 700 connections that have not been accepted begin messages and do not finish them, before or
+// after connect. Together they have an eighth of the budget. They do not disturb an accepted
+// publisher, which begins large messages all the time, new publishers, and one that waits for
+// a hook.
 func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 	const guests, budget = 700, 256 << 20
 	for _, row := range []struct {
@@ -77,7 +77,7 @@ func TestFault36_UnfinishedMessagesOfGuests(t *testing.T) {
 				nc.Write(chunk.AppendControl(nil, chunk.TypeSetChunkSize, 1024))
 				for _, typ := range []uint8{chunk.TypeVideo, chunk.TypeData} {
 					m := chunk.Append(nil, chunk.Header{Type: typ}, make([]byte, row.parts+1), 1024)
-					nc.Write(m[:len(m)-2]) // it may be closed by now
+					nc.Write(m[:len(m)-2]) // the connection may already be closed
 				}
 				if i%20 == 0 {
 					body := append(rtmptest.Frame(i == 0, i), make([]byte, 1<<20)...)

@@ -12,10 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// asked is one client's way to a stream: what connect and publish or play say.
+// Asked is one client's way to name a stream, in connect and in publish or play.
 type Asked struct{ TcURL, App, Name string }
 
-// request returns the request that a Server with cfg makes, nil if it is refused.
+// request returns the request that a Server with cfg makes, or nil if it refuses.
 func (a Asked) request(cfg *Config) *Request {
 	c := &conn{srv: &Server{}, nc: nowhere{}, tcURL: a.TcURL, app: a.App}
 	r, err := c.request(cfg, a.Name)
@@ -31,8 +31,8 @@ type nowhere struct{ net.Conn }
 func (nowhere) RemoteAddr() net.Addr { return nil }
 func (nowhere) LocalAddr() net.Addr  { return nil }
 
-// ofStudio are ways of which each may lead to live/cam of studio.example, if it
-// leads there at all.
+// WaysToStudio are ways to name a stream. Each names live/cam of studio.example, another
+// stream, or none.
 var WaysToStudio = []Asked{
 	{"rtmp://h/studio.example/live", "studio.example/live", "cam"},
 	{"rtmp://h/studio.example", "studio.example", "live/cam"},
@@ -97,7 +97,7 @@ func TestVhostInAnyCaseIsOne(t *testing.T) {
 	}
 }
 
-// What keeps something by stream keeps it by vhost and path.
+// Everything that is kept by stream is kept by vhost and path.
 func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 	a := &Request{Vhost: "studio.example", App: "live", Stream: "cam"}
 	b := &Request{Vhost: DefaultVhost, App: "studio.example/live", Stream: "cam"}
@@ -114,8 +114,8 @@ func TestStreamsOfTwoVhostsShareNothing(t *testing.T) {
 	require.Equal(t, hash(&Request{App: "a/b", Stream: "c"}), hash(&Request{App: "a", Stream: "b/c"}))
 }
 
-// A stream that is pushed under the name it has here has the same identity
-// there, whatever its publisher has put into the query.
+// A stream that is pushed under its own name has the same identity at the destination,
+// whatever its publisher has put into the query.
 func TestPushedStreamKeepsItsVhost(t *testing.T) {
 	push := func(cfg Config, way Asked) (here, there string) {
 		c := cfg.withDefaults()
@@ -145,21 +145,21 @@ func TestPushedStreamKeepsItsVhost(t *testing.T) {
 			require.Equal(t, here, there, "%+v", way)
 		}
 	}
-	// These end a value of a query. They lead to another vhost, but to no
-	// other that has a name without them.
+	// These characters end a value of a query. The pushed stream gets another vhost,
+	// but never one whose name has none of them.
 	for _, vhost := range []string{"a?b", "a#b"} {
 		_, there := push(Config{}, Asked{"rtmp://h/live", "live", "cam?vhost=" + vhost})
 		require.Contains(t, there, "//a%")
 	}
 }
 
-// sameStream is what makes two requests the same stream, said in another way
-// than by streamKey.
+// sameStream reports whether two requests name the same stream, in another way than
+// streamKey.
 func sameStream(a, b *Request) bool {
 	return strings.EqualFold(a.Vhost, b.Vhost) && a.App+"/"+a.Stream == b.App+"/"+b.Stream
 }
 
-// checkIdentity holds two requests against all that goes by identity.
+// checkIdentity checks two requests with everything that depends on identity.
 func checkIdentity(t *testing.T, a, b *Request) {
 	t.Helper()
 	same := sameStream(a, b)
@@ -173,7 +173,7 @@ func checkIdentity(t *testing.T, a, b *Request) {
 	}
 }
 
-// FuzzIdentity asks for two streams in every way there is.
+// FuzzIdentity requests two streams in all ways.
 func FuzzIdentity(f *testing.F) {
 	for i, way := range WaysToStudio {
 		other := WaysToStudio[(i+1)%len(WaysToStudio)]
@@ -244,8 +244,7 @@ func slashes(s string) map[int]bool {
 	return at
 }
 
-// A vhost that is not listed is one of its own, under the rules of the default
-// one.
+// A vhost that is not listed is a vhost of its own with the settings of the default one.
 func TestUnlistedVhost(t *testing.T) {
 	var cfg Config
 	cfg.Vhosts = map[string]Vhost{DefaultVhost: {MaxLatency: 7 * time.Second}, "studio.example": {}}

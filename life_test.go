@@ -24,7 +24,7 @@ type life struct {
 	*hosttest.Bubble
 	cfg  forward.Config
 	work sync.WaitGroup
-	ctx  context.Context // of what happens
+	ctx  context.Context // of the events
 
 	mu      sync.Mutex
 	rand    *rand.Rand
@@ -41,7 +41,7 @@ func (l *life) n(n int) int {
 
 func (l *life) ms(n int) time.Duration { return time.Duration(l.n(n)) * time.Millisecond }
 
-// nap has the host's code take up to 4 s, now and then.
+// nap sometimes delays the host's code by up to 4 s.
 func (l *life) nap(ctx context.Context) {
 	if l.n(3) == 0 {
 		select {
@@ -115,7 +115,7 @@ func (l *life) plays() {
 	}
 }
 
-// redirects sends one of a destination's last sessions elsewhere.
+// redirects redirects one of a destination's last sessions.
 func (l *life) redirects(all ...*forwardtest.Destination) {
 	d := all[l.n(len(all))]
 	sessions := d.Sessions()
@@ -133,7 +133,7 @@ func (l *life) destination() forward.Destination {
 	return forward.Destination{URL: fmt.Sprintf("rtmp://%c/live/%s%d", 'a'+l.n(3), secretscan.Canary, l.n(3))}
 }
 
-// operates is what a host does.
+// operates does what a host may do.
 func (l *life) operates() {
 	sources := l.Server.Sources()
 	if len(sources) == 0 {
@@ -183,7 +183,7 @@ func (l *life) operates() {
 	}
 }
 
-// counts has the counters of all Forwarders grow.
+// counts checks that the counters of all Forwarders never fall.
 func (l *life) counts(last map[*forward.Forwarder]forward.ForwarderStats) {
 	require.GreaterOrEqual(l, l.Server.Stats().Buffered, 0)
 	for _, src := range l.Server.Sources() {
@@ -219,7 +219,7 @@ func (l *life) ends() {
 		l.Server.Close()
 	default:
 		time.Sleep(2 * time.Minute)
-		l.isEmpty() // all by itself
+		l.isEmpty() // everything has ended by itself
 		l.Server.Close()
 	}
 }
@@ -232,13 +232,13 @@ func (l *life) isEmpty() {
 	require.Empty(l, l.Server.Left())
 }
 
-// told is what OnForward was told, and of which destination.
+// told is a call of OnForward and its destination.
 type told struct {
 	state forward.State
 	id    string
 }
 
-// told checks that what has begun for the hooks has ended, and the order of states.
+// told checks that each hook has been followed by its counterpart, and the order of states.
 func (l *life) told() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -266,8 +266,8 @@ func (l *life) told() {
 	clear(l.states)
 }
 
-// Whatever happens at a Server, in whatever order: hooks are paired, counters grow,
-// states come in order, and nothing is left of it at the end.
+// Events of all kinds happen at a Server in any order. Hooks are paired, counters never fall,
+// states come in order, and nothing is left at the end.
 func TestLifeOfAServer(t *testing.T) {
 	seeds := uint64(24)
 	if hosttest.RaceDetector() {
@@ -313,7 +313,7 @@ func TestLifeOfAServer(t *testing.T) {
 				l.again(500, func() { l.redirects(first, second) })
 				last := make(map[*forward.Forwarder]forward.ForwarderStats)
 				l.again(100, func() { l.counts(last) })
-				if seed%3 == 1 { // its end comes in between
+				if seed%3 == 1 { // it ends in the middle
 					l.work.Go(func() {
 						time.Sleep(l.ms(15_000))
 						l.ends()

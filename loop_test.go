@@ -11,7 +11,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmp"
 )
 
-// A publisher inside the process passes on where its stream comes from.
+// A publisher inside the process forwards the hops of its stream.
 func TestHopsOfPublisher(t *testing.T) {
 	s := newServer(t, Config{})
 	for want, hops := range map[error][]string{
@@ -60,7 +60,7 @@ func TestHopsOfConnect(t *testing.T) {
 	}
 }
 
-// Only an id that a Server could have made is taken from connect, for one publish.
+// Only an id that a Server could have made is accepted from connect, and for one publish.
 func TestPublishIDOfConnect(t *testing.T) {
 	const good = "0123456789abcdef"
 	for _, sent := range []any{good, nil, "", 12.0, good[:15], good + "0", strings.ToUpper(good), strings.Repeat("g", 16), strings.Repeat("a", 1<<16)} {

@@ -10,14 +10,14 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// TestMain fails when a test has left anything behind.
+// TestMain fails if a test leaks anything.
 func TestMain(m *testing.M) { os.Exit(secretscan.Main(m)) }
 
-// quiet is a logger for what is not looked at.
+// quiet is a logger for lines that no test checks.
 var quiet = secretscan.Quiet
 
-// newServer returns a Server that the end of the test closes. Tests outside the package
-// have hosttest.NewServer.
+// newServer returns a Server that is closed when the test ends. Tests outside the package use
+// hosttest.NewServer.
 func newServer(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -33,7 +33,7 @@ func newServer(t testing.TB, cfg Config) *Server {
 	return s
 }
 
-// publish publishes a stream that the end of the test closes.
+// publish publishes a stream that is closed when the test ends.
 func publish(t testing.TB, s *Server, app, stream string) *Publisher {
 	t.Helper()
 	p, err := s.Publish(t.Context(), Request{App: app, Stream: stream, Param: "?token=" + canary})

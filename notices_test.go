@@ -50,14 +50,14 @@ func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
 		require.Contains(t, lines()[5]["err"], "version")
 		require.Contains(t, lines()[5], "client")
 
-		// An hour of it.
+		// They fail for an hour.
 		for range 3600 {
 			fail('G')
 			time.Sleep(time.Second)
 		}
 		require.InDelta(t, 6+120, len(lines()), 2)
 
-		// All is free again, and nothing is kept.
+		// All lines are permitted again, and no cause is kept.
 		time.Sleep(time.Duration(lineBurst+1) * lineEvery)
 		synctest.Wait()
 		s.notices.mu.Lock()
@@ -82,7 +82,7 @@ func TestFailedConnectionsDoNotFillTheLog(t *testing.T) {
 	})
 }
 
-// However many causes there are, memory and lines have a bound.
+// Memory and log lines are limited, however many causes there are.
 func TestNoticesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(logtest.Buffer)
@@ -105,8 +105,8 @@ func TestNoticesAreBounded(t *testing.T) {
 	})
 }
 
-// What clients make the host's code and configuration say does not fill the log
-// either, and each line that is left out is counted.
+// Lines that clients cause through the host's code and configuration do not fill the log
+// either. Each line that is left out is counted.
 func TestClientsDoNotFillTheLogThroughTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(logtest.Buffer)

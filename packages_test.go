@@ -17,7 +17,7 @@ import (
 	"github.com/rtmp-forward/forward/webhooks"
 )
 
-// typesBeside are the exported types, of packages beside this one, that have values.
+// typesBeside are the exported types of the module's other packages that have values.
 var typesBeside = []reflect.Type{
 	reflect.TypeFor[auth.Token](),
 	reflect.TypeFor[control.Options](), reflect.TypeFor[control.Server](), reflect.TypeFor[control.ServerOptions](), reflect.TypeFor[control.Credential](),
@@ -31,7 +31,7 @@ var typesBeside = []reflect.Type{
 	reflect.TypeFor[webhooks.Options](), reflect.TypeFor[webhooks.Sender](),
 }
 
-// valuesBeside returns values that hold the URLs of a destination and of a backend.
+// valuesBeside returns values that contain the URLs of a destination and of a backend.
 func valuesBeside(url, backend string) []any {
 	static := forward.MustStatic(url)
 	routes, err := resolve.Routes(resolve.FirstMatch, resolve.Route{To: []string{url}})

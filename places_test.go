@@ -38,7 +38,7 @@ func TestForwardRefusesTheSameDestinationTwice(t *testing.T) {
 		require.Equal(t, 19, refused)
 		require.Equal(t, 1, s.Stats().Destinations)
 
-		// It is the same place, however it is written.
+		// These are all spellings of the same place.
 		for _, d := range []forward.Destination{
 			{URL: "rtmp://a/app/" + secretscan.Canary}, {URL: "rtmp://A:1935/app", StreamKey: secretscan.Canary},
 			{URL: "rtmp://a/app", StreamKey: secretscan.Canary, NoMetadata: true},

@@ -11,9 +11,9 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// A player that joins from several goroutines at once, as one that is unpaused in
-// the instant in which its stream ends, is a receiver once, and keeps nothing of
-// the stream afterwards.
+// A player may join from several goroutines at the same time, for example if it is unpaused
+// when its stream ends. It becomes a receiver once, and keeps nothing of the stream
+// afterwards.
 func TestFault31_PlayerJoinsTwice(t *testing.T) {
 	for name, join := range map[string]func(p *player, src *Source){
 		"by its client and by an end": func(p *player, src *Source) { p.attach(src); p.join() },

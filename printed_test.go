@@ -28,7 +28,7 @@ import (
 	"github.com/rtmp-forward/forward/resolve"
 )
 
-// No value that a host holds shows a secret, however it is printed.
+// No value of a host shows a secret, however it is printed.
 func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 	const u = "rtmp://u:" + secretscan.Canary + "@dest.example/live/" + secretscan.Canary + "?t=" + secretscan.Canary
 	const backend = "http://u:" + secretscan.Canary + "@backend.example/?t=" + secretscan.Canary
@@ -56,8 +56,8 @@ func TestPublicValuesHoldNoSecretWhenPrinted(t *testing.T) {
 	}
 }
 
-// exportedTypes are all of the package that have values; typesBeside has those of
-// the packages beside it.
+// exportedTypes are all exported types of the package that have values. typesBeside has those
+// of the other packages.
 var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.AddressError](), reflect.TypeFor[forward.AuthMethod](), reflect.TypeFor[forward.Backoff](), reflect.TypeFor[forward.Config](),
 	reflect.TypeFor[forward.Destination](), reflect.TypeFor[forward.DestinationError](),
@@ -71,9 +71,9 @@ var exportedTypes = []reflect.Type{
 	reflect.TypeFor[forward.Bucket](), reflect.TypeFor[forward.Standby](), reflect.TypeFor[forward.CallStats](), reflect.TypeFor[forward.Durations](), reflect.TypeFor[forward.Event](), reflect.TypeFor[forward.EventKind](), reflect.TypeFor[forward.Reason](), reflect.TypeFor[forward.Format](), reflect.TypeFor[forward.Totals](),
 }
 
-// noSecret are the texts that hold none, by type and field: what the library
-// words itself, ids, codecs, addresses to listen on, paths of files, and the
-// words of a StatusError, which are for the client.
+// noSecret lists the texts without secrets, by type and field: texts of the library itself,
+// ids, codecs, addresses to listen on, paths of files, and the texts of a StatusError, which
+// are for the client.
 var noSecret = map[string]bool{
 	"AddressError.reason": true, "Config.Addr": true, "Request.ServerID": true, "Request.ClientID": true, "Request.PublishID": true, "Event.PublishID": true,
 	"DestinationError.Op": true, "DestinationError.Code": true, "ForwarderStats.Warning": true,
@@ -92,7 +92,7 @@ var noSecret = map[string]bool{
 // rootPath is the path of this package.
 var rootPath = reflect.TypeFor[forward.Server]().PkgPath()
 
-// packagesBeside are the directories of the packages that have typesBeside.
+// packagesBeside returns the directories of the packages of typesBeside.
 func packagesBeside() (dirs []string) {
 	for _, typ := range typesBeside {
 		if dir := strings.TrimPrefix(typ.PkgPath(), rootPath+"/"); !slices.Contains(dirs, dir) {
@@ -102,8 +102,8 @@ func packagesBeside() (dirs []string) {
 	return dirs
 }
 
-// declared are the exported types of the package and of those beside it, except
-// interfaces and functions.
+// declared returns the exported types of this package and of the others, except interfaces and
+// functions.
 func declared(t *testing.T) (names []string) {
 	paths, err := filepath.Glob("*.go")
 	require.NoError(t, err)
@@ -140,8 +140,8 @@ func declared(t *testing.T) (names []string) {
 	return names
 }
 
-// plant puts a text into all strings that v leads to, in exported fields and
-// others, except noSecret.
+// plant puts a text into all strings that can be reached from v, in exported and other fields,
+// except noSecret.
 func plant(v reflect.Value, text string, depth int) {
 	if depth > 8 {
 		return
@@ -153,7 +153,7 @@ func plant(v reflect.Value, text string, depth int) {
 		}
 	case reflect.Struct:
 		if path := v.Type().PkgPath(); path != rootPath && !slices.Contains(packagesBeside(), strings.TrimPrefix(path, rootPath+"/")) {
-			return // another's, such as a lock
+			return // a type from outside the module, such as a lock
 		}
 		for i := range v.NumField() {
 			if f := v.Type().Field(i); !noSecret[v.Type().Name()+"."+f.Name] {
@@ -170,7 +170,7 @@ func plant(v reflect.Value, text string, depth int) {
 		}
 		plant(e, text, depth+1)
 		if k.Kind() == reflect.String {
-			k.SetString("vhost") // names of vhosts and users are none
+			k.SetString("vhost") // names of vhosts and users are not secret
 		} else {
 			plant(k, text, depth+1)
 		}
@@ -195,8 +195,8 @@ func plant(v reflect.Value, text string, depth int) {
 	}
 }
 
-// Every exported type, by value and by pointer, as an element, a field, an
-// embedded one and a key, in whatever way fmt, slog and encoding/json print it.
+// Every exported type is printed by value and by pointer, as an element, a field, an embedded
+// field and a key, in all ways of fmt, slog and encoding/json.
 func TestNoExportedTypePrintsASecret(t *testing.T) {
 	names := make(map[string]bool)
 	all := slices.Concat(exportedTypes, typesBeside)
@@ -206,7 +206,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	for _, name := range declared(t) {
 		require.True(t, names[name], "%s is not in exportedTypes", name)
 	}
-	// The Forwarder stays in its dial: what is copied here is not written to.
+	// The Forwarder stays in its dial, so the values that are copied here do not change.
 	dials := make(chan struct{})
 	s := hosttest.NewServer(t, forward.Config{
 		Resolver: forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) {
@@ -246,7 +246,7 @@ func TestNoExportedTypePrintsASecret(t *testing.T) {
 	}
 }
 
-// forms are ways to hold what a pointer points to.
+// forms returns values that contain the value to which ptr points.
 func forms(ptr reflect.Value) map[string]any {
 	v, typ := ptr.Elem(), ptr.Type().Elem()
 	out := map[string]any{"pointer": ptr.Interface(), "value": v.Interface()}

@@ -22,8 +22,7 @@ func probed() forward.Destination {
 // silent does not answer publish.
 var silent = forwardtest.Script{Steps: map[string]forwardtest.Step{"publish": {Silent: true}}}
 
-// A destination that a stream is pushed to is not probed: a second publish could end the
-// first.
+// A destination that receives a stream is not probed: a second publish could end the first.
 func TestDestinationThatIsPushedToIsNotProbed(t *testing.T) {
 	hosttest.InBubble(t, forward.Config{}, func(b *hosttest.Bubble) {
 		d := b.Destination("a.example:1935")
@@ -51,7 +50,7 @@ func TestDestinationThatIsRetriedIsProbed(t *testing.T) {
 	})
 }
 
-// A Forwarder that begins to connect ends the probe, and publishes after it has left.
+// A Forwarder that begins to connect ends the probe, and publishes after the probe has left.
 func TestForwarderEndsProbe(t *testing.T) {
 	hosttest.InBubble(t, forward.Config{}, func(b *hosttest.Bubble) {
 		d := b.Destination("a.example:1935", silent, forwardtest.Script{})
@@ -83,8 +82,8 @@ func TestShutdownEndsProbe(t *testing.T) {
 	})
 }
 
-// A Server that is its own destination refuses the probe; another one sees a publish that
-// ends.
+// A Server that is its own destination refuses the probe. Another Server receives a publish
+// that ends.
 func TestProbeOfServers(t *testing.T) {
 	hosttest.InBubble(t, forward.Config{}, func(b *hosttest.Bubble) {
 		err := b.Server.Probe(b.Ctx, forward.Destination{URL: "rtmp://server/live", StreamKey: secretscan.Canary})

@@ -11,7 +11,7 @@ func TestDestinationProfile(t *testing.T) {
 	require.ErrorContains(t, Destination{URL: "rtmp://h/a"}.Validate(), "no stream key")
 	require.NoError(t, Destination{URL: "rtmp://h/a", Profile: ProfileMediaMTX}.Validate())
 	require.ErrorContains(t, Destination{URL: "a.rtmps.youtube.com/live2?backup=1"}.Validate(), "no stream key")
-	// A scheme is put only where a platform is known.
+	// String adds a scheme only for a known platform.
 	for url, want := range map[string]string{
 		"fa7.live-video.net/" + canary:                  "rtmps://fa7.live-video.net/***",
 		"u:" + canary + "@fa7.live-video.net/" + canary: "rtmps://***@fa7.live-video.net/***",

@@ -13,7 +13,8 @@ import (
 	"github.com/rtmp-forward/forward/internal/hosttest"
 )
 
-// When the place of a next publisher without a keyframe may be claimed, and by whom.
+// The test covers when the place of a next publisher without a keyframe may be claimed, and by
+// which publishers.
 func TestPlaceOfANextPublisher(t *testing.T) {
 	for _, row := range []struct {
 		name  string
@@ -41,8 +42,8 @@ func TestPlaceOfANextPublisher(t *testing.T) {
 	}
 }
 
-// The end of an earlier grace, which has waited for the publisher that went on, ends
-// nothing when that one is lost as well.
+// The timer of an earlier grace does not end the stream if the publisher that has continued it
+// is lost as well.
 func TestEndOfAnEarlierGrace(t *testing.T) {
 	hosttest.InBubble(t, forward.Config{PublishGrace: 5 * time.Second}, func(b *hosttest.Bubble) {
 		pub := b.Publish("live/s")

@@ -78,7 +78,8 @@ func TestRedirected(t *testing.T) {
 	require.ErrorContains(t, Destination{URL: "rtmp://h/a/k", Redirect: 3}.Validate(), "unknown Redirect")
 }
 
-// Whatever a server says, key and password stay with the host, and with TLS.
+// Whatever a server answers, a redirect stays on the host unless RedirectAnywhere is set, and
+// stays on TLS. Key and password do not change.
 func FuzzRedirected(f *testing.F) {
 	for _, ref := range []string{"", "/a", "a", "//b/a", "rtmp://a.example:1936/live", "rtmps://A.example", "rtmp://a.example@b/a", "rtmp://a.example:1935\x00@b/", "RTMPS://[::1%25a]/x?y"} {
 		f.Add(ref, true)

@@ -42,7 +42,7 @@ func TestReloadNamesSettingsThatNeedARestart(t *testing.T) {
 	require.Equal(t, ":1935", s.Settings().Addr)
 }
 
-// A resolver that is the same is not asked, whatever else has changed.
+// An unchanged resolver is not asked, whatever else has changed.
 func TestReloadAsksOnlyOtherResolvers(t *testing.T) {
 	one := &hosttest.Resolver{}
 	ofFunc := forward.ResolverFunc(func(context.Context, *forward.Request) ([]forward.Destination, error) { return nil, nil })

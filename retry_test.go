@@ -18,7 +18,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/secretscan"
 )
 
-// dice are random numbers: of a seed, or always the least or the greatest.
+// dice returns a source of random numbers: from a seed, or always the least or the greatest.
 func dice(seed int) func() float64 {
 	switch seed {
 	case 0:
@@ -29,8 +29,8 @@ func dice(seed int) func() float64 {
 	return rand.New(rand.NewPCG(uint64(seed), 0)).Float64
 }
 
-// schedule is when attempts are made that last so long and then fail, up to an
-// end. sent is as for backoff.next.
+// schedule returns the times of attempts, each of which fails after lasts, until end. sent is
+// that of backoff.next.
 func schedule(seed int, refused bool, lasts, sent, end time.Duration) (attempts []time.Duration) {
 	random := dice(seed)
 	b := backoff{Backoff: Config{}.withDefaults().Backoff}
@@ -54,7 +54,7 @@ func TestBackoff(t *testing.T) {
 			require.LessOrEqual(t, attempts[i+1]-attempts[i], 30*time.Second)
 		}
 
-		// What ends too early is no success, however early.
+		// A session that ends too early is not a success, however early.
 		for _, lives := range []time.Duration{0, time.Millisecond, time.Second, 2 * time.Second, 10 * time.Second, 30*time.Second - 1} {
 			attempts := schedule(seed, false, lives, lives, 30*time.Minute)
 			require.LessOrEqual(t, attemptsWithin(5*time.Minute, attempts), 12, "%v", lives)
@@ -71,7 +71,7 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// After a short outage a destination is back soon: half of them within 2 s.
+// After a short outage half of the destinations are back within 2 s.
 func TestBackoff_ShortOutage(t *testing.T) {
 	random := dice(2)
 	var took []time.Duration
@@ -86,8 +86,8 @@ func TestBackoff_ShortOutage(t *testing.T) {
 	t.Logf("median %v", took[len(took)/2].Round(10*time.Millisecond))
 }
 
-// Refusals and other failures in turn have each their own delay; a healthy run
-// ends both.
+// Alternating refusals and other failures each have their own delay. A healthy session resets
+// both.
 func TestBackoff_InTurn(t *testing.T) {
 	b := backoff{Backoff: Config{}.withDefaults().Backoff}
 	for i, row := range []struct {
@@ -145,7 +145,7 @@ func TestDelay(t *testing.T) {
 	}
 }
 
-// recordLog notes records, and takes its time over each.
+// recordLog keeps records, and takes some time for each.
 type recordLog struct {
 	slog.Handler
 	mu    *sync.Mutex
@@ -163,8 +163,8 @@ func (h recordLog) Handle(_ context.Context, r slog.Record) error {
 func (h recordLog) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
 func (h recordLog) WithAttrs([]slog.Attr) slog.Handler           { return h }
 
-// A line that was held back has the time of what it tells, and none comes behind
-// one of what has happened later.
+// A delayed log line has the time of its event, and does not follow a line about a later
+// event.
 func TestHeldBackLinesTellTheirTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -201,7 +201,7 @@ func TestHeldBackLinesTellTheirTime(t *testing.T) {
 	})
 }
 
-// attemptsWithin is how many of the attempts, at most, are within d.
+// attemptsWithin returns the largest number of attempts in any period of length d.
 func attemptsWithin(d time.Duration, attempts []time.Duration) (most int) {
 	for i, from := range attempts {
 		n, _ := slices.BinarySearch(attempts[i:], from+d)

@@ -97,7 +97,7 @@ func TestStaticWithoutURLsForwardsNothing(t *testing.T) {
 	require.Empty(t, ds)
 }
 
-// With options a URL has the same forms; what the options say stands for itself.
+// With options a URL may have the same forms. Placeholders in options are not replaced.
 func TestStaticDestinations(t *testing.T) {
 	req := &Request{Vhost: "a.example", App: "live", Stream: "ls", Param: "?t=1"}
 	r, err := StaticDestinations(
@@ -124,7 +124,7 @@ func TestStaticDestinations(t *testing.T) {
 	require.EqualError(t, errors.Unwrap(err), "destination rtmp://h/a/***: ChunkSize 1 is not within 128 and 65536")
 }
 
-// A Server that gets the same destinations again asks for nothing again.
+// A Server that gets the same destinations again does not ask its resolver again.
 func TestStaticDestinationsAreComparedByValue(t *testing.T) {
 	of := func(ds ...Destination) DestinationResolver { return must(StaticDestinations(ds...)) }
 	require.True(t, sameResolver(of(Destination{URL: "h"}), MustStatic("h")))

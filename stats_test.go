@@ -18,7 +18,7 @@ func TestRefusedAddressesAreBounded(t *testing.T) {
 			r.note(addr(i), time.Now(), -1)
 			time.Sleep(time.Second)
 		}
-		r.note(addr(0), time.Now(), -1) // is not the oldest any more
+		r.note(addr(0), time.Now(), -1) // no longer the oldest
 		require.Len(t, r.byAddr, maxRefusedAddrs)
 		r.note(addr(maxRefusedAddrs), time.Now(), -1)
 		r.note(netip.Addr{}, time.Now(), -1)
@@ -43,8 +43,8 @@ func TestClientAddr(t *testing.T) {
 	}
 }
 
-// A shut-out does not end early because somebody who is shut out is refused on
-// a connection that he has had before.
+// A shut-out does not end early because its address is refused on a connection that was open
+// before.
 func TestShutOutIsNotCutShort(t *testing.T) {
 	var r refusals
 	addr, began := netip.MustParseAddr("192.0.2.1"), time.Now()
@@ -63,7 +63,7 @@ func TestShutOutIsNotCutShort(t *testing.T) {
 	require.True(t, r.shut(addr, at(123)))
 }
 
-// textAddr is an address as some connections of a host have it.
+// textAddr is an address of a host's own type.
 type textAddr string
 
 func (a textAddr) Network() string { return "tcp" }

@@ -9,7 +9,7 @@ import (
 	"github.com/rtmp-forward/forward/internal/rtmptest"
 )
 
-// What a publisher sends that is not on air is bounded.
+// The bytes that a publisher may send before it is on air are limited.
 func TestTakeoverWithHeadersAlone(t *testing.T) {
 	s := newServer(t, Config{Takeover: true, MaxBytes: 1 << 20})
 	first, err := s.Publish(t.Context(), Request{App: "live", Stream: canary})

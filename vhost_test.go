@@ -20,9 +20,8 @@ import (
 
 const secretMedia = rtmptest.H264Key + "only for studio"
 
-// There is no way to a stream past the hooks of its vhost: they are asked about
-// that vhost and name, or it is another stream that is played, published, named
-// and signed.
+// A stream can't be reached without the hooks of its vhost. Either they are asked about that
+// vhost and name, or another stream is played, published, named and signed.
 func TestVhostsAreSeparate(t *testing.T) {
 	listed := map[string]forward.Vhost{forward.DefaultVhost: {Takeover: true}, "Studio.example": {Takeover: true}, "other.example": {}}
 	for name, vhosts := range map[string]map[string]forward.Vhost{"listed": listed, "none listed": nil} {
@@ -34,11 +33,11 @@ func TestVhostsAreSeparate(t *testing.T) {
 	}
 }
 
-// lockedStudio tries to get at the stream of a vhost that refuses everybody.
+// lockedStudio tries to reach the stream of a vhost that refuses everybody.
 func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Asked) {
 	const name = "//studio.example/live/cam"
 	var mu sync.Mutex
-	let := make(map[string]bool) // names that hooks have let in
+	let := make(map[string]bool) // names that hooks have accepted
 	decide := func(r *forward.Request) error {
 		if r.ClientID == "host" {
 			return nil
@@ -58,7 +57,7 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 	defer s.Close()
 	connecting := rtmptest.ConnectWith("app", way.App, "tcUrl", way.TcURL) + rtmptest.CreateStream
 
-	// It does not block the name.
+	// The client does not block the name.
 	before := hosttest.Encoder(t, s, connecting+rtmptest.Call(1, "publish", 5, nil, way.Name, "live")+rtmptest.Message(4, 0, 9, 1, rtmptest.H264Key))
 	waits := hosttest.Listener(t, s, connecting+rtmptest.Call(1, "play", 5, nil, way.Name))
 	require.Nil(t, s.Source(name))
@@ -69,7 +68,7 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 	before.Close()
 	synctest.Wait()
 
-	// Nor is it published, taken over, or played.
+	// The stream is not published, taken over or played either.
 	hosttest.Encoder(t, s, connecting+rtmptest.Call(1, "publish", 5, nil, way.Name, "live")+rtmptest.Message(4, 0, 9, 1, rtmptest.H264Key))
 	heard := hosttest.Listener(t, s, connecting+rtmptest.Call(1, "play", 5, nil, way.Name))
 	require.NoError(t, p.WriteTag(forward.TagVideo, 40, []byte(secretMedia)))
@@ -84,7 +83,7 @@ func lockedStudio(t *testing.T, vhosts map[string]forward.Vhost, way forward.Ask
 		require.True(t, other == src || other.Name() != name && other.ID() != src.ID())
 	}
 
-	// Nor named, nor signed.
+	// No name that a hook has accepted, and no token for it, is that of the stream.
 	require.False(t, let[name])
 	token := auth.Token{Secrets: []forward.Secret{"k"}}
 	for n := range let {
