@@ -311,10 +311,7 @@ func number(e table.Entry) int {
 // Whenever the process is killed, the file is the table before or after the change that
 // was under way.
 func TestFileSurvivesKill(t *testing.T) {
-	kills := 200
-	if testing.Short() {
-		kills = 20
-	}
+	const kills = 200
 	path := filepath.Join(t.TempDir(), "t.json")
 	random := rand.New(rand.NewPCG(1, 2))
 	changes, during := 0, 0

@@ -98,7 +98,7 @@ func (l located) RoundTrip(r *http.Request) (*http.Response, error) {
 func (h *Hook) UnderWay() int { return h.turns.underWay() }
 
 // Call sends body and returns the reply. After a connection error it sends body once more.
-// who is the address of the client that the call is about, or "". Call first waits for its
+// The address of the client that the call is about is who, or "". Call first waits for its
 // turn, for timeout at most; then both tries together have timeout. If the backend has not
 // answered several times in a row, only one call at a time asks it, and the others fail
 // after a second. The errors do not show the URL, which may contain a token.
